@@ -1,0 +1,33 @@
+"""Fast kernels on channel-contiguous (NHWC) float32 arrays. ``reference.py`` defines every one in NumPy."""
+
+from mobilesam.kernels import isa, threads
+from mobilesam.kernels.attention import cross_attention, pad_attention_bias, window_attention
+from mobilesam.kernels.conv import conv2d, conv_transpose2d, pack_transpose
+from mobilesam.kernels.depthwise import depthwise_conv2d
+from mobilesam.kernels.gemm import linear, pack
+from mobilesam.kernels.mbconv import mbconv
+from mobilesam.kernels.mlp import local_mlp
+from mobilesam.kernels.panels import Panels
+from mobilesam.kernels.resize import resize_logits
+from mobilesam.kernels.rows import gelu, layer_norm, softmax
+
+__all__ = [
+    "Panels",
+    "conv2d",
+    "conv_transpose2d",
+    "cross_attention",
+    "depthwise_conv2d",
+    "gelu",
+    "isa",
+    "layer_norm",
+    "linear",
+    "local_mlp",
+    "mbconv",
+    "pack",
+    "pack_transpose",
+    "pad_attention_bias",
+    "resize_logits",
+    "softmax",
+    "threads",
+    "window_attention",
+]

@@ -1,0 +1,256 @@
+"""Attention: TinyViT's windowed self-attention as one pass per window, and the decoder's cross attention."""
+import numpy as np
+
+from cython.parallel cimport parallel, prange
+from libc.math cimport sqrt
+from libc.string cimport memcpy, memset
+
+from common cimport *
+
+from mobilesam.kernels import check, isa
+from mobilesam.kernels.gemm import as_panels, linear
+from mobilesam.kernels.threads import resolve
+
+cdef const runtime *rt = shared_runtime()
+
+# Query rows whose scores are held at once, a multiple of every tile's height: scores, softmax and mix stay in L1.
+cdef int64_t QUERIES = 84
+
+
+def pad_attention_bias(bias):
+    """``bias`` (heads, N, N) float32 with its last axis filled up with −inf to whole panels of the ISA in force.
+
+    Accepted by :func:`window_attention`, which otherwise does this on every call.
+    """
+    bias = check.array(bias, "attention_bias", ("heads", "N", "N"))
+    fill = -bias.shape[2] % isa.panel_width()
+    return np.pad(bias, [(0, 0), (0, 0), (0, fill)], constant_values=-np.inf)
+
+
+cdef struct window_pass:
+    const float *x  # (height, width, c)
+    float *y
+    const float *norm_weight
+    const float *norm_bias
+    const float *qkv
+    const float *qkv_bias
+    const float *proj
+    const float *proj_bias
+    const float *bias  # (heads, n, columns), -inf beyond n
+    const float *pad_qkv  # (3c): what a padded token projects to
+    int64_t height, width, c, heads, d, window, n, columns
+    float eps, scale
+
+
+def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, attention_bias, *, window,
+                     eps=1e-5, out=None, threads=None):
+    """x + attn(x) in windows: TinyViT's ``Attention`` with the partition around it, one pass per window.
+
+    The map is zero-padded right and below to a multiple of the window *before* the norm, so a padded token is the norm's
+    bias, and an unmasked key; all padded tokens project to the same q, k, v, which are computed once. For head h
+    ``softmax(q_h k_hᵀ · d^−½ + attention_bias[h]) v_h``, heads concatenated, then the projection and the shortcut.
+
+    Args:
+        x: (H, W, C) float32.
+        norm_weight, norm_bias: (C,) float32.
+        qkv_weight: (3C, C), rows laid out per head as (q, k, v), d = C / heads each; qkv_bias: (3C,).
+        proj_weight: (C, C); proj_bias: (C,).
+        attention_bias: (heads, N, N) float32, N = window², or what :func:`pad_attention_bias` made of it.
+        window: side of a window in tokens.
+        out: (H, W, C) to write into; may be ``x`` itself.
+
+    Returns:
+        (H, W, C) float32.
+
+    Source: ``Attention`` and ``TinyViTBlock`` in the reference's modeling/tiny_vit_sam.py.
+    """
+    cdef window_pass p
+    cdef int nthreads = resolve(threads)
+    x = check.array(x, "x", ("H", "W", "C"))
+    p.height, p.width, p.c = x.shape
+    p.window, _ = check.pair(window, "window", 1)
+    p.n = p.window * p.window
+    qkv = as_panels(qkv_weight, "qkv_weight", (3 * p.c, p.c), threads=threads)
+    proj = as_panels(proj_weight, "proj_weight", (p.c, p.c), threads=threads)
+    cdef const micro *u = rt.tables[<int>qkv.isa]
+    if proj.isa != qkv.isa:
+        raise ValueError("proj_weight: packed for another ISA than qkv_weight")
+    p.columns = round_up(p.n, u.nr)
+    bias = check.array(attention_bias, "attention_bias", ("heads", p.n, p.n), ("heads", p.n, p.columns))
+    if p.c % bias.shape[0]:
+        raise ValueError(f"attention_bias: expected a number of heads that divides {p.c} channels, got {bias.shape[0]}")
+    if bias.shape[2] != p.columns:
+        bias = np.pad(bias, [(0, 0), (0, 0), (0, p.columns - bias.shape[2])], constant_values=-np.inf)
+    p.heads = bias.shape[0]
+    p.d = p.c // p.heads
+    p.eps, p.scale = eps, 1 / sqrt(p.d)
+    cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (p.c,)), nb = check.array(norm_bias, "norm_bias", (p.c,))
+    cdef const float[::1] qb = check.array(qkv_bias, "qkv_bias", (3 * p.c,)), pb = check.array(proj_bias, "proj_bias", (p.c,))
+    cdef const float[::1] pad_qkv = linear(np.asarray(nb), qkv, np.asarray(qb), threads=1)
+    cdef const float[:, :, ::1] bv = bias, qw = qkv.data, pw = proj.data
+    y = check.output(out, x.shape, *(() if out is x else (x,)))
+    cdef const float[::1] xv = x.reshape(-1)
+    cdef float[::1] yv = y.reshape(-1)
+    p.x, p.y, p.norm_weight, p.norm_bias, p.pad_qkv = &xv[0], &yv[0], &nw[0], &nb[0], &pad_qkv[0]
+    p.qkv, p.qkv_bias, p.proj, p.proj_bias, p.bias = &qw[0, 0, 0], &qb[0], &pw[0, 0, 0], &pb[0], &bv[0, 0, 0]
+
+    cdef int64_t across = (p.width + p.window - 1) // p.window, down = (p.height + p.window - 1) // p.window, unit
+    cdef size_t size = sizeof(float) * (5 * p.n * p.c + p.columns * p.d + p.n * round_up(p.d, u.nr)
+                                        + (QUERIES + p.n) * p.columns + 128)
+    cdef float *scratch
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for unit in prange(across * down, schedule="dynamic"):
+            if scratch == NULL:
+                failed += 1
+            else:
+                one_window(u, &p, unit // across * p.window, unit % across * p.window, scratch)
+    if failed:
+        raise MemoryError(f"window_attention: no memory for {size} bytes of scratch")
+    return y
+
+
+cdef void one_window(const micro *u, const window_pass *p, int64_t top, int64_t left, float *free) noexcept nogil:
+    """The window at (top, left): its m real tokens are gathered, projected, attended and scattered back."""
+    cdef int64_t c = p.c, d = p.d, rows = min(p.window, p.height - top), cols = min(p.window, p.width - left), m = rows * cols
+    cdef int64_t r, i, h, block, count
+    cdef float *tokens = take(&free, p.n * c)
+    cdef float *qkv = take(&free, 3 * p.n * c)
+    cdef float *mixed = take(&free, p.n * c)
+    cdef float *keys = take(&free, p.columns * d)
+    cdef float *values = take(&free, p.n * round_up(d, u.nr))
+    cdef float *scores = take(&free, QUERIES * p.columns)
+    cdef float *edge_bias = take(&free, p.n * p.columns)
+    cdef const float *bias
+    for r in range(rows):
+        u.layer_norm(tokens + r * cols * c, c, p.x + ((top + r) * p.width + left) * c, c, cols, c, p.norm_weight,
+                     p.norm_bias, p.eps, ACT_NONE)
+    gemm(u, m, 3 * c, c, tokens, c, p.qkv, p.qkv_bias, NULL, 0, qkv, 3 * c, ACT_NONE)
+    for h in range(p.heads):
+        pack_window(u, p, qkv + 3 * h * d, p.pad_qkv + 3 * h * d, rows, cols, keys, values)
+        bias = p.bias + h * p.n * p.columns
+        if m < p.n:
+            for r in range(rows):
+                memcpy(edge_bias + r * cols * p.columns, bias + r * p.window * p.columns, cols * p.columns * sizeof(float))
+            bias = edge_bias
+        for block in range((m + QUERIES - 1) // QUERIES):
+            i = block * QUERIES
+            count = min(QUERIES, m - i)
+            gemm(u, count, p.columns, d, qkv + i * 3 * c + 3 * h * d, 3 * c, keys, NULL, bias + i * p.columns, p.columns,
+                 scores, p.columns, ACT_NONE)
+            u.softmax(scores, p.columns, scores, p.columns, count, p.columns)
+            gemm(u, count, d, p.n, scores, p.columns, values, NULL, NULL, 0, mixed + i * c + h * d, c, ACT_NONE)
+    gemm(u, m, c, c, mixed, c, p.proj, p.proj_bias, NULL, 0, tokens, c, ACT_NONE)
+    for r in range(rows):
+        i = ((top + r) * p.width + left) * c
+        u.add(p.y + i, p.x + i, tokens + r * cols * c, cols * c)
+
+
+cdef void pack_window(const micro *u, const window_pass *p, const float *qkv, const float *pad, int64_t rows, int64_t cols,
+                      float *keys, float *values) noexcept nogil:
+    """One head's keys, scaled, and values of all N window positions as panels: (columns/NR, d, NR) and (ceil(d/NR), N, NR)."""
+    cdef int64_t nr = u.nr, d = p.d, j, r = 0, col = 0
+    cdef const float *token
+    memset(keys + (p.columns - nr) * d, 0, nr * d * sizeof(float))
+    if d % nr:
+        memset(values + d // nr * p.n * nr, 0, p.n * nr * sizeof(float))
+    for j in range(p.n):
+        token = qkv + (r * cols + col) * 3 * p.c if r < rows and col < cols else pad
+        pack_key(token + d, d, p.scale, nr, keys + j // nr * d * nr + j % nr)
+        pack_value(token + 2 * d, d, nr, p.n * nr, values + j * nr)
+        col += 1
+        if col == p.window:
+            r, col = r + 1, 0
+
+
+cdef inline void pack_key(const float *key, int64_t d, float scale, int64_t nr, float *column) noexcept nogil:
+    cdef int64_t i
+    for i in range(d):
+        column[i * nr] = key[i] * scale
+
+
+cdef inline void pack_value(const float *value, int64_t d, int64_t nr, int64_t panel, float *row) noexcept nogil:
+    cdef int64_t i
+    for i in range((d + nr - 1) // nr):
+        memcpy(row + i * panel, value + i * nr, min(nr, d - i * nr) * sizeof(float))
+
+
+cdef struct cross_pass:
+    const float *q
+    const float *k
+    const float *v
+    float *y
+    float *keys  # (heads, columns/NR, d, NR)
+    float *values  # (heads, ceil(d/NR), n, NR)
+    int64_t m, n, width, heads, d, columns
+    float scale
+
+
+def cross_attention(q, k, v, *, heads, out=None, threads=None):
+    """y_h = softmax(q_h k_hᵀ · d^−½) v_h, heads concatenated: the SAM decoder's ``Attention`` after its projections.
+
+    Args:
+        q: (M, D) float32; k, v: (N, D) float32.
+        heads: number of heads, d = D / heads channels each.
+        out: (M, D) to write into.
+
+    Returns:
+        (M, D) float32.
+
+    Source: ``Attention`` in the reference's modeling/transformer.py.
+    """
+    cdef cross_pass p
+    cdef int nthreads = resolve(threads)
+    q = check.array(q, "q", ("M", "D"))
+    k = check.array(k, "k", ("N", q.shape[1]))
+    v = check.array(v, "v", (k.shape[0], q.shape[1]))
+    p.heads, _ = check.pair(heads, "heads", 1)
+    p.m, p.width, p.n = q.shape[0], q.shape[1], k.shape[0]
+    if p.width % p.heads:
+        raise ValueError(f"heads: expected a divisor of {p.width} channels, got {heads}")
+    y = check.output(out, q.shape, q, k, v)
+    cdef const micro *u = rt.tables[rt.active[0]]
+    p.d = p.width // p.heads
+    p.columns, p.scale = round_up(p.n, u.nr), 1 / sqrt(p.d)
+    keys_ = np.zeros((p.heads, p.columns * p.d), np.float32)
+    values_ = np.zeros((p.heads, p.n * round_up(p.d, u.nr)), np.float32)
+    cdef const float[:, ::1] qv = q, kv = k, vv = v
+    cdef float[:, ::1] yv = y, keys = keys_, values = values_
+    p.q, p.k, p.v, p.y, p.keys, p.values = &qv[0, 0], &kv[0, 0], &vv[0, 0], &yv[0, 0], &keys[0, 0], &values[0, 0]
+
+    cdef int64_t h, unit, blocks = (p.m + QUERIES - 1) // QUERIES
+    cdef size_t size = sizeof(float) * QUERIES * p.columns
+    cdef float *scratch
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for h in prange(p.heads, schedule="static"):
+            pack_head(u, &p, h)
+        for unit in prange(blocks * p.heads, schedule="dynamic"):
+            if scratch == NULL:
+                failed += 1
+            else:
+                cross_block(u, &p, unit % p.heads, unit // p.heads * QUERIES, scratch)
+    if failed:
+        raise MemoryError(f"cross_attention: no memory for {size} bytes of scratch")
+    return y
+
+
+cdef void pack_head(const micro *u, const cross_pass *p, int64_t h) noexcept nogil:
+    cdef int64_t nr = u.nr, d = p.d, j
+    cdef float *keys = p.keys + h * p.columns * d
+    cdef float *values = p.values + h * p.n * round_up(d, nr)
+    for j in range(p.n):
+        pack_key(p.k + j * p.width + h * d, d, p.scale, nr, keys + j // nr * d * nr + j % nr)
+        pack_value(p.v + j * p.width + h * d, d, nr, p.n * nr, values + j * nr)
+
+
+cdef void cross_block(const micro *u, const cross_pass *p, int64_t h, int64_t i, float *scores) noexcept nogil:
+    """Query rows i to i + QUERIES of head h."""
+    cdef int64_t d = p.d, count = min(QUERIES, p.m - i)
+    gemm(u, count, p.n, d, p.q + i * p.width + h * d, p.width, p.keys + h * p.columns * d, NULL, NULL, 0, scores, p.columns,
+         ACT_NONE)
+    u.softmax(scores, p.columns, scores, p.columns, count, p.n)
+    gemm(u, count, d, p.n, scores, p.columns, p.values + h * p.n * round_up(d, u.nr), NULL, NULL, 0, p.y + i * p.width + h * d,
+         p.width, ACT_NONE)

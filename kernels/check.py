@@ -1,0 +1,80 @@
+"""What the kernels accept, and the errors that say so; they name the argument, what it is and what it should be."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+Dim = int | str | None  # a fixed length, a name for a free one, or (last) None for any number of leading axes
+
+ACTIVATIONS = {None: 0, "gelu": 1, "relu": 2}
+
+
+def activation(name: str | None) -> int:
+    """The micro-kernels' number of an activation."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation: expected None, 'gelu' or 'relu', got {name!r}")
+    return ACTIVATIONS[name]
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:
+    if wanted and wanted[0] is None:
+        wanted = wanted[1:]
+        shape = shape[max(0, len(shape) - len(wanted)) :]
+    return len(shape) == len(wanted) and all(not isinstance(w, int) or s == w for s, w in zip(shape, wanted))
+
+
+def _text(wanted: tuple[Dim, ...]) -> str:
+    return "(" + ", ".join("..." if w is None else str(w) for w in wanted) + ("," if len(wanted) == 1 else "") + ")"
+
+
+def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
+    """``value`` as a C-contiguous float32 array of one of ``shapes``; strided views are copied, other dtypes refused."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
+    if value.dtype != np.float32:
+        raise TypeError(f"{name}: expected float32, got {value.dtype} (convert it with .astype(np.float32))")
+    if not any(_fits(value.shape, wanted) for wanted in shapes):
+        raise ValueError(f"{name}: expected shape {' or '.join(map(_text, shapes))}, got {value.shape}")
+    if value.size == 0:
+        raise ValueError(f"{name}: expected at least one element, got shape {value.shape}")
+    return np.ascontiguousarray(value)
+
+
+def optional(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32 | None:
+    """None, or :func:`array`."""
+    return None if value is None else array(value, name, *shapes)
+
+
+def output(out: object, shape: tuple[int, ...], *inputs: object, dtype: type = np.float32) -> NDArray:
+    """``out`` if it can hold the result and shares no memory with an input, a new array where it is None."""
+    if out is None:
+        return np.empty(shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"out: expected a {np.dtype(dtype)} NumPy array, got {kind}")
+    if out.shape != shape:
+        raise ValueError(f"out: expected shape {shape}, got {out.shape}")
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        raise ValueError("out: expected a C-contiguous, writeable array")
+    for value in inputs:
+        if isinstance(value, np.ndarray) and np.may_share_memory(out, value):
+            raise ValueError("out: expected memory of its own, got an array that overlaps an input")
+    return out
+
+
+def pair(value: object, name: str, least: int) -> tuple[int, int]:
+    """An int or a pair of ints, each at least ``least``, as (vertical, horizontal)."""
+    both = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < least for v in both):
+        raise ValueError(f"{name}: expected a whole number of at least {least} or a pair of them, got {value!r}")
+    return int(both[0]), int(both[1])
+
+
+def conv_size(size: int, kernel: int, stride: int, pad: int, dilation: int, axis: str) -> int:
+    """The output length of a convolution along one axis."""
+    reach = (kernel - 1) * dilation + 1
+    if size + 2 * pad < reach:
+        raise ValueError(f"weight: a kernel reaching over {reach} does not fit the padded {axis} of {size + 2 * pad}")
+    return (size + 2 * pad - reach) // stride + 1

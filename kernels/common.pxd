@@ -1,0 +1,93 @@
+# What every kernel module needs: the micro-kernel table, the runtime that isa.pyx shares, and one-line wrappers.
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, int64_t, uint8_t
+
+cdef extern from "micro.h" nogil:
+    enum:
+        ACT_NONE
+        ACT_GELU
+        ACT_RELU
+    ctypedef struct gemm_args:
+        int64_t m, n, k, segments
+        const int64_t *offset
+        const float *a
+        int64_t lda
+        const float *b
+        const float *bias
+        const float *residual
+        int64_t ldr
+        float *y
+        int64_t ldy
+        int act
+    ctypedef struct depthwise3x3_args:
+        int64_t width, channels, stride
+        const float *x[3]
+        const float *weight
+        const float *bias
+        float *y
+        int act
+    ctypedef struct micro:
+        const char *name
+        int vl, mr, nr
+        void (*gemm)(const gemm_args *) noexcept nogil
+        void (*depthwise3x3)(const depthwise3x3_args *) noexcept nogil
+        void (*depthwise_flat)(float *, const float **, const float **, int64_t, const float *, int64_t, int64_t, int) noexcept nogil
+        void (*depthwise_taps)(float *, const float **, const float **, int64_t, const float *, int64_t, int) noexcept nogil
+        void (*layer_norm)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
+                           float, int) noexcept nogil
+        void (*softmax)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*activate)(float *, const float *, int64_t, int) noexcept nogil
+        void (*add)(float *, const float *, const float *, int64_t) noexcept nogil
+        void (*pack)(float *, const void *, int, int64_t, int64_t, int64_t) noexcept nogil
+        void (*blend)(float *, const float *, const float *, float, int64_t) noexcept nogil
+        void (*resample)(float *, const float *, const int32_t *, const float *, int64_t) noexcept nogil
+        void (*above)(uint8_t *, const float *, float, int64_t) noexcept nogil
+
+cdef extern from "runtime.h" nogil:
+    ctypedef struct runtime:
+        const micro **tables
+        const int *active
+        void *(*scratch)(size_t) noexcept nogil
+
+cdef extern from "depthwise_row.h" nogil:
+    ctypedef struct depthwise_map:
+        const float *x
+        int64_t height, width, channels, stride
+        const float *weight
+        const float *bias
+        const float *zeros
+        int act
+    void depthwise3x3_row(const micro *, const depthwise_map *, int64_t h, int64_t w0, int64_t w1, float *y) noexcept
+
+
+cdef inline const runtime *shared_runtime() except NULL:
+    from mobilesam.kernels import isa
+    return <const runtime *>PyCapsule_GetPointer(isa._runtime, "mobilesam.kernels.isa._runtime")
+
+
+cdef inline int64_t round_up(int64_t n, int64_t multiple) noexcept nogil:
+    return (n + multiple - 1) // multiple * multiple
+
+
+cdef inline void gemm(const micro *u, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                      const float *bias, const float *residual, int64_t ldr, float *y, int64_t ldy, int act) noexcept nogil:
+    """y (m,n) = act(a (m,k) · b (k,n) + bias + residual), b packed in panels."""
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments = m, n, k, 1
+    g.offset = NULL
+    g.a, g.lda, g.b = a, lda, b
+    g.bias, g.residual, g.ldr = bias, residual, ldr
+    g.y, g.ldy, g.act = y, ldy, act
+    u.gemm(&g)
+
+
+cdef inline float *take(float **free, int64_t count) noexcept nogil:
+    """Cut ``count`` floats from the scratch at ``free``, whole cache lines."""
+    cdef float *taken = free[0]
+    free[0] += round_up(count, 16)
+    return taken
+
+
+cdef inline const float *floats(const float[::1] view) noexcept:
+    """The view's first element, NULL for an absent array."""
+    return NULL if view is None or view.shape[0] == 0 else &view[0]

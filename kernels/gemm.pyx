@@ -1,0 +1,105 @@
+"""Matrix products on packed weights: linear layers, and the packing itself."""
+import numpy as np
+
+from cython.parallel cimport prange
+
+from common cimport *
+
+from mobilesam.kernels import check, isa
+from mobilesam.kernels.panels import Panels
+from mobilesam.kernels.threads import resolve
+
+cdef const runtime *rt = shared_runtime()
+
+# Rows of a block are a multiple of every tile's height; its slice of A stays in L2 while the panels pass.
+
+cdef int64_t BLOCK = 168
+# Below this many multiply-adds, waking a second thread costs more than it saves.
+cdef int64_t PARALLEL_WORK = 1 << 18
+
+
+def pack(weight, *, threads=None):
+    """Pack a weight for the ISA in force.
+
+    Args:
+        weight: (N, K) of a linear layer or (OC, KH, KW, C) of a convolution, float32 or float16.
+
+    Returns:
+        Panels, accepted wherever the kernels take that weight.
+    """
+    if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float32, np.float16):
+        kind = weight.dtype if isinstance(weight, np.ndarray) else type(weight).__name__
+        raise TypeError(f"weight: expected a float32 or float16 NumPy array, got {kind}")
+    if weight.ndim not in (2, 4) or weight.size == 0:
+        raise ValueError(f"weight: expected shape (N, K) or (OC, KH, KW, C), got {weight.shape}")
+    cdef int nthreads = resolve(threads)
+    flat = np.ascontiguousarray(weight).reshape(weight.shape[0], -1)
+    cdef bint half = flat.dtype == np.float16
+    cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isa.index(), j
+    cdef const micro *u = rt.tables[index]
+    cdef int64_t nr = u.nr, panels = round_up(n, nr) // nr
+    data = np.empty((panels, k, nr), np.float32)
+    cdef float[:, :, ::1] y = data
+    cdef const uint8_t[:, ::1] w = flat.view(np.uint8)
+    cdef int64_t item = 2 if half else 4
+    for j in prange(panels, nogil=True, num_threads=nthreads, use_threads_if=n * k > 65536, schedule="static"):
+        u.pack(&y[j, 0, 0], &w[j * nr, 0], half, min(nr, n - j * nr), k, k)
+    return Panels(data, tuple(weight.shape), index)
+
+
+def as_panels(weight, name, *shapes, threads=None):
+    """``weight`` packed, if it is not already, after checking its shape against one of ``shapes``."""
+    if not isinstance(weight, Panels):
+        return pack(check.array(weight, name, *shapes), threads=threads)
+    if not any(len(weight.shape) == len(s) and all(not isinstance(w, int) or w == n for n, w in zip(weight.shape, s))
+               for s in shapes):
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got Panels of {weight.shape}")
+    return weight
+
+
+def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, threads=None):
+    """y = act(x · weightᵀ + bias + residual), as ``torch.nn.functional.linear``.
+
+    Args:
+        x: (..., K) float32.
+        weight: (N, K) float32, or Panels of that shape.
+        bias: (N,) float32.
+        activation: None, "gelu" or "relu".
+        residual: (..., N) float32, added before the activation.
+        out: (..., N) float32 to write into.
+
+    Returns:
+        (..., N) float32. TypeError or ValueError names the argument that does not fit.
+    """
+    cdef int act = check.activation(activation), nthreads = resolve(threads)
+    x = check.array(x, "x", (None, "K"))
+    weight = as_panels(weight, "weight", ("N", x.shape[-1]), threads=threads)
+    shape = (*x.shape[:-1], weight.n)
+    bias = check.optional(bias, "bias", (weight.n,))
+    residual = check.optional(residual, "residual", shape)
+    y = check.output(out, shape, x, residual)
+    cdef const float[::1] xv = x.reshape(-1), bv = bias
+    cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
+    cdef const float[:, :, ::1] w = weight.data
+    cdef float[::1] yv = y.reshape(-1)
+    cdef int64_t k = x.shape[-1], n = weight.n, m = xv.shape[0] // k
+    run_linear(rt.tables[<int>weight.isa], m, n, k, &xv[0], &w[0, 0, 0], floats(bv), floats(rv), &yv[0], act, nthreads)
+    return y
+
+
+cdef void run_linear(const micro *u, int64_t m, int64_t n, int64_t k, const float *x, const float *w, const float *bias,
+                     const float *residual, float *y, int act, int nthreads) noexcept:
+    """Blocks of rows, and where those are too few for the threads, ranges of panels."""
+    cdef int64_t nr = u.nr, panels = round_up(n, nr) // nr, row_blocks = (m + BLOCK - 1) // BLOCK
+    cdef int64_t column_blocks = max(1, min(panels, (4 * nthreads + row_blocks - 1) // row_blocks))
+    if nthreads == 1 or row_blocks >= 4 * nthreads:
+        column_blocks = 1
+    cdef int64_t width = (panels + column_blocks - 1) // column_blocks * nr, unit, i, j
+    column_blocks = (n + width - 1) // width
+    for unit in prange(row_blocks * column_blocks, nogil=True, num_threads=nthreads,
+                       use_threads_if=m * n * k > PARALLEL_WORK, schedule="dynamic"):
+        i = unit // column_blocks * BLOCK
+        j = unit % column_blocks * width
+        gemm(u, min(BLOCK, m - i), min(width, n - j), k, x + i * k, k, w + j * k,
+             NULL if bias == NULL else bias + j, NULL if residual == NULL else residual + i * n + j, n,
+             y + i * n + j, n, act)

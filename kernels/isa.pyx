@@ -1,0 +1,116 @@
+"""Which micro-kernels run: every ISA compiled in, those this CPU and OS support, and the one in force.
+
+The choice is made at import: the best that is supported, or the one that ``MOBILESAM_ISA`` names. Weights packed under
+one ISA (see :func:`mobilesam.kernels.pack`) keep running under it whatever is in force later.
+"""
+import os
+
+from cpython.pycapsule cimport PyCapsule_New
+
+cdef extern from "host.h" nogil:
+    """
+    static int active_isa = 0;
+    static runtime shared;
+    static void share_runtime(void)
+    {
+        shared.tables = micro_tables;
+        shared.active = &active_isa;
+        shared.scratch = scratch_get;
+    }
+    """
+    ctypedef struct micro:
+        const char *name
+        int vl, mr, nr
+    const micro **micro_tables
+    const int *micro_needs
+    const int micro_count
+    const int has_openmp
+    int CPU_SSE42, CPU_AVX2_FMA, CPU_AVX512, CPU_NEON, CPU_AVX512_BF16, CPU_AVX512_VNNI, CPU_AVX_VNNI
+    int cpu_supports()
+    int scratch_init()
+    ctypedef struct runtime:
+        pass
+    runtime shared
+    void share_runtime()
+    int active_isa
+
+if scratch_init():
+    raise MemoryError("no thread-specific storage is left for the kernels' scratch memory")
+share_runtime()
+_runtime = PyCapsule_New(&shared, "mobilesam.kernels.isa._runtime", NULL)
+
+cdef int _supported = cpu_supports()
+_names = tuple(micro_tables[i].name.decode().replace("x86_64_v2", "x86-64-v2") for i in range(micro_count))
+
+
+def available() -> tuple[str, ...]:
+    """The ISAs this build has and this CPU and OS support, best first."""
+    return tuple(_names[i] for i in range(micro_count) if micro_needs[i] & _supported)
+
+
+def current() -> str:
+    """The ISA in force for calls on unpacked arrays and for weights packed from now on."""
+    return _names[active_isa]
+
+
+def index(name: str | None = None) -> int:
+    """The place of ISA ``name`` (default: the one in force) in the tables; what packed weights remember."""
+    return active_isa if name is None else _names.index(_checked(name, "mobilesam.kernels.isa"))
+
+
+def panel_width(name: str | None = None) -> int:
+    """Columns of a packed weight's panel (NR) under ISA ``name``, by default the one in force."""
+    return micro_tables[index(name)].nr
+
+
+def register_tile(name: str | None = None) -> tuple[int, int, int]:
+    """(MR, NR, VL) of ISA ``name``: the GEMM tile's rows and columns, and the floats of a vector."""
+    cdef const micro *u = micro_tables[index(name)]
+    return u.mr, u.nr, u.vl
+
+
+def openmp() -> bool:
+    """Whether this build runs kernels on several threads."""
+    return bool(has_openmp)
+
+
+def cpu_features() -> tuple[str, ...]:
+    """What the kernels look for and this CPU and OS have."""
+    flags = {"sse4.2": CPU_SSE42, "avx2+fma": CPU_AVX2_FMA, "avx512": CPU_AVX512, "avx512-bf16": CPU_AVX512_BF16,
+             "avx512-vnni": CPU_AVX512_VNNI, "avx-vnni": CPU_AVX_VNNI, "neon": CPU_NEON}
+    return tuple(name for name, flag in flags.items() if _supported & flag)
+
+
+def _checked(name: str, asker: str) -> str:
+    if name not in available():
+        known = "this CPU lacks it" if name in _names else "not an ISA of this build"
+        raise RuntimeError(f"{asker}: {name!r}: {known}; available here: {', '.join(available()) or 'none'}")
+    return name
+
+
+class use:
+    """Put ISA ``name`` in force, for good, or until the end of a ``with`` block.
+
+    Raises RuntimeError, naming what there is, if the build lacks it or the CPU or OS does not support it.
+    """
+
+    def __init__(self, name: str) -> None:
+        global active_isa
+        self._before = active_isa
+        active_isa = _names.index(_checked(name, "mobilesam.kernels.isa.use"))
+
+    def __enter__(self) -> str:
+        return current()
+
+    def __exit__(self, *_: object) -> None:
+        global active_isa
+        active_isa = self._before
+
+
+_wanted = os.environ.get("MOBILESAM_ISA")
+if _wanted:
+    use(_checked(_wanted, "MOBILESAM_ISA"))
+elif available():
+    use(available()[0])
+else:
+    raise RuntimeError("mobilesam needs a CPU with at least SSE4.2 and POPCNT (x86-64-v2)")

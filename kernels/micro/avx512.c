@@ -1,0 +1,9 @@
+#include <immintrin.h>
+#define ISA avx512
+#define VL 16
+#define MR 14
+#define NV 2
+#define TAPW 4
+#define vmin(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define vmax(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#include "generic.h"

@@ -1,0 +1,53 @@
+/* One output row of a 3x3 depthwise convolution with pad 1 over a whole map: the micro-kernel does the pixels whose taps
+ * all lie inside, rows above and below the map are a row of zeros, and the first and last pixel gather their taps. */
+#ifndef MOBILESAM_DEPTHWISE_ROW_H
+#define MOBILESAM_DEPTHWISE_ROW_H
+#include "micro.h"
+
+typedef struct {
+    const float *x; /* (height, width, channels) */
+    int64_t height, width, channels, stride; /* stride 1 or 2, channels >= vl */
+    const float *weight; /* (9, channels) */
+    const float *bias;
+    const float *zeros; /* (width, channels) of them */
+    int act;
+} depthwise_map;
+
+/* pixels w0 <= w < w1 of output row h, to y (w1 - w0, channels) */
+static inline void depthwise3x3_row(const micro *u, const depthwise_map *d, int64_t h, int64_t w0, int64_t w1, float *y)
+{
+    const int64_t c = d->channels, inside = (d->width - 2) / d->stride + 1; /* first w whose last tap is outside */
+    const float *row[3];
+    for (int i = 0; i < 3; i++) {
+        const int64_t r = h * d->stride + i - 1;
+        row[i] = r < 0 || r >= d->height ? d->zeros : d->x + r * d->width * c;
+    }
+    int64_t w = w0;
+    while (w < w1) {
+        if (w > 0 && w < inside) {
+            const int64_t end = w1 < inside ? w1 : inside, first = (w * d->stride - 1) * c;
+            const depthwise3x3_args g = {
+                .width = end - w, .channels = c, .stride = d->stride,
+                .x = {row[0] + first, row[1] + first, row[2] + first},
+                .weight = d->weight, .bias = d->bias, .y = y + (w - w0) * c, .act = d->act,
+            };
+            u->depthwise3x3(&g);
+            w = end;
+            continue;
+        }
+        const float *x[9], *weight[9];
+        int64_t taps = 0;
+        for (int i = 0; i < 3; i++)
+            for (int j = 0; j < 3; j++) {
+                const int64_t col = w * d->stride + j - 1;
+                if (col < 0 || col >= d->width)
+                    continue;
+                x[taps] = row[i] + col * c;
+                weight[taps++] = d->weight + (3 * i + j) * c;
+            }
+        u->depthwise_taps(y + (w - w0) * c, x, weight, taps, d->bias, c, d->act);
+        w++;
+    }
+}
+
+#endif

@@ -1,0 +1,64 @@
+/* The table of micro-kernels that one ISA offers, and the arguments they take. Every stub (avx512.c, avx2.c, ...)
+ * compiles generic.h into one such table; isa.pyx chooses among them at run time. Lengths and strides count floats. */
+#ifndef MOBILESAM_MICRO_H
+#define MOBILESAM_MICRO_H
+#include <stdint.h>
+
+enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
+
+/* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
+ * b is packed in panels of NR columns, (ceil(n/NR), segments*k, NR), the last one padded with zeros.
+ * A 1x1 convolution has one segment; a 3x3 one has three, each KW*C contiguous floats of an input row. */
+typedef struct {
+    int64_t m, n, k, segments;
+    const int64_t *offset; /* NULL: one segment, at 0 */
+    const float *a;
+    int64_t lda;
+    const float *b;
+    const float *bias; /* (n) or NULL */
+    const float *residual; /* or NULL; not y */
+    int64_t ldr;
+    float *y;
+    int64_t ldy;
+    int act;
+} gemm_args;
+
+/* y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),  w < width, every tap inside;
+ * stride 1 or 2, channels >= vl */
+typedef struct {
+    int64_t width, channels, stride;
+    const float *x[3];
+    const float *weight; /* (9, channels) */
+    const float *bias; /* (channels) or NULL */
+    float *y; /* (width, channels) */
+    int act;
+} depthwise3x3_args;
+
+typedef struct {
+    const char *name;
+    int vl, mr, nr; /* floats a vector; rows and columns of the GEMM's register tile */
+    void (*gemm)(const gemm_args *);
+    void (*depthwise3x3)(const depthwise3x3_args *);
+    /* y[c] = act(sum_t x[t][c] * w[t][c] + bias[c]),  t < taps, c < channels */
+    void (*depthwise_taps)(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
+                           int64_t channels, int act);
+    /* y[f] = act(sum_t x[t][f] * w[t][f % period] + bias[f % period]),  f < count; period a multiple of vl */
+    void (*depthwise_flat)(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
+                           int64_t period, int64_t count, int act);
+    /* y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m */
+    void (*layer_norm)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t channels,
+                       const float *weight, const float *bias, float eps, int act);
+    void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n);
+    void (*activate)(float *y, const float *x, int64_t count, int act);
+    void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1 */
+    /* a panel of NR columns: y[p, j] = w[j, p],  p < k, j < n, zeros for n <= j < NR; w's rows are float32, or float16 */
+    void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
+    void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
+    /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j] */
+    void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);
+    void (*above)(uint8_t *y, const float *x, float threshold, int64_t count); /* y = x > threshold */
+} micro;
+
+extern const micro micro_x86_64_v2, micro_avx2, micro_avx512, micro_neon;
+
+#endif

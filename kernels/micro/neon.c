@@ -1,0 +1,9 @@
+#include <arm_neon.h>
+#define ISA neon
+#define VL 4
+#define MR 6
+#define NV 4
+#define TAPW 4
+#define vmin(a, b) ((vf)vminq_f32((float32x4_t)(a), (float32x4_t)(b)))
+#define vmax(a, b) ((vf)vmaxq_f32((float32x4_t)(a), (float32x4_t)(b)))
+#include "generic.h"

@@ -1,0 +1,14 @@
+/* What isa.pyx shares with the other extension modules, through a capsule: the micro-kernels compiled in, which of them is
+ * in force, and scratch memory that belongs to the calling thread and is reused by its next call. */
+#ifndef MOBILESAM_RUNTIME_H
+#define MOBILESAM_RUNTIME_H
+#include "micro.h"
+#include <stddef.h>
+
+typedef struct {
+    const micro *const *tables;
+    const int *active; /* index into tables */
+    void *(*scratch)(size_t bytes); /* 64-byte aligned, contents undefined; NULL when memory runs out */
+} runtime;
+
+#endif

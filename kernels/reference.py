@@ -1,0 +1,299 @@
+"""The definition of every operation of `mobilesam.kernels`, in plain NumPy and float64.
+
+Each function opens with its equation and says, as simply as possible, what the compiled kernel of its name must
+compute. It takes the kernel's arguments (without `threads` and `out`), computes in float64 and returns float64.
+
+Layout: maps are (..., H, W, C), channels last; `...` is any number of batch axes. Convolution weights are
+(OC, KH, KW, C), linear weights (N, K). `activation` is None, "gelu" or "relu".
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
+
+_erf = np.frompyfunc(math.erf, 1, 1)
+
+
+def linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    activation: str | None = None,
+    residual: ArrayLike | None = None,
+) -> Array:
+    """y[..., n] = act(Σ_k x[..., k]·weight[n, k] + bias[n] + residual[..., n])
+
+    x (..., K), weight (N, K), bias (N,), residual and y (..., N). As `torch.nn.functional.linear`.
+    """
+    return _epilogue(_f64(x) @ _f64(weight).T, bias, residual, activation)
+
+
+def conv2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: Pair = 1,
+    pad: Pair = 0,
+    dilation: Pair = 1,
+    activation: str | None = None,
+    residual: ArrayLike | None = None,
+) -> Array:
+    """y[..., h, w, o] = act(Σ_{i,j,c} x[..., h·s+i·d−p, w·s+j·d−p, c]·weight[o, i, j, c] + bias[o]
+                             + residual[..., h, w, o])
+
+    x (..., H, W, C), zero outside the map; weight (OC, KH, KW, C), bias (OC,),
+    residual and y (..., OH, OW, OC) with OH = (H + 2p − d·(KH − 1) − 1) // s + 1.
+    A cross-correlation, as `torch.nn.functional.conv2d`.
+    """
+    w = _f64(weight)
+    taps = _taps(_f64(x), w.shape[1:3], stride, pad, dilation)
+    y = sum(tap @ w[:, i, j].T for i, j, tap in taps)
+    return _epilogue(y, bias, residual, activation)
+
+
+def depthwise_conv2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    stride: Pair = 1,
+    pad: Pair = 0,
+    dilation: Pair = 1,
+    activation: str | None = None,
+) -> Array:
+    """y[..., h, w, c] = act(Σ_{i,j} x[..., h·s+i·d−p, w·s+j·d−p, c]·weight[i, j, c] + bias[c])
+
+    x (..., H, W, C), zero outside the map; weight (KH, KW, C), bias (C,), y (..., OH, OW, C) sized as in
+    `conv2d`. As `torch.nn.functional.conv2d` with groups = C.
+    """
+    w = _f64(weight)
+    taps = _taps(_f64(x), w.shape[:2], stride, pad, dilation)
+    return _epilogue(sum(tap * w[i, j] for i, j, tap in taps), bias, None, activation)
+
+
+def conv_transpose2d(
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *, activation: str | None = None
+) -> Array:
+    """y[..., 2h+i, 2w+j, o] = act(Σ_c x[..., h, w, c]·weight[o, i, j, c] + bias[o]),  i, j in {0, 1}
+
+    x (..., H, W, C), weight (OC, 2, 2, C), bias (OC,), y (..., 2H, 2W, OC). As `torch.nn.ConvTranspose2d`
+    with kernel and stride 2, where each output pixel has one input pixel.
+    """
+    y = np.einsum("...hwc,oijc->...hiwjo", _f64(x), _f64(weight))
+    *batch, h, i, w, j, channels = y.shape
+    return _epilogue(y.reshape(*batch, h * i, w * j, channels), bias, None, activation)
+
+
+def layer_norm(
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike, *, eps: float = 1e-5, activation: str | None = None
+) -> Array:
+    """y[..., c] = act((x[..., c] − μ) / √(σ² + eps) · weight[c] + bias[c])
+
+    x (..., C), weight and bias (C,); μ and σ² are the mean and the biased variance of each row x[..., :].
+    As `torch.nn.LayerNorm`, and as SAM's `LayerNorm2d` on channels-last maps (arXiv:1607.06450).
+    """
+    x = _f64(x)
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    return _activate(centred / np.sqrt(variance + eps) * _f64(weight) + _f64(bias), activation)
+
+
+def gelu(x: ArrayLike) -> Array:
+    """y = x·Φ(x) = x/2·(1 + erf(x/√2)), the exact form and not the tanh one; any shape.
+
+    At −∞, where the product is undefined, the limit 0; NaN stays NaN (arXiv:1606.08415).
+    """
+    x = _f64(x)
+    factor: Array = np.where(np.isneginf(x), 0.0, x)
+    return factor * 0.5 * (1.0 + np.asarray(_erf(x * math.sqrt(0.5)), np.float64))
+
+
+def softmax(x: ArrayLike) -> Array:
+    """y[..., n] = exp(x[..., n] − m) / Σ_k exp(x[..., k] − m),  m = max_k x[..., k]
+
+    x and y (..., N). −∞ gives 0; a row of −∞ only, or one that holds +∞ or NaN, gives NaN, as in PyTorch.
+    """
+    x = _f64(x)
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return _f64(powers / powers.sum(axis=-1, keepdims=True))
+
+
+def window_attention(
+    x: ArrayLike,
+    norm_weight: ArrayLike,
+    norm_bias: ArrayLike,
+    qkv_weight: ArrayLike,
+    qkv_bias: ArrayLike,
+    proj_weight: ArrayLike,
+    proj_bias: ArrayLike,
+    attention_bias: ArrayLike,
+    *,
+    window: int,
+    eps: float = 1e-5,
+) -> Array:
+    """y = x + proj(concat_h softmax(q_h·k_hᵀ/√d + attention_bias[h])·v_h),  q, k, v = qkv(layer_norm(x))
+
+    x and y (H, W, C); attention stays inside windows of N = window² tokens, row by row; d = C / heads.
+    norm_weight and norm_bias (C,); qkv_weight (3C, C) and qkv_bias (3C,), rows ordered head by head and
+    within a head q, k, v (d rows each); proj_weight (C, C), proj_bias (C,); attention_bias (heads, N, N),
+    indexed by head, query, key. The map is padded with zeros on the right and at the bottom to whole windows
+    *before* the norm: a padded token enters as norm_bias and is a key like any other. The attention half of
+    TinyViT's block (arXiv:2207.10666; `Attention` and `TinyViTBlock` in MobileSAM's `tiny_vit_sam.py`).
+    """
+    x, bias = _f64(x), _f64(attention_bias)
+    height, width, channels = x.shape
+    heads, tokens, _ = bias.shape
+    padded = np.pad(x, ((0, -height % window), (0, -width % window), (0, 0)))
+    down, across = padded.shape[0] // window, padded.shape[1] // window
+    windows = padded.reshape(down, window, across, window, channels).swapaxes(1, 2)
+    windows = windows.reshape(-1, tokens, channels)
+
+    qkv = linear(layer_norm(windows, norm_weight, norm_bias, eps=eps), qkv_weight, qkv_bias)
+    head_dim = channels // heads
+    q, k, v = np.moveaxis(qkv.reshape(-1, tokens, heads, 3, head_dim), (3, 2), (0, 2))
+    mixed = softmax(q @ k.swapaxes(-1, -2) / math.sqrt(head_dim) + bias) @ v
+    y = linear(mixed.swapaxes(1, 2).reshape(-1, tokens, channels), proj_weight, proj_bias)
+
+    y = y.reshape(down, across, window, window, channels).swapaxes(1, 2).reshape(padded.shape)
+    return x + y[:height, :width]
+
+
+def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> Array:
+    """y[:, h] = softmax(q[:, h]·k[:, h]ᵀ/√d)·v[:, h]  for each head h (columns h·d to (h+1)·d, d = D/heads)
+
+    q (M, D), k and v (N, D), y (M, D). The projected part of `Attention` in SAM's `transformer.py`
+    (arXiv:1706.03762).
+    """
+    q, k, v = (np.stack(np.split(_f64(t), heads, axis=1)) for t in (q, k, v))
+    y = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1])) @ v
+    return np.concatenate(list(y), axis=1)
+
+
+def mbconv(
+    x: ArrayLike,
+    w1: ArrayLike,
+    b1: ArrayLike,
+    w2: ArrayLike,
+    b2: ArrayLike,
+    w3: ArrayLike,
+    b3: ArrayLike,
+    *,
+    stride: int = 1,
+    residual: bool = False,
+) -> Array:
+    """t = w3·gelu(depthwise(gelu(w1·x + b1), w2) + b2) + b3;  y = gelu(x + t) if residual else t
+
+    x (H, W, C); w1 (E, C), b1 (E,); w2 (3, 3, E), b2 (E,), pad 1 (the padding is zero *after* the first
+    GELU); w3 (OC, E), b3 (OC,); y (⌈H/stride⌉, ⌈W/stride⌉, OC). With residual OC = C and stride 1. TinyViT's
+    `MBConv` (residual) and `PatchMerging` (not), batch norms folded.
+    """
+    hidden = linear(x, w1, b1, activation="gelu")
+    hidden = depthwise_conv2d(hidden, w2, b2, stride=stride, pad=1, activation="gelu")
+    y = linear(hidden, w3, b3)
+    return gelu(_f64(x) + y) if residual else y
+
+
+def local_mlp(
+    x: ArrayLike,
+    conv_weight: ArrayLike,
+    conv_bias: ArrayLike,
+    norm_weight: ArrayLike,
+    norm_bias: ArrayLike,
+    fc1_weight: ArrayLike,
+    fc1_bias: ArrayLike,
+    fc2_weight: ArrayLike,
+    fc2_bias: ArrayLike,
+    *,
+    eps: float = 1e-5,
+) -> Array:
+    """t = depthwise(x, conv_weight) + conv_bias;  y = t + fc2(gelu(fc1(layer_norm(t))))
+
+    x and y (H, W, C); conv_weight (3, 3, C), pad 1; conv_bias, norm_weight, norm_bias, fc2_bias (C,);
+    fc1_weight (F, C), fc1_bias (F,), fc2_weight (C, F) with F = 4C in the network. The other half of
+    TinyViT's block, batch norm folded.
+    """
+    t = depthwise_conv2d(x, conv_weight, conv_bias, pad=1)
+    hidden = linear(layer_norm(t, norm_weight, norm_bias, eps=eps), fc1_weight, fc1_bias, activation="gelu")
+    return linear(hidden, fc2_weight, fc2_bias, residual=t)
+
+
+def resize_logits(
+    x: ArrayLike,
+    *,
+    padded: tuple[int, int] = (1024, 1024),
+    crop: tuple[int, int],
+    size: tuple[int, int],
+    threshold: float | None = None,
+) -> Array | NDArray[np.bool_]:
+    """y = bilinear(bilinear(x → padded)[:, :crop_h, :crop_w] → size);  or the mask y > threshold
+
+    x (C, H0, W0), y (C, H, W) with (H, W) = size. Pixel i of n reads its source axis of length n0 at
+    (i + ½)·n0/n − ½, clamped to the axis; no antialiasing. SAM's `postprocess_masks`: two
+    `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
+    """
+    y = _bilinear(_f64(x), padded)[:, : crop[0], : crop[1]]
+    y = _bilinear(y, size)
+    return y if threshold is None else y > threshold
+
+
+def _f64(x: ArrayLike) -> Array:
+    return np.asarray(x, np.float64)
+
+
+def _pair(value: Pair) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else value
+
+
+def _activate(y: Array, activation: str | None) -> Array:
+    if activation is None:
+        return y
+    if activation == "relu":
+        return np.maximum(y, 0.0)
+    if activation == "gelu":
+        return gelu(y)
+    raise ValueError(f"activation must be None, 'gelu' or 'relu', not {activation!r}")
+
+
+def _epilogue(y: Any, bias: ArrayLike | None, residual: ArrayLike | None, activation: str | None) -> Array:
+    """act(y + bias + residual)"""
+    if bias is not None:
+        y = y + _f64(bias)
+    if residual is not None:
+        y = y + _f64(residual)
+    return _activate(y, activation)
+
+
+def _taps(
+    x: Array, kernel: Sequence[int], stride: Pair, pad: Pair, dilation: Pair
+) -> list[tuple[int, int, Array]]:
+    """For each kernel element i, j: (i, j, the pixels of x that it meets, (..., OH, OW, C))."""
+    (sh, sw), (ph, pw), (dh, dw) = _pair(stride), _pair(pad), _pair(dilation)
+    x = np.pad(x, [(0, 0)] * (x.ndim - 3) + [(ph, ph), (pw, pw), (0, 0)])
+    rows = x.shape[-3] - dh * (kernel[0] - 1)
+    columns = x.shape[-2] - dw * (kernel[1] - 1)
+    return [
+        (i, j, x[..., i * dh : i * dh + rows : sh, j * dw : j * dw + columns : sw, :])
+        for i in range(kernel[0])
+        for j in range(kernel[1])
+    ]
+
+
+def _bilinear(x: Array, size: tuple[int, int]) -> Array:
+    """x (C, H0, W0) to (C, *size), one axis after the other."""
+    for axis, length in zip((1, 2), size, strict=True):
+        source = (np.arange(length) + 0.5) * x.shape[axis] / length - 0.5
+        source = source.clip(0, x.shape[axis] - 1)
+        low = source.astype(int)
+        high = np.minimum(low + 1, x.shape[axis] - 1)
+        fraction = (source - low).reshape((-1, 1) if axis == 1 else (-1,))
+        x = x.take(low, axis) * (1 - fraction) + x.take(high, axis) * fraction
+    return x

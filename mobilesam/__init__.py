@@ -1,0 +1,29 @@
+"""Segment anything in a photo, on a CPU, without PyTorch: MobileSAM in NumPy and compiled kernels."""
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import Embedding, MobileSAM, Segmentation, load, segment
+
+__version__ = "0.1.0"
+__all__ = ["Embedding", "MobileSAM", "Segmentation", "__version__", "load", "segment"]
+
+if find_spec(f"{__name__}.kernels") is None:
+    raise ImportError(
+        f"{__path__[0]} is the source folder and hides an installed mobilesam (or none is installed): "
+        "run from another folder, or install with `pip install -e .`"
+    )
+
+
+def __getattr__(name: str) -> Any:
+    # NumPy, Pillow and the kernels load on first use, so `mobilesam --help` and a usage error answer at once.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

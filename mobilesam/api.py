@@ -1,0 +1,287 @@
+"""The public interface: load a model, encode an image once, ask for masks."""
+
+import os
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from . import kernels
+from .checkpoint import Checkpoint, open_checkpoint
+from .decoder import MaskDecoder
+from .encoder import ImageEncoder
+from .image import (
+    ImageLike,
+    Size,
+    draw_overlay,
+    mask_image,
+    open_rgb,
+    resized_size,
+    save_image,
+    to_encoder_input,
+)
+from .prompt import PromptEncoder
+
+LOW_RES = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The masks that answer one prompt.
+
+    masks (C, H, W) bool, in the image's own size; scores (C,) float32, each mask's IoU with the object as the
+    model predicts it (it may exceed 1); low_res (C, 256, 256) float32 logits, of which one may be the next
+    prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0).
+    """
+
+    masks: NDArray[np.bool_]
+    scores: NDArray[np.float32]
+    low_res: NDArray[np.float32]
+
+    @property
+    def best(self) -> int:
+        """The index of the mask with the highest score."""
+        return int(self.scores.argmax())
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The mask (H, W) bool with the highest score."""
+        mask: NDArray[np.bool_] = self.masks[self.best]
+        return mask
+
+    def overlay(self, image: ImageLike) -> Image.Image:
+        """The image, in its own size, with the best mask as a translucent colour and an outline.
+
+        Raises ValueError where the image is not of the masks' size, and what reading it raises.
+        """
+        return draw_overlay(image, self.mask)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the best mask, 8-bit gray, 255 inside and 0 outside, in the format of the extension.
+
+        The file appears whole or not at all. Raises ValueError for an extension that Pillow does not write,
+        OSError for a folder that is missing or not writable.
+        """
+        save_image(mask_image(self.mask), path)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """An encoded image. Immutable: any number of threads may segment it at once.
+
+    features (64, 64, 256) float32, read-only; original_size (h, w) of the image; input_size (h, w) of the
+    part of the model's 1024x1024 canvas that the image fills; model, which encoded it.
+    """
+
+    features: NDArray[np.float32]
+    original_size: Size
+    input_size: Size
+    model: "MobileSAM"
+
+    def segment(
+        self,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        *,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask: bool = True,
+    ) -> Segmentation:
+        """The masks for a prompt of points, a box, an earlier answer's logits, or any of these together.
+
+        points: (P, 2), each (x, y) in pixels of the original image, 0 <= x <= w and 0 <= y <= h.
+        labels: (P,), 1 for a point on the object (the default), 0 for one that is not.
+        box: (x0, y0, x1, y1) in the same pixels.
+        mask_input: (256, 256) or (1, 256, 256) float logits, such as `low_res[best]` of an earlier answer.
+        multimask: three candidate masks rather than one.
+        Raises ValueError or TypeError, in one line, for anything else and where no prompt is given.
+        """
+        prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
+        return self.model._answer(self, prompt, multimask)
+
+
+class MobileSAM:
+    """A loaded model. Immutable: any number of threads may use it at once.
+
+    `image_encoder(x)` maps x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256)
+    float32; `prompt_encoder` and `mask_decoder` are the other two parts of the network, `checkpoint` is where
+    the weights come from and `threads` how many threads a call uses.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+        self.checkpoint = checkpoint
+        self.threads = threads
+        self.image_encoder = ImageEncoder(checkpoint, threads)
+        self.prompt_encoder = PromptEncoder(checkpoint, threads)
+        self.mask_decoder = MaskDecoder(checkpoint, threads)
+
+    def encode(self, image: ImageLike) -> Embedding:
+        """Encode an image: a path, a PIL image or a uint8 (H, W, 3) RGB array.
+
+        Raises OSError for a file that cannot be opened, ValueError or TypeError for one that is no image.
+        """
+        rgb = open_rgb(image)
+        x, input_size = to_encoder_input(rgb)
+        features = self.image_encoder(x)
+        features.flags.writeable = False
+        return Embedding(features, (rgb.height, rgb.width), input_size, self)
+
+    def _answer(self, embedding: Embedding, prompt: "_Prompt", multimask: bool) -> Segmentation:
+        low_res, scores = self.mask_decoder(
+            embedding.features,
+            self.prompt_encoder.dense_pe(),
+            self.prompt_encoder.sparse(prompt.points, prompt.labels, prompt.box),
+            self.prompt_encoder.dense(prompt.mask_input),
+            multimask=multimask,
+        )
+        masks = kernels.resize_logits(
+            low_res,
+            crop=embedding.input_size,
+            size=embedding.original_size,
+            threshold=0.0,
+            threads=self.threads,
+        )
+        return Segmentation(masks, scores, low_res)
+
+
+def load(weights: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> MobileSAM:
+    """Load a model.
+
+    weights: a fused safetensors file, as `mobilesam convert` writes it; None for the packaged checkpoint.
+    threads: how many threads a call uses; None for MOBILESAM_NUM_THREADS, else the CPUs this process may use.
+    The results do not depend on it.
+    Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a
+    checkpoint, ValueError for an impossible number of threads.
+    """
+    threads = kernels.threads.default_threads() if threads is None else kernels.threads.checked(threads)
+    return MobileSAM(open_checkpoint(weights), threads)
+
+
+_default_lock = threading.Lock()
+_default_model: MobileSAM | None = None
+
+
+def segment(
+    image: ImageLike,
+    points: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    *,
+    box: ArrayLike | None = None,
+    mask_input: ArrayLike | None = None,
+    multimask: bool = True,
+    model: MobileSAM | None = None,
+) -> Segmentation:
+    """Encode the image and answer one prompt; for several prompts on one image use `load().encode(image)`.
+
+    image: a path, a PIL image or a uint8 (H, W, 3) RGB array; the prompt as for `Embedding.segment`, checked
+    before the image is encoded. model: None for the packaged checkpoint, loaded once per process.
+    """
+    global _default_model
+    rgb = open_rgb(image)
+    prompt = _checked_prompt((rgb.height, rgb.width), points, labels, box, mask_input)
+    if model is None:
+        with _default_lock:
+            if _default_model is None:
+                _default_model = load()
+            model = _default_model
+    return model._answer(model.encode(rgb), prompt, multimask)
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """A checked prompt in pixels of the 1024x1024 canvas: points (P, 2), labels (P,), box (4,)."""
+
+    points: NDArray[np.float32]
+    labels: NDArray[np.int32]
+    box: NDArray[np.float32] | None
+    mask_input: NDArray[np.float32] | None
+
+
+def _checked_prompt(
+    size: Size,
+    points: ArrayLike | None,
+    labels: ArrayLike | None,
+    box: ArrayLike | None,
+    mask_input: ArrayLike | None,
+) -> _Prompt:
+    if points is None and box is None and mask_input is None:
+        raise ValueError("no prompt: give points, a box or a mask_input")
+    if points is None and labels is not None:
+        raise ValueError("labels without points")
+    checked_points = np.empty((0, 2)) if points is None else _checked_points(points, size)
+    return _Prompt(
+        _to_canvas(checked_points, size),
+        _checked_labels(labels, len(checked_points)),
+        None if box is None else _to_canvas(_checked_box(box, size), size).reshape(4),
+        None if mask_input is None else _checked_mask_input(mask_input),
+    )
+
+
+def _to_canvas(xy: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
+    """Pixels of the image to pixels of the canvas (`apply_coords` of the reference's utils/transforms.py)."""
+    (new_h, new_w), (h, w) = resized_size(*size), size
+    return (xy * (new_w / w, new_h / h)).astype(np.float32)
+
+
+def _checked_points(points: ArrayLike, size: Size) -> NDArray[np.float64]:
+    xy = _numbers(points, "points")
+    if xy.ndim != 2 or xy.shape[1] != 2 or len(xy) == 0:
+        raise ValueError(f"points must be (P, 2), one (x, y) a row, got shape {xy.shape}")
+    _check_inside(xy, size, "point")
+    return xy
+
+
+def _checked_labels(labels: ArrayLike | None, count: int) -> NDArray[np.int32]:
+    if labels is None:
+        return np.ones(count, np.int32)
+    values = _numbers(labels, "labels")
+    if values.shape != (count,):
+        raise ValueError(f"labels must be ({count},), one for each point, got shape {values.shape}")
+    wrong = values[(values != 0) & (values != 1)]
+    if wrong.size:
+        raise ValueError(f"a label is 1 (on the object) or 0 (not on it), got {wrong[0]:g}")
+    return values.astype(np.int32)
+
+
+def _checked_box(box: ArrayLike, size: Size) -> NDArray[np.float64]:
+    """The box as its two corners, (2, 2)."""
+    values = _numbers(box, "box")
+    if values.shape != (4,):
+        raise ValueError(f"box must be (x0, y0, x1, y1), got shape {values.shape}")
+    corners = values.reshape(2, 2)
+    _check_inside(corners, size, "box corner")
+    if (corners[0] > corners[1]).any():
+        raise ValueError(f"box must have x0 <= x1 and y0 <= y1, got ({', '.join(f'{v:g}' for v in values)})")
+    return corners
+
+
+def _checked_mask_input(mask_input: ArrayLike) -> NDArray[np.float32]:
+    logits = np.asarray(mask_input)
+    if logits.dtype.kind != "f":
+        raise TypeError(f"mask_input must be float logits (an answer's low_res), got dtype {logits.dtype}")
+    if logits.shape not in ((LOW_RES, LOW_RES), (1, LOW_RES, LOW_RES)):
+        raise ValueError(f"mask_input must be (256, 256) or (1, 256, 256), got shape {logits.shape}")
+    logits = np.ascontiguousarray(logits.reshape(LOW_RES, LOW_RES), np.float32)
+    if not np.isfinite(logits).all():
+        raise ValueError("mask_input holds NaN or infinity")
+    return logits
+
+
+def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of differing lengths
+        raise ValueError(f"{name} must be a regular array of numbers, got {values!r}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")
+    return array.astype(np.float64)
+
+
+def _check_inside(xy: NDArray[np.float64], size: Size, name: str) -> None:
+    height, width = size
+    outside = xy[~((xy >= 0) & (xy <= (width, height))).all(axis=1)]  # NaN compares false, so it is outside
+    if len(outside):
+        x, y = outside[0]
+        raise ValueError(f"{name} ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")

@@ -1,0 +1,210 @@
+"""Checkpoints: opening a fused one, reading any accepted source, converting one to the other.
+
+A fused checkpoint is a safetensors file with the reference's tensor names (see
+`mobilesam.config.tensor_specs`), every BatchNorm folded into its convolution and the unused classification
+head left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from . import config, tensorfile
+from .tensorfile import Array, CheckpointError, TensorFile
+
+__all__ = ["Checkpoint", "CheckpointError", "Source", "convert", "open_checkpoint", "read"]
+
+FORMAT_VERSION = "1"
+PathLike: TypeAlias = str | os.PathLike[str]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Source: TypeAlias = PathLike | Sequence[PathLike]
+
+_CLASSIFICATION_HEAD = ("image_encoder.norm_head.", "image_encoder.head.")
+_LISTED = 4  # names in an error message before "and N more"
+
+
+class Checkpoint(TensorFile):
+    """A fused checkpoint, mapped into memory: name -> read-only float16 or float32 array, read when touched.
+
+    Opening reads and validates the header alone. `path` is the file, `metadata` what the conversion wrote:
+    format_version, source, source_sha256, dtype.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        super().__init__(path)
+        if any(".bn." in name for name in self.entries):
+            raise CheckpointError(f"{self.path}: its BatchNorms are not fused; {_hint(self.path)}")
+        _check(self.path, self.shapes(), config.expected_tensors())
+        for name, entry in self.entries.items():
+            if entry.dtype not in ("F16", "F32"):
+                problem = f"{name} is {entry.dtype}, expected F16 or F32"
+                raise CheckpointError(f"{self.path}: {problem}; {_hint(self.path)}")
+        version = self.metadata.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{self.path}: format_version {version!a:.20}, expected {FORMAT_VERSION!r}")
+
+
+def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
+    """Open a fused checkpoint, or the packaged default for None.
+
+    Raises FileNotFoundError, or CheckpointError for a truncated or foreign file, a missing or unexpected
+    tensor, a wrong shape or dtype. Quick: only the header is read.
+    """
+    if path is None:
+        from .weights import default_path
+
+        path = default_path()
+    path = Path(path)
+    if path.is_file() and _kind(path) in ("torch", "onnx"):
+        raise CheckpointError(f"{path}: not a safetensors checkpoint; {_hint(path)}")
+    return Checkpoint(path)
+
+
+def read(source: Source) -> dict[str, Array]:
+    """Fused float32 tensors by reference name: all of them, of the right shape, finite, in network order.
+
+    `source` is one of
+    - the official `mobile_sam.pt`, or another state dict with its names saved by PyTorch >= 1.6;
+    - a safetensors file with the reference's names, with BatchNorm or fused, of any float type;
+    - an ONNX encoder/decoder pair, as a sequence of two files or the folder that holds them (needs `onnx`).
+    Raises FileNotFoundError, CheckpointError, or ModuleNotFoundError when `onnx` is needed and missing.
+    """
+    return _read(_files(source))
+
+
+def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp32"] = "fp16") -> Checkpoint:
+    """Write `source` (see `read`) as a fused checkpoint and return it, opened.
+
+    "fp16" stores the weights of convolutions and linear layers as float16 and everything else as float32;
+    "fp32" all as float32. The file appears complete or not at all, and the same source gives the same bytes.
+    Raises as `read`, and CheckpointError where a weight exceeds float16's range; OSError where `destination`
+    cannot be written.
+    """
+    if dtype not in ("fp16", "fp32"):
+        raise ValueError(f"dtype must be 'fp16' or 'fp32', not {dtype!r}")
+    destination = Path(destination)
+    if destination.is_dir():
+        raise IsADirectoryError(f"{destination} is a directory; name the file to write")
+    if not destination.parent.is_dir():
+        raise FileNotFoundError(f"no such directory: {destination.parent}")
+    files = _files(source)
+    tensors = _read(files)
+    if dtype == "fp16":
+        for name, spec in config.tensor_specs().items():
+            if spec.is_matrix:
+                with np.errstate(over="ignore"):
+                    tensors[name] = tensors[name].astype(np.float16)
+        _check_finite(files[0], tensors, "fp16")
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "source": ", ".join(file.name for file in files),
+        "source_sha256": ", ".join(_sha256(file) for file in files),
+        "dtype": dtype,
+    }
+    tensorfile.write(destination, tensors, metadata)
+    return Checkpoint(destination)
+
+
+def _files(source: Source) -> list[Path]:
+    """The file or the pair that `source` names; all exist."""
+    paths = [Path(source)] if isinstance(source, str | os.PathLike) else [Path(path) for path in source]
+    if len(paths) == 1 and paths[0].is_dir():
+        folder = paths[0]
+        paths = sorted(folder.glob("*.onnx"))
+        if len(paths) != 2:
+            raise CheckpointError(f"{folder}: expected two .onnx files, found {len(paths)}")
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"no such checkpoint: {path}")
+    kinds = [_kind(path) for path in paths]
+    if kinds not in (["safetensors"], ["torch"], ["onnx", "onnx"]):
+        names = ", ".join(str(path) for path in paths) or "no file"
+        accepted = "a .pt saved by PyTorch >= 1.6, a safetensors file, or an ONNX encoder and its decoder"
+        raise CheckpointError(f"{names}: expected {accepted}")
+    return paths
+
+
+def _kind(path: Path) -> Literal["safetensors", "torch", "onnx", "other"]:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith(b"PK\x03\x04"):
+        return "torch"
+    if start[8:] == b"{":
+        return "safetensors"
+    return "onnx" if path.suffix == ".onnx" else "other"
+
+
+def _read(files: Sequence[Path]) -> dict[str, Array]:
+    from . import conversion  # zipfile, pickle: not needed to open a checkpoint
+
+    tensors: Mapping[str, Array]
+    match _kind(files[0]):
+        case "safetensors":
+            tensors = TensorFile(files[0])
+        case "torch":
+            tensors = conversion.read_torch(files[0])
+        case _:
+            tensors = conversion.read_onnx_pair(files)
+    tensors = {
+        name: values
+        for name, values in tensors.items()
+        if not name.startswith(_CLASSIFICATION_HEAD) and not name.endswith(".bn.num_batches_tracked")
+    }
+    expected = config.expected_tensors()
+    has_batch_norm = any(".bn." in name for name in tensors)
+    shapes = {name: values.shape for name, values in tensors.items()}
+    _check(files[0], shapes, conversion.unfused(expected) if has_batch_norm else expected)
+    integers = [name for name, values in tensors.items() if values.dtype.kind != "f"]
+    if integers:
+        raise CheckpointError(f"{files[0]}: not floating point: {_listed(integers)}")
+    if has_batch_norm:
+        tensors = conversion.fuse_batch_norm(tensors)
+    with np.errstate(over="ignore"):  # float64 out of float32's range: refused below
+        fused = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
+    _check_finite(files[0], fused, "fp32")
+    return fused
+
+
+def _check(path: Path, shapes: Shapes, expected: Shapes) -> None:
+    """Raise CheckpointError listing the tensors that are missing, unexpected or of another shape."""
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [f"{name!a:.100}" for name in shapes if name not in expected]
+    wrong = [
+        f"{name} is {shape!s:.60}, expected {expected[name]}"
+        for name, shape in shapes.items()
+        if expected.get(name, shape) != shape
+    ]
+    problems = [
+        f"{len(names)} {kind} ({_listed(names)})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: not a MobileSAM checkpoint; tensors: {', '.join(problems)}")
+
+
+def _check_finite(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
+    bad = [name for name, values in tensors.items() if not np.isfinite(values).all()]
+    if bad:
+        raise CheckpointError(f"{path}: NaN or infinite values, as {dtype}, in {_listed(bad)}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def _hint(path: Path) -> str:
+    source = path if path.suffix != ".onnx" else "ENCODER.onnx DECODER.onnx"
+    return f"convert it first: mobilesam convert {source} --output FILE.safetensors"
+
+
+def _sha256(path: Path) -> str:
+    import hashlib  # loads OpenSSL: not needed to open a checkpoint
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,192 @@
+"""The architecture in one place: sizes of every stage and the name and shape of every tensor.
+
+Source: MobileSAM's `build_sam_vit_t` (build_sam.py), modeling/tiny_vit_sam.py, prompt_encoder.py,
+mask_decoder.py and transformer.py; TinyViT: Wu et al., arXiv:2207.10666; SAM: Kirillov et al.,
+arXiv:2304.02643.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMG_SIZE = 1024
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of TinyViT: `depth` blocks on a `resolution`² map of `dim` channels.
+
+    `heads` and `window` are those of its windowed attention; 0 for stage 0, which is convolutional (MBConv).
+    """
+
+    dim: int
+    depth: int
+    heads: int
+    window: int
+    resolution: int
+
+
+STAGES = (
+    Stage(dim=64, depth=2, heads=0, window=0, resolution=256),
+    Stage(dim=128, depth=2, heads=4, window=7, resolution=128),
+    Stage(dim=160, depth=6, heads=5, window=14, resolution=64),
+    Stage(dim=320, depth=2, heads=10, window=7, resolution=64),
+)
+MLP_RATIO = 4
+MBCONV_EXPAND = 4
+EMBED_DIM = 256
+EMBED_SIZE = STAGES[-1].resolution
+
+POINT_EMBEDDINGS = 4  # background, foreground, the box's two corners
+MASK_INPUT_CHANNELS = 16
+DECODER_DEPTH = 2
+DECODER_HEADS = 8
+DECODER_MLP = 2048
+CROSS_ATTENTION_DIM = EMBED_DIM // 2
+MASK_TOKENS = 4
+UPSCALE_DIMS = (EMBED_DIM // 4, EMBED_DIM // 8)
+
+LAYER_NORM_EPS = 1e-5
+LAYER_NORM_2D_EPS = 1e-6
+BATCH_NORM_EPS = 1e-5
+
+
+def attention_bias_index(window: int) -> NDArray[np.intp]:
+    """(N, N) index into a head's `attention_biases` for each query and key of a window, N = window².
+
+    The reference (tiny_vit_sam.py, `Attention`) numbers the offsets (|dy|, |dx|) in order of first
+    appearance, which is row-major: |dy|·window + |dx|.
+    """
+    y, x = np.divmod(np.arange(window * window), window)
+    index: NDArray[np.intp] = np.abs(y[:, None] - y) * window + np.abs(x[:, None] - x)
+    return index
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Shape of a tensor, and whether it is the weight of a convolution or linear layer (fp16 by default)."""
+
+    shape: tuple[int, ...]
+    is_matrix: bool = False
+
+
+def tensor_specs() -> dict[str, TensorSpec]:
+    """Every tensor of a fused checkpoint by its reference name, in the order of the network.
+
+    Layouts are PyTorch's: convolutions (out, in/groups, kh, kw), transposed ones (in, out, kh, kw), linear
+    layers (out, in).
+    """
+    return dict([*_image_encoder(), *_prompt_encoder(), *_mask_decoder()])
+
+
+def expected_tensors() -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a fused checkpoint (BatchNorm folded, no classification head)."""
+    return {name: spec.shape for name, spec in tensor_specs().items()}
+
+
+_Specs = Iterator[tuple[str, TensorSpec]]
+
+
+def _layer(name: str, *weight: int, outputs: int | None = None) -> _Specs:
+    """A convolution or linear layer with a bias of `outputs` (by default the weight's first axis)."""
+    yield f"{name}.weight", TensorSpec(weight, is_matrix=True)
+    yield f"{name}.bias", TensorSpec((weight[0] if outputs is None else outputs,))
+
+
+def _norm(name: str, dim: int) -> _Specs:
+    yield f"{name}.weight", TensorSpec((dim,))
+    yield f"{name}.bias", TensorSpec((dim,))
+
+
+def _inverted_bottleneck(name: str, dim: int, hidden: int, out: int) -> _Specs:
+    """MBConv and PatchMerging: 1×1 to `hidden`, depthwise 3×3, 1×1 to `out`."""
+    yield from _layer(f"{name}.conv1.c", hidden, dim, 1, 1)
+    yield from _layer(f"{name}.conv2.c", hidden, 1, 3, 3)
+    yield from _layer(f"{name}.conv3.c", out, hidden, 1, 1)
+
+
+def _vit_block(name: str, stage: Stage) -> _Specs:
+    dim, hidden = stage.dim, stage.dim * MLP_RATIO
+    yield f"{name}.attn.attention_biases", TensorSpec((stage.heads, stage.window**2))
+    yield from _norm(f"{name}.attn.norm", dim)
+    yield from _layer(f"{name}.attn.qkv", 3 * dim, dim)
+    yield from _layer(f"{name}.attn.proj", dim, dim)
+    yield from _layer(f"{name}.local_conv.c", dim, 1, 3, 3)
+    yield from _norm(f"{name}.mlp.norm", dim)
+    yield from _layer(f"{name}.mlp.fc1", hidden, dim)
+    yield from _layer(f"{name}.mlp.fc2", dim, hidden)
+
+
+def _image_encoder() -> _Specs:
+    root, first = "image_encoder", STAGES[0].dim
+    yield from _layer(f"{root}.patch_embed.seq.0.c", first // 2, 3, 3, 3)
+    yield from _layer(f"{root}.patch_embed.seq.2.c", first, first // 2, 3, 3)
+    for index, stage in enumerate(STAGES):
+        for block in range(stage.depth):
+            name = f"{root}.layers.{index}.blocks.{block}"
+            if stage.heads:
+                yield from _vit_block(name, stage)
+            else:
+                yield from _inverted_bottleneck(name, stage.dim, stage.dim * MBCONV_EXPAND, stage.dim)
+        if stage is not STAGES[-1]:
+            out = STAGES[index + 1].dim
+            yield from _inverted_bottleneck(f"{root}.layers.{index}.downsample", stage.dim, out, out)
+    yield f"{root}.neck.0.weight", TensorSpec((EMBED_DIM, STAGES[-1].dim, 1, 1), is_matrix=True)
+    yield from _norm(f"{root}.neck.1", EMBED_DIM)
+    yield f"{root}.neck.2.weight", TensorSpec((EMBED_DIM, EMBED_DIM, 3, 3), is_matrix=True)
+    yield from _norm(f"{root}.neck.3", EMBED_DIM)
+
+
+def _prompt_encoder() -> _Specs:
+    root, channels = "prompt_encoder", MASK_INPUT_CHANNELS
+    yield f"{root}.pe_layer.positional_encoding_gaussian_matrix", TensorSpec((2, EMBED_DIM // 2))
+    for index in range(POINT_EMBEDDINGS):
+        yield f"{root}.point_embeddings.{index}.weight", TensorSpec((1, EMBED_DIM))
+    yield f"{root}.not_a_point_embed.weight", TensorSpec((1, EMBED_DIM))
+    yield from _layer(f"{root}.mask_downscaling.0", channels // 4, 1, 2, 2)
+    yield from _norm(f"{root}.mask_downscaling.1", channels // 4)
+    yield from _layer(f"{root}.mask_downscaling.3", channels, channels // 4, 2, 2)
+    yield from _norm(f"{root}.mask_downscaling.4", channels)
+    yield from _layer(f"{root}.mask_downscaling.6", EMBED_DIM, channels, 1, 1)
+    yield f"{root}.no_mask_embed.weight", TensorSpec((1, EMBED_DIM))
+
+
+def _attention(name: str, inner: int) -> _Specs:
+    for projection in ("q_proj", "k_proj", "v_proj"):
+        yield from _layer(f"{name}.{projection}", inner, EMBED_DIM)
+    yield from _layer(f"{name}.out_proj", EMBED_DIM, inner)
+
+
+def _mlp_head(name: str, out: int) -> _Specs:
+    for index, width in enumerate((EMBED_DIM, EMBED_DIM, out)):
+        yield from _layer(f"{name}.layers.{index}", width, EMBED_DIM)
+
+
+def _mask_decoder() -> _Specs:
+    root = "mask_decoder"
+    for index in range(DECODER_DEPTH):
+        name = f"{root}.transformer.layers.{index}"
+        yield from _attention(f"{name}.self_attn", EMBED_DIM)
+        yield from _attention(f"{name}.cross_attn_token_to_image", CROSS_ATTENTION_DIM)
+        yield from _layer(f"{name}.mlp.lin1", DECODER_MLP, EMBED_DIM)
+        yield from _layer(f"{name}.mlp.lin2", EMBED_DIM, DECODER_MLP)
+        yield from _attention(f"{name}.cross_attn_image_to_token", CROSS_ATTENTION_DIM)
+        for norm in range(1, 5):
+            yield from _norm(f"{name}.norm{norm}", EMBED_DIM)
+    yield from _attention(f"{root}.transformer.final_attn_token_to_image", CROSS_ATTENTION_DIM)
+    yield from _norm(f"{root}.transformer.norm_final_attn", EMBED_DIM)
+    yield f"{root}.iou_token.weight", TensorSpec((1, EMBED_DIM))
+    yield f"{root}.mask_tokens.weight", TensorSpec((MASK_TOKENS, EMBED_DIM))
+    half, out = UPSCALE_DIMS
+    yield from _layer(f"{root}.output_upscaling.0", EMBED_DIM, half, 2, 2, outputs=half)
+    yield from _norm(f"{root}.output_upscaling.1", half)
+    yield from _layer(f"{root}.output_upscaling.3", half, out, 2, 2, outputs=out)
+    for index in range(MASK_TOKENS):
+        yield from _mlp_head(f"{root}.output_hypernetworks_mlps.{index}", out)
+    yield from _mlp_head(f"{root}.iou_prediction_head", MASK_TOKENS)

@@ -1,0 +1,133 @@
+"""TinyViT-5M, the image encoder, one class per module of the reference's modeling/tiny_vit_sam.py.
+
+Maps are (H, W, C) float32, channels contiguous; names are the reference's. Every BatchNorm is folded into its convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+from .config import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage, attention_bias_index
+from .parameters import F32, Parameters
+
+
+class PatchEmbed:
+    """(1024, 1024, 3) to (256, 256, 64): two 3×3 convolutions of stride 2 with a GELU between them."""
+
+    def __init__(self, p: Parameters) -> None:
+        self.conv1 = p.conv("seq.0.c")
+        self.conv2 = p.conv("seq.2.c")
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        c1, c2 = self.conv1, self.conv2
+        x = kernels.conv2d(x, c1.weight, c1.bias, stride=2, pad=1, activation="gelu", threads=threads)
+        return kernels.conv2d(x, c2.weight, c2.bias, stride=2, pad=1, threads=threads)
+
+
+class Bottleneck:
+    """1×1, GELU, depthwise 3×3, GELU, 1×1: ``PatchMerging``, and with the shortcut and a last GELU ``MBConv``."""
+
+    def __init__(self, p: Parameters, *, stride: int = 1, residual: bool = False) -> None:
+        self.conv1 = p.linear("conv1.c")
+        self.conv2 = p.depthwise("conv2.c")
+        self.conv3 = p.linear("conv3.c")
+        self.stride = stride
+        self.residual = residual
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        c1, c2, c3 = self.conv1, self.conv2, self.conv3
+        return kernels.mbconv(
+            x, c1.weight, c1.bias, c2.weight, c2.bias, c3.weight, c3.bias,
+            stride=self.stride, residual=self.residual, threads=threads,
+        )  # fmt: skip
+
+
+class TinyViTBlock:
+    """x += attn(x) in windows; x = local_conv(x); x += mlp(x)."""
+
+    def __init__(self, p: Parameters, stage: Stage) -> None:
+        self.window = stage.window
+        self.norm = p.norm("attn.norm")
+        self.qkv = p.linear("attn.qkv")
+        self.proj = p.linear("attn.proj")
+        biases = p.tensor("attn.attention_biases")[:, attention_bias_index(stage.window)]
+        self.attention_bias = kernels.pad_attention_bias(np.ascontiguousarray(biases))
+        self.local_conv = p.depthwise("local_conv.c")
+        self.mlp_norm = p.norm("mlp.norm")
+        self.fc1 = p.linear("mlp.fc1")
+        self.fc2 = p.linear("mlp.fc2")
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        x = kernels.window_attention(
+            x, self.norm.weight, self.norm.bias, self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias,
+            self.attention_bias, window=self.window, eps=LAYER_NORM_EPS, out=x, threads=threads,
+        )  # fmt: skip
+        return kernels.local_mlp(
+            x, self.local_conv.weight, self.local_conv.bias, self.mlp_norm.weight, self.mlp_norm.bias,
+            self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, eps=LAYER_NORM_EPS, threads=threads,
+        )  # fmt: skip
+
+
+class Layer:
+    """A stage, ``ConvLayer`` or ``BasicLayer``: its blocks, then the PatchMerging to the next stage's map."""
+
+    def __init__(self, p: Parameters, stage: Stage, following: Stage | None) -> None:
+        self.blocks = [
+            TinyViTBlock(p / "blocks" / i, stage) if stage.window else Bottleneck(p / "blocks" / i, residual=True)
+            for i in range(stage.depth)
+        ]
+        self.downsample = None
+        if following is not None:
+            self.downsample = Bottleneck(p / "downsample", stride=stage.resolution // following.resolution)
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        for block in self.blocks:
+            x = block(x, threads)
+        return x if self.downsample is None else self.downsample(x, threads)
+
+
+class Neck:
+    """1×1 and 3×3 convolutions to 256 channels, each followed by LayerNorm2d."""
+
+    def __init__(self, p: Parameters) -> None:
+        self.conv1, self.norm1 = p.linear("0"), p.norm("1")
+        self.conv2, self.norm2 = p.conv("2"), p.norm("3")
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        x = kernels.linear(x, self.conv1.weight, threads=threads)
+        x = self._norm(x, self.norm1.weight, self.norm1.bias, threads)
+        x = kernels.conv2d(x, self.conv2.weight, pad=1, threads=threads)
+        return self._norm(x, self.norm2.weight, self.norm2.bias, threads)
+
+    @staticmethod
+    def _norm(x: F32, weight: F32, bias: F32, threads: int) -> F32:
+        return kernels.layer_norm(x, weight, bias, eps=LAYER_NORM_2D_EPS, out=x, threads=threads)
+
+
+class ImageEncoder:
+    """x (1024, 1024, 3) float32, normalised and zero-padded, to features (64, 64, 256) float32.
+
+    Immutable once made. Raises TypeError or ValueError for an x of another shape or dtype.
+    """
+
+    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int) -> None:
+        p = Parameters(weights, threads) / "image_encoder"
+        self.threads = threads
+        self.patch_embed = PatchEmbed(p / "patch_embed")
+        self.layers = [
+            Layer(p / "layers" / i, stage, following)
+            for i, (stage, following) in enumerate(zip(STAGES, [*STAGES[1:], None]))
+        ]
+        self.neck = Neck(p / "neck")
+
+    def __call__(self, x: F32) -> F32:
+        if x.shape != (IMG_SIZE, IMG_SIZE, 3):
+            raise ValueError(f"x: expected shape {(IMG_SIZE, IMG_SIZE, 3)}, got {x.shape}")
+        x = self.patch_embed(x, self.threads)
+        for layer in self.layers:
+            x = layer(x, self.threads)
+        return self.neck(x, self.threads)

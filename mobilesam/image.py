@@ -1,0 +1,175 @@
+"""Pictures in and out: reading, the way to the encoder's input, overlays, whole files or none.
+
+Resizing, normalising and padding follow MobileSAM's `utils/transforms.py` (ResizeLongestSide) and
+`modeling/sam.py` (Sam.preprocess) bit for bit; the way back is `kernels.resize_logits`.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+
+from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
+
+ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+Size: TypeAlias = tuple[int, int]  # height, width
+
+FILL_COLOUR = (0, 150, 255)
+FILL_ALPHA = 0.4
+INNER_LINE_COLOUR = (0, 90, 255)
+OUTER_LINE_COLOUR = (255, 255, 255)
+
+
+def open_rgb(image: ImageLike) -> Image.Image:
+    """The image as a PIL image of mode RGB.
+
+    image: a path (EXIF orientation honoured), a PIL image, or a uint8 (H, W, 3) RGB array. Alpha is dropped,
+    gray and palette are converted, 16-bit gray is scaled by its range, an animation gives its first frame.
+    Raises OSError for a file that cannot be opened, ValueError for one that is no image, damaged or empty,
+    TypeError for anything else.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:
+            raise TypeError(f"an image array must be uint8 (H, W, 3) RGB, got dtype {image.dtype}")
+        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(f"an image array must be uint8 (H, W, 3) RGB, got shape {image.shape}")
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        return _to_rgb(image)
+    if not isinstance(image, (str, os.PathLike)):
+        raise TypeError(f"image must be a path, a PIL image or a uint8 RGB array, got {type(image).__name__}")
+    with Path(image).open("rb") as file:
+        try:
+            picture: Image.Image = Image.open(file)
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _to_rgb(picture)
+        except MemoryError:
+            raise
+        except UnidentifiedImageError:
+            raise ValueError(f"not an image that Pillow can read: {os.fspath(image)}") from None
+        except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
+            raise ValueError(f"cannot decode image {os.fspath(image)}: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if 0 in image.size:
+        raise ValueError(f"the image is empty: {image.width}x{image.height} pixels")
+    if image.mode == "RGB":
+        image.load()
+        return image
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("an integer gray image must hold 16-bit values (0 to 65535)")
+        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("a floating-point gray image (mode F) has no known range; convert it to uint8 first")
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def read_image(image: ImageLike) -> NDArray[np.uint8]:
+    """The image as a uint8 (H, W, 3) RGB array; accepts and raises what `open_rgb` does."""
+    return np.asarray(open_rgb(image))
+
+
+def resized_size(height: int, width: int) -> Size:
+    """The size (new_h, new_w) on the 1024-pixel canvas: the longest side becomes 1024, halves round up.
+
+    A side that would round to 0 (beyond 2048:1, where the reference fails) becomes 1.
+    """
+    scale = IMG_SIZE / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def to_encoder_input(image: Image.Image | NDArray[np.uint8]) -> tuple[NDArray[np.float32], Size]:
+    """What the encoder reads: resized (Pillow's BILINEAR, in uint8), normalised, zero-padded right and below.
+
+    image: RGB, a PIL image or a uint8 (H, W, 3) array. Returns x (1024, 1024, 3) float32 and the size
+    (new_h, new_w) of the part that the image fills.
+    """
+    if isinstance(image, np.ndarray):
+        image = Image.fromarray(image)
+    new_h, new_w = resized_size(image.height, image.width)
+    if image.size != (new_w, new_h):
+        image = image.resize((new_w, new_h), Image.Resampling.BILINEAR)
+    x = np.zeros((IMG_SIZE, IMG_SIZE, 3), np.float32)
+    # Rows of 3·new_w values, not of 3: NumPy's inner loop runs along the last axis.
+    filled = x.reshape(IMG_SIZE, IMG_SIZE * 3)[:new_h, : new_w * 3]
+    mean, std = (np.tile(np.array(channels, np.float32), new_w) for channels in (PIXEL_MEAN, PIXEL_STD))
+    np.subtract(np.asarray(image).reshape(new_h, -1), mean, out=filled)
+    np.divide(filled, std, out=filled)
+    return x, (new_h, new_w)
+
+
+def mask_image(mask: NDArray[np.bool_]) -> Image.Image:
+    """A bool (H, W) mask as an 8-bit gray image of 0 and 255."""
+    return Image.fromarray(mask.view(np.uint8) * np.uint8(255))
+
+
+def draw_overlay(image: ImageLike, mask: NDArray[np.bool_]) -> Image.Image:
+    """The image in its own size, the mask (H, W) bool on it as a translucent colour with a two-tone outline.
+
+    Raises ValueError where the sizes differ.
+    """
+    photo = open_rgb(image)
+    height, width = mask.shape
+    if photo.size != (width, height):
+        raise ValueError(f"the mask is {width}x{height} but the image is {photo.width}x{photo.height} pixels")
+    inside = mask_image(mask)
+    # A box blur costs the same at any radius; it is strictly between 0 and 255 near the contour only.
+    blurred = np.asarray(inside.filter(ImageFilter.BoxBlur(max(1, round(max(photo.size) / 800)))))
+    contour = (blurred > 0) & (blurred < 255)
+    drawn = photo.copy()
+    drawn.paste(FILL_COLOUR, mask=inside.point([0] * 255 + [round(255 * FILL_ALPHA)]))
+    drawn.paste(INNER_LINE_COLOUR, mask=mask_image(contour & mask))
+    drawn.paste(OUTER_LINE_COLOUR, mask=mask_image(contour & ~mask))
+    return drawn
+
+
+def check_folder(path: Path) -> None:
+    """Raise OSError where no file can be written: no such folder, no permission, or a folder itself."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no such folder to write into: {path.parent}")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write a file over a folder: {path}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"no permission to write into folder: {path.parent}")
+
+
+def check_output(path: str | os.PathLike[str], mode: str = "L") -> Path:
+    """The path, where an image of this PIL mode can be written; nothing is created.
+
+    Raises ValueError for an extension that Pillow cannot write in that mode, OSError as `check_folder`.
+    """
+    path = Path(path)
+    extension = path.suffix.lower()
+    Image.preinit()  # the common formats; init() imports them all
+    if extension not in Image.EXTENSION:
+        Image.init()
+    try:
+        Image.new(mode, (1, 1)).save(io.BytesIO(), Image.EXTENSION[extension])
+    except (KeyError, OSError, ValueError):
+        raise ValueError(f"cannot write an image as {extension!r}, use .png: {path}") from None
+    check_folder(path)
+    return path
+
+
+def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write the image, in the format of the path's extension, beside the path and then over it in one step.
+
+    Raises what `check_output` raises, before anything is written; a failure leaves no file behind.
+    """
+    path = check_output(path, image.mode)
+    temporary = path.with_name(f".{os.urandom(8).hex()}{path.suffix}")
+    try:
+        image.save(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,75 @@
+"""A checkpoint's tensors in the form that the kernels read: channels contiguous, matrices packed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import kernels
+from .kernels import Panels
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A linear layer or a convolution: its packed weight and its bias."""
+
+    weight: Panels
+    bias: F32 | None
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """A norm's or a depthwise convolution's weight and bias, float32."""
+
+    weight: F32
+    bias: F32
+
+
+class Parameters:
+    """The tensors under a prefix of the reference's names; ``p / "blocks" / 0`` is the prefix below."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], threads: int, prefix: str = "") -> None:
+        self._tensors = tensors
+        self._threads = threads
+        self._prefix = prefix
+
+    def __truediv__(self, name: str | int) -> Parameters:
+        return Parameters(self._tensors, self._threads, f"{self._prefix}{name}.")
+
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._tensors
+
+    def tensor(self, name: str) -> F32:
+        """A tensor as it is in the checkpoint, in float32."""
+        return np.ascontiguousarray(self._tensors[self._prefix + name], np.float32)
+
+    def linear(self, name: str) -> Layer:
+        """(N, K), or the (OC, C, 1, 1) of a 1×1 convolution, packed."""
+        weight = self._tensors[f"{self._prefix}{name}.weight"]
+        return self._layer(weight.reshape(weight.shape[0], -1), name)
+
+    def conv(self, name: str) -> Layer:
+        """(OC, C, KH, KW) as (OC, KH, KW, C), packed."""
+        return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name)
+
+    def conv_transpose(self, name: str) -> Layer:
+        """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns, packed."""
+        weight = self._tensors[f"{self._prefix}{name}.weight"]
+        return self._layer(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]), name)
+
+    def depthwise(self, name: str) -> Vectors:
+        """(C, 1, KH, KW) as (KH, KW, C)."""
+        weight = self.tensor(f"{name}.weight")[:, 0].transpose(1, 2, 0)
+        return Vectors(np.ascontiguousarray(weight), self.tensor(f"{name}.bias"))
+
+    def norm(self, name: str) -> Vectors:
+        return Vectors(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"))
+
+    def _layer(self, weight: NDArray[np.generic], name: str) -> Layer:
+        bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self else None
+        return Layer(kernels.pack(weight, threads=self._threads), bias)

@@ -1,0 +1,8 @@
+"""The same as `mobilesam convert`: SOURCE [SOURCE] --output FILE [--dtype fp16|fp32]."""
+
+import sys
+
+from mobilesam.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["convert", *sys.argv[1:]]))

@@ -1,0 +1,106 @@
+"""Build: one static library of micro-kernels per ISA, each with its own flags, and one extension per kernel module."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_clib import build_clib
+from setuptools.command.build_ext import build_ext
+
+MICRO = "kernels/micro"
+CFLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+X86 = {
+    "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512".split(),
+    "avx2": "-mavx2 -mfma -mf16c".split(),
+    "x86_64_v2": ["-march=x86-64-v2"],
+}
+ARM = {"neon": []}
+STUBS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(platform.machine().lower())
+if STUBS is None:
+    sys.exit(f"mobilesam's kernels are written for x86-64 and AArch64, not for {platform.machine()}")
+
+HEADERS = sorted(map(str, Path(MICRO).glob("*.h")))
+MODULES = sorted(Path("kernels").glob("*.pyx"))
+
+
+def openmp_works(compiler) -> bool:
+    """Whether a program with an OpenMP pragma compiles and links; MOBILESAM_OPENMP=0 says no."""
+    if os.environ.get("MOBILESAM_OPENMP") == "0":
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+        try:
+            objects = compiler.compile([str(source)], output_dir="/", extra_postargs=["-fopenmp"])
+            compiler.link_executable(objects, "probe", output_dir=folder, extra_postargs=["-fopenmp"])
+        except Exception:
+            return False
+    return True
+
+
+class BuildLibraries(build_clib):
+    """build_clib rebuilds a stub when a header changes."""
+
+    def build_libraries(self, libraries) -> None:
+        for _, info in libraries:
+            info["obj_deps"] = {"": HEADERS}
+        super().build_libraries(libraries)
+
+
+class BuildExtensions(build_ext):
+    """build_ext with OpenMP where the compiler has it."""
+
+    def build_extensions(self) -> None:
+        if openmp_works(self.compiler):
+            for extension in self.extensions:
+                extension.extra_compile_args.append("-fopenmp")
+                extension.extra_link_args.append("-fopenmp")
+        else:
+            print("mobilesam: no OpenMP here: the kernels will run on one thread", file=sys.stderr)
+        super().build_extensions()
+
+
+extensions = [
+    Extension(
+        f"mobilesam.kernels.{path.stem}",
+        [str(path)],
+        include_dirs=[MICRO],
+        depends=HEADERS,
+        extra_compile_args=["-O2", "-std=gnu11", "-Wno-unused-function"],
+    )
+    for path in MODULES
+]
+
+setup(
+    packages=["mobilesam", "mobilesam.kernels", "mobilesam.weights"],
+    package_dir={"mobilesam": "mobilesam", "mobilesam.kernels": "kernels", "mobilesam.weights": "weights"},
+    package_data={
+        "mobilesam": ["py.typed", "*.pyi"],
+        "mobilesam.kernels": ["*.pyi"],
+        "mobilesam.weights": ["*.safetensors", "README.md", "LICENSE*"],
+    },
+    libraries=[
+        (f"mobilesam_{name}", {"sources": [f"{MICRO}/{name}.c"], "include_dirs": [MICRO], "cflags": CFLAGS + flags})
+        for name, flags in STUBS.items()
+    ],
+    ext_modules=cythonize(
+        extensions,
+        include_path=["kernels"],
+        build_dir="build/cython",
+        language_level=3,
+        compiler_directives={
+            "boundscheck": False,
+            "cdivision": True,
+            "initializedcheck": False,
+            "embedsignature": True,
+            "freethreading_compatible": True,
+        },
+    ),
+    cmdclass={"build_clib": BuildLibraries, "build_ext": BuildExtensions},
+)
