@@ -1,7 +1,13 @@
 """Fast kernels on channel-contiguous (NHWC) float32 arrays. ``reference.py`` defines every one in NumPy."""
 
 from mobilesam.kernels import isa, threads
-from mobilesam.kernels.attention import cross_attention, pad_attention_bias, window_attention
+from mobilesam.kernels.attention import (
+    KeysValues,
+    cross_attention,
+    pack_keys_values,
+    pad_attention_bias,
+    window_attention,
+)
 from mobilesam.kernels.conv import conv2d, conv_transpose2d, pack_transpose
 from mobilesam.kernels.depthwise import depthwise_conv2d
 from mobilesam.kernels.gemm import linear, pack
@@ -10,13 +16,18 @@ from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.resize import resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, softmax
+from mobilesam.kernels.two_way import attend_image, fold_heads, update_image
+from mobilesam.kernels.upscale import upscale_masks
 
 __all__ = [
+    "KeysValues",
     "Panels",
+    "attend_image",
     "conv2d",
     "conv_transpose2d",
     "cross_attention",
     "depthwise_conv2d",
+    "fold_heads",
     "gelu",
     "isa",
     "layer_norm",
@@ -24,10 +35,13 @@ __all__ = [
     "local_mlp",
     "mbconv",
     "pack",
+    "pack_keys_values",
     "pack_transpose",
     "pad_attention_bias",
     "resize_logits",
     "softmax",
     "threads",
+    "update_image",
+    "upscale_masks",
     "window_attention",
 ]

@@ -1,4 +1,6 @@
 """Attention: TinyViT's windowed self-attention as one pass per window, and the decoder's cross attention."""
+from dataclasses import dataclass
+
 import numpy as np
 
 from cython.parallel cimport parallel, prange
@@ -68,7 +70,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
-    p.window, _ = check.pair(window, "window", 1)
+    p.window = check.whole(window, "window", 1)
     p.n = p.window * p.window
     qkv = as_panels(qkv_weight, "qkv_weight", (3 * p.c, p.c), threads=threads)
     proj = as_panels(proj_weight, "proj_weight", (p.c, p.c), threads=threads)
@@ -88,7 +90,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     cdef const float[::1] qb = check.array(qkv_bias, "qkv_bias", (3 * p.c,)), pb = check.array(proj_bias, "proj_bias", (p.c,))
     cdef const float[::1] pad_qkv = linear(np.asarray(nb), qkv, np.asarray(qb), threads=1)
     cdef const float[:, :, ::1] bv = bias, qw = qkv.data, pw = proj.data
-    y = check.output(out, x.shape, *(() if out is x else (x,)))
+    y = check.output(out, x.shape, *(() if out is x else (x,)), norm_weight, norm_bias, qkv_bias, proj_bias, bias)
     cdef const float[::1] xv = x.reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     p.x, p.y, p.norm_weight, p.norm_bias, p.pad_qkv = &xv[0], &yv[0], &nw[0], &nb[0], &pad_qkv[0]
@@ -178,20 +180,56 @@ cdef inline void pack_value(const float *value, int64_t d, int64_t nr, int64_t p
 
 cdef struct cross_pass:
     const float *q
-    const float *k
-    const float *v
+    const float *keys  # (heads, columns/NR, d, NR)
+    const float *values  # (heads, ceil(d/NR), n, NR)
     float *y
-    float *keys  # (heads, columns/NR, d, NR)
-    float *values  # (heads, ceil(d/NR), n, NR)
     int64_t m, n, width, heads, d, columns
-    float scale
 
 
-def cross_attention(q, k, v, *, heads, out=None, threads=None):
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    """Keys (N, D), scaled, and values (N, D) packed per head for many calls of :func:`cross_attention`."""
+
+    keys: np.ndarray
+    values: np.ndarray
+    shape: tuple[int, int]
+    heads: int
+    isa: int
+
+
+def pack_keys_values(k, v, *, heads, threads=None):
+    """Pack k, v (N, D) float32 of ``heads`` heads, as :func:`cross_attention` reads them."""
+    cdef int nthreads = resolve(threads)
+    k = check.array(k, "k", ("N", "D"))
+    v = check.array(v, "v", k.shape)
+    cdef int64_t count = check.whole(heads, "heads", 1), n = k.shape[0], width = k.shape[1], index = isa.index(), h
+    if width % count:
+        raise ValueError(f"heads: expected a divisor of {width} channels, got {heads}")
+    cdef const micro *u = rt.tables[index]
+    cdef int64_t d = width // count, columns = round_up(n, u.nr)
+    keys_ = np.zeros((count, columns * d), np.float32)
+    values_ = np.zeros((count, n * round_up(d, u.nr)), np.float32)
+    cdef const float[:, ::1] kv = k, vv = v
+    cdef float[:, ::1] keys = keys_, values = values_
+    for h in prange(count, nogil=True, num_threads=nthreads, use_threads_if=n * width > 65536, schedule="static"):
+        pack_head(u.nr, n, width, d, &kv[0, h * d], &vv[0, h * d], &keys[h, 0], &values[h, 0])
+    return KeysValues(keys_, values_, (n, width), count, index)
+
+
+cdef void pack_head(int64_t nr, int64_t n, int64_t width, int64_t d, const float *k, const float *v, float *keys,
+                    float *values) noexcept nogil:
+    cdef int64_t j
+    for j in range(n):
+        pack_key(k + j * width, d, 1 / sqrt(d), nr, keys + j // nr * d * nr + j % nr)
+        pack_value(v + j * width, d, nr, n * nr, values + j * nr)
+
+
+def cross_attention(q, k, v=None, *, heads=None, out=None, threads=None):
     """y_h = softmax(q_h k_hᵀ · d^−½) v_h, heads concatenated: the SAM decoder's ``Attention`` after its projections.
 
     Args:
-        q: (M, D) float32; k, v: (N, D) float32.
+        q: (M, D) float32.
+        k, v: (N, D) float32; or k from :func:`pack_keys_values`, and neither v nor heads.
         heads: number of heads, d = D / heads channels each.
         out: (M, D) to write into.
 
@@ -203,30 +241,26 @@ def cross_attention(q, k, v, *, heads, out=None, threads=None):
     cdef cross_pass p
     cdef int nthreads = resolve(threads)
     q = check.array(q, "q", ("M", "D"))
-    k = check.array(k, "k", ("N", q.shape[1]))
-    v = check.array(v, "v", (k.shape[0], q.shape[1]))
-    p.heads, _ = check.pair(heads, "heads", 1)
-    p.m, p.width, p.n = q.shape[0], q.shape[1], k.shape[0]
-    if p.width % p.heads:
-        raise ValueError(f"heads: expected a divisor of {p.width} channels, got {heads}")
     y = check.output(out, q.shape, q, k, v)
-    cdef const micro *u = rt.tables[rt.active[0]]
+    packed = k
+    if not isinstance(k, KeysValues):
+        packed = pack_keys_values(check.array(k, "k", ("N", q.shape[1])), v, heads=heads, threads=threads)
+    elif q.shape[1] != packed.shape[1]:
+        raise ValueError(f"q: expected {packed.shape[1]} channels, got {q.shape[1]}")
+    cdef const micro *u = rt.tables[<int>packed.isa]
+    p.m, p.width, p.n, p.heads = q.shape[0], q.shape[1], packed.shape[0], packed.heads
     p.d = p.width // p.heads
-    p.columns, p.scale = round_up(p.n, u.nr), 1 / sqrt(p.d)
-    keys_ = np.zeros((p.heads, p.columns * p.d), np.float32)
-    values_ = np.zeros((p.heads, p.n * round_up(p.d, u.nr)), np.float32)
-    cdef const float[:, ::1] qv = q, kv = k, vv = v
-    cdef float[:, ::1] yv = y, keys = keys_, values = values_
-    p.q, p.k, p.v, p.y, p.keys, p.values = &qv[0, 0], &kv[0, 0], &vv[0, 0], &yv[0, 0], &keys[0, 0], &values[0, 0]
+    p.columns = round_up(p.n, u.nr)
+    cdef const float[:, ::1] qv = q, keys = packed.keys, values = packed.values
+    cdef float[:, ::1] yv = y
+    p.q, p.y, p.keys, p.values = &qv[0, 0], &yv[0, 0], &keys[0, 0], &values[0, 0]
 
-    cdef int64_t h, unit, blocks = (p.m + QUERIES - 1) // QUERIES
-    cdef size_t size = sizeof(float) * QUERIES * p.columns
+    cdef int64_t unit, block = min(QUERIES, p.m), blocks = (p.m + QUERIES - 1) // QUERIES
+    cdef size_t size = sizeof(float) * block * p.columns
     cdef float *scratch
     cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
+    with nogil, parallel(num_threads=nthreads if p.m * p.n * p.width > 65536 else 1):
         scratch = <float *>rt.scratch(size)
-        for h in prange(p.heads, schedule="static"):
-            pack_head(u, &p, h)
         for unit in prange(blocks * p.heads, schedule="dynamic"):
             if scratch == NULL:
                 failed += 1
@@ -235,15 +269,6 @@ def cross_attention(q, k, v, *, heads, out=None, threads=None):
     if failed:
         raise MemoryError(f"cross_attention: no memory for {size} bytes of scratch")
     return y
-
-
-cdef void pack_head(const micro *u, const cross_pass *p, int64_t h) noexcept nogil:
-    cdef int64_t nr = u.nr, d = p.d, j
-    cdef float *keys = p.keys + h * p.columns * d
-    cdef float *values = p.values + h * p.n * round_up(d, nr)
-    for j in range(p.n):
-        pack_key(p.k + j * p.width + h * d, d, p.scale, nr, keys + j // nr * d * nr + j % nr)
-        pack_value(p.v + j * p.width + h * d, d, nr, p.n * nr, values + j * nr)
 
 
 cdef void cross_block(const micro *u, const cross_pass *p, int64_t h, int64_t i, float *scores) noexcept nogil:

@@ -39,7 +39,7 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
         raise ValueError(f"{name}: expected shape {' or '.join(map(_text, shapes))}, got {value.shape}")
     if value.size == 0:
         raise ValueError(f"{name}: expected at least one element, got shape {value.shape}")
-    return np.ascontiguousarray(value)
+    return value if value.flags.c_contiguous else np.ascontiguousarray(value)
 
 
 def optional(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32 | None:
@@ -62,6 +62,13 @@ def output(out: object, shape: tuple[int, ...], *inputs: object, dtype: type = n
         if isinstance(value, np.ndarray) and np.may_share_memory(out, value):
             raise ValueError("out: expected memory of its own, got an array that overlaps an input")
     return out
+
+
+def whole(value: object, name: str, least: int) -> int:
+    """An int of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
+    return int(value)
 
 
 def pair(value: object, name: str, least: int) -> tuple[int, int]:

@@ -11,8 +11,9 @@ cdef extern from "micro.h" nogil:
         int64_t m, n, k, segments
         const int64_t *offset
         const float *a
-        int64_t lda
+        int64_t lda, step
         const float *b
+        int64_t ldb, panel
         const float *bias
         const float *residual
         int64_t ldr
@@ -36,6 +37,8 @@ cdef extern from "micro.h" nogil:
         void (*layer_norm)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                            float, int) noexcept nogil
         void (*softmax)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*softmax_heads)(float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*exp_columns)(float *, int64_t, int64_t, int64_t, float *, float *) noexcept nogil
         void (*activate)(float *, const float *, int64_t, int) noexcept nogil
         void (*add)(float *, const float *, const float *, int64_t) noexcept nogil
         void (*pack)(float *, const void *, int, int64_t, int64_t, int64_t) noexcept nogil
@@ -75,7 +78,8 @@ cdef inline void gemm(const micro *u, int64_t m, int64_t n, int64_t k, const flo
     cdef gemm_args g
     g.m, g.n, g.k, g.segments = m, n, k, 1
     g.offset = NULL
-    g.a, g.lda, g.b = a, lda, b
+    g.a, g.lda, g.step = a, lda, 1
+    g.b, g.ldb, g.panel = b, u.nr, k * u.nr
     g.bias, g.residual, g.ldr = bias, residual, ldr
     g.y, g.ldy, g.act = y, ldy, act
     u.gemm(&g)

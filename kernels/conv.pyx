@@ -42,7 +42,7 @@ def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None
     shape = (*x.shape[:-3], oh_, ow_, oc)
     bias = check.optional(bias, "bias", (oc,))
     residual = check.optional(residual, "residual", shape)
-    y = check.output(out, shape, x, residual)
+    y = check.output(out, shape, x, bias, residual)
     if (kh, kw, sh, sw, ph, pw) == (1, 1, 1, 1, 0, 0):
         flat = Panels(panels.data, (oc, c), panels.isa)
         linear(x, flat, bias, activation=activation, residual=residual, out=y, threads=threads)
@@ -58,7 +58,8 @@ def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None
     cdef conv_rows rows
     cdef int64_t oh = oh_, ow = ow_, unit, units = yv.shape[0] // (ow * oc)
     rows.g.m, rows.g.n, rows.g.k, rows.g.segments = ow, oc, kh * kw * c // offset.shape[0], offset.shape[0]
-    rows.g.offset, rows.g.lda, rows.g.b = &offset[0], sw * c, &w[0, 0, 0]
+    rows.g.offset, rows.g.lda, rows.g.step = &offset[0], sw * c, 1
+    rows.g.b, rows.g.ldb, rows.g.panel = &w[0, 0, 0], w.shape[2], w.shape[1] * w.shape[2]
     rows.g.bias, rows.g.act, rows.g.ldr, rows.g.ldy = floats(bv), act, oc, oc
     rows.x, rows.residual, rows.y = &xv[0], floats(rv), &yv[0]
     rows.oh, rows.image, rows.step = oh, x.shape[-3] * x.shape[-2] * c, sh * x.shape[-2] * c
@@ -108,12 +109,12 @@ def conv_transpose2d(x, weight, bias=None, *, activation=None, out=None, threads
     cdef int act = check.activation(activation), nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"), ("B", "H", "W", "C"))
     if not isinstance(weight, Panels):
-        weight = pack_transpose(check.array(weight, "weight", ("OC", 2, 2, x.shape[-1])), threads=threads)
-    elif len(weight.shape) != 2 or weight.shape[1] != x.shape[-1] or weight.n % 4:
-        raise ValueError(f"weight: expected shape (4·OC, {x.shape[-1]}), got Panels of {weight.shape}")
+        weight = pack_transpose(weight, threads=threads)
+    if len(weight.shape) != 2 or weight.shape[1] != x.shape[-1] or weight.n % 4:
+        raise ValueError(f"weight: expected 4·OC rows of {x.shape[-1]} packed by pack_transpose, got Panels of {weight.shape}")
     cdef int64_t n = weight.n, oc = n // 4, c = x.shape[-1], width = x.shape[-2]
     bias = check.optional(bias, "bias", (oc,))
-    y = check.output(out, (*x.shape[:-3], 2 * x.shape[-3], 2 * width, oc), x)
+    y = check.output(out, (*x.shape[:-3], 2 * x.shape[-3], 2 * width, oc), x, bias)
     tiled = None if bias is None else np.tile(bias, 4)
     cdef const float[::1] xv = x.reshape(-1), bv = tiled
     cdef const float[:, :, ::1] w = weight.data
@@ -148,5 +149,6 @@ cdef void transpose_row(const micro *u, const float *x, const float *w, const fl
 
 def pack_transpose(weight, *, threads=None):
     """Pack the (OC, 2, 2, C) weight of :func:`conv_transpose2d`: Panels of shape (4·OC, C), rows ordered (i, j, o)."""
+    weight = check.array(weight, "weight", ("OC", 2, 2, "C"))
     rows = np.ascontiguousarray(weight.transpose(1, 2, 0, 3)).reshape(-1, weight.shape[-1])
     return as_panels(rows, "weight", rows.shape, threads=threads)

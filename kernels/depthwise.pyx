@@ -54,7 +54,7 @@ def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activ
     d.dh, d.dw = check.pair(dilation, "dilation", 1)
     d.oh = check.conv_size(d.height, d.kh, d.sh, d.ph, d.dh, "height")
     d.ow = check.conv_size(d.width, d.kw, d.sw, d.pw, d.dw, "width")
-    y = check.output(out, (*x.shape[:-3], d.oh, d.ow, d.channels), x)
+    y = check.output(out, (*x.shape[:-3], d.oh, d.ow, d.channels), x, weight, bias)
 
     cdef const micro *u = rt.tables[rt.active[0]]
     d.path = PATH_TAPS

@@ -77,7 +77,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     shape = (*x.shape[:-1], weight.n)
     bias = check.optional(bias, "bias", (weight.n,))
     residual = check.optional(residual, "residual", shape)
-    y = check.output(out, shape, x, residual)
+    y = check.output(out, shape, x, bias, residual)
     cdef const float[::1] xv = x.reshape(-1), bv = bias
     cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
     cdef const float[:, :, ::1] w = weight.data

@@ -60,11 +60,11 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
         raise ValueError("w3: packed for another ISA than w1")
     if p.e < u.vl:
         raise ValueError(f"w1: expected at least {u.vl} hidden channels, got {p.e}")
-    p.stride, _ = check.pair(stride, "stride", 1)
+    p.stride = check.whole(stride, "stride", 1)
     if p.stride > 2 or (residual and (p.stride, p.oc) != (1, p.c)):
         raise ValueError(f"stride: expected 1 or 2, and 1 with as many channels out as in for a residual, got {stride}")
     p.oh, p.ow = (p.height - 1) // p.stride + 1, (p.width - 1) // p.stride + 1
-    y = check.output(out, (p.oh, p.ow, p.oc), x)
+    y = check.output(out, (p.oh, p.ow, p.oc), x, b1, w2, b2, b3)
     cdef const float[::1] xv = x.reshape(-1), w2v = check.array(w2, "w2", (3, 3, p.e)).reshape(-1)
     cdef const float[::1] b1v = check.array(b1, "b1", (p.e,)), b2v = check.array(b2, "b2", (p.e,)), b3v = check.array(b3, "b3", (p.oc,))
     cdef const float[:, :, ::1] w1v = expand.data, w3v = project.data

@@ -61,7 +61,7 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     cdef const float[::1] b1 = check.array(fc1_bias, "fc1_bias", (p.hidden,)), b2 = check.array(fc2_bias, "fc2_bias", (p.c,))
     cdef const float[::1] zeros = np.zeros(p.conv.width * p.c, np.float32)
     cdef const float[:, :, ::1] w1 = fc1.data, w2 = fc2.data
-    y = check.output(out, x.shape, x)
+    y = check.output(out, x.shape, x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_bias, fc2_bias)
     cdef float[::1] yv = y.reshape(-1)
     p.conv.x, p.conv.weight, p.conv.bias, p.conv.zeros = &xv[0], &cw[0], &cb[0], &zeros[0]
     p.conv.channels, p.conv.stride, p.conv.act = p.c, 1, ACT_NONE

@@ -1,7 +1,8 @@
 """The definition of every operation of `mobilesam.kernels`, in plain NumPy and float64.
 
-Each function opens with its equation and says, as simply as possible, what the compiled kernel of its name must
-compute. It takes the kernel's arguments (without `threads` and `out`), computes in float64 and returns float64.
+Each function opens with its equation and says, as simply as possible, what the compiled kernel of its name
+must compute. It takes the kernel's arguments (without `threads` and `out`), computes in float64 and returns
+float64.
 
 Layout: maps are (..., H, W, C), channels last; `...` is any number of batch axes. Convolution weights are
 (OC, KH, KW, C), linear weights (N, K). `activation` is None, "gelu" or "relu".
@@ -16,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
 Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
+
+HEADS = 8  # of the mask decoder's attentions between tokens and image
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -176,6 +179,83 @@ def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> 
     q, k, v = (np.stack(np.split(_f64(t), heads, axis=1)) for t in (q, k, v))
     y = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1])) @ v
     return np.concatenate(list(y), axis=1)
+
+
+def fold_heads(tokens: ArrayLike, weight: ArrayLike) -> Array:
+    """y[8·t + h, d] = Σ_i tokens[t, h·e + i]·weight[h·e + i, d],  i < e = E/8, h < 8
+
+    tokens (T, E), weight (E, D), y (8T, D). A head's scores q_h·(W_h·x) are (W_hᵀ·q_h)·x: the projection of many x
+    becomes one of few q.
+    """
+    tokens, weight = _f64(tokens), _f64(weight)
+    y = np.einsum(
+        "the,hed->thd", tokens.reshape(len(tokens), HEADS, -1), weight.reshape(HEADS, -1, weight.shape[1])
+    )
+    return y.reshape(-1, weight.shape[1])
+
+
+def attend_image(x: ArrayLike, pe: ArrayLike, queries: ArrayLike) -> Array:
+    """y[r] = Σ_n P[r, n]·x[n],  P = softmax(queries·(x + pe)ᵀ)
+
+    x and pe (N, D), queries (R, D), y (R, D). SAM's token to image attention before the value projection, with queries
+    from `fold_heads`.
+    """
+    x = _f64(x)
+    return softmax(_f64(queries) @ (x + _f64(pe)).T) @ x
+
+
+def update_image(
+    x: ArrayLike,
+    pe: ArrayLike,
+    keys: ArrayLike,
+    key_bias: ArrayLike,
+    values: ArrayLike,
+    bias: ArrayLike,
+    norm_weight: ArrayLike,
+    norm_bias: ArrayLike,
+    *,
+    source: ArrayLike | None = None,
+    queries: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> tuple[Array, Array | None]:
+    """y = layer_norm(x + P·values + bias),  P[n, 8·t + h] = softmax_t(source[n]·keys[8·t + h] + key_bias[8·t + h])
+
+    x, pe and y (N, D); keys (8T, K), key_bias (8T,), values (8T, D); bias, norm_weight and norm_bias (D,); source (N, K),
+    x + pe by default. The second result is `attend_image(y, pe, queries)`, or None without queries. SAM's image to token
+    attention, with keys and values from `fold_heads`, and the next attention back.
+    """
+    x, pe = _f64(x), _f64(pe)
+    scores = (x + pe if source is None else _f64(source)) @ _f64(keys).T + _f64(key_bias)
+    by_head = scores.reshape(len(x), -1, HEADS).swapaxes(1, 2)
+    weights = softmax(by_head).swapaxes(1, 2).reshape(scores.shape)
+    y = layer_norm(x + weights @ _f64(values) + _f64(bias), norm_weight, norm_bias, eps=eps)
+    return y, None if queries is None else attend_image(y, pe, queries)
+
+
+def upscale_masks(
+    x: ArrayLike,
+    w1: ArrayLike,
+    b1: ArrayLike,
+    norm_weight: ArrayLike,
+    norm_bias: ArrayLike,
+    w2: ArrayLike,
+    b2: ArrayLike,
+    hyper: ArrayLike,
+    *,
+    eps: float = 1e-6,
+) -> Array:
+    """t = gelu(layer_norm(conv_transpose2d(x, w1, b1)));  y[m] = gelu(conv_transpose2d(t, w2, b2))·hyper[m]
+
+    x (H, W, C); w1 (4·C1, C) and w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`; b1, norm_weight and norm_bias
+    (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` and the masks in SAM's `mask_decoder.py`.
+    """
+
+    def upscale(x: Array, rows: ArrayLike, bias: ArrayLike) -> Array:
+        weight = _f64(rows).reshape(2, 2, -1, x.shape[-1])
+        return conv_transpose2d(x, weight.transpose(2, 0, 1, 3), bias)
+
+    t = layer_norm(upscale(_f64(x), w1, b1), norm_weight, norm_bias, eps=eps, activation="gelu")
+    return np.moveaxis(gelu(upscale(t, w2, b2)) @ _f64(hyper).T, -1, 0)
 
 
 def mbconv(

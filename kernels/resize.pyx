@@ -48,6 +48,8 @@ def resize_logits(x, *, padded=(1024, 1024), crop, size, threshold=None, out=Non
         raise ValueError(f"crop: expected at most {(p_h, p_w)}, got {crop}")
     p.h0, p.w0 = x.shape[1:]
     cdef bint to_bool = threshold is not None
+    if to_bool and (isinstance(threshold, bool) or not isinstance(threshold, (int, float, np.number))):
+        raise TypeError(f"threshold: expected None or a number, got {threshold!r}")
     y = check.output(out, (x.shape[0], p.h2, p.w2), x, dtype=np.bool_ if to_bool else np.float32)
     axes = [_axis(p.h0, p_h, p.h1), _axis(p.w0, p_w, p.w1), _axis(p.h1, p.h2, p.h2), _axis(p.w1, p.w2, p.w2)]
     p.rows1, p.columns1, p.rows2, p.columns2 = as_map(axes[0]), as_map(axes[1]), as_map(axes[2]), as_map(axes[3])

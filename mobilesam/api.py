@@ -3,6 +3,7 @@
 import os
 import threading
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +11,7 @@ from PIL import Image
 
 from . import kernels
 from .checkpoint import Checkpoint, open_checkpoint
-from .decoder import MaskDecoder
+from .decoder import ImageTokens, MaskDecoder
 from .encoder import ImageEncoder
 from .image import (
     ImageLike,
@@ -101,6 +102,11 @@ class Embedding:
         prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
         return self.model._answer(self, prompt, multimask)
 
+    @cached_property
+    def _image_tokens(self) -> ImageTokens:
+        """What the decoding of every prompt without a mask starts from."""
+        return self.model._image_tokens(self.features, None)
+
 
 class MobileSAM:
     """A loaded model. Immutable: any number of threads may use it at once.
@@ -129,13 +135,12 @@ class MobileSAM:
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 
     def _answer(self, embedding: Embedding, prompt: "_Prompt", multimask: bool) -> Segmentation:
-        low_res, scores = self.mask_decoder(
-            embedding.features,
-            self.prompt_encoder.dense_pe(),
-            self.prompt_encoder.sparse(prompt.points, prompt.labels, prompt.box),
-            self.prompt_encoder.dense(prompt.mask_input),
-            multimask=multimask,
-        )
+        if prompt.mask_input is None:
+            image = embedding._image_tokens
+        else:
+            image = self._image_tokens(embedding.features, prompt.mask_input)
+        sparse = self.prompt_encoder.sparse(prompt.points, prompt.labels, prompt.box)
+        low_res, scores = self.mask_decoder(image, sparse, multimask=multimask)
         masks = kernels.resize_logits(
             low_res,
             crop=embedding.input_size,
@@ -144,6 +149,13 @@ class MobileSAM:
             threads=self.threads,
         )
         return Segmentation(masks, scores, low_res)
+
+    def _image_tokens(
+        self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None
+    ) -> ImageTokens:
+        prompts = self.prompt_encoder
+        dense, reuse = prompts.dense(mask_input), mask_input is None
+        return self.mask_decoder.image_tokens(features, prompts.dense_pe(), dense, reuse=reuse)
 
 
 def load(weights: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> MobileSAM:
@@ -206,10 +218,10 @@ def _checked_prompt(
     box: ArrayLike | None,
     mask_input: ArrayLike | None,
 ) -> _Prompt:
-    if points is None and box is None and mask_input is None:
-        raise ValueError("no prompt: give points, a box or a mask_input")
     if points is None and labels is not None:
         raise ValueError("labels without points")
+    if points is None and box is None and mask_input is None:
+        raise ValueError("no prompt: give points, a box or a mask_input")
     checked_points = np.empty((0, 2)) if points is None else _checked_points(points, size)
     return _Prompt(
         _to_canvas(checked_points, size),

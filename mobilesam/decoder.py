@@ -1,18 +1,21 @@
 """The mask decoder: a two-way transformer between prompt tokens and the image, then upscaling and scores.
 
-Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Tokens are (T, 256), the
-image 4096 tokens of 256 channels; float32.
+Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Prompt tokens are (T, 256), the
+image N = 4096 tokens of 256 channels; float32. The attentions between the two have two forms with the same result. The direct
+one projects the image. The folded one (see kernels/two_way.pyx) projects the tokens instead: cheaper while they are few.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
 from .config import (
+    CROSS_ATTENTION_DIM,
     DECODER_DEPTH,
     DECODER_HEADS,
     EMBED_DIM,
@@ -21,26 +24,105 @@ from .config import (
     LAYER_NORM_EPS,
     MASK_TOKENS,
 )
+from .kernels import KeysValues
 from .parameters import F32, Layer, Parameters, Vectors
 
+# Per image token and pass, folded: 4·256 multiply-adds a head and token; direct: 4·256·128 for projections, whatever the tokens.
+FOLDED_TOKENS = CROSS_ATTENTION_DIM // DECODER_HEADS
+HEAD_SCALE = np.float32((CROSS_ATTENTION_DIM // DECODER_HEADS) ** -0.5)
 
-class Attention:
-    """Projections to heads, softmax(q kᵀ / √d) v, projection back."""
+
+@dataclass(frozen=True, slots=True)
+class ImageTokens:
+    """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256).
+
+    What every prompt would compute of them again is kept: the first layer's keys and values for the tokens' attention, and its
+    queries (N, 128) for the image's. Both are None for an image that serves one prompt only.
+    """
+
+    x: F32
+    pe: F32
+    keys_values: KeysValues | None = None
+    queries: F32 | None = None
+
+
+class SelfAttention:
+    """Attention among the tokens: residual + out_proj(attention)."""
 
     def __init__(self, p: Parameters) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
         self.out_proj = p.linear("out_proj")
 
     def __call__(self, q: F32, k: F32, v: F32, residual: F32 | None, threads: int) -> F32:
-        """residual + attention, (M, 256) for q (M, 256), k and v (N, 256)."""
-        mixed = kernels.cross_attention(
-            _linear(q, self.q_proj, threads),
-            _linear(k, self.k_proj, threads),
-            _linear(v, self.v_proj, threads),
-            heads=DECODER_HEADS,
-            threads=threads,
-        )
-        return kernels.linear(mixed, self.out_proj.weight, self.out_proj.bias, residual=residual, threads=threads)
+        q, k, v = _linear(q, self.q_proj, threads), _linear(k, self.k_proj, threads), _linear(v, self.v_proj, threads)
+        mixed = kernels.cross_attention(q, k, v, heads=DECODER_HEADS, threads=threads)
+        return _linear(mixed, self.out_proj, threads, residual)
+
+
+class TokenToImage:
+    """Tokens attending to the image. ``attended`` is (T, 128), what the heads mixed, before the projection back."""
+
+    def __init__(self, p: Parameters) -> None:
+        self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
+        self.k_rows = p.tensor("k_proj.weight")
+        self.out_proj = p.linear("out_proj")
+
+    def keys_values(self, image: F32, pe: F32, threads: int) -> KeysValues:
+        k, v = _linear(image + pe, self.k_proj, threads), _linear(image, self.v_proj, threads)
+        return kernels.pack_keys_values(k, v, heads=DECODER_HEADS, threads=threads)
+
+    def direct(self, tokens: F32, image: KeysValues, threads: int) -> F32:
+        """attended, of tokens that carry their positional encoding."""
+        return kernels.cross_attention(_linear(tokens, self.q_proj, threads), image, threads=threads)
+
+    def fold(self, tokens: F32, threads: int) -> F32:
+        """The tokens' queries (8·T, 256) to compare with the image itself."""
+        return kernels.fold_heads(_linear(tokens, self.q_proj, threads) * HEAD_SCALE, self.k_rows)
+
+    def unfold(self, mixed: F32, threads: int) -> F32:
+        """attended, from the image's tokens as each query mixed them, (8·T, 256)."""
+        values = _linear(mixed, self.v_proj, threads).reshape(-1, DECODER_HEADS, DECODER_HEADS, FOLDED_TOKENS)
+        return np.ascontiguousarray(np.einsum("thhe->the", values)).reshape(-1, CROSS_ATTENTION_DIM)
+
+    def project(self, attended: F32, residual: F32, threads: int) -> F32:
+        return _linear(attended, self.out_proj, threads, residual)
+
+
+class ImageToToken:
+    """The image attending to the tokens, with the shortcut and LayerNorm that follow."""
+
+    def __init__(self, p: Parameters, norm: Vectors) -> None:
+        self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
+        self.out_proj, self.norm = p.linear("out_proj"), norm
+        self.q_rows = p.tensor("q_proj.weight")
+        self.q_bias, self.out_bias = p.tensor("q_proj.bias"), p.tensor("out_proj.bias")
+        self.out_rows = np.ascontiguousarray(p.tensor("out_proj.weight").T)
+
+    def direct(self, image: F32, queries: F32, tokens: F32, token_pe: F32, threads: int) -> F32:
+        """The updated image (N, 256), from its projected queries (N, 128)."""
+        k, v = _linear(tokens + token_pe, self.k_proj, threads), _linear(tokens, self.v_proj, threads)
+        mixed = kernels.cross_attention(queries, k, v, heads=DECODER_HEADS, threads=threads)
+        return _norm(_linear(mixed, self.out_proj, threads, image), self.norm, threads)
+
+    def folded(
+        self, image: ImageTokens, tokens: F32, token_pe: F32, next_queries: F32, threads: int
+    ) -> tuple[F32, F32]:
+        """The updated image (N, 256), and its tokens as ``next_queries`` mix them."""
+        k = _linear(tokens + token_pe, self.k_proj, threads) * HEAD_SCALE
+        v = _linear(tokens, self.v_proj, threads)
+        by_head = (-1, DECODER_HEADS, FOLDED_TOKENS)
+        if image.queries is None:
+            keys = kernels.fold_heads(k, self.q_rows)
+            key_bias = (k.reshape(by_head) * self.q_bias.reshape(by_head)).sum(axis=-1).reshape(-1)
+        else:
+            keys = kernels.fold_heads(k, np.eye(CROSS_ATTENTION_DIM, dtype=np.float32))
+            key_bias = np.zeros(len(keys), np.float32)
+        y, mixed = kernels.update_image(
+            image.x, image.pe, keys, key_bias, kernels.fold_heads(v, self.out_rows), self.out_bias,
+            self.norm.weight, self.norm.bias, source=image.queries, queries=next_queries,
+            eps=LAYER_NORM_EPS, threads=threads,
+        )  # fmt: skip
+        return y, mixed
 
 
 class TwoWayAttentionBlock:
@@ -48,48 +130,74 @@ class TwoWayAttentionBlock:
 
     def __init__(self, p: Parameters, *, skip_first_layer_pe: bool) -> None:
         self.skip_first_layer_pe = skip_first_layer_pe
-        self.self_attn = Attention(p / "self_attn")
-        self.cross_attn_token_to_image = Attention(p / "cross_attn_token_to_image")
-        self.cross_attn_image_to_token = Attention(p / "cross_attn_image_to_token")
+        self.self_attn = SelfAttention(p / "self_attn")
+        self.cross_attn_token_to_image = TokenToImage(p / "cross_attn_token_to_image")
+        self.cross_attn_image_to_token = ImageToToken(p / "cross_attn_image_to_token", p.norm("norm4"))
         self.lin1, self.lin2 = p.linear("mlp.lin1"), p.linear("mlp.lin2")
-        self.norm1, self.norm2, self.norm3, self.norm4 = (p.norm(f"norm{i}") for i in (1, 2, 3, 4))
+        self.norm1, self.norm2, self.norm3 = (p.norm(f"norm{i}") for i in (1, 2, 3))
 
-    def __call__(self, queries: F32, keys: F32, query_pe: F32, key_pe: F32, threads: int) -> tuple[F32, F32]:
+    def attend_self(self, queries: F32, query_pe: F32, threads: int) -> F32:
         if self.skip_first_layer_pe:
             queries = self.self_attn(queries, queries, queries, None, threads)
         else:
             q = queries + query_pe
             queries = self.self_attn(q, q, queries, queries, threads)
-        queries = _norm(queries, self.norm1, threads)
+        return _norm(queries, self.norm1, threads)
 
-        keys_at = keys + key_pe
-        queries = self.cross_attn_token_to_image(queries + query_pe, keys_at, keys, queries, threads)
+    def digest(self, queries: F32, attended: F32, threads: int) -> F32:
+        """What the tokens saw of the image, added, then their MLP."""
+        queries = self.cross_attn_token_to_image.project(attended, queries, threads)
         queries = _norm(queries, self.norm2, threads)
-
         hidden = kernels.linear(queries, self.lin1.weight, self.lin1.bias, activation="relu", threads=threads)
-        queries = kernels.linear(hidden, self.lin2.weight, self.lin2.bias, residual=queries, threads=threads)
-        queries = _norm(queries, self.norm3, threads)
-
-        keys = self.cross_attn_image_to_token(keys_at, queries + query_pe, queries, keys, threads)
-        return queries, _norm(keys, self.norm4, threads)
+        return _norm(_linear(hidden, self.lin2, threads, queries), self.norm3, threads)
 
 
 class TwoWayTransformer:
-    """Two blocks, then a last attention from the tokens to the image."""
+    """Two blocks, then a last attention from the tokens to the image.
+
+    An image's update by one block and the attention of the next one's tokens to the result are one pass over the image: those
+    tokens' queries do not depend on it.
+    """
 
     def __init__(self, p: Parameters) -> None:
         self.layers = [
             TwoWayAttentionBlock(p / "layers" / i, skip_first_layer_pe=i == 0) for i in range(DECODER_DEPTH)
         ]
-        self.final_attn_token_to_image = Attention(p / "final_attn_token_to_image")
+        self.final_attn_token_to_image = TokenToImage(p / "final_attn_token_to_image")
         self.norm_final_attn = p.norm("norm_final_attn")
 
-    def __call__(self, keys: F32, key_pe: F32, tokens: F32, threads: int) -> tuple[F32, F32]:
-        queries = tokens
-        for layer in self.layers:
-            queries, keys = layer(queries, keys, tokens, key_pe, threads)
-        queries = self.final_attn_token_to_image(queries + tokens, keys + key_pe, keys, queries, threads)
-        return _norm(queries, self.norm_final_attn, threads), keys
+    def __call__(self, image: ImageTokens, tokens: F32, threads: int) -> tuple[F32, F32]:
+        """The tokens (T, 256) and the image (N, 256) after the transformer."""
+        first = self.layers[0]
+        queries = first.attend_self(tokens, tokens, threads)
+        attended = self._first_look(first.cross_attn_token_to_image, image, queries + tokens, threads)
+        attentions = [*(layer.cross_attn_token_to_image for layer in self.layers[1:]), self.final_attn_token_to_image]
+        for i, (layer, attention) in enumerate(zip(self.layers, attentions)):
+            before = layer.digest(queries, attended, threads)
+            queries = before if i == DECODER_DEPTH - 1 else self.layers[i + 1].attend_self(before, tokens, threads)
+            update = layer.cross_attn_image_to_token
+            if len(tokens) <= FOLDED_TOKENS:
+                folded = attention.fold(queries + tokens, threads)
+                x, mixed = update.folded(image, before, tokens, folded, threads)
+                attended = attention.unfold(mixed, threads)
+            else:
+                image_queries = image.queries
+                if image_queries is None:
+                    image_queries = _linear(image.x + image.pe, update.q_proj, threads)
+                x = update.direct(image.x, image_queries, before, tokens, threads)
+                attended = attention.direct(queries + tokens, attention.keys_values(x, image.pe, threads), threads)
+            image = ImageTokens(x, image.pe)
+        queries = self.final_attn_token_to_image.project(attended, queries, threads)
+        return _norm(queries, self.norm_final_attn, threads), image.x
+
+    @staticmethod
+    def _first_look(attention: TokenToImage, image: ImageTokens, tokens: F32, threads: int) -> F32:
+        if image.keys_values is not None:
+            return attention.direct(tokens, image.keys_values, threads)
+        if len(tokens) > FOLDED_TOKENS:
+            return attention.direct(tokens, attention.keys_values(image.x, image.pe, threads), threads)
+        mixed = kernels.attend_image(image.x, image.pe, attention.fold(tokens, threads), threads=threads)
+        return attention.unfold(mixed, threads)
 
 
 class MLP:
@@ -117,36 +225,39 @@ class MaskDecoder:
         self.output_hypernetworks_mlps = [MLP(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = MLP(p / "iou_prediction_head")
 
-    def __call__(
-        self, features: F32, image_pe: F32, sparse: F32, dense: F32, *, multimask: bool
-    ) -> tuple[F32, F32]:
+    def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
+        """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.
+
+        features, image_pe (64, 64, 256); dense (64, 64, 256), or (256,) the same everywhere.
+        """
+        x = (features + dense).reshape(-1, EMBED_DIM)
+        pe = image_pe.reshape(-1, EMBED_DIM)
+        if not reuse:
+            return ImageTokens(x, pe)
+        first = self.transformer.layers[0]
+        keys_values = first.cross_attn_token_to_image.keys_values(x, pe, self.threads)
+        return ImageTokens(x, pe, keys_values, _linear(x + pe, first.cross_attn_image_to_token.q_proj, self.threads))
+
+    def __call__(self, image: ImageTokens, sparse: F32, *, multimask: bool) -> tuple[F32, F32]:
         """low_res (C, 256, 256) and scores (C,) of the mask tokens 1 to 3 with ``multimask``, else of token 0.
 
-        features, image_pe (64, 64, 256); sparse (T, 256) prompt tokens; dense (64, 64, 256) or (256,).
+        sparse (T, 256) are the prompt's tokens, of which there may be none.
         """
         tokens = np.concatenate([self.output_tokens, sparse])
-        keys = (features + dense).reshape(-1, EMBED_DIM)
-        queries, keys = self.transformer(keys, image_pe.reshape(-1, EMBED_DIM), tokens, self.threads)
-
+        queries, x = self.transformer(image, tokens, self.threads)
         wanted = range(1, MASK_TOKENS) if multimask else range(1)
-        upscaled = self._upscale(keys.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM))
         hyper = np.concatenate([self.output_hypernetworks_mlps[i](queries[1 + i : 2 + i], self.threads) for i in wanted])
-        low_res = kernels.linear(hyper, upscaled.reshape(-1, upscaled.shape[-1]), threads=self.threads)
+        low_res = kernels.upscale_masks(
+            x.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM), self.upscale1.weight, self.upscale1.bias,
+            self.upscale_norm.weight, self.upscale_norm.bias, self.upscale2.weight, self.upscale2.bias, hyper,
+            eps=LAYER_NORM_2D_EPS, threads=self.threads,
+        )  # fmt: skip
         scores = self.iou_prediction_head(queries[:1], self.threads)[0, wanted.start : wanted.stop]
-        return low_res.reshape(len(wanted), *upscaled.shape[:2]), scores.copy()
-
-    def _upscale(self, x: F32) -> F32:
-        """(64, 64, 256) to (256, 256, 32)."""
-        first, second, norm = self.upscale1, self.upscale2, self.upscale_norm
-        x = kernels.conv_transpose2d(x, first.weight, first.bias, threads=self.threads)
-        x = kernels.layer_norm(
-            x, norm.weight, norm.bias, eps=LAYER_NORM_2D_EPS, activation="gelu", out=x, threads=self.threads
-        )
-        return kernels.conv_transpose2d(x, second.weight, second.bias, activation="gelu", threads=self.threads)
+        return low_res, scores.copy()
 
 
-def _linear(x: F32, layer: Layer, threads: int) -> F32:
-    return kernels.linear(x, layer.weight, layer.bias, threads=threads)
+def _linear(x: F32, layer: Layer, threads: int, residual: F32 | None = None) -> F32:
+    return kernels.linear(x, layer.weight, layer.bias, residual=residual, threads=threads)
 
 
 def _norm(x: F32, norm: Vectors, threads: int) -> F32:

@@ -29,6 +29,14 @@ INLINE vf load_part(const float *p, int64_t n, float fill)
 }
 INLINE void store_part(float *p, vf v, int64_t n) { memcpy(p, &v, n * sizeof(float)); }
 
+INLINE vf rotate_lanes(vf v, int shift)
+{
+    float twice[2 * VL];
+    store(twice, v);
+    store(twice + VL, v);
+    return load(twice + shift);
+}
+
 INLINE float sum_lanes(vf v)
 {
     float s[VL];
@@ -66,7 +74,7 @@ INLINE vf gelu_v(vf x)
     return vmax(splat(0.f), x) - a / p;
 }
 
-/* exp(x) for x <= 0 (softmax); below -87 it is 0. Cody & Waite's reduction, then degree 6: 2 ulp. */
+/* exp(x) for x <= 0 (softmax); below -87 it is 0; NaN stays NaN. Cody & Waite's reduction, then degree 6: 2 ulp. */
 INLINE vf exp_v(vf x)
 {
     vf n = x * 1.44269504f + 12582912.f;
@@ -79,7 +87,7 @@ INLINE vf exp_v(vf x)
     p = p * r + 0.5f;
     p = p * (r * r) + r + 1.f;
     vi scale = ((vi)n << 23) + (vi)splat(1.f);
-    return (vf)((vi)(p * (vf)scale) & (x > -87.f));
+    return (vf)((vi)(p * (vf)scale) & ~(x < -87.f));
 }
 
 INLINE vf act_v(vf x, const int act)
@@ -115,7 +123,7 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
                  const float *residual, int64_t ldr, float *y, int64_t ldy)
 {
     vf acc[MR][NV] = {0};
-    const int64_t lda = g->lda;
+    const int64_t lda = g->lda, step = g->step, ldb = g->ldb;
     int64_t room = DEPTH, partial = 0;
     for (int64_t s = 0; s < g->segments; s++) {
         const float *as = a + (g->offset ? g->offset[s] : 0);
@@ -133,7 +141,7 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
             const int64_t count = k < room ? k : room;
             k -= count;
             room -= count;
-            for (int64_t p = 0; p < count; p++, as++, b += NR) {
+            for (int64_t p = 0; p < count; p++, as += step, b += ldb) {
                 vf bv[NV];
                 UNROLL for (int v = 0; v < NV; v++) bv[v] = load(b + v * VL);
                 UNROLL for (int i = 0; i < mr; i++) {
@@ -196,7 +204,7 @@ static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a
 static void gemm(const gemm_args *g)
 {
     for (int64_t j = 0; j < g->n; j += NR) {
-        const float *b = g->b + j * g->k * g->segments;
+        const float *b = g->b + j / NR * g->panel;
         const float *bias = g->bias ? g->bias + j : NULL;
         const int64_t nr = g->n - j < NR ? g->n - j : NR;
         for (int64_t i = 0; i < g->m; i += MR) {
@@ -383,13 +391,52 @@ static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t 
     }
 }
 
+static void softmax_heads(float *x, int64_t ldx, int64_t m, int64_t n)
+{
+    enum { HEADS = 8, STEP = VL > HEADS ? VL : HEADS };
+    for (int64_t i = 0; i < m; i++, x += ldx)
+        for (int64_t h = 0; h < HEADS; h += VL) { /* a vector is a part of a token's heads, or whole tokens */
+            vf top = splat(-INFINITY), sum = splat(0.f);
+            for (int64_t j = h; j < n; j += STEP)
+                top = vmax(top, load(x + j));
+            for (int shift = VL / 2; shift >= HEADS; shift /= 2)
+                top = vmax(top, rotate_lanes(top, shift));
+            for (int64_t j = h; j < n; j += STEP) {
+                vf e = exp_v(load(x + j) - top);
+                sum += e;
+                store(x + j, e);
+            }
+            for (int shift = VL / 2; shift >= HEADS; shift /= 2)
+                sum += rotate_lanes(sum, shift);
+            sum = 1.f / sum;
+            for (int64_t j = h; j < n; j += STEP)
+                store(x + j, load(x + j) * sum);
+        }
+}
+
+static void exp_columns(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum)
+{
+    for (int64_t j = 0; j < n; j += VL) {
+        vf t = load(x + j), s = splat(0.f);
+        for (int64_t i = 1; i < m; i++)
+            t = vmax(t, load(x + i * ldx + j));
+        for (int64_t i = 0; i < m; i++) {
+            vf e = exp_v(load(x + i * ldx + j) - t);
+            s += e;
+            store(x + i * ldx + j, e);
+        }
+        store(top + j, t);
+        store(sum + j, s);
+    }
+}
+
 static void add(float *y, const float *x0, const float *x1, int64_t count)
 {
     for (int64_t j = 0; j < count; j++)
         y[j] = x0[j] + x1[j];
 }
 
-/* IEEE half to float by moving the exponent's bias with a multiplication, which also normalises subnormals; finite only. */
+/* IEEE half to float by moving the exponent's bias with a multiplication, which also normalises subnormals. */
 INLINE float from_half(uint16_t h)
 {
     const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
@@ -398,7 +445,7 @@ INLINE float from_half(uint16_t h)
     f *= 0x1p112f;
     uint32_t bits;
     memcpy(&bits, &f, sizeof f);
-    bits |= sign;
+    bits |= sign | ((h & 0x7c00) == 0x7c00 ? 0x7f800000 : 0);
     memcpy(&f, &bits, sizeof f);
     return f;
 }
@@ -445,6 +492,7 @@ static void above(uint8_t *y, const float *x, float threshold, int64_t count)
 const micro NAME(ISA) = {
     .name = TEXT(ISA), .vl = VL, .mr = MR, .nr = NR,
     .gemm = gemm, .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
-    .layer_norm = layer_norm, .softmax = softmax, .activate = activate, .add = add, .pack = pack, .blend = blend,
+    .layer_norm = layer_norm, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
+    .activate = activate, .add = add, .pack = pack, .blend = blend,
     .resample = resample, .above = above,
 };

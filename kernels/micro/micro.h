@@ -6,17 +6,19 @@
 
 enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
 
-/* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
- * b is packed in panels of NR columns, (ceil(n/NR), segments*k, NR), the last one padded with zeros.
+/* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
+ * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. Packed weights have ldb = NR, panel =
+ * segments*k*NR, and zeros behind the last column; rows of a map serve as b with ldb their stride and panel = NR, n % NR = 0.
  * A 1x1 convolution has one segment; a 3x3 one has three, each KW*C contiguous floats of an input row. */
 typedef struct {
     int64_t m, n, k, segments;
     const int64_t *offset; /* NULL: one segment, at 0 */
     const float *a;
-    int64_t lda;
+    int64_t lda, step; /* step 1: rows of a; lda 1: its columns, a transposed */
     const float *b;
+    int64_t ldb, panel;
     const float *bias; /* (n) or NULL */
-    const float *residual; /* or NULL; not y */
+    const float *residual; /* or NULL; y itself only where segments*k <= 256 */
     int64_t ldr;
     float *y;
     int64_t ldy;
@@ -49,6 +51,10 @@ typedef struct {
     void (*layer_norm)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t channels,
                        const float *weight, const float *bias, float eps, int act);
     void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n);
+    /* in place, over t for each of 8 heads: x[i, 8*t + h]; n is a multiple of 16, with -inf in padded columns */
+    void (*softmax_heads)(float *x, int64_t ldx, int64_t m, int64_t n);
+    /* in place, over i for each column: x = exp(x - top), top = max_i x, sum = sum_i exp(x - top); n % vl = 0 */
+    void (*exp_columns)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
     void (*activate)(float *y, const float *x, int64_t count, int act);
     void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1 */
     /* a panel of NR columns: y[p, j] = w[j, p],  p < k, j < n, zeros for n <= j < NR; w's rows are float32, or float16 */
