@@ -14,10 +14,22 @@ from setuptools.command.build_clib import build_clib
 from setuptools.command.build_ext import build_ext
 
 MICRO = "kernels/micro"
-CFLAGS = ["-std=gnu11", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
+CFLAGS = [
+    "-std=gnu11",
+    "-O3",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fvisibility=hidden",
+]
 X86 = {
-    "avx512": "-mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512".split(),
-    "avx2": "-mavx2 -mfma -mf16c".split(),
+    "avx512": [
+        *(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl")),
+        "-mfma",
+        "-mf16c",
+        "-mprefer-vector-width=512",
+    ],
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
     "x86_64_v2": ["-march=x86-64-v2"],
 }
 ARM = {"neon": []}
@@ -86,7 +98,10 @@ setup(
         "mobilesam.weights": ["*.safetensors", "README.md", "LICENSE*"],
     },
     libraries=[
-        (f"mobilesam_{name}", {"sources": [f"{MICRO}/{name}.c"], "include_dirs": [MICRO], "cflags": CFLAGS + flags})
+        (
+            f"mobilesam_{name}",
+            {"sources": [f"{MICRO}/{name}.c"], "include_dirs": [MICRO], "cflags": CFLAGS + flags},
+        )
         for name, flags in STUBS.items()
     ],
     ext_modules=cythonize(

@@ -30,7 +30,7 @@ def _text(wanted: tuple[Dim, ...]) -> str:
 
 
 def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
-    """``value`` as a C-contiguous float32 array of one of ``shapes``; strided views are copied, other dtypes refused."""
+    """``value`` as a C-contiguous float32 array of one of ``shapes``; views are copied, other dtypes refused."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
     if value.dtype != np.float32:
@@ -47,7 +47,9 @@ def optional(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32 | None:
     return None if value is None else array(value, name, *shapes)
 
 
-def output(out: object, shape: tuple[int, ...], *inputs: object, dtype: type = np.float32) -> NDArray:
+def output(
+    out: object, shape: tuple[int, ...], *inputs: object, dtype: type[np.generic] = np.float32
+) -> NDArray[np.generic]:
     """``out`` if it can hold the result and shares no memory with an input, a new array where it is None."""
     if out is None:
         return np.empty(shape, dtype)

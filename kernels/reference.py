@@ -178,7 +178,7 @@ def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> 
     """
     q, k, v = (np.stack(np.split(_f64(t), heads, axis=1)) for t in (q, k, v))
     y = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1])) @ v
-    return np.concatenate(list(y), axis=1)
+    return _f64(np.concatenate(list(y), axis=1))
 
 
 def fold_heads(tokens: ArrayLike, weight: ArrayLike) -> Array:
@@ -188,20 +188,18 @@ def fold_heads(tokens: ArrayLike, weight: ArrayLike) -> Array:
     becomes one of few q.
     """
     tokens, weight = _f64(tokens), _f64(weight)
-    y = np.einsum(
-        "the,hed->thd", tokens.reshape(len(tokens), HEADS, -1), weight.reshape(HEADS, -1, weight.shape[1])
-    )
+    y = np.einsum("the,hed->thd", tokens.reshape(len(tokens), HEADS, -1), weight.reshape(HEADS, -1, weight.shape[1]))
     return y.reshape(-1, weight.shape[1])
 
 
 def attend_image(x: ArrayLike, pe: ArrayLike, queries: ArrayLike) -> Array:
     """y[r] = Σ_n P[r, n]·x[n],  P = softmax(queries·(x + pe)ᵀ)
 
-    x and pe (N, D), queries (R, D), y (R, D). SAM's token to image attention before the value projection, with queries
-    from `fold_heads`.
+    x and pe (N, D), queries and y (R, D). SAM's token to image attention before the value projection, with
+    queries from `fold_heads`.
     """
     x = _f64(x)
-    return softmax(_f64(queries) @ (x + _f64(pe)).T) @ x
+    return _f64(softmax(_f64(queries) @ (x + _f64(pe)).T) @ x)
 
 
 def update_image(
@@ -218,11 +216,11 @@ def update_image(
     queries: ArrayLike | None = None,
     eps: float = 1e-5,
 ) -> tuple[Array, Array | None]:
-    """y = layer_norm(x + P·values + bias),  P[n, 8·t + h] = softmax_t(source[n]·keys[8·t + h] + key_bias[8·t + h])
+    """y = layer_norm(x + P·values + bias),  P[n, r] = softmax_t(source[n]·keys[r] + key_bias[r]), r = 8·t + h
 
-    x, pe and y (N, D); keys (8T, K), key_bias (8T,), values (8T, D); bias, norm_weight and norm_bias (D,); source (N, K),
-    x + pe by default. The second result is `attend_image(y, pe, queries)`, or None without queries. SAM's image to token
-    attention, with keys and values from `fold_heads`, and the next attention back.
+    x, pe and y (N, D); keys (8T, K), key_bias (8T,), values (8T, D); bias, norm_weight and norm_bias (D,);
+    source (N, K), x + pe by default. The second result is `attend_image(y, pe, queries)`, None without
+    queries. SAM's image to token attention, keys and values from `fold_heads`, and the next attention back.
     """
     x, pe = _f64(x), _f64(pe)
     scores = (x + pe if source is None else _f64(source)) @ _f64(keys).T + _f64(key_bias)
@@ -246,8 +244,9 @@ def upscale_masks(
 ) -> Array:
     """t = gelu(layer_norm(conv_transpose2d(x, w1, b1)));  y[m] = gelu(conv_transpose2d(t, w2, b2))·hyper[m]
 
-    x (H, W, C); w1 (4·C1, C) and w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`; b1, norm_weight and norm_bias
-    (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` and the masks in SAM's `mask_decoder.py`.
+    x (H, W, C); w1 (4·C1, C) and w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`; b1, norm_weight
+    and norm_bias (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` and the masks drawn from it
+    in SAM's `mask_decoder.py`.
     """
 
     def upscale(x: Array, rows: ArrayLike, bias: ArrayLike) -> Array:
@@ -352,9 +351,7 @@ def _epilogue(y: Any, bias: ArrayLike | None, residual: ArrayLike | None, activa
     return _activate(y, activation)
 
 
-def _taps(
-    x: Array, kernel: Sequence[int], stride: Pair, pad: Pair, dilation: Pair
-) -> list[tuple[int, int, Array]]:
+def _taps(x: Array, kernel: Sequence[int], stride: Pair, pad: Pair, dilation: Pair) -> list[tuple[int, int, Array]]:
     """For each kernel element i, j: (i, j, the pixels of x that it meets, (..., OH, OW, C))."""
     (sh, sw), (ph, pw), (dh, dw) = _pair(stride), _pair(pad), _pair(dilation)
     x = np.pad(x, [(0, 0)] * (x.ndim - 3) + [(ph, ph), (pw, pw), (0, 0)])

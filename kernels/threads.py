@@ -62,8 +62,8 @@ def default_threads() -> int:
 def resolve(threads: int | None) -> int:
     """The number of threads a kernel call runs on.
 
-    One without OpenMP, and one in a forked child: its copy of the OpenMP pool has no threads, and waiting for them would
-    hang.
+    One without OpenMP, and one in a forked child: its copy of the OpenMP pool has no threads, and waiting for them
+    would hang.
     """
     count = _default if threads is None else checked(threads)
     return 1 if _forked or not isa.openmp() else count

@@ -1,8 +1,9 @@
 """The mask decoder: a two-way transformer between prompt tokens and the image, then upscaling and scores.
 
-Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Prompt tokens are (T, 256), the
-image N = 4096 tokens of 256 channels; float32. The attentions between the two have two forms with the same result. The direct
-one projects the image. The folded one (see kernels/two_way.pyx) projects the tokens instead: cheaper while they are few.
+Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Prompt tokens are
+(T, 256), the image N = 4096 tokens of 256 channels; float32. The attentions between the two have two forms with the
+same result. The direct one projects the image. The folded one (see kernels/two_way.pyx) projects the tokens instead:
+cheaper while they are few.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ from .config import (
 from .kernels import KeysValues
 from .parameters import F32, Layer, Parameters, Vectors
 
-# Per image token and pass, folded: 4·256 multiply-adds a head and token; direct: 4·256·128 for projections, whatever the tokens.
+HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
+HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
+# An update and an attention cost an image token 4·256·8·T multiply-adds folded, 4·256·128 direct: equal at T = 16.
 FOLDED_TOKENS = CROSS_ATTENTION_DIM // DECODER_HEADS
-HEAD_SCALE = np.float32((CROSS_ATTENTION_DIM // DECODER_HEADS) ** -0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
     """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256).
 
-    What every prompt would compute of them again is kept: the first layer's keys and values for the tokens' attention, and its
-    queries (N, 128) for the image's. Both are None for an image that serves one prompt only.
+    What every prompt would compute of them again is kept: the first layer's keys and values for the tokens' attention,
+    and its queries (N, 128) for the image's. Both are None for an image that serves one prompt only.
     """
 
     x: F32
@@ -54,7 +56,11 @@ class SelfAttention:
         self.out_proj = p.linear("out_proj")
 
     def __call__(self, q: F32, k: F32, v: F32, residual: F32 | None, threads: int) -> F32:
-        q, k, v = _linear(q, self.q_proj, threads), _linear(k, self.k_proj, threads), _linear(v, self.v_proj, threads)
+        q, k, v = (
+            _linear(q, self.q_proj, threads),
+            _linear(k, self.k_proj, threads),
+            _linear(v, self.v_proj, threads),
+        )
         mixed = kernels.cross_attention(q, k, v, heads=DECODER_HEADS, threads=threads)
         return _linear(mixed, self.out_proj, threads, residual)
 
@@ -81,7 +87,7 @@ class TokenToImage:
 
     def unfold(self, mixed: F32, threads: int) -> F32:
         """attended, from the image's tokens as each query mixed them, (8·T, 256)."""
-        values = _linear(mixed, self.v_proj, threads).reshape(-1, DECODER_HEADS, DECODER_HEADS, FOLDED_TOKENS)
+        values = _linear(mixed, self.v_proj, threads).reshape(-1, DECODER_HEADS, DECODER_HEADS, HEAD_DIM)
         return np.ascontiguousarray(np.einsum("thhe->the", values)).reshape(-1, CROSS_ATTENTION_DIM)
 
     def project(self, attended: F32, residual: F32, threads: int) -> F32:
@@ -110,7 +116,7 @@ class ImageToToken:
         """The updated image (N, 256), and its tokens as ``next_queries`` mix them."""
         k = _linear(tokens + token_pe, self.k_proj, threads) * HEAD_SCALE
         v = _linear(tokens, self.v_proj, threads)
-        by_head = (-1, DECODER_HEADS, FOLDED_TOKENS)
+        by_head = (-1, DECODER_HEADS, HEAD_DIM)
         if image.queries is None:
             keys = kernels.fold_heads(k, self.q_rows)
             key_bias = (k.reshape(by_head) * self.q_bias.reshape(by_head)).sum(axis=-1).reshape(-1)
@@ -155,14 +161,12 @@ class TwoWayAttentionBlock:
 class TwoWayTransformer:
     """Two blocks, then a last attention from the tokens to the image.
 
-    An image's update by one block and the attention of the next one's tokens to the result are one pass over the image: those
-    tokens' queries do not depend on it.
+    An image's update by one block and the attention of the next one's tokens to the result are one pass over the image:
+    those tokens' queries do not depend on it.
     """
 
     def __init__(self, p: Parameters) -> None:
-        self.layers = [
-            TwoWayAttentionBlock(p / "layers" / i, skip_first_layer_pe=i == 0) for i in range(DECODER_DEPTH)
-        ]
+        self.layers = [TwoWayAttentionBlock(p / "layers" / i, skip_first_layer_pe=i == 0) for i in range(DECODER_DEPTH)]
         self.final_attn_token_to_image = TokenToImage(p / "final_attn_token_to_image")
         self.norm_final_attn = p.norm("norm_final_attn")
 
@@ -171,7 +175,10 @@ class TwoWayTransformer:
         first = self.layers[0]
         queries = first.attend_self(tokens, tokens, threads)
         attended = self._first_look(first.cross_attn_token_to_image, image, queries + tokens, threads)
-        attentions = [*(layer.cross_attn_token_to_image for layer in self.layers[1:]), self.final_attn_token_to_image]
+        attentions = [
+            *(layer.cross_attn_token_to_image for layer in self.layers[1:]),
+            self.final_attn_token_to_image,
+        ]
         for i, (layer, attention) in enumerate(zip(self.layers, attentions)):
             before = layer.digest(queries, attended, threads)
             queries = before if i == DECODER_DEPTH - 1 else self.layers[i + 1].attend_self(before, tokens, threads)
@@ -246,7 +253,9 @@ class MaskDecoder:
         tokens = np.concatenate([self.output_tokens, sparse])
         queries, x = self.transformer(image, tokens, self.threads)
         wanted = range(1, MASK_TOKENS) if multimask else range(1)
-        hyper = np.concatenate([self.output_hypernetworks_mlps[i](queries[1 + i : 2 + i], self.threads) for i in wanted])
+        hyper = np.concatenate(
+            [self.output_hypernetworks_mlps[i](queries[1 + i : 2 + i], self.threads) for i in wanted]
+        )
         low_res = kernels.upscale_masks(
             x.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM), self.upscale1.weight, self.upscale1.bias,
             self.upscale_norm.weight, self.upscale_norm.bias, self.upscale2.weight, self.upscale2.bias, hyper,

@@ -1,6 +1,7 @@
 """TinyViT-5M, the image encoder, one class per module of the reference's modeling/tiny_vit_sam.py.
 
-Maps are (H, W, C) float32, channels contiguous; names are the reference's. Every BatchNorm is folded into its convolution.
+Maps are (H, W, C) float32, channels contiguous; names are the reference's. Every BatchNorm is folded into its
+convolution.
 """
 
 from __future__ import annotations

@@ -62,7 +62,13 @@ class PromptEncoder:
         for conv, norm in zip(self.mask_convs, self.mask_norms):
             x = kernels.conv2d(x, conv.weight, conv.bias, stride=2, threads=self.threads)
             x = kernels.layer_norm(
-                x, norm.weight, norm.bias, eps=LAYER_NORM_2D_EPS, activation="gelu", out=x, threads=self.threads
+                x,
+                norm.weight,
+                norm.bias,
+                eps=LAYER_NORM_2D_EPS,
+                activation="gelu",
+                out=x,
+                threads=self.threads,
             )
         last = self.mask_convs[-1]
         return kernels.conv2d(x, last.weight, last.bias, threads=self.threads)
@@ -80,5 +86,5 @@ class PromptEncoder:
 
     def _encode(self, coordinates: F32) -> F32:
         """(..., 2) in [0, 1] to (..., 256): sines and cosines of 128 random frequencies (Tancik et al., 2020)."""
-        phase = np.float32(2 * math.pi) * ((2 * coordinates - 1) @ self.gaussian)
+        phase: F32 = np.float32(2 * math.pi) * ((2 * coordinates - 1) @ self.gaussian)
         return np.concatenate([np.sin(phase), np.cos(phase)], axis=-1)

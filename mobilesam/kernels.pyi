@@ -1,0 +1,219 @@
+# The kernels' signatures for type checkers; kernels/ is installed as mobilesam.kernels.
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Literal, TypeAlias, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32: TypeAlias = NDArray[np.float32]
+Activation: TypeAlias = Literal["gelu", "relu"] | None
+Pair: TypeAlias = int | tuple[int, int]
+Weight: TypeAlias = F32 | Panels
+
+class _Isa(ModuleType):
+    def available(self) -> tuple[str, ...]: ...
+    def current(self) -> str: ...
+    def index(self, name: str | None = None) -> int: ...
+    def panel_width(self, name: str | None = None) -> int: ...
+    def register_tile(self, name: str | None = None) -> tuple[int, int, int]: ...
+    def openmp(self) -> bool: ...
+    def cpu_features(self) -> tuple[str, ...]: ...
+
+    class use:
+        def __init__(self, name: str) -> None: ...
+        def __enter__(self) -> str: ...
+        def __exit__(self, *_: object) -> None: ...
+
+class _Threads(ModuleType):
+    def default_threads(self) -> int: ...
+    def checked(self, threads: object, name: str = "threads") -> int: ...
+    def resolve(self, threads: int | None) -> int: ...
+
+isa: _Isa
+threads: _Threads
+
+@dataclass(frozen=True, slots=True)
+class Panels:
+    data: F32
+    shape: tuple[int, ...]
+    isa: int
+    @property
+    def n(self) -> int: ...
+    @property
+    def k(self) -> int: ...
+
+@dataclass(frozen=True, slots=True)
+class KeysValues:
+    keys: F32
+    values: F32
+    shape: tuple[int, int]
+    heads: int
+    isa: int
+
+def pack(weight: F32 | NDArray[np.generic], *, threads: int | None = None) -> Panels: ...
+def pack_transpose(weight: F32, *, threads: int | None = None) -> Panels: ...
+def pad_attention_bias(bias: F32) -> F32: ...
+def pack_keys_values(k: F32, v: F32, *, heads: int, threads: int | None = None) -> KeysValues: ...
+def linear(
+    x: F32,
+    weight: Weight,
+    bias: F32 | None = None,
+    *,
+    activation: Activation = None,
+    residual: F32 | None = None,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def conv2d(
+    x: F32,
+    weight: Weight,
+    bias: F32 | None = None,
+    *,
+    stride: Pair = 1,
+    pad: Pair = 0,
+    dilation: Pair = 1,
+    activation: Activation = None,
+    residual: F32 | None = None,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def depthwise_conv2d(
+    x: F32,
+    weight: F32,
+    bias: F32 | None = None,
+    *,
+    stride: Pair = 1,
+    pad: Pair = 0,
+    dilation: Pair = 1,
+    activation: Activation = None,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def conv_transpose2d(
+    x: F32,
+    weight: Weight,
+    bias: F32 | None = None,
+    *,
+    activation: Activation = None,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def layer_norm(
+    x: F32,
+    weight: F32,
+    bias: F32,
+    *,
+    eps: float = 1e-5,
+    activation: Activation = None,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def gelu(x: F32, *, out: F32 | None = None, threads: int | None = None) -> F32: ...
+def softmax(x: F32, *, out: F32 | None = None, threads: int | None = None) -> F32: ...
+def window_attention(
+    x: F32,
+    norm_weight: F32,
+    norm_bias: F32,
+    qkv_weight: Weight,
+    qkv_bias: F32 | None,
+    proj_weight: Weight,
+    proj_bias: F32 | None,
+    attention_bias: F32,
+    *,
+    window: int,
+    eps: float = 1e-5,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def cross_attention(
+    q: F32,
+    k: F32 | KeysValues,
+    v: F32 | None = None,
+    *,
+    heads: int | None = None,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def mbconv(
+    x: F32,
+    w1: Weight,
+    b1: F32 | None,
+    w2: F32,
+    b2: F32,
+    w3: Weight,
+    b3: F32 | None,
+    *,
+    stride: int = 1,
+    residual: bool = False,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def local_mlp(
+    x: F32,
+    conv_weight: F32,
+    conv_bias: F32,
+    norm_weight: F32,
+    norm_bias: F32,
+    fc1_weight: Weight,
+    fc1_bias: F32 | None,
+    fc2_weight: Weight,
+    fc2_bias: F32 | None,
+    *,
+    eps: float = 1e-5,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+def attend_image(x: F32, pe: F32, queries: F32, *, threads: int | None = None) -> F32: ...
+def update_image(
+    x: F32,
+    pe: F32,
+    keys: F32,
+    key_bias: F32,
+    values: F32,
+    bias: F32,
+    norm_weight: F32,
+    norm_bias: F32,
+    *,
+    source: F32 | None = None,
+    queries: F32,
+    eps: float = 1e-5,
+    threads: int | None = None,
+) -> tuple[F32, F32]: ...
+def fold_heads(tokens: F32, weight: F32) -> F32: ...
+def upscale_masks(
+    x: F32,
+    w1: Weight,
+    b1: F32 | None,
+    norm_weight: F32,
+    norm_bias: F32,
+    w2: Weight,
+    b2: F32 | None,
+    hyper: F32,
+    *,
+    eps: float = 1e-6,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+@overload
+def resize_logits(
+    x: F32,
+    *,
+    padded: tuple[int, int] = (1024, 1024),
+    crop: tuple[int, int],
+    size: tuple[int, int],
+    threshold: None = None,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
+@overload
+def resize_logits(
+    x: F32,
+    *,
+    padded: tuple[int, int] = (1024, 1024),
+    crop: tuple[int, int],
+    size: tuple[int, int],
+    threshold: float,
+    out: NDArray[np.bool_] | None = None,
+    threads: int | None = None,
+) -> NDArray[np.bool_]: ...
