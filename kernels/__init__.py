@@ -14,6 +14,7 @@ from mobilesam.kernels.gemm import linear, pack
 from mobilesam.kernels.mbconv import mbconv
 from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
+from mobilesam.kernels.patch_embed import patch_embed
 from mobilesam.kernels.resize import resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, softmax
 from mobilesam.kernels.two_way import attend_image, fold_heads, update_image
@@ -38,6 +39,7 @@ __all__ = [
     "pack_keys_values",
     "pack_transpose",
     "pad_attention_bias",
+    "patch_embed",
     "resize_logits",
     "softmax",
     "threads",

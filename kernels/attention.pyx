@@ -247,6 +247,8 @@ def cross_attention(q, k, v=None, *, heads=None, out=None, threads=None):
         packed = pack_keys_values(check.array(k, "k", ("N", q.shape[1])), v, heads=heads, threads=threads)
     elif q.shape[1] != packed.shape[1]:
         raise ValueError(f"q: expected {packed.shape[1]} channels, got {q.shape[1]}")
+    elif v is not None or heads not in (None, packed.heads):
+        raise ValueError(f"k: packed with its values for {packed.heads} heads, expected no v and no other number of heads")
     cdef const micro *u = rt.tables[<int>packed.isa]
     p.m, p.width, p.n, p.heads = q.shape[0], q.shape[1], packed.shape[0], packed.heads
     p.d = p.width // p.heads

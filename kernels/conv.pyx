@@ -109,7 +109,7 @@ def conv_transpose2d(x, weight, bias=None, *, activation=None, out=None, threads
     cdef int act = check.activation(activation), nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"), ("B", "H", "W", "C"))
     if not isinstance(weight, Panels):
-        weight = pack_transpose(weight, threads=threads)
+        weight = pack_transpose(check.array(weight, "weight", ("OC", 2, 2, x.shape[-1])), threads=threads)
     if len(weight.shape) != 2 or weight.shape[1] != x.shape[-1] or weight.n % 4:
         raise ValueError(f"weight: expected 4·OC rows of {x.shape[-1]} packed by pack_transpose, got Panels of {weight.shape}")
     cdef int64_t n = weight.n, oc = n // 4, c = x.shape[-1], width = x.shape[-2]

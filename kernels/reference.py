@@ -56,10 +56,9 @@ def conv2d(
     residual and y (..., OH, OW, OC) with OH = (H + 2p − d·(KH − 1) − 1) // s + 1.
     A cross-correlation, as `torch.nn.functional.conv2d`.
     """
-    w = _f64(weight)
-    taps = _taps(_f64(x), w.shape[1:3], stride, pad, dilation)
-    y = sum(tap @ w[:, i, j].T for i, j, tap in taps)
-    return _epilogue(y, bias, residual, activation)
+    w = np.ascontiguousarray(np.moveaxis(_f64(weight), 0, -1))
+    taps = _taps(_f64(x), w.shape[:2], stride, pad, dilation)
+    return _epilogue(sum(tap @ w[i, j] for i, j, tap in taps), bias, residual, activation)
 
 
 def depthwise_conv2d(
@@ -255,6 +254,16 @@ def upscale_masks(
 
     t = layer_norm(upscale(_f64(x), w1, b1), norm_weight, norm_bias, eps=eps, activation="gelu")
     return np.moveaxis(gelu(upscale(t, w2, b2)) @ _f64(hyper).T, -1, 0)
+
+
+def patch_embed(x: ArrayLike, w1: ArrayLike, b1: ArrayLike, w2: ArrayLike, b2: ArrayLike) -> Array:
+    """y = conv2d(gelu(conv2d(x, w1) + b1), w2) + b2, both 3×3 with stride 2 and pad 1
+
+    x (H, W, C), w1 (C1, 3, 3, C), b1 (C1,), w2 (C2, 3, 3, C1), b2 (C2,), y (⌈⌈H/2⌉/2⌉, ⌈⌈W/2⌉/2⌉, C2). TinyViT's
+    `PatchEmbed`, batch norms folded.
+    """
+    t = conv2d(x, w1, b1, stride=2, pad=1, activation="gelu")
+    return conv2d(t, w2, b2, stride=2, pad=1)
 
 
 def mbconv(

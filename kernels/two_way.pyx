@@ -8,6 +8,7 @@ in chunks that stay in L2, updates it and lets the next layer's tokens attend to
 import numpy as np
 
 from cython.parallel cimport parallel, prange
+from libc.string cimport memcpy
 
 from common cimport *
 
@@ -56,7 +57,7 @@ def attend_image(x, pe, queries, *, threads=None):
     Returns:
         (R, D) float32.
     """
-    return _run(x, pe, None, queries, threads)[1]
+    return _run(x, pe, None, check.array(queries, "queries", ("R", "D")), threads)[1]
 
 
 def update_image(x, pe, keys, key_bias, values, bias, norm_weight, norm_bias, *, source=None, queries=None, eps=1e-5, threads=None):
@@ -95,6 +96,7 @@ def _run(x, pe, update, queries, threads):
     cdef float[:, ::1] tv, sv
     cdef float[:, :, ::1] mv
     p.x, p.pe, p.y, p.source, p.queries = &xv[0, 0], &pv[0, 0], NULL, NULL, NULL
+    p.columns = p.columns2 = 0
     if update is not None:
         keys, key_bias, values, bias, norm_weight, norm_bias, source, p.eps = update
         source = check.optional(source, "source", (p.n, "K"))
@@ -123,11 +125,9 @@ def _run(x, pe, update, queries, threads):
         mixed_ = np.empty((chunks_, p.r2, p.d), np.float32)
         tv, sv, mv = top_, sum_, mixed_
         p.queries, p.top, p.sum, p.mixed = &queries_packed[0, 0, 0], &tv[0, 0], &sv[0, 0], &mv[0, 0, 0]
-    else:
-        p.r2 = p.columns2 = 0
 
     cdef int64_t chunks = chunks_, unit
-    cdef size_t size = sizeof(float) * (ROWS * (p.d + (p.columns if p.y != NULL else 0)) + CHUNK * p.columns2 + 64)
+    cdef size_t size = sizeof(float) * (ROWS * (p.d + p.columns) + CHUNK * (p.columns2 + p.d) + 64)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -139,14 +139,25 @@ def _run(x, pe, update, queries, threads):
                 one_chunk(u, &p, unit, scratch)
     if failed:
         raise MemoryError(f"two-way attention: no memory for {size} bytes of scratch")
-    return y, None if queries is None else _combine(top_, sum_, mixed_)
+    return y, None if queries is None else _combine(u, top_, sum_, mixed_)
 
 
-def _combine(top, total, mixed):
+cdef _combine(const micro *u, top, total, const float[:, :, ::1] mixed):
     """The chunks' softmax numerators and denominators brought to a common maximum and added in order."""
     scale = np.exp(top - top.max(axis=0))
     scale /= (total * scale).sum(axis=0)
-    return np.einsum("crd,cr->rd", mixed, scale[:, : mixed.shape[1]])
+    y = np.empty((mixed.shape[1], mixed.shape[2]), np.float32)
+    cdef const float[:, ::1] sv = scale
+    cdef float[:, ::1] yv = y
+    cdef int64_t r
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments, g.offset = 1, yv.shape[1], mixed.shape[0], 1, NULL
+    g.lda, g.step, g.ldb, g.panel = 1, sv.shape[1], yv.shape[0] * yv.shape[1], u.nr
+    g.bias, g.residual, g.ldr, g.ldy, g.act = NULL, NULL, 0, yv.shape[1], ACT_NONE
+    for r in range(yv.shape[0]):
+        g.a, g.b, g.y = &sv[0, r], &mixed[0, r, 0], &yv[r, 0]
+        u.gemm(&g)
+    return y
 
 
 def pack_rows(rows, nr):
@@ -158,8 +169,9 @@ cdef void one_chunk(const micro *u, const image_pass *p, int64_t chunk, float *f
     """Image tokens chunk · CHUNK and on."""
     cdef int64_t first = chunk * CHUNK, count = min(CHUNK, p.n - first), d = p.d, i, m, block
     cdef float *placed = take(&free, ROWS * d)
-    cdef float *scores = take(&free, ROWS * p.columns if p.y != NULL else 0)
+    cdef float *scores = take(&free, ROWS * p.columns)
     cdef float *weights = take(&free, CHUNK * p.columns2)
+    cdef float *panels = take(&free, CHUNK * d)
     cdef const float *x = p.x if p.y == NULL else p.y
     cdef gemm_args g
     for block in range((count + ROWS - 1) // ROWS):
@@ -176,15 +188,24 @@ cdef void one_chunk(const micro *u, const image_pass *p, int64_t chunk, float *f
         if p.queries != NULL:
             u.add(placed, x + i * d, p.pe + i * d, m * d)
             gemm(u, m, p.columns2, d, placed, d, p.queries, NULL, NULL, 0, weights + block * ROWS * p.columns2, p.columns2, ACT_NONE)
+            pack_chunk(u.nr, x + i * d, m, d, count, panels + block * ROWS * u.nr)
     if p.queries == NULL:
         return
     u.exp_columns(weights, p.columns2, count, p.columns2, p.top + chunk * p.columns2, p.sum + chunk * p.columns2)
     g.m, g.n, g.k, g.segments, g.offset = p.r2, d, count, 1, NULL
     g.a, g.lda, g.step = weights, 1, p.columns2
-    g.b, g.ldb, g.panel = x + first * d, d, u.nr
+    g.b, g.ldb, g.panel = panels, u.nr, count * u.nr
     g.bias, g.residual, g.ldr, g.act = NULL, NULL, 0, ACT_NONE
     g.y, g.ldy = p.mixed + chunk * p.r2 * d, d
     u.gemm(&g)
+
+
+cdef void pack_chunk(int64_t nr, const float *x, int64_t m, int64_t d, int64_t count, float *panels) noexcept nogil:
+    """m rows of a chunk of ``count`` into its panels (d/NR, count, NR): in place, their stride would alias in L1."""
+    cdef int64_t i, j
+    for j in range(d // nr):
+        for i in range(m):
+            memcpy(panels + (j * count + i) * nr, x + i * d + j * nr, nr * sizeof(float))
 
 
 def fold_heads(tokens, weight):

@@ -25,8 +25,7 @@ class PatchEmbed:
 
     def __call__(self, x: F32, threads: int) -> F32:
         c1, c2 = self.conv1, self.conv2
-        x = kernels.conv2d(x, c1.weight, c1.bias, stride=2, pad=1, activation="gelu", threads=threads)
-        return kernels.conv2d(x, c2.weight, c2.bias, stride=2, pad=1, threads=threads)
+        return kernels.patch_embed(x, c1.weight, c1.bias, c2.weight, c2.bias, threads=threads)
 
 
 class Bottleneck:

@@ -135,6 +135,16 @@ def cross_attention(
     out: F32 | None = None,
     threads: int | None = None,
 ) -> F32: ...
+def patch_embed(
+    x: F32,
+    w1: Weight,
+    b1: F32 | None,
+    w2: Weight,
+    b2: F32 | None,
+    *,
+    out: F32 | None = None,
+    threads: int | None = None,
+) -> F32: ...
 def mbconv(
     x: F32,
     w1: Weight,

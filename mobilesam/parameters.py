@@ -24,7 +24,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """A norm's or a depthwise convolution's weight and bias, float32."""
+    """A weight that is read as it is, such as a norm's or a depthwise convolution's, and its bias; float32."""
 
     weight: F32
     bias: F32
@@ -57,10 +57,11 @@ class Parameters:
         """(OC, C, KH, KW) as (OC, KH, KW, C), packed."""
         return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name)
 
-    def conv_transpose(self, name: str) -> Layer:
-        """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns, packed."""
-        weight = self._tensors[f"{self._prefix}{name}.weight"]
-        return self._layer(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]), name)
+    def conv_transpose(self, name: str) -> Vectors:
+        """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns."""
+        weight = self.tensor(f"{name}.weight")
+        rows = weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
+        return Vectors(np.ascontiguousarray(rows), self.tensor(f"{name}.bias"))
 
     def depthwise(self, name: str) -> Vectors:
         """(C, 1, KH, KW) as (KH, KW, C)."""

@@ -363,6 +363,31 @@ static void layer_norm(float *y, int64_t ldy, const float *x, int64_t ldx, int64
     }
 }
 
+static void layer_norm_columns(float *x, int64_t ldx, int64_t channels, int64_t n, const float *weight,
+                               const float *bias, float eps, int act)
+{
+    for (int64_t j = 0; j < n; j += VL) {
+        vf mean = splat(0.f), variance = splat(0.f);
+        for (int64_t c = 0; c < channels; c++)
+            mean += load(x + c * ldx + j);
+        mean = mean / (float)channels;
+        for (int64_t c = 0; c < channels; c++) {
+            vf d = load(x + c * ldx + j) - mean;
+            variance += d * d;
+        }
+        variance = variance / (float)channels + eps;
+        float scale[VL];
+        store(scale, variance);
+        for (int i = 0; i < VL; i++)
+            scale[i] = 1.f / sqrtf(scale[i]);
+        for (int64_t c = 0; c < channels; c++)
+            store(x + c * ldx + j, (load(x + c * ldx + j) - mean) * load(scale) * weight[c] + bias[c]);
+    }
+    if (act)
+        for (int64_t c = 0; c < channels; c++)
+            activate(x + c * ldx, x + c * ldx, n, act);
+}
+
 static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t i = 0; i < m; i++, x += ldx, y += ldy) {
@@ -492,7 +517,7 @@ static void above(uint8_t *y, const float *x, float threshold, int64_t count)
 const micro NAME(ISA) = {
     .name = TEXT(ISA), .vl = VL, .mr = MR, .nr = NR,
     .gemm = gemm, .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
-    .layer_norm = layer_norm, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
+    .layer_norm = layer_norm, .layer_norm_columns = layer_norm_columns, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
     .activate = activate, .add = add, .pack = pack, .blend = blend,
     .resample = resample, .above = above,
 };

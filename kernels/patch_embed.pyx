@@ -1,0 +1,120 @@
+"""TinyViT's patch embedding as one pass: the first convolution's map lives in a ring of three rows."""
+from cython.parallel cimport parallel, prange
+from libc.string cimport memcpy, memset
+
+from common cimport *
+
+from mobilesam.kernels import check
+from mobilesam.kernels.gemm import as_panels
+from mobilesam.kernels.threads import resolve
+
+cdef const runtime *rt = shared_runtime()
+
+cdef struct embed_pass:
+    const float *x  # (height, width, c)
+    const float *w1
+    const float *b1
+    const float *w2
+    const float *b2
+    float *y  # (h2, w2_, c2)
+    int64_t height, width, c, h1, width1, c1, h2, width2, c2, band
+
+
+def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
+    """y = conv 3×3(gelu(conv 3×3(x, w1) + b1), w2) + b2, both with stride 2 and pad 1.
+
+    Args:
+        x: (H, W, C) float32.
+        w1: (C1, 3, 3, C), b1: (C1,); w2: (C2, 3, 3, C1), b2: (C2,).
+        out: of the output's shape, to write into.
+
+    Returns:
+        (ceil(ceil(H / 2) / 2), ceil(ceil(W / 2) / 2), C2) float32.
+
+    Source: ``PatchEmbed`` in the reference's modeling/tiny_vit_sam.py.
+    """
+    cdef embed_pass p
+    cdef int nthreads = resolve(threads)
+    x = check.array(x, "x", ("H", "W", "C"))
+    p.height, p.width, p.c = x.shape
+    first = as_panels(w1, "w1", ("C1", 3, 3, p.c), threads=threads)
+    second = as_panels(w2, "w2", ("C2", 3, 3, first.n), threads=threads)
+    if first.isa != second.isa:
+        raise ValueError("w2: packed for another ISA than w1")
+    p.c1, p.c2 = first.n, second.n
+    p.h1, p.width1 = (p.height + 1) // 2, (p.width + 1) // 2
+    p.h2, p.width2 = (p.h1 + 1) // 2, (p.width1 + 1) // 2
+    y = check.output(out, (p.h2, p.width2, p.c2), x, b1, b2)
+    cdef const float[::1] xv = x.reshape(-1), b1v = check.array(b1, "b1", (p.c1,)), b2v = check.array(b2, "b2", (p.c2,))
+    cdef const float[:, :, ::1] w1v = first.data, w2v = second.data
+    cdef float[::1] yv = y.reshape(-1)
+    p.x, p.w1, p.b1, p.w2, p.b2, p.y = &xv[0], &w1v[0, 0, 0], &b1v[0], &w2v[0, 0, 0], &b2v[0], &yv[0]
+
+    cdef const micro *u = rt.tables[<int>first.isa]
+    cdef int64_t bands = max(1, min(p.h2 // 8, 4 * nthreads)), unit
+    p.band = (p.h2 + bands - 1) // bands
+    cdef size_t size = sizeof(float) * 3 * (round_up((p.width + 2) * p.c, 16) + round_up((p.width1 + 2) * p.c1, 16))
+    cdef float *scratch
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for unit in prange(bands, schedule="dynamic"):
+            if scratch == NULL:
+                failed += 1
+            else:
+                one_band(u, &p, unit * p.band, scratch)
+    if failed:
+        raise MemoryError(f"patch_embed: no memory for {size} bytes of scratch")
+    return y
+
+
+cdef void one_band(const micro *u, const embed_pass *p, int64_t h0, float *free) noexcept nogil:
+    """Output rows h0 to h0 + band; row r of the first map is in ring slot (r + 3) % 3."""
+    cdef int64_t h, r, i, next_row = 2 * h0 - 1
+    cdef int64_t offset[3]
+    cdef float *ring[3]
+    cdef float *rows[3]
+    for i in range(3):
+        ring[i] = take(&free, (p.width1 + 2) * p.c1)
+        rows[i] = take(&free, (p.width + 2) * p.c)
+    for h in range(h0, min(h0 + p.band, p.h2)):
+        r = 2 * h - 1
+        while next_row < r + 3:
+            embed_row(u, p, next_row, rows, ring[(next_row + 3) % 3])
+            next_row += 1
+        for i in range(3):
+            offset[i] = ring[(r + i + 3) % 3] - ring[0]
+        strided_gemm(u, p.width2, p.c2, 3 * p.c1, offset, ring[0], 2 * p.c1, p.w2, p.b2, p.y + h * p.width2 * p.c2, ACT_NONE)
+
+
+cdef void embed_row(const micro *u, const embed_pass *p, int64_t r, float **rows, float *hidden) noexcept nogil:
+    """Row r of the first map, after its GELU, between two pixels of zeros; all zeros outside the map."""
+    cdef int64_t i, h
+    cdef int64_t offset[3]
+    if not 0 <= r < p.h1:
+        memset(hidden, 0, (p.width1 + 2) * p.c1 * sizeof(float))
+        return
+    for i in range(3):
+        h = 2 * r - 1 + i
+        memset(rows[i], 0, p.c * sizeof(float))
+        if 0 <= h < p.height:
+            memcpy(rows[i] + p.c, p.x + h * p.width * p.c, p.width * p.c * sizeof(float))
+        else:
+            memset(rows[i] + p.c, 0, p.width * p.c * sizeof(float))
+        memset(rows[i] + (p.width + 1) * p.c, 0, p.c * sizeof(float))
+        offset[i] = rows[i] - rows[0]
+    memset(hidden, 0, p.c1 * sizeof(float))
+    strided_gemm(u, p.width1, p.c1, 3 * p.c, offset, rows[0], 2 * p.c, p.w1, p.b1, hidden + p.c1, ACT_GELU)
+    memset(hidden + (p.width1 + 1) * p.c1, 0, p.c1 * sizeof(float))
+
+
+cdef inline void strided_gemm(const micro *u, int64_t m, int64_t n, int64_t k, const int64_t *offset, const float *a,
+                              int64_t lda, const float *b, const float *bias, float *y, int act) noexcept nogil:
+    """Three segments of depth k, one per input row."""
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments, g.offset = m, n, k, 3, offset
+    g.a, g.lda, g.step = a, lda, 1
+    g.b, g.ldb, g.panel = b, u.nr, 3 * k * u.nr
+    g.bias, g.residual, g.ldr, g.act = bias, NULL, 0, act
+    g.y, g.ldy = y, n
+    u.gemm(&g)
