@@ -15,7 +15,7 @@ cdef const runtime *rt = shared_runtime()
 
 cdef int64_t BLOCK = 168
 # Below this many multiply-adds, waking a second thread costs more than it saves.
-cdef int64_t PARALLEL_WORK = 1 << 18
+cdef int64_t PARALLEL_WORK = 1 << 21
 
 
 def pack(weight, *, threads=None):

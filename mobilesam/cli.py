@@ -181,7 +181,7 @@ def _info(arguments: argparse.Namespace) -> None:
         **{f"  {name}": value for name, value in sorted(checkpoint.metadata.items())},
     }
     for name, value in facts.items():
-        print(f"{name:<16}{value}")
+        print(f"{name:<18}{value}")
 
 
 def _cpu_name() -> str:

@@ -1,0 +1,197 @@
+"""Timing this package against ONNX Runtime (and OpenVINO, where installed): options, rounds, tables, JSON.
+
+What is measured is in `benchmark_sections`. This module loads no NumPy: its BLAS reads the number of threads
+from the environment, once, when it loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
+BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+SECTIONS = ("encoder", "decoder", "end-to-end", "cold-start", "memory", "depthwise")
+
+
+@dataclass
+class Row:
+    """One engine's measurements, in its table's unit, and how far its answer is from the table's first row's.
+
+    A table's first row is this package.
+    """
+
+    engine: str
+    samples: list[float]
+    difference: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+
+@dataclass
+class Table:
+    """One comparison. A row's ratio is its median over the first row's: above 1, this package does better."""
+
+    title: str
+    unit: str
+    rows: list[Row]
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.title} [{self.unit}]"
+        width = max(len(row.engine) for row in self.rows)
+        compared = any(row.difference is not None for row in self.rows)
+        header = f"  {'engine':<{width}}  {'min':>9}  {'median':>9}  {'ratio':>7}"
+        yield header + ("  difference" if compared else "")
+        for row in self.rows:
+            ratio = row.median / self.rows[0].median
+            line = f"  {row.engine:<{width}}  {min(row.samples):>9.2f}  {row.median:>9.2f}  {ratio:>6.2f}x"
+            yield line + ("" if row.difference is None else f"  {row.difference:>10.1e}")
+
+    def as_json(self) -> dict[str, object]:
+        rows = [
+            {
+                "engine": row.engine,
+                "min": min(row.samples),
+                "median": row.median,
+                "ratio": row.median / self.rows[0].median,
+                "difference": row.difference,
+                "samples": row.samples,
+            }
+            for row in self.rows
+        ]
+        return {"title": self.title, "unit": self.unit, "rows": rows}
+
+
+@dataclass
+class Options:
+    """What the command line asked for."""
+
+    runs: int
+    threads: int
+    image: Path
+    weights: Path | None
+    onnx: list[Path] = field(default_factory=list)
+
+
+def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> dict[str, list[float]]:
+    """Milliseconds of `runs` calls of each case, after a warm-up; every round begins with another case."""
+    for call in cases.values():
+        call()
+    names = list(cases)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(runs):
+        progress(f"{title}: round {i + 1} of {runs}")
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            cases[name]()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def progress(text: str) -> None:
+    """Show what a long run is at, on a terminal in one line that is written over."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int:
+    """The command of scripts/benchmark.py, whose default image is `image`. Returns the exit code."""
+    parser = _parser(image)
+    arguments = parser.parse_args(argv)
+    try:
+        _run(arguments)
+    except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
+        print(f"benchmark: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser(image: Path | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Time this package against ONNX Runtime, and OpenVINO where installed, in turns. A ratio "
+        "is an engine's median over this package's."
+    )
+    add = parser.add_argument
+    add("--runs", type=_positive, default=10, metavar="N", help="rounds, after one of warm-up (default: 10)")
+    add("--threads", type=_positive, metavar="N", help="of every engine (default: the usable CPUs)")
+    add("--only", type=_sections, default=SECTIONS, metavar="SECTION,...", help=", ".join(SECTIONS))
+    add(
+        "--image",
+        type=Path,
+        default=image,
+        required=image is None,
+        metavar="FILE",
+        help="(default: %(default)s)",
+    )
+    add("--weights", type=Path, metavar="FILE", help="a converted checkpoint (default: the packaged one)")
+    add(
+        "--onnx",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="also time the encoder.onnx and decoder.onnx in this folder; repeatable",
+    )
+    add("--json", type=Path, metavar="FILE", help="write everything measured as JSON")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
+    return int(text)
+
+
+def _sections(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in SECTIONS:
+            raise argparse.ArgumentTypeError(f"no section {name!r}; there are {', '.join(SECTIONS)}")
+    return names
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    # NumPy's own threads stay out of it: the one baseline that is NumPy's has a pool of `threads`.
+    os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
+    from . import benchmark_sections, kernels
+    from .image import check_folder
+
+    if arguments.json:
+        check_folder(arguments.json)
+    threads = arguments.threads or kernels.threads.default_threads()
+    weights = arguments.weights and arguments.weights.resolve()  # the commands run in a folder of their own
+    options = Options(arguments.runs, threads, arguments.image.resolve(), weights, arguments.onnx)
+    tables = []
+    with tempfile.TemporaryDirectory(prefix="mobilesam-") as folder:
+        bench = benchmark_sections.Bench(options, Path(folder))
+        environment = bench.environment()
+        for name, value in environment.items():
+            print(f"{name:<13}{value}")
+        for name in arguments.only:
+            for table in bench.section(name):
+                progress("")
+                print(*["", *table.lines()], sep="\n", flush=True)
+                tables.append(table)
+    if arguments.json:
+        record = {"environment": environment, "tables": [table.as_json() for table in tables]}
+        partial = arguments.json.with_name(f".{arguments.json.name}.{os.getpid()}.partial")
+        try:
+            partial.write_text(json.dumps(record, indent=1) + "\n")
+            partial.replace(arguments.json)
+        finally:
+            partial.unlink(missing_ok=True)

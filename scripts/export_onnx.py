@@ -1,0 +1,8 @@
+"""Write a checkpoint as ONNX: [--weights FILE] [--mask-rule single|multi|all] DIRECTORY."""
+
+import sys
+
+from mobilesam.onnx_export import main
+
+if __name__ == "__main__":
+    sys.exit(main())

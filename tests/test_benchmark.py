@@ -1,0 +1,134 @@
+"""The benchmark counts and compares what it says, and its baselines compute what they should; no timings."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from golden import PHOTOS, iou
+from tolerances import assert_sum
+
+import mobilesam
+from mobilesam import benchmark, benchmark_sections, onnx_segment
+from mobilesam.benchmark import Row, Table
+from mobilesam.checkpoint import open_checkpoint
+from mobilesam.image import open_rgb, to_encoder_input
+from mobilesam.onnx_decoder import build_decoder
+
+
+def test_rounds_are_interleaved_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "PAUSE", 0)
+    calls: list[str] = []
+    times = benchmark.interleave({name: lambda name=name: calls.append(name) for name in "abc"}, 2, "letters")
+    assert "".join(calls) == "abc" + "abc" + "bca"
+    assert {name: len(samples) for name, samples in times.items()} == {"a": 2, "b": 2, "c": 2}
+
+
+def test_ratio_is_of_the_medians_to_the_first_row() -> None:
+    table = Table("title", "ms", [Row("ours", [3.0, 1.0, 2.0]), Row("theirs", [5.0, 9.0, 4.0], 1e-6)])
+    _, _, ours, theirs = table.lines()
+    assert ours.split() == ["ours", "1.00", "2.00", "1.00x"]
+    assert theirs.split() == ["theirs", "4.00", "5.00", "2.50x", "1.0e-06"]
+    assert table.as_json()["rows"][1]["ratio"] == 2.5
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_depthwise_baselines_compute_the_convolution(threads: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 2 * benchmark_sections.BAND, 19), np.float32)
+    weight = rng.standard_normal((5, 3, 3), np.float32)
+    channels_last = np.moveaxis(x, 0, -1), np.moveaxis(weight, 0, -1)
+    with ThreadPoolExecutor(threads) as pool:
+        for call in (
+            benchmark_sections.im2col_depthwise(x, weight, pool, threads, blocked=False),
+            benchmark_sections.im2col_depthwise(x, weight, pool, threads, blocked=True),
+            benchmark_sections.onnx_depthwise(x, weight, threads),
+        ):
+            assert_sum(np.moveaxis(call(), 0, -1), "depthwise_conv2d", 9, *channels_last, pad=1)
+
+
+def test_pruned_decoder_gives_the_same_without_the_masks_in_full() -> None:
+    model = build_decoder(open_checkpoint(), "all")
+    outputs = ["low_res_masks", "iou_predictions"]
+    cut = benchmark_sections.pruned(model, outputs)
+    assert {node.op_type for node in model.graph.node} - {node.op_type for node in cut.graph.node} >= {"Resize"}
+    onnx.checker.check_model(cut)
+    features = np.random.default_rng(0).standard_normal((1, 256, 64, 64), np.float32)
+    inputs = onnx_segment.decoder_inputs(features, (640, 480), (320, 240))
+    whole = onnx_segment.load(model.SerializeToString(), 1)(outputs, inputs)
+    del inputs["orig_im_size"]
+    part = onnx_segment.load(cut.SerializeToString(), 1)(outputs, inputs)
+    for name, expected, got in zip(outputs, whole, part):
+        np.testing.assert_array_equal(got, expected, err_msg=name)
+
+
+def test_the_script_compared_with_gives_our_mask(embedding: mobilesam.Embedding) -> None:
+    photo, point = PHOTOS["chelsea"], (220, 140)
+    x, _ = to_encoder_input(open_rgb(photo))
+
+    def encoder(outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        np.testing.assert_array_equal(inputs["input"][0].transpose(1, 2, 0), x)
+        return [np.ascontiguousarray(embedding.features.transpose(2, 0, 1)[None])]
+
+    decoder = onnx_segment.load(build_decoder(open_checkpoint(), "multi").SerializeToString(), 1)
+    mask = onnx_segment.segment(encoder, decoder, str(photo), point)
+    assert iou(mask[None], embedding.segment([point]).mask[None]).min() >= 0.9995
+
+
+def test_command_writes_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable in benchmark.BLAS_THREADS:
+        monkeypatch.setenv(variable, "1")  # the command sets them; this takes them back
+    file = tmp_path / "times.json"
+    options = ["--only", "depthwise", "--runs", "1", "--threads", "1", "--json", str(file)]
+    assert benchmark.main([*options, "--image", str(PHOTOS["chelsea"])]) == 0
+    record = json.loads(file.read_text())
+    assert record["environment"]["threads"] == "1"
+    assert [table["title"] for table in record["tables"]] == [
+        "depthwise 3x3, 256x256x256",
+        "depthwise 3x3, 1024x1024x3",
+    ]
+    printed = capsys.readouterr().out
+    for table in record["tables"]:
+        assert all(len(row["samples"]) == 1 and row["min"] > 0 for row in table["rows"])
+        assert all(row["difference"] < 1e-6 for row in table["rows"][1:])
+        assert table["title"] in printed
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image", "no-such.png"], "no-such.png"),
+        (["--onnx", "."], "--onnx .: no encoder.onnx in it"),
+        (["--json", "no-such-folder/times.json"], "no-such-folder"),
+        (["--weights", "no-such.safetensors"], "no-such.safetensors"),
+    ],
+)
+def test_command_says_what_is_wrong(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for variable in benchmark.BLAS_THREADS:
+        monkeypatch.setenv(variable, "1")
+    monkeypatch.chdir(tmp_path)
+    assert benchmark.main(options, image=PHOTOS["chelsea"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("benchmark: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("options", [["--only", "encoder,sweep"], ["--runs", "0"], ["--threads", "two"]])
+def test_impossible_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main(options, image=PHOTOS["chelsea"])
+    assert stopped.value.code == 2
+    assert options[1].split(",")[-1] in capsys.readouterr().err

@@ -1,0 +1,169 @@
+"""The command line: what it writes, what it says, and how it refuses."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import PHOTOS
+from PIL import Image
+
+import mobilesam
+from mobilesam.cli import main
+
+CHELSEA = str(PHOTOS["chelsea"])  # 451x300
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_segment_writes_the_mask_and_the_overlay(folder, capsys, embedding):
+    command = ["segment", CHELSEA, "--point", "220,140", "--output", "mask.png", "--overlay", "overlay.jpg"]
+    assert main(command) == 0
+    assert files(folder) == ["mask.png", "overlay.jpg"]
+    result = embedding.segment([(220, 140)])
+    with Image.open("mask.png") as mask, Image.open("overlay.jpg") as overlay:
+        np.testing.assert_array_equal(np.asarray(mask), np.where(result.mask, 255, 0))
+        assert (overlay.mode, overlay.size) == ("RGB", (451, 300))
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert f"score {result.scores.max():.3f}, area {result.mask.sum()} px" in said
+    assert said.endswith(" s: mask.png, overlay.jpg\n")
+
+
+def test_segment_takes_every_kind_of_prompt(folder, embedding):
+    prompt = [
+        "--point",
+        "200,150",
+        "--background",
+        "20.5,30",
+        "--box",
+        "60,40,400,290",
+        "--single",
+        "--threads",
+        "1",
+    ]
+    assert main(["segment", CHELSEA, *prompt, "--output", "mask.tif"]) == 0
+    expected = embedding.segment([(200, 150), (20.5, 30)], [1, 0], box=(60, 40, 400, 290), multimask=False).mask
+    with Image.open("mask.tif") as mask:
+        np.testing.assert_array_equal(np.asarray(mask), np.where(expected, 255, 0))
+
+
+REFUSED = {
+    "no prompt": [CHELSEA, "--output", "mask.png"],
+    "nothing to write": [CHELSEA, "--point", "220,140"],
+    "No such file or directory: no.png": ["no.png", "--point", "1,1", "--output", "mask.png"],
+    "not an image": [__file__, "--point", "1,1", "--output", "mask.png"],
+    "cannot decode image cut.png": ["cut.png", "--point", "1,1", "--output", "mask.png"],
+    "point (nan, 140) lies outside": [CHELSEA, "--point", "nan,140", "--output", "mask.png"],
+    "point (452, 140) lies outside": [CHELSEA, "--background", "452,140", "--output", "mask.png"],
+    "box must have x0 <= x1": [CHELSEA, "--box", "9,9,5,5", "--output", "mask.png"],
+    "--point: expected X,Y, got '220'": [CHELSEA, "--point", "220", "--output", "mask.png"],
+    "--box: expected X0,Y0,X1,Y1, got '1,2,x,4'": [CHELSEA, "--box", "1,2,x,4", "--output", "mask.png"],
+    "--threads": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--threads", "two"],
+    "threads: expected": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--threads", "0"],
+    "no such folder to write into: gone": [CHELSEA, "--point", "1,1", "--output", "gone/mask.png"],
+    "cannot write an image as '.txt'": [CHELSEA, "--point", "1,1", "--output", "m.png", "--overlay", "o.txt"],
+    "would overwrite": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--overlay", "./mask.png"],
+    "a file of this same command: cut.png": ["cut.png", "--point", "1,1", "--output", "cut.png"],
+    "no such checkpoint: no.safetensors": [
+        CHELSEA, "--point", "1,1", "--output", "mask.png", "--weights", "no.safetensors",
+    ],
+    "cut.png: not a safetensors": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--weights", "cut.png"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
+    (folder / "cut.png").write_bytes(PHOTOS["chelsea"].read_bytes()[:100_000])
+    assert exit_code(["segment", *REFUSED[message]]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("mobilesam: error: ")
+    assert said.err.count("\n") == 1
+    assert message in said.err
+    assert files(folder) == ["cut.png"]
+
+
+def exit_code(command: list[str]) -> int:
+    try:
+        return main(command)
+    except SystemExit as stop:  # argparse's own errors
+        return int(stop.code or 0)
+
+
+def test_convert_writes_a_checkpoint_that_loads(folder, capsys):
+    packaged = mobilesam.load().checkpoint.path
+    assert main(["convert", str(packaged), "--output", "all.safetensors", "--dtype", "fp32"]) == 0
+    assert "all.safetensors" in capsys.readouterr().out
+    assert files(folder) == ["all.safetensors"]
+    assert mobilesam.load("all.safetensors").checkpoint.metadata["dtype"] == "fp32"
+
+
+def test_convert_refuses_what_is_no_checkpoint(folder, capsys):
+    assert main(["convert", CHELSEA, "--output", "new.safetensors"]) == 2
+    assert "chelsea.png" in capsys.readouterr().err
+    assert files(folder) == []
+
+
+def test_info(capsys):
+    assert main(["info"]) == 0
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert facts["mobilesam"] == mobilesam.__version__
+    assert {
+        "python",
+        "platform",
+        "cpu",
+        "isa",
+        "openmp",
+        "threads",
+        "checkpoint",
+        "source_sha256",
+    } <= facts.keys()
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "mobilesam", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | variables)
+
+
+def test_python_m_mobilesam(folder):
+    shown = run("--version")
+    assert (shown.returncode, shown.stdout) == (0, f"mobilesam {mobilesam.__version__}\n")
+
+
+@pytest.mark.parametrize(("variable", "value"), [("MOBILESAM_ISA", "pentium"), ("MOBILESAM_NUM_THREADS", "none")])
+def test_an_impossible_environment_ends_in_one_line(folder, variable, value):
+    shown = run("segment", CHELSEA, "--point", "220,140", "--output", "mask.png", **{variable: value})
+    assert shown.returncode == 2
+    assert shown.stderr.startswith("mobilesam: error: ")
+    assert shown.stderr.count("\n") == 1
+    assert variable in shown.stderr
+    assert value in shown.stderr
+    assert files(folder) == []
+
+
+def test_a_segmenting_process_never_imports_onnx(folder):
+    program = "import sys, mobilesam.cli; mobilesam.cli.main(sys.argv[1:]); sys.exit('onnx' in sys.modules)"
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        "segment",
+        CHELSEA,
+        "--point",
+        "220,140",
+        "--output",
+        "mask.png",
+    ]
+    assert subprocess.run(command, check=False).returncode == 0
+    assert files(folder) == ["mask.png"]
