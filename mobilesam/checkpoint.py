@@ -8,18 +8,20 @@ head left out.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
 
-from . import config, tensorfile
-from .tensorfile import Array, CheckpointError, TensorFile
+from . import config
 
 __all__ = ["Checkpoint", "CheckpointError", "Source", "convert", "open_checkpoint", "read"]
 
 FORMAT_VERSION = "1"
+Array: TypeAlias = NDArray[Any]
 PathLike: TypeAlias = str | os.PathLike[str]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 Source: TypeAlias = PathLike | Sequence[PathLike]
@@ -28,21 +30,65 @@ _CLASSIFICATION_HEAD = ("image_encoder.norm_head.", "image_encoder.head.")
 _LISTED = 4  # names in an error message before "and N more"
 
 
-class Checkpoint(TensorFile):
-    """A fused checkpoint, mapped into memory: name -> read-only float16 or float32 array, read when touched.
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one line naming the file and what is wrong with it."""
+
+
+class _TensorFile(Mapping[str, Array]):
+    """A safetensors file, mapped into memory: name -> a new float16, float32 or float64 array, copied when asked for.
+
+    Raises FileNotFoundError, or CheckpointError for a damaged file and, once asked for, another dtype.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            raise FileNotFoundError(f"no such checkpoint: {self.path}")
+        try:
+            self._file = cast(Any, safetensors.safe_open(self.path, framework="numpy"))  # its methods are untyped
+        except (OSError, safetensors.SafetensorError) as error:
+            problem = f"not a safetensors file, or a damaged one: {str(error)!a:.200}"
+            raise CheckpointError(f"{self.path}: {problem}") from None
+        self.metadata: dict[str, str] = self._file.metadata() or {}
+        tensors = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (no mapping)
+        self._dtypes: dict[str, str] = {name: tensor.get_dtype() for name, tensor in tensors.items()}
+        self._shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape, without touching its data."""
+        return dict(self._shapes)
+
+    def __getitem__(self, name: str) -> Array:
+        dtype = self._dtypes[name]
+        if dtype not in ("F16", "F32", "F64"):
+            raise CheckpointError(f"{self.path}: {name!a:.100} is {dtype}, expected F16, F32 or F64")
+        return self._file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+class Checkpoint(_TensorFile):
+    """A fused checkpoint, mapped into memory: name -> a new float16 or float32 array, copied when asked for.
 
     Opening reads and validates the header alone. `path` is the file, `metadata` what the conversion wrote:
-    format_version, source, source_sha256, dtype.
+    format_version, source, source_sha256, dtype. Threads may share it.
     """
 
     def __init__(self, path: PathLike) -> None:
         super().__init__(path)
-        if any(".bn." in name for name in self.entries):
+        if any(".bn." in name for name in self):
             raise CheckpointError(f"{self.path}: its BatchNorms are not fused; {_hint(self.path)}")
         _check(self.path, self.shapes(), config.expected_tensors())
-        for name, entry in self.entries.items():
-            if entry.dtype not in ("F16", "F32"):
-                problem = f"{name} is {entry.dtype}, expected F16 or F32"
+        for name, dtype in self._dtypes.items():
+            if dtype not in ("F16", "F32"):
+                problem = f"{name} is {dtype}, expected F16 or F32"
                 raise CheckpointError(f"{self.path}: {problem}; {_hint(self.path)}")
         version = self.metadata.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
@@ -60,7 +106,7 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
 
         path = default_path()
     path = Path(path)
-    if path.is_file() and _kind(path) in ("torch", "onnx"):
+    if path.exists() and _kind(path) in ("torch", "onnx"):
         raise CheckpointError(f"{path}: not a safetensors checkpoint; {_hint(path)}")
     return Checkpoint(path)
 
@@ -70,7 +116,7 @@ def read(source: Source) -> dict[str, Array]:
 
     `source` is one of
     - the official `mobile_sam.pt`, or another state dict with its names saved by PyTorch >= 1.6;
-    - a safetensors file with the reference's names, with BatchNorm or fused, of any float type;
+    - a safetensors file with the reference's names, with BatchNorm or fused, as float16, 32 or 64;
     - an ONNX encoder/decoder pair, as a sequence of two files or the folder that holds them (needs `onnx`).
     Raises FileNotFoundError, CheckpointError, or ModuleNotFoundError when `onnx` is needed and missing.
     """
@@ -81,7 +127,7 @@ def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp
     """Write `source` (see `read`) as a fused checkpoint and return it, opened.
 
     "fp16" stores the weights of convolutions and linear layers as float16 and everything else as float32;
-    "fp32" all as float32. The file appears complete or not at all, and the same source gives the same bytes.
+    "fp32" all as float32. The file appears complete or not at all.
     Raises as `read`, and CheckpointError where a weight exceeds float16's range; OSError where `destination`
     cannot be written.
     """
@@ -106,8 +152,19 @@ def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp
         "source_sha256": ", ".join(_sha256(file) for file in files),
         "dtype": dtype,
     }
-    tensorfile.write(destination, tensors, metadata)
+    _write(destination, safetensors.numpy.save(tensors, metadata))
     return Checkpoint(destination)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write beside `path`, then rename."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _files(source: Source) -> list[Path]:
@@ -145,20 +202,21 @@ def _read(files: Sequence[Path]) -> dict[str, Array]:
     tensors: Mapping[str, Array]
     match _kind(files[0]):
         case "safetensors":
-            tensors = TensorFile(files[0])
+            tensors = _TensorFile(files[0])
         case "torch":
             tensors = conversion.read_torch(files[0])
         case _:
             tensors = conversion.read_onnx_pair(files)
-    tensors = {
-        name: values
-        for name, values in tensors.items()
+    shapes = tensors.shapes() if isinstance(tensors, _TensorFile) else {name: tensors[name].shape for name in tensors}
+    shapes = {
+        name: shape
+        for name, shape in shapes.items()
         if not name.startswith(_CLASSIFICATION_HEAD) and not name.endswith(".bn.num_batches_tracked")
     }
     expected = config.expected_tensors()
-    has_batch_norm = any(".bn." in name for name in tensors)
-    shapes = {name: values.shape for name, values in tensors.items()}
+    has_batch_norm = any(".bn." in name for name in shapes)
     _check(files[0], shapes, conversion.unfused(expected) if has_batch_norm else expected)
+    tensors = {name: tensors[name] for name in shapes}
     integers = [name for name, values in tensors.items() if values.dtype.kind != "f"]
     if integers:
         raise CheckpointError(f"{files[0]}: not floating point: {_listed(integers)}")

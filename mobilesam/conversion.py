@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import config
-from .tensorfile import Array, CheckpointError
+from .checkpoint import Array, CheckpointError
 
 if TYPE_CHECKING:
     import onnx
