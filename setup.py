@@ -66,7 +66,11 @@ class BuildLibraries(build_clib):
 
 
 class BuildExtensions(build_ext):
-    """build_ext with OpenMP where the compiler has it."""
+    """build_ext on all cores, with OpenMP where the compiler has it."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self) -> None:
         if openmp_works(self.compiler):

@@ -130,7 +130,7 @@ class MobileSAM:
         """
         rgb = open_rgb(image)
         x, input_size = to_encoder_input(rgb)
-        features = self.image_encoder(x)
+        features = self.image_encoder(x, input_size)
         features.flags.writeable = False
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 

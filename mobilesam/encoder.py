@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from . import kernels
 from .config import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage, attention_bias_index
 from .parameters import F32, Parameters
+from .zero_canvas import PARTIAL_LAYERS, PartialCanvas
 
 
 class PatchEmbed:
@@ -123,11 +124,22 @@ class ImageEncoder:
             for i, (stage, following) in enumerate(zip(STAGES, [*STAGES[1:], None]))
         ]
         self.neck = Neck(p / "neck")
+        partial = [(layer.blocks, layer.downsample) for layer in self.layers if layer.downsample is not None]
+        self.partial_canvas = [
+            PartialCanvas(self.patch_embed, partial[:PARTIAL_LAYERS], axis, threads) for axis in (0, 1)
+        ]
 
-    def __call__(self, x: F32) -> F32:
+    def __call__(self, x: F32, filled: tuple[int, int] | None = None) -> F32:
+        """``filled`` (h, w): x is zero below line h and right of column w, which saves work and changes no bit."""
         if x.shape != (IMG_SIZE, IMG_SIZE, 3):
             raise ValueError(f"x: expected shape {(IMG_SIZE, IMG_SIZE, 3)}, got {x.shape}")
-        x = self.patch_embed(x, self.threads)
-        for layer in self.layers:
-            x = layer(x, self.threads)
-        return self.neck(x, self.threads)
+        y = None
+        for canvas, lines in zip(self.partial_canvas, filled or x.shape):
+            y = canvas(x, lines) if y is None else y
+        if y is None:
+            y = self.patch_embed(x, self.threads)
+            for layer in self.layers[:PARTIAL_LAYERS]:
+                y = layer(y, self.threads)
+        for layer in self.layers[PARTIAL_LAYERS:]:
+            y = layer(y, self.threads)
+        return self.neck(y, self.threads)
