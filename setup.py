@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import tempfile
+from copy import copy
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -45,6 +46,8 @@ def openmp_works(compiler) -> bool:
     """Whether a program with an OpenMP pragma compiles and links; MOBILESAM_OPENMP=0 says no."""
     if os.environ.get("MOBILESAM_OPENMP") == "0":
         return False
+    compiler = copy(compiler)
+    compiler.set_libraries([])  # those of the stubs, which the probe does without
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")

@@ -56,9 +56,11 @@ def export_onnx(
     encoder, decoder = Path(directory, ENCODER), Path(directory, DECODER)
     for path in (encoder, decoder):
         check_folder(path)
-
-    from .onnx_decoder import build_decoder  # they import onnx, which only an export needs
-    from .onnx_encoder import build_encoder
+    try:
+        from .onnx_decoder import build_decoder
+        from .onnx_encoder import build_encoder
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"exporting to ONNX needs a package: pip install onnx ({error})") from None
 
     models = {encoder: build_encoder(checkpoint), decoder: build_decoder(checkpoint, mask_rule)}
     for path, model in models.items():

@@ -7,15 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from . import __version__
 from .config import LAYER_NORM_EPS
 from .onnx_export import Tensors
-
-try:
-    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
-except ModuleNotFoundError:
-    raise ModuleNotFoundError("exporting to ONNX needs the package onnx: pip install onnx") from None
 
 F32 = NDArray[np.float32]
 OPSET = 20  # the first with Gelu
