@@ -111,7 +111,7 @@ class Bench:
         if openvino:
             versions["openvino"] = openvino.__version__
         return {
-            "cpu": cli._cpu_name(),
+            "cpu": cli.cpu_name(),
             "isa": kernels.isa.current(),
             "threads": str(self.options.threads),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),

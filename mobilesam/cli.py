@@ -172,7 +172,7 @@ def _info(arguments: argparse.Namespace) -> None:
         "python": f"{platform.python_version()} ({sys.executable})",
         "numpy, pillow": f"{numpy.__version__}, {PIL.__version__}",
         "platform": platform.platform(),
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cpu features": " ".join(kernels.isa.cpu_features()),
         "isa": f"{kernels.isa.current()} (available: {', '.join(kernels.isa.available())})",
         "openmp": "yes" if kernels.isa.openmp() else "no: single-threaded",
@@ -184,7 +184,7 @@ def _info(arguments: argparse.Namespace) -> None:
         print(f"{name:<18}{value}")
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     import platform
 
     try:

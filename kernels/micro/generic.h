@@ -294,6 +294,17 @@ static void depthwise_flat(float *y, const float *const *x, const float *const *
                            int64_t period, int64_t count, int act)
 {
     int64_t f = 0;
+    for (; f + TAPW * period <= count; f += TAPW * period) /* TAPW periods share each weight that is loaded */
+        for (int64_t phase = 0; phase < period; phase += VL) {
+            vf acc[TAPW];
+            UNROLL for (int o = 0; o < TAPW; o++) acc[o] = bias ? load(bias + phase) : splat(0.f);
+            for (int64_t t = 0; t < taps; t++) {
+                const float *at = x[t] + f + phase;
+                vf tap = load(w[t] + phase);
+                UNROLL for (int o = 0; o < TAPW; o++) acc[o] += load(at + o * period) * tap;
+            }
+            UNROLL for (int o = 0; o < TAPW; o++) store(y + f + o * period + phase, acc[o]);
+        }
     for (int64_t phase = 0; f + VL <= count; f += VL, phase += VL) {
         if (phase == period)
             phase = 0;
