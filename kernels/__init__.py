@@ -19,10 +19,12 @@ from mobilesam.kernels.resize import resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, softmax
 from mobilesam.kernels.two_way import attend_image, fold_heads, update_image
 from mobilesam.kernels.upscale import upscale_masks
+from mobilesam.kernels.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
 
 __all__ = [
     "KeysValues",
     "Panels",
+    "WinogradPanels",
     "attend_image",
     "conv2d",
     "conv_transpose2d",
@@ -38,6 +40,7 @@ __all__ = [
     "pack",
     "pack_keys_values",
     "pack_transpose",
+    "pack_winograd",
     "pad_attention_bias",
     "patch_embed",
     "resize_logits",
@@ -46,4 +49,5 @@ __all__ = [
     "update_image",
     "upscale_masks",
     "window_attention",
+    "winograd_conv3x3",
 ]

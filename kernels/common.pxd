@@ -34,6 +34,8 @@ cdef extern from "micro.h" nogil:
         void (*depthwise3x3)(const depthwise3x3_args *) noexcept nogil
         void (*depthwise_flat)(float *, const float **, const float **, int64_t, const float *, int64_t, int64_t, int) noexcept nogil
         void (*depthwise_taps)(float *, const float **, const float **, int64_t, const float *, int64_t, int) noexcept nogil
+        void (*winograd_input)(float *, int64_t, const float **, int64_t) noexcept nogil
+        void (*winograd_output)(float **, const float *, int64_t, int64_t) noexcept nogil
         void (*layer_norm)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                            float, int) noexcept nogil
         void (*layer_norm_columns)(float *, int64_t, int64_t, int64_t, const float *, const float *, float, int) noexcept nogil

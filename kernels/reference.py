@@ -256,6 +256,14 @@ def upscale_masks(
     return np.moveaxis(gelu(upscale(t, w2, b2)) @ _f64(hyper).T, -1, 0)
 
 
+def winograd_conv3x3(x: ArrayLike, weight: ArrayLike) -> Array:
+    """y = conv2d(x, weight) with pad 1 and stride 1: another way to the same sums (arXiv:1509.09308).
+
+    x (H, W, C), weight (OC, 3, 3, C), y (H, W, OC).
+    """
+    return conv2d(x, weight, pad=1)
+
+
 def patch_embed(x: ArrayLike, w1: ArrayLike, b1: ArrayLike, w2: ArrayLike, b2: ArrayLike) -> Array:
     """y = conv2d(gelu(conv2d(x, w1) + b1), w2) + b2, both 3×3 with stride 2 and pad 1
 

@@ -96,12 +96,12 @@ class Neck:
 
     def __init__(self, p: Parameters) -> None:
         self.conv1, self.norm1 = p.linear("0"), p.norm("1")
-        self.conv2, self.norm2 = p.conv("2"), p.norm("3")
+        self.conv2, self.norm2 = p.conv3x3("2"), p.norm("3")
 
     def __call__(self, x: F32, threads: int) -> F32:
         x = kernels.linear(x, self.conv1.weight, threads=threads)
         x = self._norm(x, self.norm1.weight, self.norm1.bias, threads)
-        x = kernels.conv2d(x, self.conv2.weight, pad=1, threads=threads)
+        x = kernels.winograd_conv3x3(x, self.conv2, threads=threads)
         return self._norm(x, self.norm2.weight, self.norm2.bias, threads)
 
     @staticmethod

@@ -51,6 +51,16 @@ class KeysValues:
     heads: int
     isa: int
 
+@dataclass(frozen=True, slots=True)
+class WinogradPanels:
+    data: F32
+    shape: tuple[int, int, int, int]
+    isa: int
+
+def pack_winograd(weight: F32, *, threads: int | None = None) -> WinogradPanels: ...
+def winograd_conv3x3(
+    x: F32, weight: F32 | WinogradPanels, *, out: F32 | None = None, threads: int | None = None
+) -> F32: ...
 def pack(weight: F32 | NDArray[np.generic], *, threads: int | None = None) -> Panels: ...
 def pack_transpose(weight: F32, *, threads: int | None = None) -> Panels: ...
 def pad_attention_bias(bias: F32) -> F32: ...

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .kernels import Panels
+from .kernels import Panels, WinogradPanels
 
 F32 = NDArray[np.float32]
 
@@ -56,6 +56,10 @@ class Parameters:
     def conv(self, name: str) -> Layer:
         """(OC, C, KH, KW) as (OC, KH, KW, C), packed."""
         return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name)
+
+    def conv3x3(self, name: str) -> WinogradPanels:
+        """(OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, transformed and packed."""
+        return kernels.pack_winograd(self.tensor(f"{name}.weight").transpose(0, 2, 3, 1), threads=self._threads)
 
     def conv_transpose(self, name: str) -> Vectors:
         """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns."""

@@ -144,6 +144,7 @@ CASES = {
                 "queries": (13, 64),
             },
         ),
+        Case("winograd_conv3x3", {"x": (27, 71, 48), "weight": (64, 3, 3, 48)}),
         Case(
             "upscale_masks",
             {

@@ -323,6 +323,45 @@ static void depthwise_flat(float *y, const float *const *x, const float *const *
         activate(y, y, count, act);
 }
 
+static void winograd_input(float *v, int64_t stride, const float *const *x, int64_t n)
+{
+    for (int64_t c = 0; c < n; c += VL) {
+        vf rows[4][4], t;
+        UNROLL for (int j = 0; j < 4; j++) { /* B' d */
+            vf d0 = load(x[j] + c), d1 = load(x[4 + j] + c), d2 = load(x[8 + j] + c), d3 = load(x[12 + j] + c);
+            rows[0][j] = d0 - d2;
+            rows[1][j] = d1 + d2;
+            rows[2][j] = d2 - d1;
+            rows[3][j] = d1 - d3;
+        }
+        UNROLL for (int i = 0; i < 4; i++) { /* (B' d) B */
+            float *at = v + 4 * i * stride + c;
+            t = rows[i][2];
+            store(at, rows[i][0] - t);
+            store(at + stride, rows[i][1] + t);
+            store(at + 2 * stride, t - rows[i][1]);
+            store(at + 3 * stride, rows[i][1] - rows[i][3]);
+        }
+    }
+}
+
+static void winograd_output(float *const *y, const float *m, int64_t stride, int64_t n)
+{
+    for (int64_t c = 0; c < n; c += VL) {
+        vf top[4], bottom[4];
+        UNROLL for (int j = 0; j < 4; j++) { /* A' m */
+            const float *at = m + j * stride + c;
+            vf m1 = load(at + 4 * stride), m2 = load(at + 8 * stride);
+            top[j] = load(at) + m1 + m2;
+            bottom[j] = m1 - m2 - load(at + 12 * stride);
+        }
+        store(y[0] + c, top[0] + top[1] + top[2]);
+        store(y[1] + c, top[1] - top[2] - top[3]);
+        store(y[2] + c, bottom[0] + bottom[1] + bottom[2]);
+        store(y[3] + c, bottom[1] - bottom[2] - bottom[3]);
+    }
+}
+
 INLINE float row_sum(const float *x, int64_t n)
 {
     vf s0 = splat(0.f), s1 = splat(0.f);
@@ -528,6 +567,7 @@ static void above(uint8_t *y, const float *x, float threshold, int64_t count)
 const micro NAME(ISA) = {
     .name = TEXT(ISA), .vl = VL, .mr = MR, .nr = NR,
     .gemm = gemm, .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
+    .winograd_input = winograd_input, .winograd_output = winograd_output,
     .layer_norm = layer_norm, .layer_norm_columns = layer_norm_columns, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
     .activate = activate, .add = add, .pack = pack, .blend = blend,
     .resample = resample, .above = above,

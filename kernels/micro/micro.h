@@ -47,6 +47,10 @@ typedef struct {
     /* y[f] = act(sum_t x[t][f] * w[t][f % period] + bias[f % period]),  f < count; period a multiple of vl */
     void (*depthwise_flat)(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
                            int64_t period, int64_t count, int act);
+    /* Winograd's F(2x2, 3x3) (Lavin & Gray, arXiv:1509.09308), for whole channel vectors, n % vl = 0:
+     * v[f] = B' d B of the 4x4 pixels x[16];  y[4] = A' m A of the 16 products m[f], each a stride apart */
+    void (*winograd_input)(float *v, int64_t stride, const float *const *x, int64_t n);
+    void (*winograd_output)(float *const *y, const float *m, int64_t stride, int64_t n);
     /* y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m */
     void (*layer_norm)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t channels,
                        const float *weight, const float *bias, float eps, int act);

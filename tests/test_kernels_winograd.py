@@ -1,0 +1,78 @@
+"""Winograd's 3×3 convolution: within what its own arithmetic allows, at every edge, for every packing."""
+
+import numpy as np
+import pytest
+from isas import every_isa  # noqa: F401
+from tolerances import U, assert_same, assert_within, normal
+
+from mobilesam import kernels
+from mobilesam.kernels import reference
+
+pytestmark = pytest.mark.usefixtures("every_isa")
+
+A = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+B = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
+G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+
+
+def in_tiles(x: np.ndarray) -> np.ndarray:
+    """(H, W, C) as (rows, columns, 4, 4, C): a 2×2 output tile's inputs, zeros around the map."""
+    height, width, _ = x.shape
+    padded = np.pad(x, ((1, 1 + height % 2), (1, 1 + width % 2), (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (4, 4), axis=(0, 1))
+    return windows[::2, ::2].transpose(0, 1, 3, 4, 2)
+
+
+def bound(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """|A'| ((|G||g||G'|) ⊙ (|B'||d||B|)) |A|, summed over channels, is the sum of all absolute values that meet.
+
+    Each of its terms is rounded twice by B, once as a stored filter, C times in the sum over channels, four times by A.
+    """
+    filters = np.einsum("ip,opqc,jq->ijoc", abs(G), abs(weight), abs(G), optimize=True)
+    pixels = np.einsum("pi,rspqc,qj->rsijc", abs(B).T, abs(in_tiles(x)), abs(B).T, optimize=True)
+    products = np.einsum("rsijc,ijoc->rsijo", pixels, filters, optimize=True)
+    y = np.einsum("ai,rsijo,bj->raosb", abs(A), products, abs(A), optimize=True)
+    rows, _, channels, columns, _ = y.shape
+    y = y.transpose(0, 1, 3, 4, 2).reshape(2 * rows, 2 * columns, channels)[: x.shape[0], : x.shape[1]]
+    rounded = (weight.shape[-1] + 7) * U
+    return rounded / (1 - rounded) * y
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2), (2, 1), (3, 5), (4, 63), (5, 64), (3, 65), (2, 131)])
+@pytest.mark.parametrize(("channels", "outputs"), [(16, 32), (48, 96), (272, 32)])
+def test_equals_the_convolution(size: tuple[int, int], channels: int, outputs: int):
+    x, weight = normal(*size, channels), normal(outputs, 3, 3, channels)
+    expected = reference.conv2d(x, weight, pad=1)
+    assert_within(kernels.winograd_conv3x3(x, weight), expected, bound(x, weight))
+
+
+def test_the_bound_is_not_idle():
+    """It holds for the direct sum of another float32 order too, and is small beside the result."""
+    x, weight = normal(6, 7, 64), normal(32, 3, 3, 64)
+    assert bound(x, weight).max() < 2e-4 * abs(reference.conv2d(x, weight, pad=1)).max()
+
+
+def test_the_networks_own_size():
+    x, weight = normal(64, 64, 256), normal(256, 3, 3, 256)
+    expected = kernels.conv2d(x, weight, pad=1)
+    difference = np.linalg.norm(kernels.winograd_conv3x3(x, weight) - expected) / np.linalg.norm(expected)
+    assert difference < 16 * U  # 256 terms' roundings, of random signs, grow with their root
+
+
+def test_what_does_not_fit_is_refused_in_words():
+    x, packed = normal(5, 6, 32), kernels.pack_winograd(normal(32, 3, 3, 32))
+    for arguments, name in (
+        ((normal(5, 6, 24), normal(32, 3, 3, 24)), "x"),
+        ((x, normal(33, 3, 3, 32)), "weight"),
+        ((x, normal(32, 3, 5, 32)), "weight"),
+        ((normal(5, 6, 48), packed), "weight"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name}: [^\n]*$"):
+            kernels.winograd_conv3x3(*arguments)
+
+
+def test_packed_weights_are_a_snapshot():
+    x, weight = normal(5, 6, 32), normal(32, 3, 3, 32)
+    expected, packed = kernels.winograd_conv3x3(x, weight), kernels.pack_winograd(weight)
+    weight[...] = np.nan
+    assert_same(kernels.winograd_conv3x3(x, packed), expected)
