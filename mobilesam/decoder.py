@@ -170,8 +170,11 @@ class TwoWayTransformer:
         self.final_attn_token_to_image = TokenToImage(p / "final_attn_token_to_image")
         self.norm_final_attn = p.norm("norm_final_attn")
 
-    def __call__(self, image: ImageTokens, tokens: F32, threads: int) -> tuple[F32, F32]:
-        """The tokens (T, 256) and the image (N, 256) after the transformer."""
+    def __call__(self, image: ImageTokens, tokens: F32, kept: list[int], threads: int) -> tuple[F32, F32]:
+        """The tokens that are ``kept`` (K, 256) and the image (N, 256) after the transformer.
+
+        The last attention leaves out the tokens whose answer nobody reads.
+        """
         first = self.layers[0]
         queries = first.attend_self(tokens, tokens, threads)
         attended = self._first_look(first.cross_attn_token_to_image, image, queries + tokens, threads)
@@ -181,10 +184,13 @@ class TwoWayTransformer:
         ]
         for i, (layer, attention) in enumerate(zip(self.layers, attentions)):
             before = layer.digest(queries, attended, threads)
-            queries = before if i == DECODER_DEPTH - 1 else self.layers[i + 1].attend_self(before, tokens, threads)
+            if i == DECODER_DEPTH - 1:
+                queries, query_pe = before[kept], tokens[kept]
+            else:
+                queries, query_pe = self.layers[i + 1].attend_self(before, tokens, threads), tokens
             update = layer.cross_attn_image_to_token
             if len(tokens) <= FOLDED_TOKENS:
-                folded = attention.fold(queries + tokens, threads)
+                folded = attention.fold(queries + query_pe, threads)
                 x, mixed = update.folded(image, before, tokens, folded, threads)
                 attended = attention.unfold(mixed, threads)
             else:
@@ -192,7 +198,7 @@ class TwoWayTransformer:
                 if image_queries is None:
                     image_queries = _linear(image.x + image.pe, update.q_proj, threads)
                 x = update.direct(image.x, image_queries, before, tokens, threads)
-                attended = attention.direct(queries + tokens, attention.keys_values(x, image.pe, threads), threads)
+                attended = attention.direct(queries + query_pe, attention.keys_values(x, image.pe, threads), threads)
             image = ImageTokens(x, image.pe)
         queries = self.final_attn_token_to_image.project(attended, queries, threads)
         return _norm(queries, self.norm_final_attn, threads), image.x
@@ -251,11 +257,10 @@ class MaskDecoder:
         sparse (T, 256) are the prompt's tokens, of which there may be none.
         """
         tokens = np.concatenate([self.output_tokens, sparse])
-        queries, x = self.transformer(image, tokens, self.threads)
         wanted = range(1, MASK_TOKENS) if multimask else range(1)
-        hyper = np.concatenate(
-            [self.output_hypernetworks_mlps[i](queries[1 + i : 2 + i], self.threads) for i in wanted]
-        )
+        queries, x = self.transformer(image, tokens, [0, *(1 + i for i in wanted)], self.threads)
+        mlps = [self.output_hypernetworks_mlps[i] for i in wanted]
+        hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, queries[1:])])
         low_res = kernels.upscale_masks(
             x.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM), self.upscale1.weight, self.upscale1.bias,
             self.upscale_norm.weight, self.upscale_norm.bias, self.upscale2.weight, self.upscale2.bias, hyper,
