@@ -15,8 +15,9 @@ from mobilesam.kernels.mbconv import mbconv
 from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.patch_embed import patch_embed
+from mobilesam.kernels.probe import fma_peak
 from mobilesam.kernels.resize import resize_logits
-from mobilesam.kernels.rows import gelu, layer_norm, softmax
+from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
 from mobilesam.kernels.two_way import attend_image, fold_heads, update_image
 from mobilesam.kernels.upscale import upscale_masks
 from mobilesam.kernels.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
@@ -30,6 +31,7 @@ __all__ = [
     "conv_transpose2d",
     "cross_attention",
     "depthwise_conv2d",
+    "fma_peak",
     "fold_heads",
     "gelu",
     "isa",
@@ -37,6 +39,7 @@ __all__ = [
     "linear",
     "local_mlp",
     "mbconv",
+    "normalize",
     "pack",
     "pack_keys_values",
     "pack_transpose",

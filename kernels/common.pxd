@@ -47,7 +47,9 @@ cdef extern from "micro.h" nogil:
         void (*pack)(float *, const void *, int, int64_t, int64_t, int64_t) noexcept nogil
         void (*blend)(float *, const float *, const float *, float, int64_t) noexcept nogil
         void (*resample)(float *, const float *, const int32_t *, const float *, int64_t) noexcept nogil
+        void (*normalize)(float *, const uint8_t *, const float *, const float *, int64_t) noexcept nogil
         void (*above)(uint8_t *, const float *, float, int64_t) noexcept nogil
+        void (*fma_probe)(float *, float, int64_t) noexcept nogil
 
 cdef extern from "runtime.h" nogil:
     ctypedef struct runtime:

@@ -256,6 +256,16 @@ def upscale_masks(
     return np.moveaxis(gelu(upscale(t, w2, b2)) @ _f64(hyper).T, -1, 0)
 
 
+def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[int, int]) -> Array:
+    """y[h, w, c] = (image[h, w, c] − mean[c])/std[c] inside the image, 0 outside
+
+    image (H, W, C) uint8, mean and std (C,), y (*size, C). `Sam.preprocess` in SAM's `sam.py`.
+    """
+    y = np.zeros((*size, np.shape(image)[2]))
+    y[: np.shape(image)[0], : np.shape(image)[1]] = (_f64(image) - _f64(mean)) / _f64(std)
+    return y
+
+
 def winograd_conv3x3(x: ArrayLike, weight: ArrayLike) -> Array:
     """y = conv2d(x, weight) with pad 1 and stride 1: another way to the same sums (arXiv:1509.09308).
 

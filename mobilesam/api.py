@@ -129,7 +129,7 @@ class MobileSAM:
         Raises OSError for a file that cannot be opened, ValueError or TypeError for one that is no image.
         """
         rgb = open_rgb(image)
-        x, input_size = to_encoder_input(rgb)
+        x, input_size = to_encoder_input(rgb, threads=self.threads)
         features = self.image_encoder(x, input_size)
         features.flags.writeable = False
         return Embedding(features, (rgb.height, rgb.width), input_size, self)

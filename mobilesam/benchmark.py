@@ -1,7 +1,7 @@
 """Timing this package against ONNX Runtime (and OpenVINO, where installed): options, rounds, tables, JSON.
 
-What is measured is in `benchmark_sections`. This module loads no NumPy: its BLAS reads the number of threads
-from the environment, once, when it loads.
+What is measured is in `benchmark_sections`, and in `benchmark_layers` for this package alone, pass by pass. This
+module loads no NumPy: its BLAS reads the number of threads from the environment, once, when it loads.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -37,6 +37,13 @@ class Row:
     @property
     def median(self) -> float:
         return statistics.median(self.samples)
+
+
+class Printable(Protocol):
+    """A table of results, as text and as what JSON can hold."""
+
+    def lines(self) -> Iterator[str]: ...
+    def as_json(self) -> dict[str, object]: ...
 
 
 @dataclass
@@ -111,6 +118,8 @@ def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int
     """The command of scripts/benchmark.py, whose default image is `image`. Returns the exit code."""
     parser = _parser(image)
     arguments = parser.parse_args(argv)
+    if arguments.layers and arguments.onnx:
+        parser.error("argument --onnx: not allowed with argument --layers, which runs this package alone")
     try:
         _run(arguments)
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
@@ -129,7 +138,11 @@ def _parser(image: Path | None) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--runs", type=_positive, default=10, metavar="N", help="rounds, after one of warm-up (default: 10)")
     add("--threads", type=_positive, metavar="N", help="of every engine (default: the usable CPUs)")
-    add("--only", type=_sections, default=SECTIONS, metavar="SECTION,...", help=", ".join(SECTIONS))
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--only", type=_sections, default=SECTIONS, metavar="SECTION,...", help=", ".join(SECTIONS))
+    what.add_argument(
+        "--layers", action="store_true", help="where the encoder's time goes, pass by pass, this package alone"
+    )
     add(
         "--image",
         type=Path,
@@ -168,7 +181,7 @@ def _sections(text: str) -> list[str]:
 def _run(arguments: argparse.Namespace) -> None:
     # NumPy's own threads stay out of it: the one baseline that is NumPy's has a pool of `threads`.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    from . import benchmark_sections, kernels
+    from . import benchmark_layers, kernels
     from .image import check_folder
 
     if arguments.json:
@@ -176,13 +189,18 @@ def _run(arguments: argparse.Namespace) -> None:
     threads = arguments.threads or kernels.threads.default_threads()
     weights = arguments.weights and arguments.weights.resolve()  # the commands run in a folder of their own
     options = Options(arguments.runs, threads, arguments.image.resolve(), weights, arguments.onnx)
-    tables = []
     with tempfile.TemporaryDirectory(prefix="mobilesam-") as folder:
-        bench = benchmark_sections.Bench(options, Path(folder))
+        if arguments.layers:
+            bench, sections = benchmark_layers.LayersBench(options), ["layers"]
+        else:
+            from . import benchmark_sections  # which needs ONNX Runtime
+
+            bench, sections = benchmark_sections.Bench(options, Path(folder)), arguments.only
         environment = bench.environment()
         for name, value in environment.items():
             print(f"{name:<13}{value}")
-        for name in arguments.only:
+        tables = []
+        for name in sections:
             for table in bench.section(name):
                 progress("")
                 print(*["", *table.lines()], sep="\n", flush=True)

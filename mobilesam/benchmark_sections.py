@@ -8,7 +8,6 @@ ONNX Runtime's speed, and any pair given with --onnx, whose weights, where they 
 from __future__ import annotations
 
 import json
-import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,8 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -27,10 +27,11 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
-from . import __version__, api, cli, kernels, onnx_segment
+from . import api, kernels, onnx_segment
 from .benchmark import Options, Row, Table, interleave, progress
+from .benchmark_layers import LayersBench
 from .decoder import ImageTokens
-from .image import open_rgb, to_encoder_input
+from .image import to_encoder_input
 from .onnx_export import DECODER, ENCODER, export_onnx
 from .onnx_graph import IR_VERSION, OPSET, value_info
 from .onnx_segment import F32, Run
@@ -78,18 +79,22 @@ class Pair:
         return self.load(model.SerializeToString(), threads)
 
 
-class Bench:
+class Bench(LayersBench):
     """One photo and one point, the model, the engines, the sections; `folder` is for files of its own."""
 
+    engines: ClassVar[Mapping[str, ModuleType]] = {
+        "onnxruntime": onnxruntime,
+        **({"openvino": openvino} if openvino else {}),
+    }
+
     def __init__(self, options: Options, folder: Path) -> None:
-        self.options, self.folder = options, folder
+        super().__init__(options)
+        self.folder = folder
         for path in options.onnx:
             for name in (ENCODER, DECODER):
                 if not (path / name).is_file():
                     raise FileNotFoundError(f"--onnx {path}: no {name} in it")
-        self.photo = open_rgb(options.image)
         self.point = self.photo.width / 2, self.photo.height / 2
-        self.model = api.load(options.weights, threads=options.threads)
 
     @cached_property
     def onnx_runtime(self) -> list[Pair]:
@@ -104,35 +109,15 @@ class Bench:
         ours = Pair("openvino, our export", self.onnx_runtime[0].folder, load_openvino)
         return [*self.onnx_runtime, *([ours] if openvino else [])]
 
-    def environment(self) -> dict[str, str]:
-        """The facts that a number means little without."""
-        versions = {"mobilesam": __version__, "python": platform.python_version(), "numpy": np.__version__}
-        versions["onnxruntime"] = onnxruntime.__version__
-        if openvino:
-            versions["openvino"] = openvino.__version__
-        return {
-            "cpu": cli.cpu_name(),
-            "isa": kernels.isa.current(),
-            "threads": str(self.options.threads),
-            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-            "checkpoint": str(self.model.checkpoint.path),
-            "image": f"{self.options.image} ({self.photo.width}x{self.photo.height})",
-        }
-
-    def section(self, name: str) -> list[Table]:
-        """The tables of a section of `benchmark.SECTIONS`."""
-        tables: list[Table] = getattr(self, name.replace("-", "_"))()
-        return tables
-
     def encoder(self) -> list[Table]:
         """The encoder's input, ready in memory, to the features."""
-        x, _ = to_encoder_input(self.photo)
+        x, filled = to_encoder_input(self.photo)
         planes = {"input": np.ascontiguousarray(x.transpose(2, 0, 1)[None])}
-        cases = {OURS: Case(lambda: self.model.image_encoder(x), lambda features: features)}
+        cases = {OURS: Case(lambda: self.model.image_encoder(x, filled), lambda features: features)}
         for pair in self.pairs:
             run = pair.encoder(self.options.threads)
             cases[pair.name] = Case(_call(run, ["output"], planes), lambda out: out[0][0].transpose(1, 2, 0))
-        return [self._time("encoder, 1024x1024", cases)]
+        return [self._time(f"encoder, a photo of {self.photo.width}x{self.photo.height}", cases)]
 
     def decoder(self) -> list[Table]:
         """One point to the low-resolution logits of three masks, prompt encoder included."""

@@ -63,10 +63,17 @@ class TinyViTBlock:
         self.fc2 = p.linear("mlp.fc2")
 
     def __call__(self, x: F32, threads: int) -> F32:
-        x = kernels.window_attention(
+        return self.mlp(self.attend(x, threads), threads)
+
+    def attend(self, x: F32, threads: int) -> F32:
+        """x += attn(x), in place."""
+        return kernels.window_attention(
             x, self.norm.weight, self.norm.bias, self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias,
             self.attention_bias, window=self.window, eps=LAYER_NORM_EPS, out=x, threads=threads,
         )  # fmt: skip
+
+    def mlp(self, x: F32, threads: int) -> F32:
+        """x = local_conv(x); x += mlp(x)."""
         return kernels.local_mlp(
             x, self.local_conv.weight, self.local_conv.bias, self.mlp_norm.weight, self.mlp_norm.bias,
             self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, eps=LAYER_NORM_EPS, threads=threads,
@@ -99,8 +106,13 @@ class Neck:
         self.conv2, self.norm2 = p.conv3x3("2"), p.norm("3")
 
     def __call__(self, x: F32, threads: int) -> F32:
+        return self.conv3x3(self.conv1x1(x, threads), threads)
+
+    def conv1x1(self, x: F32, threads: int) -> F32:
         x = kernels.linear(x, self.conv1.weight, threads=threads)
-        x = self._norm(x, self.norm1.weight, self.norm1.bias, threads)
+        return self._norm(x, self.norm1.weight, self.norm1.bias, threads)
+
+    def conv3x3(self, x: F32, threads: int) -> F32:
         x = kernels.winograd_conv3x3(x, self.conv2, threads=threads)
         return self._norm(x, self.norm2.weight, self.norm2.bias, threads)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
+from . import kernels
 from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
 
 ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -87,7 +88,9 @@ def resized_size(height: int, width: int) -> Size:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def to_encoder_input(image: Image.Image | NDArray[np.uint8]) -> tuple[NDArray[np.float32], Size]:
+def to_encoder_input(
+    image: Image.Image | NDArray[np.uint8], *, threads: int | None = None
+) -> tuple[NDArray[np.float32], Size]:
     """What the encoder reads: resized (Pillow's BILINEAR, in uint8), normalised, zero-padded right and below.
 
     image: RGB, a PIL image or a uint8 (H, W, 3) array. Returns x (1024, 1024, 3) float32 and the size
@@ -98,12 +101,8 @@ def to_encoder_input(image: Image.Image | NDArray[np.uint8]) -> tuple[NDArray[np
     new_h, new_w = resized_size(image.height, image.width)
     if image.size != (new_w, new_h):
         image = image.resize((new_w, new_h), Image.Resampling.BILINEAR)
-    x = np.zeros((IMG_SIZE, IMG_SIZE, 3), np.float32)
-    # Rows of 3·new_w values, not of 3: NumPy's inner loop runs along the last axis.
-    filled = x.reshape(IMG_SIZE, IMG_SIZE * 3)[:new_h, : new_w * 3]
-    mean, std = (np.tile(np.array(channels, np.float32), new_w) for channels in (PIXEL_MEAN, PIXEL_STD))
-    np.subtract(np.asarray(image).reshape(new_h, -1), mean, out=filled)
-    np.divide(filled, std, out=filled)
+    mean, std = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
+    x = kernels.normalize(np.asarray(image), mean, std, size=(IMG_SIZE, IMG_SIZE), threads=threads)
     return x, (new_h, new_w)
 
 

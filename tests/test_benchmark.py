@@ -1,6 +1,8 @@
 """The benchmark counts and compares what it says, and its baselines compute what they should; no timings."""
 
 import json
+import math
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,14 +10,17 @@ import numpy as np
 import onnx
 import pytest
 from golden import PHOTOS, iou
+from test_kernels_processes import output
 from tolerances import assert_sum
 
 import mobilesam
-from mobilesam import benchmark, benchmark_sections, onnx_segment
+from mobilesam import benchmark, benchmark_layers, benchmark_sections, onnx_segment
 from mobilesam.benchmark import Row, Table
+from mobilesam.benchmark_layers import Cost, LayersTable
 from mobilesam.checkpoint import open_checkpoint
 from mobilesam.image import open_rgb, to_encoder_input
 from mobilesam.onnx_decoder import build_decoder
+from mobilesam.onnx_encoder import build_encoder
 
 
 def test_rounds_are_interleaved_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +103,76 @@ def test_command_writes_json(
     assert list(tmp_path.iterdir()) == [file]
 
 
+def of_pass(name: str, module: str) -> bool:
+    parent, _, modules = name.rpartition(".")
+    return any(f"{module}.".startswith(f"{parent}.{own}.") for own in modules.split("+"))
+
+
+def test_flops_of_every_pass_are_those_of_the_exported_graph() -> None:
+    """Counted from the shapes of its nodes; only its attention's products also run for the windows' padding."""
+    graph = onnx.shape_inference.infer_shapes(build_encoder(open_checkpoint())).graph
+    shapes = {
+        value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.output, *graph.value_info)
+    }
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    costs, flops = benchmark_layers.pass_costs(), Counter[str]()
+    name, tokens = "", 0  # the pass of the layer before, and that layer's rows
+    for node in graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul"):
+            continue
+        x, weight, y = (shapes[name] for name in (*node.input[:2], node.output[0]))
+        if node.op_type == "MatMul":  # attention's, after the layer qkv
+            windows, _, per_window, _ = y
+            flops[name] += 2 * math.prod(y) * x[-1] * tokens // (windows * per_window)
+        else:
+            name, tokens = next(name for name in costs if of_pass(name, node.name)), y[0]
+            flops[name] += 2 * math.prod(y) * math.prod(weight[1:])
+    assert flops == {name: cost.flops for name, cost in costs.items()}
+
+
+def test_bytes_of_a_pass_are_its_maps_and_weights() -> None:
+    costs = benchmark_layers.pass_costs()
+    weights = 4 * 7**2 + 2 * 128 + 3 * 128 * (128 + 1) + 128 * (128 + 1)
+    assert costs["image_encoder.layers.1.blocks.0.attn"].traffic == 4 * (2 * 128**3 + weights)
+    weights = 160 * (128 + 1) + 160 * (9 + 1) + 160 * (160 + 1)
+    assert costs["image_encoder.layers.1.downsample"].traffic == 4 * (128**3 + 64**2 * 160 + weights)
+
+
+def test_passes_one_after_the_other_are_the_encoder(embedding: mobilesam.Embedding) -> None:
+    y, _ = to_encoder_input(open_rgb(PHOTOS["chelsea"]))
+    calls = benchmark_layers.passes(mobilesam.load().image_encoder)
+    assert list(calls) == list(benchmark_layers.pass_costs())
+    for call in calls.values():
+        y = call(y, 2)
+    np.testing.assert_array_equal(y, embedding.features)
+
+
+def test_rates_are_of_the_median_time() -> None:
+    table = LayersTable("title", {"a.pass": [4.0, 1.0, 2.0]}, {"a.pass": Cost(10**9, 3 * 10**6)}, 2e12)
+    title, header, line = table.lines()
+    assert title == "title [the FMA peak is 2000.0 GFLOP/s]"
+    assert header.split() == ["pass", "min", "ms", "median", "GFLOP", "GFLOP/s", "of", "peak", "MB", "GB/s"]
+    assert line.split() == ["a.pass", "1.00", "2.00", "1.000", "500.0", "25.0%", "3.0", "1.5"]
+    assert len(line) == len(header)
+
+
+def test_layers_need_no_other_engine(tmp_path: Path) -> None:
+    file = tmp_path / "layers.json"
+    options = ["--layers", "--runs", "1", "--image", str(PHOTOS["chelsea"]), "--json", str(file)]
+    code = "import sys; sys.modules.update(onnx=None, onnxruntime=None); from mobilesam.benchmark import main; "
+    printed = output(f"{code}sys.exit(main({options!r}))")
+    record = json.loads(file.read_text())
+    assert "onnxruntime" not in record["environment"]["versions"]
+    (table,) = record["tables"]
+    *passes, total, whole = table["rows"]
+    assert [row["pass"] for row in passes] == list(benchmark_layers.pass_costs())
+    assert total["samples"] == pytest.approx([sum(row["median"] for row in passes)])
+    assert total["flops"] == whole["flops"] == sum(row["flops"] for row in passes)
+    assert all(row["pass"] in printed and row["min"] > 0 for row in table["rows"])
+    assert list(tmp_path.iterdir()) == [file]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -125,9 +200,11 @@ def test_command_says_what_is_wrong(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [["--only", "encoder,sweep"], ["--runs", "0"], ["--threads", "two"]])
+@pytest.mark.parametrize(
+    "options", [["--only", "encoder,sweep"], ["--runs", "0"], ["--threads", "two"], ["--onnx", ".", "--layers"]]
+)
 def test_impossible_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         benchmark.main(options, image=PHOTOS["chelsea"])
     assert stopped.value.code == 2
-    assert options[1].split(",")[-1] in capsys.readouterr().err
+    assert options[-1].split(",")[-1] in capsys.readouterr().err

@@ -133,3 +133,29 @@ def test_out_may_be_the_input(name):
     expected = operation(x, *more)
     assert operation(x, *more, out=x) is x
     assert_same(x, expected)
+
+
+@pytest.mark.parametrize(("shape", "size"), [((1, 1, 3), (1, 1)), ((5, 7, 3), (9, 8)), ((64, 300, 3), (64, 301))])
+def test_normalize(shape: tuple[int, int, int], size: tuple[int, int]):
+    """A subtraction and a division, each rounded once."""
+    image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    mean, std = np.array([123.675, 116.28, 103.53], np.float32), np.array([58.395, 57.12, 57.375], np.float32)
+    expected = reference.normalize(image, mean, std, size=size)
+    magnitude = reference.normalize(image, -mean, std, size=size)
+    assert_within(kernels.normalize(image, mean, std, size=size), expected, 3 * U * magnitude)
+    wide = np.zeros((shape[0], 2 * shape[1], 3), np.uint8)
+    wide[:, ::2] = image
+    assert_same(kernels.normalize(wide[:, ::2], mean, std, size=size), kernels.normalize(image, mean, std, size=size))
+
+
+def test_normalize_refuses_in_words():
+    image, mean = np.zeros((4, 5, 3), np.uint8), normal(3)
+    for arguments, size, error, name in (
+        ((image.astype(np.float32), mean, mean), (4, 5), TypeError, "image"),
+        ((image[0], mean, mean), (4, 5), ValueError, "image"),
+        ((image, normal(4), mean), (4, 5), ValueError, "mean"),
+        ((image, mean, mean.astype(np.float64)), (4, 5), TypeError, "std"),
+        ((image, mean, mean), (3, 5), ValueError, "size"),
+    ):
+        with pytest.raises(error, match=rf"^{name}: [^\n]*$"):
+            kernels.normalize(*arguments, size=size)

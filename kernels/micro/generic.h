@@ -553,10 +553,29 @@ static void resample(float *y, const float *x, const int32_t *index, const float
         y[j] = x[index[j]] * (1.f - t[j]) + x[index[j] + 1] * t[j];
 }
 
+static void normalize(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++)
+        y[j] = (x[j] - mean[j]) / std[j];
+}
+
 static void above(uint8_t *y, const float *x, float threshold, int64_t count)
 {
     for (int64_t j = 0; j < count; j++)
         y[j] = x[j] > threshold;
+}
+
+/* As many chains as the GEMM's tile has sums: enough to hide an FMA's latency, and no loads. */
+static void fma_probe(float *y, float x, int64_t steps)
+{
+    vf acc[MR][NV];
+    UNROLL for (int i = 0; i < MR; i++)
+        UNROLL for (int v = 0; v < NV; v++) acc[i][v] = load(y + i * NR + v * VL);
+    for (; steps > 0; steps--)
+        UNROLL for (int i = 0; i < MR; i++)
+            UNROLL for (int v = 0; v < NV; v++) acc[i][v] += acc[i][v] * x;
+    UNROLL for (int i = 0; i < MR; i++)
+        UNROLL for (int v = 0; v < NV; v++) store(y + i * NR + v * VL, acc[i][v]);
 }
 
 #define NAME_(isa) micro_##isa
@@ -570,5 +589,5 @@ const micro NAME(ISA) = {
     .winograd_input = winograd_input, .winograd_output = winograd_output,
     .layer_norm = layer_norm, .layer_norm_columns = layer_norm_columns, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
     .activate = activate, .add = add, .pack = pack, .blend = blend,
-    .resample = resample, .above = above,
+    .resample = resample, .normalize = normalize, .above = above, .fma_probe = fma_probe,
 };

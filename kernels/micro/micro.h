@@ -69,7 +69,9 @@ typedef struct {
     void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
     /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j] */
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);
+    void (*normalize)(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n); /* y = (x - mean)/std */
     void (*above)(uint8_t *y, const float *x, float threshold, int64_t count); /* y = x > threshold */
+    void (*fma_probe)(float *y, float x, int64_t steps); /* y[f] += y[f]*x, steps times, f < mr*nr, in registers */
 } micro;
 
 extern const micro micro_x86_64_v2, micro_avx2, micro_avx512, micro_neon;
