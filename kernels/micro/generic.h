@@ -14,6 +14,7 @@
 
 typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 typedef float vfu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 
 INLINE vf load(const float *p) { return *(const vfu *)p; }
@@ -86,7 +87,7 @@ INLINE vf exp_v(vf x)
     p = p * r + 1.6666517e-1f;
     p = p * r + 0.5f;
     p = p * (r * r) + r + 1.f;
-    vi scale = ((vi)n << 23) + (vi)splat(1.f);
+    vu scale = ((vu)n << 23) + (vu)splat(1.f);
     return (vf)((vi)(p * (vf)scale) & ~(x < -87.f));
 }
 
@@ -173,7 +174,10 @@ static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const floa
     switch (mr) {
     ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 #if MR > 4
-    ROWS(5) ROWS(6)
+    ROWS(5)
+#endif
+#if MR > 5
+    ROWS(6)
 #endif
 #if MR > 6
     ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
