@@ -126,7 +126,7 @@ def conv_transpose2d(x, weight, bias=None, *, activation=None, out=None, threads
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
         row = <float *>rt.scratch(width * n * sizeof(float))
-        for unit in prange(units, schedule="static"):
+        for unit in prange(units, schedule="dynamic"):
             if row == NULL:
                 failed += 1
             else:

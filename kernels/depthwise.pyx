@@ -78,7 +78,7 @@ def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activ
         memory = rt.scratch(size)
         if memory != NULL and d.path == PATH_3X3:
             memset(memory, 0, size)
-        for unit in prange(units, schedule="static"):
+        for unit in prange(units, schedule="dynamic", chunksize=8):
             if memory == NULL:
                 failed += 1
             else:

@@ -31,7 +31,7 @@ def layer_norm(x, weight, bias, *, eps=1e-5, activation=None, out=None, threads=
     cdef int64_t c = x.shape[-1], m = xv.shape[0] // c, block = max(1, CHUNK // c), i
     cdef float e = eps
     cdef const micro *u = rt.tables[rt.active[0]]
-    for i in prange((m + block - 1) // block, nogil=True, num_threads=nthreads, use_threads_if=m > 2 * block, schedule="static"):
+    for i in prange((m + block - 1) // block, nogil=True, num_threads=nthreads, use_threads_if=m > 2 * block, schedule="dynamic"):
         u.layer_norm(&yv[i * block * c], c, &xv[i * block * c], c, min(block, m - i * block), c, &w[0], &b[0], e, act)
     return y
 
@@ -45,7 +45,7 @@ def softmax(x, *, out=None, threads=None):
     cdef float[::1] yv = y.reshape(-1)
     cdef int64_t n = x.shape[-1], m = xv.shape[0] // n, block = max(1, CHUNK // n), i
     cdef const micro *u = rt.tables[rt.active[0]]
-    for i in prange((m + block - 1) // block, nogil=True, num_threads=nthreads, use_threads_if=m > 2 * block, schedule="static"):
+    for i in prange((m + block - 1) // block, nogil=True, num_threads=nthreads, use_threads_if=m > 2 * block, schedule="dynamic"):
         u.softmax(&yv[i * block * n], n, &xv[i * block * n], n, min(block, m - i * block), n)
     return y
 
@@ -62,7 +62,7 @@ def gelu(x, *, out=None, threads=None):
     cdef float[::1] yv = y.reshape(-1)
     cdef int64_t n = xv.shape[0], i
     cdef const micro *u = rt.tables[rt.active[0]]
-    for i in prange((n + CHUNK - 1) // CHUNK, nogil=True, num_threads=nthreads, use_threads_if=n > 2 * CHUNK, schedule="static"):
+    for i in prange((n + CHUNK - 1) // CHUNK, nogil=True, num_threads=nthreads, use_threads_if=n > 2 * CHUNK, schedule="dynamic"):
         u.activate(&yv[i * CHUNK], &xv[i * CHUNK], min(CHUNK, n - i * CHUNK), ACT_GELU)
     return y
 
@@ -97,6 +97,6 @@ def normalize(image, mean, std, *, size, threads=None):
     cdef const uint8_t[::1] xv = np.ascontiguousarray(image).reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     cdef const micro *u = rt.tables[rt.active[0]]
-    for h in prange(height, nogil=True, num_threads=nthreads, use_threads_if=height * row > CHUNK, schedule="static"):
+    for h in prange(height, nogil=True, num_threads=nthreads, use_threads_if=height * row > CHUNK, schedule="dynamic"):
         u.normalize(&yv[h * stride], &xv[h * row], &m[0], &s[0], row)
     return y
