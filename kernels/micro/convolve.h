@@ -1,0 +1,140 @@
+/* Depthwise convolution, and the transforms of Winograd's. Included by generic.h. */
+
+/* px neighbouring pixels of VL channels: each input vector is loaded once for all the outputs that it reaches. */
+INLINE void depthwise3x3_step(const int px, const int stride, const depthwise3x3_args *g, int64_t w, int64_t c)
+{
+    const int64_t channels = g->channels;
+    vf acc[TAPW];
+    UNROLL for (int o = 0; o < px; o++) acc[o] = g->bias ? load(g->bias + c) : splat(0.f);
+    UNROLL for (int i = 0; i < 3; i++) {
+        const float *x = g->x[i] + w * stride * channels + c, *weight = g->weight + 3 * i * channels + c;
+        vf tap[3];
+        UNROLL for (int j = 0; j < 3; j++) tap[j] = load(weight + j * channels);
+        UNROLL for (int col = 0; col <= (px - 1) * stride + 2; col++) {
+            vf xv = load(x + col * channels);
+            UNROLL for (int j = 0; j < 3; j++)
+                if (col >= j && (col - j) % stride == 0 && (col - j) / stride < px)
+                    acc[(col - j) / stride] += xv * tap[j];
+        }
+    }
+    UNROLL for (int o = 0; o < px; o++) store(g->y + (w + o) * channels + c, acc[o]);
+}
+
+INLINE void depthwise3x3_pixels(const int px, const int stride, const depthwise3x3_args *g, int64_t w)
+{
+    for (int64_t c = 0; c + VL <= g->channels; c += VL)
+        depthwise3x3_step(px, stride, g, w, c);
+    if (g->channels % VL) /* the last vector overlaps the one before */
+        depthwise3x3_step(px, stride, g, w, g->channels - VL);
+    if (g->act)
+        activate(g->y + w * g->channels, g->y + w * g->channels, px * g->channels, g->act);
+}
+
+/* stride 1 or 2, channels >= VL */
+static void depthwise3x3(const depthwise3x3_args *g)
+{
+    int64_t w = 0;
+    if (g->stride == 1) {
+        for (; w + TAPW <= g->width; w += TAPW)
+            depthwise3x3_pixels(TAPW, 1, g, w);
+        for (; w < g->width; w++)
+            depthwise3x3_pixels(1, 1, g, w);
+    } else {
+        for (; w + TAPW <= g->width; w += TAPW)
+            depthwise3x3_pixels(TAPW, 2, g, w);
+        for (; w < g->width; w++)
+            depthwise3x3_pixels(1, 2, g, w);
+    }
+}
+
+static void depthwise_taps(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
+                           int64_t channels, int act)
+{
+    int64_t c = 0;
+    for (; c + VL <= channels; c += VL) {
+        vf acc = bias ? load(bias + c) : splat(0.f);
+        for (int64_t t = 0; t < taps; t++)
+            acc += load(x[t] + c) * load(w[t] + c);
+        store(y + c, acc);
+    }
+    for (; c < channels; c++) {
+        float acc = bias ? bias[c] : 0.f;
+        for (int64_t t = 0; t < taps; t++)
+            acc += x[t][c] * w[t][c];
+        y[c] = acc;
+    }
+    if (act)
+        activate(y, y, channels, act);
+}
+
+static void depthwise_flat(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
+                           int64_t period, int64_t count, int act)
+{
+    int64_t f = 0;
+    for (; f + TAPW * period <= count; f += TAPW * period) /* TAPW periods share each weight that is loaded */
+        for (int64_t phase = 0; phase < period; phase += VL) {
+            vf acc[TAPW];
+            UNROLL for (int o = 0; o < TAPW; o++) acc[o] = bias ? load(bias + phase) : splat(0.f);
+            for (int64_t t = 0; t < taps; t++) {
+                const float *at = x[t] + f + phase;
+                vf tap = load(w[t] + phase);
+                UNROLL for (int o = 0; o < TAPW; o++) acc[o] += load(at + o * period) * tap;
+            }
+            UNROLL for (int o = 0; o < TAPW; o++) store(y + f + o * period + phase, acc[o]);
+        }
+    for (int64_t phase = 0; f + VL <= count; f += VL, phase += VL) {
+        if (phase == period)
+            phase = 0;
+        vf acc = bias ? load(bias + phase) : splat(0.f);
+        for (int64_t t = 0; t < taps; t++)
+            acc += load(x[t] + f) * load(w[t] + phase);
+        store(y + f, acc);
+    }
+    for (; f < count; f++) {
+        float acc = bias ? bias[f % period] : 0.f;
+        for (int64_t t = 0; t < taps; t++)
+            acc += x[t][f] * w[t][f % period];
+        y[f] = acc;
+    }
+    if (act)
+        activate(y, y, count, act);
+}
+
+static void winograd_input(float *v, int64_t stride, const float *const *x, int64_t n)
+{
+    for (int64_t c = 0; c < n; c += VL) {
+        vf rows[4][4], t;
+        UNROLL for (int j = 0; j < 4; j++) { /* B' d */
+            vf d0 = load(x[j] + c), d1 = load(x[4 + j] + c), d2 = load(x[8 + j] + c), d3 = load(x[12 + j] + c);
+            rows[0][j] = d0 - d2;
+            rows[1][j] = d1 + d2;
+            rows[2][j] = d2 - d1;
+            rows[3][j] = d1 - d3;
+        }
+        UNROLL for (int i = 0; i < 4; i++) { /* (B' d) B */
+            float *at = v + 4 * i * stride + c;
+            t = rows[i][2];
+            store(at, rows[i][0] - t);
+            store(at + stride, rows[i][1] + t);
+            store(at + 2 * stride, t - rows[i][1]);
+            store(at + 3 * stride, rows[i][1] - rows[i][3]);
+        }
+    }
+}
+
+static void winograd_output(float *const *y, const float *m, int64_t stride, int64_t n)
+{
+    for (int64_t c = 0; c < n; c += VL) {
+        vf top[4], bottom[4];
+        UNROLL for (int j = 0; j < 4; j++) { /* A' m */
+            const float *at = m + j * stride + c;
+            vf m1 = load(at + 4 * stride), m2 = load(at + 8 * stride);
+            top[j] = load(at) + m1 + m2;
+            bottom[j] = m1 - m2 - load(at + 12 * stride);
+        }
+        store(y[0] + c, top[0] + top[1] + top[2]);
+        store(y[1] + c, top[1] - top[2] - top[3]);
+        store(y[2] + c, bottom[0] + bottom[1] + bottom[2]);
+        store(y[3] + c, bottom[1] - bottom[2] - bottom[3]);
+    }
+}

@@ -1,0 +1,143 @@
+/* The GEMM: its register tile, its edges, and the packing of its weights. Included by generic.h. */
+
+/* One register tile: mr rows (a constant after inlining) by NR columns. bias, residual and y are whole-width here.
+ * Sums start from zero and are set aside in y every DEPTH terms: a long sum, or one begun at a large residual, would round
+ * each of its terms to the precision of the whole. */
+enum { DEPTH = 256 };
+
+INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *b, const float *bias,
+                 const float *residual, int64_t ldr, float *y, int64_t ldy)
+{
+    vf acc[MR][NV] = {0};
+    const int64_t lda = g->lda, step = g->step, ldb = g->ldb;
+    int64_t room = DEPTH, partial = 0;
+    for (int64_t s = 0; s < g->segments; s++) {
+        const float *as = a + (g->offset ? g->offset[s] : 0);
+        for (int64_t k = g->k; k;) {
+            if (!room) {
+                UNROLL for (int i = 0; i < mr; i++)
+                    UNROLL for (int v = 0; v < NV; v++) {
+                        float *at = y + i * ldy + v * VL;
+                        store(at, partial ? load(at) + acc[i][v] : acc[i][v]);
+                        acc[i][v] = splat(0.f);
+                    }
+                partial = 1;
+                room = DEPTH;
+            }
+            const int64_t count = k < room ? k : room;
+            k -= count;
+            room -= count;
+            for (int64_t p = 0; p < count; p++, as += step, b += ldb) {
+                vf bv[NV];
+                UNROLL for (int v = 0; v < NV; v++) bv[v] = load(b + v * VL);
+                UNROLL for (int i = 0; i < mr; i++) {
+                    float ai = as[i * lda];
+                    UNROLL for (int v = 0; v < NV; v++) acc[i][v] += ai * bv[v];
+                }
+            }
+        }
+    }
+    if (partial)
+        UNROLL for (int i = 0; i < mr; i++)
+            UNROLL for (int v = 0; v < NV; v++) acc[i][v] += load(y + i * ldy + v * VL);
+    if (bias)
+        UNROLL for (int v = 0; v < NV; v++) {
+            vf bv = load(bias + v * VL);
+            UNROLL for (int i = 0; i < mr; i++) acc[i][v] += bv;
+        }
+    if (residual)
+        UNROLL for (int i = 0; i < mr; i++)
+            UNROLL for (int v = 0; v < NV; v++) acc[i][v] += load(residual + i * ldr + v * VL);
+    UNROLL for (int i = 0; i < mr; i++)
+        UNROLL for (int v = 0; v < NV; v++) store(y + i * ldy + v * VL, acc[i][v]);
+}
+
+static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const float *b, const float *bias,
+                      const float *residual, int64_t ldr, float *y, int64_t ldy)
+{
+#define ROWS(n) case n: tile(n, g, a, b, bias, residual, ldr, y, ldy); break;
+    switch (mr) {
+    ROWS(1) ROWS(2) ROWS(3) ROWS(4)
+#if MR > 4
+    ROWS(5)
+#endif
+#if MR > 5
+    ROWS(6)
+#endif
+#if MR > 6
+    ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
+#endif
+#if MR > 12
+    ROWS(13) ROWS(14)
+#endif
+    }
+#undef ROWS
+}
+
+/* The last, partial panel: its tile goes through a whole-width copy. */
+static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a, const float *b, const float *bias,
+                      const float *residual, float *y)
+{
+    float full[MR * NR], full_bias[NR] = {0}, full_residual[MR * NR] = {0};
+    if (bias)
+        memcpy(full_bias, bias, nr * sizeof(float));
+    if (residual)
+        for (int64_t i = 0; i < mr; i++)
+            memcpy(full_residual + i * NR, residual + i * g->ldr, nr * sizeof(float));
+    tile_rows(mr, g, a, b, full_bias, full_residual, NR, full, NR);
+    for (int64_t i = 0; i < mr; i++)
+        memcpy(y + i * g->ldy, full + i * NR, nr * sizeof(float));
+}
+
+/* Panels outside, so that one stays in L1 (or streams from L2) while the rows of the block pass by. */
+static void gemm(const gemm_args *g)
+{
+    for (int64_t j = 0; j < g->n; j += NR) {
+        const float *b = g->b + j / NR * g->panel;
+        const float *bias = g->bias ? g->bias + j : NULL;
+        const int64_t nr = g->n - j < NR ? g->n - j : NR;
+        for (int64_t i = 0; i < g->m; i += MR) {
+            const int64_t mr = g->m - i < MR ? g->m - i : MR;
+            const float *a = g->a + i * g->lda;
+            const float *residual = g->residual ? g->residual + i * g->ldr + j : NULL;
+            float *y = g->y + i * g->ldy + j;
+            if (nr == NR)
+                tile_rows(mr, g, a, b, bias, residual, g->ldr, y, g->ldy);
+            else
+                tile_edge(mr, nr, g, a, b, bias, residual, y);
+            if (g->act)
+                for (int64_t r = 0; r < mr; r++)
+                    activate(y + r * g->ldy, y + r * g->ldy, nr, g->act);
+        }
+    }
+}
+
+/* IEEE half to float by moving the exponent's bias with a multiplication, which also normalises subnormals. */
+INLINE float from_half(uint16_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
+    float f;
+    memcpy(&f, &rest, sizeof f);
+    f *= 0x1p112f;
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof f);
+    bits |= sign | ((h & 0x7c00) == 0x7c00 ? 0x7f800000 : 0);
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
+/* one panel: y[p, j] = w[j, p] for j < n <= NR, 0 beyond; w's rows are k halves or floats, ldw apart */
+static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
+{
+    float row[256];
+    for (int64_t j = 0; j < NR; j++)
+        for (int64_t p0 = 0; p0 < k; p0 += 256) {
+            const int64_t count = k - p0 < 256 ? k - p0 : 256;
+            const uint16_t *h = (const uint16_t *)w + j * ldw + p0;
+            const float *f = (const float *)w + j * ldw + p0;
+            for (int64_t p = 0; p < count; p++)
+                row[p] = j >= n ? 0.f : half ? from_half(h[p]) : f[p];
+            for (int64_t p = 0; p < count; p++)
+                y[(p0 + p) * NR + j] = row[p];
+        }
+}

@@ -1,0 +1,116 @@
+/* Vectors of VL floats and the functions of one: GELU, exp, activations. Included by generic.h. */
+
+#include "micro.h"
+#include <math.h>
+#include <string.h>
+
+#define NR (NV * VL)
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef uint32_t vu __attribute__((vector_size(VL * 4)));
+typedef float vfu __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+
+INLINE vf load(const float *p) { return *(const vfu *)p; }
+INLINE void store(float *p, vf v) { *(vfu *)p = v; }
+INLINE vf splat(float x) { return x - (vf){0}; }
+
+/* the first n < VL floats, the rest `fill` */
+INLINE vf load_part(const float *p, int64_t n, float fill)
+{
+    vf v = splat(fill);
+    memcpy(&v, p, n * sizeof(float));
+    return v;
+}
+INLINE void store_part(float *p, vf v, int64_t n) { memcpy(p, &v, n * sizeof(float)); }
+
+INLINE vf rotate_lanes(vf v, int shift)
+{
+    float twice[2 * VL];
+    store(twice, v);
+    store(twice + VL, v);
+    return load(twice + shift);
+}
+
+INLINE float sum_lanes(vf v)
+{
+    float s[VL];
+    memcpy(s, &v, sizeof v);
+    for (int w = VL / 2; w; w /= 2)
+        for (int i = 0; i < w; i++)
+            s[i] += s[i + w];
+    return s[0];
+}
+INLINE float max_lanes(vf v)
+{
+    float s = v[0];
+    for (int i = 1; i < VL; i++)
+        s = v[i] > s ? v[i] : s;
+    return s;
+}
+
+/* gelu(x) = max(x, 0) - a*Phi(-a), a = |x|, with 2*Phi(-a) = P(a)^-8 after Hastings (Abramowitz & Stegun 7.1.28, where the
+ * power is 16). P is a minimax fit for the product a*Phi(-a) and carries the factor 2^(1/8). Absolute error, rounding
+ * included: below 4e-7, root mean square 5e-8 (the erf form in float32: 3e-8). NaN stays NaN and -inf gives 0. */
+INLINE vf gelu_v(vf x)
+{
+    vf a = vmin((vf)((vi)x & 0x7fffffff), splat(10.f));
+    vf p = a * 3.19790661e-06f + -1.82629647e-05f;
+    p = p * a + 0.000106414125f;
+    p = p * a + 0.000121428908f;
+    p = p * a + 0.00106942013f;
+    p = p * a + 0.00936924014f;
+    p = p * a + 0.0488425344f;
+    p = p * a + 0.108759061f;
+    p = p * a + 1.09050775f;
+    p *= p;
+    p *= p;
+    p *= p;
+    return vmax(splat(0.f), x) - a / p;
+}
+
+/* exp(x) for x <= 0 (softmax); below -87 it is 0; NaN stays NaN. Cody & Waite's reduction, then degree 6: 2 ulp. */
+INLINE vf exp_v(vf x)
+{
+    vf n = x * 1.44269504f + 12582912.f;
+    vf k = n - 12582912.f;
+    vf r = x - k * 0.693359375f;
+    r = r + k * 2.12194440e-4f;
+    vf p = r * 1.3946446e-3f + 8.3691515e-3f;
+    p = p * r + 4.166626e-2f;
+    p = p * r + 1.6666517e-1f;
+    p = p * r + 0.5f;
+    p = p * (r * r) + r + 1.f;
+    vu scale = ((vu)n << 23) + (vu)splat(1.f);
+    return (vf)((vi)(p * (vf)scale) & ~(x < -87.f));
+}
+
+INLINE vf act_v(vf x, const int act)
+{
+    return act == ACT_GELU ? gelu_v(x) : act == ACT_RELU ? vmax(splat(0.f), x) : x;
+}
+
+INLINE void activate_row(float *y, const float *x, int64_t n, const int act)
+{
+    int64_t j = 0;
+    for (; j + VL <= n; j += VL)
+        store(y + j, act_v(load(x + j), act));
+    if (j < n)
+        store_part(y + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
+}
+
+static void activate(float *y, const float *x, int64_t n, int act)
+{
+    if (act == ACT_GELU)
+        activate_row(y, x, n, ACT_GELU);
+    else if (act == ACT_RELU)
+        activate_row(y, x, n, ACT_RELU);
+    else if (y != x)
+        memmove(y, x, n * sizeof(float));
+}
