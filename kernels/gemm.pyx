@@ -11,7 +11,7 @@ from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-# Rows of a block are a multiple of every tile's height; its slice of A stays in L2 while the panels pass.
+# Rows of a block, whole tiles on x86; its slice of A stays in L2 while the panels pass.
 
 cdef int64_t BLOCK = 168
 # Below this many multiply-adds, waking a second thread costs more than it saves.

@@ -1,6 +1,4 @@
 """MBConv and PatchMerging as one pass: the hidden map lives in a ring of three rows and never reaches memory."""
-import numpy as np
-
 from cython.parallel cimport parallel, prange
 from libc.string cimport memset
 

@@ -10,6 +10,7 @@ from mobilesam.kernels import isa
 
 VARIABLE = "MOBILESAM_NUM_THREADS"
 MAX_THREADS = 1024
+EXPECTED = f"expected a whole number from 1 to {MAX_THREADS}"
 
 _forked = False
 
@@ -39,14 +40,14 @@ def _cgroup_quota() -> float:
         return math.inf
 
 
-def checked(threads: object, name: str = "threads") -> int:
-    """``threads`` as an int from 1 to 1024, or a ValueError that calls it ``name``."""
+def checked(threads: object) -> int:
+    """``threads`` as an int from 1 to 1024, or a ValueError."""
     try:
-        count = int(threads) if isinstance(threads, str) else threads.__index__()  # type: ignore[attr-defined]
-    except (ValueError, AttributeError):
+        count = 0 if isinstance(threads, (bool, str)) else threads.__index__()  # type: ignore[attr-defined]
+    except AttributeError:
         count = 0
     if not 1 <= count <= MAX_THREADS:
-        raise ValueError(f"{name}: expected a whole number from 1 to {MAX_THREADS}, got {threads!r}")
+        raise ValueError(f"threads: {EXPECTED}, got {threads!r}")
     return count
 
 
@@ -54,9 +55,12 @@ def default_threads() -> int:
     """MOBILESAM_NUM_THREADS, else the CPUs that this process may use by affinity and control-group quota."""
     wanted = os.environ.get(VARIABLE)
     if wanted:
-        return checked(wanted, VARIABLE)
+        try:
+            return checked(int(wanted))
+        except ValueError:
+            raise ValueError(f"{VARIABLE}: {EXPECTED}, got {wanted!r}") from None
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable, math.ceil(_cgroup_quota()) if _cgroup_quota() < usable else usable))
+    return max(1, math.ceil(min(usable, _cgroup_quota())))
 
 
 def resolve(threads: int | None) -> int:

@@ -27,7 +27,7 @@ class _Isa(ModuleType):
 
 class _Threads(ModuleType):
     def default_threads(self) -> int: ...
-    def checked(self, threads: object, name: str = "threads") -> int: ...
+    def checked(self, threads: object) -> int: ...
     def resolve(self, threads: int | None) -> int: ...
 
 isa: _Isa
@@ -207,12 +207,12 @@ def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
 def fold_heads(tokens: F32, weight: F32) -> F32: ...
 def upscale_masks(
     x: F32,
-    w1: Weight,
-    b1: F32 | None,
+    w1: F32,
+    b1: F32,
     norm_weight: F32,
     norm_bias: F32,
-    w2: Weight,
-    b2: F32 | None,
+    w2: F32,
+    b2: F32,
     hyper: F32,
     *,
     eps: float = 1e-6,

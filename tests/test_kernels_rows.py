@@ -159,3 +159,9 @@ def test_normalize_refuses_in_words():
     ):
         with pytest.raises(error, match=rf"^{name}: [^\n]*$"):
             kernels.normalize(*arguments, size=size)
+
+
+@pytest.mark.parametrize("threads", [True, "2", 2.0, 0, -1])
+def test_a_number_of_threads_is_a_whole_number(threads: object):
+    with pytest.raises(ValueError, match=r"^threads: expected a whole number from 1 "):
+        kernels.gelu(normal(3), threads=threads)
