@@ -40,14 +40,14 @@ def _cgroup_quota() -> float:
         return math.inf
 
 
-def checked(threads: object) -> int:
-    """``threads`` as an int from 1 to 1024, or a ValueError."""
+def checked(threads: object, name: str = "threads") -> int:
+    """``threads`` as an int from 1 to 1024, or a ValueError that calls it ``name``."""
     try:
         count = 0 if isinstance(threads, (bool, str)) else threads.__index__()  # type: ignore[attr-defined]
     except AttributeError:
         count = 0
     if not 1 <= count <= MAX_THREADS:
-        raise ValueError(f"threads: {EXPECTED}, got {threads!r}")
+        raise ValueError(f"{name}: {EXPECTED}, got {threads!r}")
     return count
 
 
