@@ -140,7 +140,8 @@ class MobileSAM:
         else:
             image = self._image_tokens(embedding.features, prompt.mask_input)
         sparse = self.prompt_encoder.sparse(prompt.points, prompt.labels, prompt.box)
-        low_res, scores = self.mask_decoder(image, sparse, multimask=multimask)
+        (candidates,) = self.mask_decoder.candidates(image, [sparse], multimask=multimask)
+        low_res, scores = candidates.draw(), candidates.scores
         masks = kernels.resize_logits(
             low_res,
             crop=embedding.input_size,

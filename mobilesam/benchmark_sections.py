@@ -132,7 +132,8 @@ class Bench(LayersBench):
             return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None), reuse=reuse)
 
         def ours(image: ImageTokens) -> tuple[F32, F32]:
-            return decoder(image, prompt.sparse(point, label, None), multimask=True)
+            (candidates,) = decoder.candidates(image, [prompt.sparse(point, label, None)], multimask=True)
+            return candidates.draw(), candidates.scores
 
         def best(result: tuple[F32, F32]) -> F32:
             low_res, scores = result

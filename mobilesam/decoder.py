@@ -8,7 +8,7 @@ cheaper while they are few.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -251,23 +251,45 @@ class MaskDecoder:
         keys_values = first.cross_attn_token_to_image.keys_values(x, pe, self.threads)
         return ImageTokens(x, pe, keys_values, _linear(x + pe, first.cross_attn_image_to_token.q_proj, self.threads))
 
-    def __call__(self, image: ImageTokens, sparse: F32, *, multimask: bool) -> tuple[F32, F32]:
-        """low_res (C, 256, 256) and scores (C,) of the mask tokens 1 to 3 with ``multimask``, else of token 0.
+    def candidates(self, image: ImageTokens, sparse: Sequence[F32], *, multimask: bool) -> Iterator[Candidates]:
+        """What each prompt's masks will be, in order: their scores, and the means to draw them.
 
-        sparse (T, 256) are the prompt's tokens, of which there may be none.
+        sparse: the prompts' tokens, (T, 256) each, of which there may be none. The candidates are the mask tokens 1 to
+        3 with ``multimask``, else token 0.
         """
-        tokens = np.concatenate([self.output_tokens, sparse])
         wanted = range(1, MASK_TOKENS) if multimask else range(1)
-        queries, x = self.transformer(image, tokens, [0, *(1 + i for i in wanted)], self.threads)
-        mlps = [self.output_hypernetworks_mlps[i] for i in wanted]
-        hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, queries[1:])])
-        low_res = kernels.upscale_masks(
+        kept = [0, *(1 + i for i in wanted)]
+        for prompt in sparse:
+            tokens = np.concatenate([self.output_tokens, prompt])
+            queries, x = self.transformer(image, tokens, kept, self.threads)
+            scores = self.iou_prediction_head(queries[:1], self.threads)[0, wanted.start : wanted.stop]
+            yield Candidates(scores.copy(), wanted, queries[1:], x, self)
+
+    def _draw(self, x: F32, tokens: F32, indices: Sequence[int]) -> F32:
+        """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the image x (N, 256)."""
+        mlps = [self.output_hypernetworks_mlps[i] for i in indices]
+        hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, tokens)])
+        return kernels.upscale_masks(
             x.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM), self.upscale1.weight, self.upscale1.bias,
             self.upscale_norm.weight, self.upscale_norm.bias, self.upscale2.weight, self.upscale2.bias, hyper,
             eps=LAYER_NORM_2D_EPS, threads=self.threads,
         )  # fmt: skip
-        scores = self.iou_prediction_head(queries[:1], self.threads)[0, wanted.start : wanted.stop]
-        return low_res, scores.copy()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """The masks that would answer a prompt, with their scores (C,); none is drawn yet."""
+
+    scores: F32
+    _indices: Sequence[int]
+    _tokens: F32
+    _image: F32
+    _decoder: MaskDecoder
+
+    def draw(self, wanted: Sequence[int] | None = None) -> F32:
+        """low_res (W, 256, 256) of the ``wanted`` ones, by their place in ``scores``; of all by default."""
+        places = range(len(self.scores)) if wanted is None else wanted
+        return self._decoder._draw(self._image, self._tokens[list(places)], [self._indices[i] for i in places])
 
 
 def _linear(x: F32, layer: Layer, threads: int, residual: F32 | None = None) -> F32:
