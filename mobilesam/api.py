@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,6 +27,7 @@ from .image import (
 from .prompt import PromptEncoder
 
 LOW_RES = 256
+PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +36,15 @@ class Segmentation:
 
     masks (C, H, W) bool, in the image's own size; scores (C,) float32, each mask's IoU with the object as the
     model predicts it (it may exceed 1); low_res (C, 256, 256) float32 logits, of which one may be the next
-    prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0).
+    prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0). prompt is what was
+    asked, in pixels of the image, and embedding the image, kept in memory by its answers.
     """
 
     masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     low_res: NDArray[np.float32]
+    prompt: "Prompt"
+    embedding: "Embedding"
 
     @property
     def best(self) -> int:
@@ -51,6 +56,28 @@ class Segmentation:
         """The mask (H, W) bool with the highest score."""
         mask: NDArray[np.bool_] = self.masks[self.best]
         return mask
+
+    def refine(
+        self,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        *,
+        box: ArrayLike | None = None,
+        multimask: bool = False,
+    ) -> "Segmentation":
+        """Ask again with the best mask's logits and more points, as annotation tools do at each further click.
+
+        points and labels are added to those of the prompt so far; box, where given, replaces its box. One mask, the
+        reference's advice beside a mask prompt, unless multimask. Raises what `Embedding.segment` raises.
+        """
+        more = _checked_prompt(self.embedding.original_size, points, labels, box, self.low_res[self.best])
+        prompt = Prompt(
+            np.concatenate([self.prompt.points, more.points]),
+            np.concatenate([self.prompt.labels, more.labels]),
+            self.prompt.box if more.box is None else more.box,
+            more.mask_input,
+        )
+        return self.embedding.model._answer(self.embedding, prompt, multimask)
 
     def overlay(self, image: ImageLike) -> Image.Image:
         """The image, in its own size, with the best mask as a translucent colour and an outline.
@@ -102,6 +129,18 @@ class Embedding:
         prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
         return self.model._answer(self, prompt, multimask)
 
+    def segment_many(
+        self, prompts: Iterable[Mapping[str, ArrayLike | None]], *, multimask: bool = True
+    ) -> Iterator[Segmentation]:
+        """The masks for many prompts of any mix, in order; each when it is taken, so that none need be held.
+
+        prompts: mappings with the names and values that `segment` takes, such as {"points": [(20, 30)]} or
+        {"box": (0, 0, 40, 50)}. All are checked before the first is answered: raises what `segment` raises, with the
+        prompt's number, from 0, in the message. An answer has the same bits as `segment` gives.
+        """
+        checked = [_checked_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
+        return (self.model._answer(self, prompt, multimask) for prompt in checked)
+
     @cached_property
     def _image_tokens(self) -> ImageTokens:
         """What the decoding of every prompt without a mask starts from."""
@@ -134,22 +173,24 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 
-    def _answer(self, embedding: Embedding, prompt: "_Prompt", multimask: bool) -> Segmentation:
+    def _answer(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Segmentation:
         if prompt.mask_input is None:
             image = embedding._image_tokens
         else:
             image = self._image_tokens(embedding.features, prompt.mask_input)
-        sparse = self.prompt_encoder.sparse(prompt.points, prompt.labels, prompt.box)
+        size = embedding.original_size
+        box = None if prompt.box is None else _to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
+        sparse = self.prompt_encoder.sparse(_to_canvas(prompt.points, size), prompt.labels, box)
         (candidates,) = self.mask_decoder.candidates(image, [sparse], multimask=multimask)
         low_res, scores = candidates.draw(), candidates.scores
         masks = kernels.resize_logits(
             low_res,
             crop=embedding.input_size,
-            size=embedding.original_size,
+            size=size,
             threshold=0.0,
             threads=self.threads,
         )
-        return Segmentation(masks, scores, low_res)
+        return Segmentation(masks, scores, low_res, prompt, embedding)
 
     def _image_tokens(self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None) -> ImageTokens:
         prompts = self.prompt_encoder
@@ -201,12 +242,12 @@ def segment(
 
 
 @dataclass(frozen=True, eq=False)
-class _Prompt:
-    """A checked prompt in pixels of the 1024x1024 canvas: points (P, 2), labels (P,), box (4,)."""
+class Prompt:
+    """A checked prompt in pixels of the image: points (P, 2), labels (P,), box (4,), mask_input (256, 256)."""
 
-    points: NDArray[np.float32]
+    points: NDArray[np.float64]
     labels: NDArray[np.int32]
-    box: NDArray[np.float32] | None
+    box: NDArray[np.float64] | None
     mask_input: NDArray[np.float32] | None
 
 
@@ -216,18 +257,33 @@ def _checked_prompt(
     labels: ArrayLike | None,
     box: ArrayLike | None,
     mask_input: ArrayLike | None,
-) -> _Prompt:
+) -> Prompt:
     if points is None and labels is not None:
         raise ValueError("labels without points")
     if points is None and box is None and mask_input is None:
         raise ValueError("no prompt: give points, a box or a mask_input")
     checked_points = np.empty((0, 2)) if points is None else _checked_points(points, size)
-    return _Prompt(
-        _to_canvas(checked_points, size),
+    return Prompt(
+        checked_points,
         _checked_labels(labels, len(checked_points)),
-        None if box is None else _to_canvas(_checked_box(box, size), size).reshape(4),
+        None if box is None else _checked_box(box, size),
         None if mask_input is None else _checked_mask_input(mask_input),
     )
+
+
+def _checked_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size) -> Prompt:
+    """One of many prompts; its number goes before what is wrong with it."""
+    if not isinstance(prompt, Mapping):
+        raise TypeError(
+            f"prompt {index}: expected a mapping such as {{'points': [(x, y)]}}, got {type(prompt).__name__}"
+        )
+    unknown = [name for name in prompt if name not in PROMPT_NAMES]
+    if unknown:
+        raise ValueError(f"prompt {index}: unknown name {unknown[0]!r}, accepted are {', '.join(PROMPT_NAMES)}")
+    try:
+        return _checked_prompt(size, *(prompt.get(name) for name in PROMPT_NAMES))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"prompt {index}: {error}") from None
 
 
 def _to_canvas(xy: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
@@ -257,7 +313,6 @@ def _checked_labels(labels: ArrayLike | None, count: int) -> NDArray[np.int32]:
 
 
 def _checked_box(box: ArrayLike, size: Size) -> NDArray[np.float64]:
-    """The box as its two corners, (2, 2)."""
     values = _numbers(box, "box")
     if values.shape != (4,):
         raise ValueError(f"box must be (x0, y0, x1, y1), got shape {values.shape}")
@@ -265,7 +320,7 @@ def _checked_box(box: ArrayLike, size: Size) -> NDArray[np.float64]:
     _check_inside(corners, size, "box corner")
     if (corners[0] > corners[1]).any():
         raise ValueError(f"box must have x0 <= x1 and y0 <= y1, got ({', '.join(f'{v:g}' for v in values)})")
-    return corners
+    return values
 
 
 def _checked_mask_input(mask_input: ArrayLike) -> NDArray[np.float32]:

@@ -74,11 +74,23 @@ def test_a_wrong_prompt_is_refused_before_work_starts(embedding, prompt, error, 
     asks = (
         embedding.segment,
         lambda **given: mobilesam.segment(CHELSEA, **given, model=NeverEncodes()),
+        lambda **given: embedding.segment_many([{"points": [(1, 1)]}, given]),
     )
     for ask in asks:
         with pytest.raises(error, match=re.escape(message)) as caught:
             ask(**prompt)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_with_one_of_many_prompts_is_said_with_its_number(embedding):
+    with pytest.raises(ValueError, match=r"^prompt 1: no prompt"):
+        embedding.segment_many([{"points": [(1, 1)]}, {}])
+    with pytest.raises(
+        ValueError, match=r"^prompt 0: unknown name 'point', accepted are points, labels, box, mask_input$"
+    ):
+        embedding.segment_many([{"point": (1, 1)}])
+    with pytest.raises(TypeError, match=r"^prompt 0: expected a mapping .*, got tuple$"):
+        embedding.segment_many([(1, 1)])
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**6, 1.5, "many"])
@@ -114,10 +126,11 @@ def test_shapes_and_dtypes(embedding, multimask, count):
     assert (result.low_res.shape, result.low_res.dtype) == ((count, 256, 256), np.float32)
 
 
-def test_mask_is_the_best_by_score():
+def test_mask_is_the_best_by_score(embedding):
     masks = np.zeros((3, 2, 2), bool)
     masks[1] = True
-    result = mobilesam.Segmentation(masks, np.array([0.5, 1.02, 0.9], np.float32), np.zeros((3, 256, 256), np.float32))
+    scores = np.array([0.5, 1.02, 0.9], np.float32)
+    result = dataclasses.replace(embedding.segment([(220, 140)]), masks=masks, scores=scores)
     assert result.best == 1
     assert result.mask.all()
 
@@ -166,6 +179,52 @@ def test_a_mask_prompt_has_one_meaning(embedding):
     alone = embedding.segment(mask_input=logits)
     assert_same(alone, embedding.segment(mask_input=logits[0].astype(np.float64)))
     assert (alone.low_res != embedding.segment(mask_input=-logits).low_res).any()
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+def test_many_prompts_give_the_bits_of_each_alone_in_order(embedding, multimask):
+    logits = embedding.segment([(220, 140)]).low_res[0]
+    prompts = [
+        {"points": [(220, 140)]},
+        {"box": (60, 20, 430, 290)},
+        {"points": [(220, 140), (20, 30)], "labels": [1, 0], "box": (60, 20, 430, 290)},
+        {"mask_input": logits},
+        {"points": [(20 * i + 10, 150) for i in range(20)]},
+        {"points": [(100, 100)], "labels": None, "mask_input": logits},
+    ]
+    answers = list(embedding.segment_many(iter(prompts), multimask=multimask))
+    assert len(answers) == len(prompts)
+    for answer, prompt in zip(answers, prompts, strict=True):
+        assert_same(answer, embedding.segment(**prompt, multimask=multimask))
+    assert list(embedding.segment_many([])) == []
+
+
+def test_many_prompts_are_answered_one_at_a_time(model, embedding, monkeypatch):
+    asked = []
+    sparse = model.prompt_encoder.sparse
+    monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: asked.append(1) or sparse(*given))
+    answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(3)])
+    assert asked == []
+    next(answers)
+    assert asked == [1]
+
+
+def test_refining_is_the_same_prompt_with_the_best_logits_and_the_new_points(embedding):
+    first = embedding.segment([(220, 140)], box=(60, 20, 430, 290))
+    best = first.low_res[first.best]
+    again = first.refine()
+    expected = embedding.segment([(220, 140)], box=(60, 20, 430, 290), mask_input=best, multimask=False)
+    assert_same(again, expected)
+    more = again.refine([(400, 30)], [0], multimask=True)
+    points, labels = [(220, 140), (400, 30)], [1, 0]
+    expected = embedding.segment(points, labels, box=(60, 20, 430, 290), mask_input=again.low_res[0])
+    assert_same(more, expected)
+    boxed = first.refine(box=(50, 10, 440, 295))
+    assert_same(boxed, embedding.segment([(220, 140)], box=(50, 10, 440, 295), mask_input=best, multimask=False))
+    with pytest.raises(ValueError, match=r"point \(500, 30\) lies outside"):
+        first.refine([(500, 30)])
+    with pytest.raises(ValueError, match="labels without points"):
+        first.refine(labels=[1])
 
 
 def test_a_path_a_picture_and_an_array_give_the_same(model, embedding):
