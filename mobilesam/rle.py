@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Counts: TypeAlias = NDArray[np.int64]
+Runs: TypeAlias = NDArray[np.int64]  # (R, 3): column, first row, row behind the last
 RLE: TypeAlias = Mapping[str, Any]
 
 BLOCK = 64  # columns transposed at once: a cache line of each row
@@ -126,6 +127,34 @@ def iou(a: RLE | Sequence[RLE], b: RLE | Sequence[RLE]) -> NDArray[np.float64]:
         either = areas + counts[1::2].sum() - both
         np.divide(both, either, out=row, where=both > 0)
     return result
+
+
+def to_runs(rle: RLE) -> Runs:
+    """The mask's runs within columns, (R, 3) int64: column, first row, row behind the last. Raises as `decompress`."""
+    (height, _), counts = checked(rle)
+    first, end = _inside(counts)
+    left, right = first // height, (end - 1) // height
+    columns = right - left + 1
+    last = np.cumsum(columns) - 1
+    runs = np.empty((columns.sum(), 3), np.int64)
+    runs[:, 0] = np.arange(len(runs)) + np.repeat(left - (last + 1 - columns), columns)
+    runs[:, 1], runs[:, 2] = 0, height
+    runs[last + 1 - columns, 1] = first - left * height
+    runs[last, 2] = end - right * height
+    return runs
+
+
+def from_runs(runs: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.uint32]:
+    """The `counts` of a mask of `size` (h, w) with these runs within columns, (R, 3) as `to_runs` has them.
+
+    They are in order and do not overlap; one may begin where another ends, also at the next column's top.
+    """
+    height, width = size
+    changes = (runs[:, :1].astype(np.int64) * height + runs[:, 1:]).ravel()
+    kept = np.ones(len(changes), np.bool_)
+    kept[1:-1:2] = kept[2::2] = changes[1:-1:2] != changes[2::2]
+    counts = np.diff(changes[kept], prepend=0, append=height * width)
+    return (counts if counts[-1] else counts[:-1]).astype(np.uint32)
 
 
 def checked(rle: RLE) -> tuple[tuple[int, int], Counts]:

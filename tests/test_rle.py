@@ -66,6 +66,36 @@ def check(mask: np.ndarray) -> None:
         assert rle.bbox(form) == coco.toBbox(expected).tolist()
 
 
+def check_runs(mask: np.ndarray) -> None:
+    plain = rle.encode(mask)
+    runs = rle.to_runs(plain)
+    painted = np.zeros_like(mask)
+    for column, first, end in runs:
+        assert first < end
+        painted[first:end, column] = True
+    np.testing.assert_array_equal(painted, mask)
+    assert (np.diff(runs[:, 0] * (mask.shape[0] + 1) + runs[:, 1]) > 0).all()  # in order
+    counts = rle.from_runs(runs, mask.shape)
+    assert counts.dtype == np.uint32
+    assert counts.tolist() == plain["counts"]
+
+
+@every_mask
+def test_runs_within_columns(mask):
+    check_runs(mask)
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(small_masks)
+def test_runs_of_any_mask(mask):
+    check_runs(mask)
+
+
+def test_a_run_may_begin_where_another_ends():
+    pieces = np.array([[0, 1, 2], [0, 2, 4], [1, 0, 1], [1, 1, 2], [2, 3, 4]])
+    assert rle.from_runs(pieces, (4, 3)).tolist() == [1, 5, 5, 1]
+
+
 @every_mask
 def test_every_function_agrees_with_pycocotools(mask):
     check(mask)
@@ -145,7 +175,15 @@ REFUSED = {
 
 @pytest.mark.parametrize(("value", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_is_no_rle_is_refused(value, message):
-    for function in (rle.decode, rle.compress, rle.decompress, rle.area, rle.bbox, lambda one: rle.iou([one], [one])):
+    for function in (
+        rle.decode,
+        rle.compress,
+        rle.decompress,
+        rle.area,
+        rle.bbox,
+        rle.to_runs,
+        lambda one: rle.iou([one], [one]),
+    ):
         with pytest.raises((TypeError, ValueError), match=message) as error:
             function(value)
         assert "\n" not in str(error.value)
