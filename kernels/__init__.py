@@ -16,7 +16,7 @@ from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.patch_embed import patch_embed
 from mobilesam.kernels.probe import fma_peak
-from mobilesam.kernels.resize import resize_logits
+from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
 from mobilesam.kernels.two_way import attend_image, fold_heads, update_image
 from mobilesam.kernels.upscale import upscale_masks
@@ -38,6 +38,7 @@ __all__ = [
     "layer_norm",
     "linear",
     "local_mlp",
+    "mask_runs",
     "mbconv",
     "normalize",
     "pack",

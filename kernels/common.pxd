@@ -49,6 +49,7 @@ cdef extern from "micro.h" nogil:
         void (*resample)(float *, const float *, const int32_t *, const float *, int64_t) noexcept nogil
         void (*normalize)(float *, const uint8_t *, const float *, const float *, int64_t) noexcept nogil
         void (*above)(uint8_t *, const float *, float, int64_t) noexcept nogil
+        int64_t (*count_above)(const float *, float, int64_t) noexcept nogil
         void (*fma_probe)(float *, float, int64_t) noexcept nogil
 
 cdef extern from "runtime.h" nogil:

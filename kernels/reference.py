@@ -351,6 +351,31 @@ def resize_logits(
     return y if threshold is None else y > threshold
 
 
+def mask_runs(
+    x: ArrayLike,
+    *,
+    padded: tuple[int, int] = (1024, 1024),
+    crop: tuple[int, int],
+    size: tuple[int, int],
+    threshold: float = 0.0,
+    offset: float = 1.0,
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """y = resize_logits(x);  runs[c] of y[c] > threshold,  counts[c] = Σ(y[c] > threshold ± offset)
+
+    x (C, H0, W0). A run (column, first, end) is a longest one of rows first ≤ row < end of one column; they are in
+    order of column and row. counts (C, 2), of threshold + offset and of threshold − offset: the quotient is the
+    reference's `calculate_stability_score` (utils/amg.py).
+    """
+    y = _f64(resize_logits(x, padded=padded, crop=crop, size=size))
+    counts = np.stack([(y > threshold + offset).sum(axis=(1, 2)), (y > threshold - offset).sum(axis=(1, 2))], axis=1)
+    runs = []
+    for mask in y > threshold:
+        change = np.diff(mask.T.astype(np.int64), axis=1, prepend=0, append=0)
+        columns, first = np.nonzero(change == 1)
+        runs.append(np.stack([columns, first, np.nonzero(change == -1)[1]], axis=1))
+    return runs, counts
+
+
 def _f64(x: ArrayLike) -> Array:
     return np.asarray(x, np.float64)
 

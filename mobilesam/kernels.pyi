@@ -241,3 +241,13 @@ def resize_logits(
     out: NDArray[np.bool_] | None = None,
     threads: int | None = None,
 ) -> NDArray[np.bool_]: ...
+def mask_runs(
+    x: F32,
+    *,
+    padded: tuple[int, int] = (1024, 1024),
+    crop: tuple[int, int],
+    size: tuple[int, int],
+    threshold: float = 0.0,
+    offset: float = 1.0,
+    threads: int | None = None,
+) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]: ...

@@ -367,7 +367,7 @@ static void activations(void)
 static void elementwise(void)
 {
     for (int n = 1; n <= 4 * u->vl + 1; n++) {
-        CASE("add, blend, resample, normalize, above n %d", n);
+        CASE("add, blend, resample, normalize, above, count_above n %d", n);
         float *x0 = numbers(n + 1, 1), *x1 = numbers(n, 1), *t = numbers(n, 1);
         float *added = blank(n), *blended = blank(n), *sampled = blank(n), *normal = blank(n);
         int32_t *index = array(n, sizeof *index);
@@ -383,6 +383,7 @@ static void elementwise(void)
         u->resample(sampled, x0, index, t, n);
         u->normalize(normal, levels, x0, t, n);
         u->above(bits, x1, 0.f, n);
+        int count = 0;
         for (int j = 0; j < n; j++) {
             const float *at = x0 + index[j];
             sum total = {0}, blend = {0}, sample = {0};
@@ -395,7 +396,9 @@ static void elementwise(void)
             expect(j, blended[j], blend.value, roundings(3) * blend.size);
             expect(j, sampled[j], sample.value, roundings(3) * sample.size);
             expect(j, bits[j], x1[j] > 0.f, 0);
+            count += x1[j] > 0.f;
         }
+        expect(0, u->count_above(x1, 0.f, n), count, 0);
     }
 }
 

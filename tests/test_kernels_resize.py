@@ -5,28 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from isas import every_isa  # noqa: F401
-from tolerances import U, assert_same, assert_within, normal
+from tolerances import assert_same, assert_within, normal, resize_bound
 
 from mobilesam import kernels
 from mobilesam.kernels import reference
 
 pytestmark = pytest.mark.usefixtures("every_isa")
-
-
-def bound(x: np.ndarray, padded: tuple[int, int], crop: tuple[int, int]) -> float:
-    """A coordinate rounds by 3 U of its size (at most the source's side), and moves the value by the slope
-    there.
-
-    A slope is at most the largest step between neighbours, of x and of the padded map; each of the four
-    blends adds a few roundings of a value of at most max|x|.
-    """
-    canvas = reference.resize_logits(x, padded=padded, crop=padded, size=padded)[:, : crop[0], : crop[1]]
-    moved = sum(
-        3 * U * side * abs(np.diff(source, axis=axis)).max(initial=0.0)
-        for source in (x, canvas)
-        for axis, side in ((1, source.shape[1]), (2, source.shape[2]))
-    )
-    return moved + 4 * 4 * U * abs(x).max()
 
 
 PHOTOS = {  # the crop on the canvas and the size of a photo
@@ -44,7 +28,7 @@ PHOTOS = {  # the crop on the canvas and the size of a photo
 def test_photos(crop, size):
     x = 10 * normal(1, 256, 256)
     y = kernels.resize_logits(x, crop=crop, size=size)
-    assert_within(y, reference.resize_logits(x, crop=crop, size=size), bound(x, (1024, 1024), crop))
+    assert_within(y, reference.resize_logits(x, crop=crop, size=size), resize_bound(x, (1024, 1024), crop))
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
@@ -60,7 +44,7 @@ def test_any_size(source, padded, cut, size, threads):
     crop = tuple(max(1, length - c) for length, c in zip(padded, cut))
     shapes = {"padded": padded, "crop": crop, "size": size}
     y = kernels.resize_logits(x, **shapes, threads=threads)
-    assert_within(y, reference.resize_logits(x, **shapes), bound(x, padded, crop))
+    assert_within(y, reference.resize_logits(x, **shapes), resize_bound(x, padded, crop))
 
 
 @pytest.mark.parametrize("threshold", [0.0, -0.5, 0.25, 1e30, -np.inf])

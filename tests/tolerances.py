@@ -89,6 +89,22 @@ def softmax_bound(x: np.ndarray) -> np.ndarray:
     return (distance + 4 + in_sum + 4 + x.shape[-1] + 2) * U * y + 2 * TINY
 
 
+def resize_bound(x: np.ndarray, padded: tuple[int, int], crop: tuple[int, int]) -> float:
+    """For `resize_logits`: a coordinate rounds by 3 U of its size, at most the source's side, and moves the value by
+    the slope there.
+
+    A slope is at most the largest step between neighbours, of x and of the padded map; each of the four
+    blends adds a few roundings of a value of at most max|x|.
+    """
+    canvas = reference.resize_logits(x, padded=padded, crop=padded, size=padded)[:, : crop[0], : crop[1]]
+    moved = sum(
+        3 * U * side * abs(np.diff(source, axis=axis)).max(initial=0.0)
+        for source in (x, canvas)
+        for axis, side in ((1, source.shape[1]), (2, source.shape[2]))
+    )
+    return moved + 4 * 4 * U * abs(x).max()
+
+
 def assert_relative_l2(got: np.ndarray, expected: np.ndarray, bound: float) -> None:
     """‖got − expected‖ ≤ bound·‖expected‖: for passes of several sums, whose elementwise bounds are loose."""
     assert got.dtype == np.float32

@@ -29,5 +29,5 @@ const micro NAME(ISA) = {
     .winograd_input = winograd_input, .winograd_output = winograd_output,
     .layer_norm = layer_norm, .layer_norm_columns = layer_norm_columns, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
     .activate = activate, .add = add, .pack = pack, .blend = blend,
-    .resample = resample, .normalize = normalize, .above = above, .fma_probe = fma_probe,
+    .resample = resample, .normalize = normalize, .above = above, .count_above = count_above, .fma_probe = fma_probe,
 };

@@ -71,6 +71,7 @@ typedef struct {
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);
     void (*normalize)(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n); /* y = (x - mean)/std */
     void (*above)(uint8_t *y, const float *x, float threshold, int64_t count); /* y = x > threshold */
+    int64_t (*count_above)(const float *x, float threshold, int64_t count); /* count < 2^31 */
     void (*fma_probe)(float *y, float x, int64_t steps); /* y[f] += y[f]*x, steps times, f < mr*nr, in registers */
 } micro;
 

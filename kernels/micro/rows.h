@@ -172,3 +172,11 @@ static void above(uint8_t *y, const float *x, float threshold, int64_t count)
     for (int64_t j = 0; j < count; j++)
         y[j] = x[j] > threshold;
 }
+
+static int64_t count_above(const float *x, float threshold, int64_t count)
+{
+    int32_t n = 0;
+    for (int64_t j = 0; j < count; j++)
+        n += x[j] > threshold;
+    return n;
+}
