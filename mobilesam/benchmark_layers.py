@@ -27,8 +27,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from . import __version__, api, cli, kernels
+from . import __version__, api, kernels
 from .benchmark import PAUSE, Options, Printable, progress
+from .command_info import cpu_name
 from .config import EMBED_DIM, EMBED_SIZE, IMG_SIZE, STAGES, Stage, tensor_specs
 from .encoder import ImageEncoder, TinyViTBlock
 from .image import open_rgb, to_encoder_input
@@ -194,7 +195,7 @@ class LayersBench:
         versions = {"mobilesam": __version__, "python": platform.python_version(), "numpy": np.__version__}
         versions |= {name: engine.__version__ for name, engine in self.engines.items()}
         return {
-            "cpu": cli.cpu_name(),
+            "cpu": cpu_name(),
             "isa": kernels.isa.current(),
             "threads": str(self.options.threads),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
