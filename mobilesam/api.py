@@ -162,12 +162,13 @@ class MobileSAM:
         self.prompt_encoder = PromptEncoder(checkpoint, threads)
         self.mask_decoder = MaskDecoder(checkpoint, threads)
 
-    def encode(self, image: ImageLike) -> Embedding:
-        """Encode an image: a path, a PIL image or a uint8 (H, W, 3) RGB array.
+    def encode(self, image: ImageLike, *, image_format: str = "RGB") -> Embedding:
+        """Encode an image: a path, bytes, a file object, a PIL image or an array (see `mobilesam.image.open_rgb`).
 
+        image_format: "BGR" for an array whose colours are in that order.
         Raises OSError for a file that cannot be opened, ValueError or TypeError for one that is no image.
         """
-        rgb = open_rgb(image)
+        rgb = open_rgb(image, image_format)
         x, input_size = to_encoder_input(rgb, threads=self.threads)
         features = self.image_encoder(x, input_size)
         features.flags.writeable = False
@@ -223,15 +224,16 @@ def segment(
     box: ArrayLike | None = None,
     mask_input: ArrayLike | None = None,
     multimask: bool = True,
+    image_format: str = "RGB",
     model: MobileSAM | None = None,
 ) -> Segmentation:
     """Encode the image and answer one prompt; for several prompts on one image use `load().encode(image)`.
 
-    image: a path, a PIL image or a uint8 (H, W, 3) RGB array; the prompt as for `Embedding.segment`, checked
-    before the image is encoded. model: None for the packaged checkpoint, loaded once per process.
+    image and image_format as for `MobileSAM.encode`; the prompt as for `Embedding.segment`, checked before the
+    image is encoded. model: None for the packaged checkpoint, loaded once per process.
     """
     global _default_model
-    rgb = open_rgb(image)
+    rgb = open_rgb(image, image_format)
     prompt = _checked_prompt((rgb.height, rgb.width), points, labels, box, mask_input)
     if model is None:
         with _default_lock:

@@ -7,7 +7,7 @@ Resizing, normalising and padding follow MobileSAM's `utils/transforms.py` (Resi
 import io
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,44 +16,70 @@ from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 from . import kernels
 from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
 
-ImageLike: TypeAlias = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
+ImageLike: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.generic]
+)
 Size: TypeAlias = tuple[int, int]  # height, width
 
+IMAGE_FORMATS = ("RGB", "BGR")
+_WITHOUT_DIRECT_CONVERSION = {"La": "LA", "RGBa": "RGBA"}  # Pillow's premultiplied modes
 FILL_COLOUR = (0, 150, 255)
 FILL_ALPHA = 0.4
 INNER_LINE_COLOUR = (0, 90, 255)
 OUTER_LINE_COLOUR = (255, 255, 255)
 
 
-def open_rgb(image: ImageLike) -> Image.Image:
+def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
     """The image as a PIL image of mode RGB.
 
-    image: a path (EXIF orientation honoured), a PIL image, or a uint8 (H, W, 3) RGB array. Alpha is dropped,
-    gray and palette are converted, 16-bit gray is scaled by its range, an animation gives its first frame.
-    Raises OSError for a file that cannot be opened, ValueError for one that is no image, damaged or empty,
-    TypeError for anything else.
+    image: one of
+    - a path, the bytes of a file or a binary file object, in any format that Pillow reads; EXIF orientation is
+      honoured, an animation gives its first frame;
+    - a PIL image of any mode, taken as it is, whatever its EXIF says;
+    - an array (H, W), or (H, W, C) of 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha) channels, uint8, uint16,
+      bool or float in [0, 1].
+    Every other colour space becomes RGB. Alpha is dropped, not composed: what it hides is seen. 16-bit values are
+    scaled by their range, 65535 becomes 255; so are PIL's modes I (0 to 65535) and F ([0, 1]).
+    image_format: "RGB", or "BGR" where an array's colours are in that order, as OpenCV's are.
+    Raises OSError for a file that cannot be opened, ValueError for an image that is none, damaged, empty, not finite,
+    out of range, or so large (over twice PIL.Image.MAX_IMAGE_PIXELS) that it may be a decompression bomb, before it
+    is decoded; TypeError for anything else.
     """
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8:
-            raise TypeError(f"an image array must be uint8 (H, W, 3) RGB, got dtype {image.dtype}")
-        if image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-            raise ValueError(f"an image array must be uint8 (H, W, 3) RGB, got shape {image.shape}")
-        return Image.fromarray(image)
+        return _from_array(image, image_format)
+    if image_format != "RGB":
+        raise ValueError("image_format='BGR' is for arrays: a file or a PIL image says itself what its colours are")
     if isinstance(image, Image.Image):
         return _to_rgb(image)
-    if not isinstance(image, (str, os.PathLike)):
-        raise TypeError(f"image must be a path, a PIL image or a uint8 RGB array, got {type(image).__name__}")
-    with Path(image).open("rb") as file:
-        try:
-            picture: Image.Image = Image.open(file)
-            ImageOps.exif_transpose(picture, in_place=True)
-            return _to_rgb(picture)
-        except MemoryError:
-            raise
-        except UnidentifiedImageError:
-            raise ValueError(f"not an image that Pillow can read: {os.fspath(image)}") from None
-        except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
-            raise ValueError(f"cannot decode image {os.fspath(image)}: {error}") from error
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return _decode(io.BytesIO(image), f"{len(image)} bytes")
+    if isinstance(image, (str, os.PathLike)):
+        with Path(image).open("rb") as file:
+            return _decode(file, os.fspath(image))
+    if not hasattr(image, "read"):
+        expected = "a path, bytes, a file object, a PIL image or a NumPy array"
+        raise TypeError(f"image must be {expected}, got {type(image).__name__}")
+    if isinstance(image, io.TextIOBase):
+        raise TypeError("the image's file is open as text: open it with mode 'rb'")
+    return _decode(image, str(getattr(image, "name", "a file object")))
+
+
+def _decode(file: IO[bytes], name: str) -> Image.Image:
+    try:
+        picture: Image.Image = Image.open(file)
+        ImageOps.exif_transpose(picture, in_place=True)
+        return _to_rgb(picture)
+    except MemoryError:
+        raise
+    except UnidentifiedImageError:
+        raise ValueError(f"not an image that Pillow can read: {name}") from None
+    except Image.DecompressionBombError as error:
+        limit = "to allow it, raise PIL.Image.MAX_IMAGE_PIXELS"
+        raise ValueError(f"cannot decode image {name}: {str(error).rstrip('.')}; {limit}") from None
+    except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
+        raise ValueError(f"cannot decode image {name}: {error}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -62,21 +88,54 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         image.load()
         return image
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("an integer gray image must hold 16-bit values (0 to 65535)")
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    elif image.mode == "F":
-        raise ValueError("a floating-point gray image (mode F) has no known range; convert it to uint8 first")
+    if image.mode == "F" or image.mode.startswith("I"):
+        levels = np.asarray(image)
+        if image.mode == "I":
+            if levels.min() < 0 or levels.max() > 65535:
+                raise ValueError("an integer gray image must hold 16-bit values (0 to 65535)")
+            levels = levels.astype(np.uint16)
+        image = Image.fromarray(_to_uint8(levels))
+    elif image.mode in _WITHOUT_DIRECT_CONVERSION:
+        image = image.convert(_WITHOUT_DIRECT_CONVERSION[image.mode])
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def read_image(image: ImageLike) -> NDArray[np.uint8]:
+def _from_array(array: NDArray[np.generic], image_format: str) -> Image.Image:
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or not 1 <= channels <= 4 or array.size == 0:
+        expected = "(H, W), or (H, W, C) of 1 to 4 channels, and not empty"
+        raise ValueError(f"an image array must be {expected}, got shape {array.shape}")
+    levels = _to_uint8(array)
+    if channels < 3:
+        return Image.fromarray(levels.reshape(*levels.shape[:2], channels)[:, :, 0]).convert("RGB")
+    rgb = levels[:, :, :3] if image_format == "RGB" else levels[:, :, 2::-1]
+    return Image.fromarray(np.ascontiguousarray(rgb))
+
+
+def _to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    kind = values.dtype.kind
+    if values.dtype == np.uint8:
+        return values.astype(np.uint8, copy=False)
+    if kind == "b":
+        return values.astype(np.uint8) * np.uint8(255)
+    if kind == "u" and values.dtype.itemsize == 2:
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if kind != "f":
+        raise TypeError(f"an image array must be uint8, uint16, bool or float in [0, 1], got dtype {values.dtype}")
+    if not np.isfinite(values).all():
+        raise ValueError("a float image must lie in [0, 1], got NaN or infinity")
+    levels = np.rint(values.astype(np.float32) * np.float32(255))
+    if levels.min() < 0 or levels.max() > 255:
+        span = f"{float(values.min()):g} to {float(values.max()):g}"
+        raise ValueError(f"a float image must lie in [0, 1], got values from {span}; scale them, or convert to uint8")
+    return levels.astype(np.uint8)
+
+
+def read_image(image: ImageLike, image_format: str = "RGB") -> NDArray[np.uint8]:
     """The image as a uint8 (H, W, 3) RGB array; accepts and raises what `open_rgb` does."""
-    return np.asarray(open_rgb(image))
+    return np.asarray(open_rgb(image, image_format))
 
 
 def resized_size(height: int, width: int) -> Size:

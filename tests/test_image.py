@@ -1,16 +1,12 @@
-"""Reading pictures, the way to the encoder's input, overlays, and files written whole or not at all."""
+"""The way to the encoder's input, overlays, and files written whole or not at all. Reading: test_inputs.py."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import PHOTOS
-from PIL import Image, ImageSequence
+from PIL import Image
 
 from mobilesam import image
-
-RED = (255, 0, 0)
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -71,104 +67,6 @@ def test_encoder_input_agrees_with_the_contract(size):
 def test_encoder_input_is_the_same_from_an_array_and_an_image():
     rgb = noise(60, 90)
     np.testing.assert_array_equal(image.to_encoder_input(rgb)[0], image.to_encoder_input(Image.fromarray(rgb))[0])
-
-
-# Reading
-
-
-GRAY_MODES = ("1", "L", "LA", "I;16", "I")
-
-
-@pytest.mark.parametrize("mode", [*GRAY_MODES, "P", "PA", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV"])
-def test_every_mode_becomes_rgb(mode):
-    gray = mode in GRAY_MODES
-    if mode in ("I;16", "I"):
-        picture = Image.fromarray(np.full((2, 3), 65535, np.uint16)).convert(mode)
-    else:
-        picture = Image.new("RGB", (3, 2), (255, 255, 255) if gray else RED).convert(mode)
-    rgb = image.read_image(picture)
-    assert (rgb.shape, rgb.dtype) == ((2, 3, 3), np.uint8)
-    assert (abs(rgb.astype(int) - ((255, 255, 255) if gray else RED)) <= 1).all()
-
-
-def test_sixteen_bit_gray_is_scaled_by_its_range(tmp_path):
-    levels = np.array([[0, 128, 257, 32768, 65407, 65535]], np.uint16)
-    Image.fromarray(levels).save(tmp_path / "deep.png")
-    np.testing.assert_array_equal(image.read_image(tmp_path / "deep.png")[0, :, 0], np.rint(levels[0] / 257))
-
-
-def test_alpha_is_dropped():
-    rgba = np.array([[(10, 20, 30, 0), (40, 50, 60, 255)]], np.uint8)
-    np.testing.assert_array_equal(image.read_image(Image.fromarray(rgba)), rgba[..., :3])
-
-
-@pytest.mark.filterwarnings("error")
-def test_palette_with_transparency(tmp_path):
-    Image.new("RGB", (3, 2), RED).convert("P").save(tmp_path / "palette.png", transparency=b"\x00\xff")
-    assert (image.read_image(tmp_path / "palette.png") == RED).all()
-
-
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif"])
-def test_exif_orientation_of_a_file_is_honoured(tmp_path, suffix):
-    rgb = np.zeros((20, 40, 3), np.uint8)
-    rgb[:, :20] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    Image.fromarray(rgb).save(tmp_path / f"turned{suffix}", exif=exif)
-    turned = image.read_image(tmp_path / f"turned{suffix}")
-    assert turned.shape == (40, 20, 3)
-    assert turned[:18].min() > 200
-    assert turned[22:].max() < 50
-
-
-def test_the_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("L", (4, 4), level) for level in (200, 20)]
-    frames[0].save(tmp_path / "animated.gif", save_all=True, append_images=frames[1:])
-    assert len(list(ImageSequence.Iterator(Image.open(tmp_path / "animated.gif")))) == 2
-    assert (image.read_image(tmp_path / "animated.gif") == 200).all()
-
-
-def test_a_path_a_string_a_picture_and_an_array_are_the_same():
-    path = PHOTOS["chelsea"]
-    with Image.open(path) as picture:
-        array = np.asarray(picture)
-        for other in (path, str(path), picture, array):
-            np.testing.assert_array_equal(image.read_image(other), array)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error", "message"),
-    [
-        (noise(4, 5).astype(np.float32), TypeError, "uint8 .* got dtype float32"),
-        (noise(4, 5)[..., 0], ValueError, r"got shape \(4, 5\)"),
-        (noise(4, 5)[None], ValueError, r"got shape \(1, 4, 5, 3\)"),
-        (noise(4, 5)[:0], ValueError, r"got shape \(0, 5, 3\)"),
-        (Image.new("RGB", (0, 5)), ValueError, "empty: 0x5"),
-        (Image.new("F", (3, 3)), ValueError, "mode F"),
-        (Image.fromarray(np.full((2, 2), 70000, np.int32)), ValueError, "16-bit"),
-        (b"bytes", TypeError, "got bytes"),
-        (None, TypeError, "got NoneType"),
-        ("no-such-file.png", FileNotFoundError, "no-such-file.png"),
-        (Path(__file__).parent, IsADirectoryError, "tests"),
-        (Path(__file__), ValueError, "not an image that Pillow can read: .*test_image.py"),
-    ],
-    ids=lambda value: value.__name__ if isinstance(value, type) else "",
-)
-def test_what_is_no_image_is_refused(wrong, error, message):
-    with pytest.raises(error, match=message) as caught:
-        image.open_rgb(wrong)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("photo", ["chelsea", "rocket"])
-@pytest.mark.parametrize("kept", [0.01, 0.5, 0.98])
-def test_a_truncated_file_is_refused(tmp_path, photo, kept):
-    data = PHOTOS[photo].read_bytes()
-    path = tmp_path / f"cut{PHOTOS[photo].suffix}"
-    path.write_bytes(data[: int(len(data) * kept)])
-    with pytest.raises(ValueError, match=f"{path.name}") as caught:
-        image.open_rgb(path)
-    assert "\n" not in str(caught.value)
 
 
 # Writing
