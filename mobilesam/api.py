@@ -216,6 +216,15 @@ _default_lock = threading.Lock()
 _default_model: MobileSAM | None = None
 
 
+def default_model() -> MobileSAM:
+    """The model of the packaged checkpoint, loaded once per process."""
+    global _default_model
+    with _default_lock:
+        if _default_model is None:
+            _default_model = load()
+        return _default_model
+
+
 def segment(
     image: ImageLike,
     points: ArrayLike | None = None,
@@ -232,14 +241,9 @@ def segment(
     image and image_format as for `MobileSAM.encode`; the prompt as for `Embedding.segment`, checked before the
     image is encoded. model: None for the packaged checkpoint, loaded once per process.
     """
-    global _default_model
     rgb = open_rgb(image, image_format)
     prompt = _checked_prompt((rgb.height, rgb.width), points, labels, box, mask_input)
-    if model is None:
-        with _default_lock:
-            if _default_model is None:
-                _default_model = load()
-            model = _default_model
+    model = default_model() if model is None else model
     return model._answer(model.encode(rgb), prompt, multimask)
 
 

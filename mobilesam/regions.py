@@ -87,6 +87,8 @@ def nms(boxes: ArrayLike, scores: ArrayLike, iou_threshold: float) -> NDArray[np
     Raises ValueError for other shapes.
     """
     boxes, scores = np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
+    if boxes.shape == (0,):
+        boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
         raise ValueError(f"boxes must be (N, 4) and scores (N,), got shapes {boxes.shape} and {scores.shape}")
     order = np.argsort(-scores, kind="stable")

@@ -135,6 +135,10 @@ def test_an_overlap_of_the_threshold_itself_stays():
     assert regions.nms(boxes, [0.5, 0.9, 0.9], 0.49).tolist() == [1]
 
 
+def test_no_boxes():
+    assert regions.nms([], [], 0.5).tolist() == regions.nms(np.empty((0, 4)), [], 0.5).tolist() == []
+
+
 @pytest.mark.parametrize(("boxes", "scores"), [([(0, 0, 1)], [1]), ([(0, 0, 1, 1)], [1, 2]), ([0, 0, 1, 1], [1])])
 def test_boxes_and_scores_of_other_shapes_are_refused(boxes, scores):
     with pytest.raises(ValueError, match=r"boxes must be \(N, 4\) and scores \(N,\), got shapes"):
