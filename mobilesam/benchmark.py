@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .files import check_folder, whole_file
+
 PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SECTIONS = ("encoder", "decoder", "end-to-end", "cold-start", "memory", "depthwise")
@@ -182,7 +184,6 @@ def _run(arguments: argparse.Namespace) -> None:
     # NumPy's own threads stay out of it: the one baseline that is NumPy's has a pool of `threads`.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     from . import benchmark_layers, kernels
-    from .image import check_folder
 
     if arguments.json:
         check_folder(arguments.json)
@@ -207,9 +208,5 @@ def _run(arguments: argparse.Namespace) -> None:
                 tables.append(table)
     if arguments.json:
         record = {"environment": environment, "tables": [table.as_json() for table in tables]}
-        partial = arguments.json.with_name(f".{arguments.json.name}.{os.getpid()}.partial")
-        try:
+        with whole_file(arguments.json) as partial:
             partial.write_text(json.dumps(record, indent=1) + "\n")
-            partial.replace(arguments.json)
-        finally:
-            partial.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from . import config
+from .files import check_folder, whole_file
 
 __all__ = ["Checkpoint", "CheckpointError", "Source", "convert", "open_checkpoint", "read"]
 
@@ -134,10 +135,7 @@ def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp
     if dtype not in ("fp16", "fp32"):
         raise ValueError(f"dtype must be 'fp16' or 'fp32', not {dtype!r}")
     destination = Path(destination)
-    if destination.is_dir():
-        raise IsADirectoryError(f"{destination} is a directory; name the file to write")
-    if not destination.parent.is_dir():
-        raise FileNotFoundError(f"no such directory: {destination.parent}")
+    check_folder(destination)
     files = _files(source)
     tensors = _read(files)
     if dtype == "fp16":
@@ -152,19 +150,9 @@ def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp
         "source_sha256": ", ".join(_sha256(file) for file in files),
         "dtype": dtype,
     }
-    _write(destination, safetensors.numpy.save(tensors, metadata))
+    with whole_file(destination) as partial:
+        partial.write_bytes(safetensors.numpy.save(tensors, metadata))
     return Checkpoint(destination)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write beside `path`, then rename."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _files(source: Source) -> list[Path]:

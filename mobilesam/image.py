@@ -15,6 +15,7 @@ from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from . import kernels
 from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
+from .files import check_folder, whole_file
 
 ImageLike: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.generic]
@@ -190,20 +191,10 @@ def draw_overlay(image: ImageLike, mask: NDArray[np.bool_]) -> Image.Image:
     return drawn
 
 
-def check_folder(path: Path) -> None:
-    """Raise OSError where no file can be written: no such folder, no permission, or a folder itself."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no such folder to write into: {path.parent}")
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write a file over a folder: {path}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"no permission to write into folder: {path.parent}")
-
-
 def check_output(path: str | os.PathLike[str], mode: str = "L") -> Path:
     """The path, where an image of this PIL mode can be written; nothing is created.
 
-    Raises ValueError for an extension that Pillow cannot write in that mode, OSError as `check_folder`.
+    Raises ValueError for an extension that Pillow cannot write in that mode, OSError as `files.check_folder`.
     """
     path = Path(path)
     extension = path.suffix.lower()
@@ -224,10 +215,5 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     Raises what `check_output` raises, before anything is written; a failure leaves no file behind.
     """
     path = check_output(path, image.mode)
-    temporary = path.with_name(f".{os.urandom(8).hex()}{path.suffix}")
-    try:
-        image.save(temporary)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as partial:
+        image.save(partial)

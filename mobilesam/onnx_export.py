@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .checkpoint import read
-from .image import check_folder
+from .files import check_folder, whole_file
 from .weights import default_path
 
 Tensors: TypeAlias = Mapping[str, NDArray[np.generic]]
@@ -64,18 +64,9 @@ def export_onnx(
 
     models = {encoder: build_encoder(checkpoint), decoder: build_decoder(checkpoint, mask_rule)}
     for path, model in models.items():
-        _write(path, model.SerializeToString(deterministic=True))
+        with whole_file(path) as partial:
+            partial.write_bytes(model.SerializeToString(deterministic=True))
     return encoder, decoder
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -181,9 +181,9 @@ def test_missing_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(FileNotFoundError, match=r"no such checkpoint: .*nothing\.safetensors"):
             use()
-    with pytest.raises(FileNotFoundError, match="no such directory"):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
         checkpoint.convert(weights.default_path(), tmp_path / "absent" / "out.safetensors")
-    with pytest.raises(IsADirectoryError, match="is a directory"):
+    with pytest.raises(IsADirectoryError, match="over a folder"):
         checkpoint.convert(weights.default_path(), tmp_path)
     with pytest.raises(CheckpointError, match="no file: expected"):
         checkpoint.convert([], tmp_path / "out.safetensors")
