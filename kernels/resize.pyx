@@ -27,11 +27,12 @@ cdef struct resize_pass:
 cdef struct span:  # the columns of the canvas and of the photo that are computed
     int64_t canvas, canvas_end, first, end
 
-cdef struct stream:  # a thread's rows: of x, of the canvas (the two around the current one, and which they are), between
-    float *source
+cdef struct stream:  # a thread's rows: two of x, widened, and two of the canvas, with their numbers; one in between
+    float *source[2]
     float *canvas[2]
     float *row
-    int64_t held[2]
+    int64_t source_held[2]
+    int64_t canvas_held[2]
 
 cdef struct found:  # in a band: runs of 3 numbers, and how many pixels are above the higher and the lower threshold
     int32_t *runs
@@ -70,7 +71,7 @@ def resize_logits(x, *, padded=(1024, 1024), crop, size, threshold=None, out=Non
     cdef int64_t planes = x.shape[0], bands, unit
     p.band = max(16, (p.h2 + 4 * nthreads - 1) // (4 * nthreads))
     bands = (p.h2 + p.band - 1) // p.band
-    cdef size_t size_ = sizeof(float) * (p.w0 + 3 * p.w1 + p.w2 + 96)
+    cdef size_t size_ = sizeof(float) * (5 * p.w1 + p.w2 + 96)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -107,7 +108,9 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
     axes = prepare(&p, x.shape[:0:-1], [pair[::-1] for pair in _pairs(padded, crop, size)])
     p.threshold = number(threshold, "threshold")
     p.above, p.below = p.threshold + number(offset, "offset"), p.threshold - number(offset, "offset")
-    xt = np.concatenate([x, x[:, -1:]], axis=1).transpose(0, 2, 1).copy()
+    xt = np.empty((len(x), p.h0, p.w0 + 1), np.float32)
+    xt[:, :, :-1] = x.transpose(0, 2, 1)
+    xt[:, :, -1] = xt[:, :, -2]
     cdef const float[:, :, ::1] xv = xt
     cdef const int64_t[:, ::1] spans = _spans(xt, min(p.above, p.below), axes)
     p.x, p.y, p.mask = &xv[0, 0, 0], NULL, NULL
@@ -115,7 +118,7 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
     cdef int64_t planes = x.shape[0], bands, unit
     p.band = max(16, (p.h2 + 4 * nthreads - 1) // (4 * nthreads))
     bands = (p.h2 + p.band - 1) // p.band
-    cdef size_t size_ = sizeof(float) * (p.w0 + 3 * p.w1 + 2 * p.w2 + 112)
+    cdef size_t size_ = sizeof(float) * (5 * p.w1 + 2 * p.w2 + 112)
     cdef float *scratch
     cdef int failed = 0
     cdef found *results = <found *>calloc(planes * bands, sizeof(found))
@@ -174,7 +177,7 @@ def _spans(x, limit, axes):
     A pixel is a mean of the logits it is interpolated from, but for four roundings, far below 2⁻¹⁹ of the largest.
     """
     (rows1, _), (columns1, _), (rows2, _), (columns2, _) = axes
-    largest = np.fmax.reduce(abs(x), axis=(1, 2), keepdims=True)
+    largest = np.fmax(np.fmax.reduce(x, axis=(1, 2)), -np.fmin.reduce(x, axis=(1, 2)))[:, None, None]
     high = x > limit - 2.0**-19 * largest
     spans = np.zeros((len(x), 4), np.int64)
     for span, plane in zip(spans, high):
@@ -204,10 +207,10 @@ cdef axis_map as_map(axis):
 
 cdef stream start(const resize_pass *p, float **free_) noexcept nogil:
     cdef stream s
-    s.source = take(free_, p.w0 + 1)
+    s.source[0], s.source[1] = take(free_, p.w1), take(free_, p.w1)
     s.canvas[0], s.canvas[1] = take(free_, p.w1), take(free_, p.w1)
     s.row = take(free_, p.w1 + 1)
-    s.held[0] = s.held[1] = -1
+    s.source_held[0] = s.source_held[1] = s.canvas_held[0] = s.canvas_held[1] = -1
     return s
 
 
@@ -288,10 +291,19 @@ cdef void photo_row(const micro *u, const resize_pass *p, stream *s, const span 
 
 cdef void canvas_row(const micro *u, const resize_pass *p, stream *s, const span *c, const float *x, int64_t r) noexcept nogil:
     """The span's part of row r of the canvas, cropped, unless it is held already."""
-    cdef int64_t low = p.rows1.index[r]
-    if s.held[r & 1] == r:
+    cdef int64_t low = p.rows1.index[r], high = min(low + 1, p.h0 - 1), width = c.canvas_end - c.canvas
+    if s.canvas_held[r & 1] == r:
         return
-    s.held[r & 1] = r
-    u.blend(s.source, x + low * (p.w0 + 1), x + min(low + 1, p.h0 - 1) * (p.w0 + 1), p.rows1.t[r], p.w0 + 1)
-    u.resample(s.canvas[r & 1] + c.canvas, s.source, p.columns1.index + c.canvas, p.columns1.t + c.canvas,
+    s.canvas_held[r & 1] = r
+    source_row(u, p, s, c, x, low)
+    source_row(u, p, s, c, x, high)
+    u.blend(s.canvas[r & 1] + c.canvas, s.source[low & 1] + c.canvas, s.source[high & 1] + c.canvas, p.rows1.t[r], width)
+
+
+cdef void source_row(const micro *u, const resize_pass *p, stream *s, const span *c, const float *x, int64_t r) noexcept nogil:
+    """The span's part of row r of x, as wide as the canvas, unless it is held already; it serves several canvas rows."""
+    if s.source_held[r & 1] == r:
+        return
+    s.source_held[r & 1] = r
+    u.resample(s.source[r & 1] + c.canvas, x + r * (p.w0 + 1), p.columns1.index + c.canvas, p.columns1.t + c.canvas,
                c.canvas_end - c.canvas)
