@@ -1,13 +1,27 @@
 """Segment anything in a photo, on a CPU, without PyTorch: MobileSAM in NumPy and compiled kernels."""
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import Embedding, MobileSAM, Segmentation, load, segment
+    from .build_sam import build_sam_vit_t, sam_model_registry
+    from .predictor import SamPredictor
 
 __version__ = "0.1.0"
-__all__ = ["Embedding", "MobileSAM", "Segmentation", "__version__", "load", "segment"]
+__all__ = [
+    "Embedding",
+    "MobileSAM",
+    "SamPredictor",
+    "Segmentation",
+    "__version__",
+    "build_sam_vit_t",
+    "load",
+    "sam_model_registry",
+    "segment",
+]
+_MODULES = {"SamPredictor": "predictor", "build_sam_vit_t": "build_sam", "sam_model_registry": "build_sam"}  # else api
 
 if find_spec(f"{__name__}.kernels") is None:
     raise ImportError(
@@ -20,9 +34,7 @@ def __getattr__(name: str) -> Any:
     # NumPy, Pillow and the kernels load on first use, so `mobilesam --help` and a usage error answer at once.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import api
-
-    return getattr(api, name)
+    return getattr(import_module(f".{_MODULES.get(name, 'api')}", __name__), name)
 
 
 def __dir__() -> list[str]:

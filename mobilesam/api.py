@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from . import kernels
-from .checkpoint import Checkpoint, open_checkpoint
+from .checkpoint import Checkpoint, ConvertedCheckpoint, open_checkpoint
 from .decoder import ImageTokens, MaskDecoder
 from .encoder import ImageEncoder
 from .image import (
@@ -155,12 +155,27 @@ class MobileSAM:
     the weights come from and `threads` how many threads a call uses.
     """
 
-    def __init__(self, checkpoint: Checkpoint, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint | ConvertedCheckpoint, threads: int) -> None:
         self.checkpoint = checkpoint
         self.threads = threads
         self.image_encoder = ImageEncoder(checkpoint, threads)
         self.prompt_encoder = PromptEncoder(checkpoint, threads)
         self.mask_decoder = MaskDecoder(checkpoint, threads)
+
+    @property
+    def device(self) -> str:
+        """ "cpu"; this, `to` and `eval` are for scripts written for the reference."""
+        return "cpu"
+
+    def to(self, device: object = "cpu") -> "MobileSAM":
+        """The model itself. Raises ValueError for another device than the CPU."""
+        if str(device) != "cpu":
+            raise ValueError(f"device must be 'cpu', the only one that this package runs on, got {str(device)!r}")
+        return self
+
+    def eval(self) -> "MobileSAM":
+        """The model itself, which has no training mode."""
+        return self
 
     def encode(self, image: ImageLike, *, image_format: str = "RGB") -> Embedding:
         """Encode an image: a path, bytes, a file object, a PIL image or an array (see `mobilesam.image.open_rgb`).

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -19,7 +20,16 @@ from numpy.typing import NDArray
 from . import config
 from .files import check_folder, whole_file
 
-__all__ = ["Checkpoint", "CheckpointError", "Source", "convert", "open_checkpoint", "read"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "ConvertedCheckpoint",
+    "Source",
+    "convert",
+    "open_checkpoint",
+    "open_source",
+    "read",
+]
 
 FORMAT_VERSION = "1"
 Array: TypeAlias = NDArray[Any]
@@ -82,6 +92,11 @@ class Checkpoint(_TensorFile):
     format_version, source, source_sha256, dtype. Threads may share it.
     """
 
+    @cached_property
+    def sha256(self) -> str:
+        """The file's checksum, in hexadecimal; it is read for that when first asked for."""
+        return _sha256(self.path)
+
     def __init__(self, path: PathLike) -> None:
         super().__init__(path)
         if any(".bn." in name for name in self):
@@ -94,6 +109,19 @@ class Checkpoint(_TensorFile):
         version = self.metadata.get("format_version", FORMAT_VERSION)
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{self.path}: format_version {version!a:.20}, expected {FORMAT_VERSION!r}")
+
+
+class ConvertedCheckpoint(dict[str, Array]):
+    """Any source that `read` takes, converted in memory: name -> float32 array.
+
+    `path`, `metadata` and `sha256`, that of the source, are as a `Checkpoint` has them.
+    """
+
+    def __init__(self, source: PathLike) -> None:
+        super().__init__(read(source))
+        self.path = Path(source)
+        self.metadata = _metadata(_files(source), "fp32")
+        self.sha256 = self.metadata["source_sha256"]
 
 
 def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
@@ -110,6 +138,14 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
     if path.exists() and _kind(path) in ("torch", "onnx"):
         raise CheckpointError(f"{path}: not a safetensors checkpoint; {_hint(path)}")
     return Checkpoint(path)
+
+
+def open_source(source: PathLike) -> Checkpoint | ConvertedCheckpoint:
+    """Open a fused checkpoint, or convert in memory whatever else `read` takes. Raises as `read`."""
+    try:
+        return open_checkpoint(source)
+    except CheckpointError:
+        return ConvertedCheckpoint(source)
 
 
 def read(source: Source) -> dict[str, Array]:
@@ -144,15 +180,18 @@ def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp
                 with np.errstate(over="ignore"):
                     tensors[name] = tensors[name].astype(np.float16)
         _check_finite(files[0], tensors, "fp16")
-    metadata = {
+    with whole_file(destination) as partial:
+        partial.write_bytes(safetensors.numpy.save(tensors, _metadata(files, dtype)))
+    return Checkpoint(destination)
+
+
+def _metadata(files: Sequence[Path], dtype: str) -> dict[str, str]:
+    return {
         "format_version": FORMAT_VERSION,
         "source": ", ".join(file.name for file in files),
         "source_sha256": ", ".join(_sha256(file) for file in files),
         "dtype": dtype,
     }
-    with whole_file(destination) as partial:
-        partial.write_bytes(safetensors.numpy.save(tensors, metadata))
-    return Checkpoint(destination)
 
 
 def _files(source: Source) -> list[Path]:

@@ -127,6 +127,8 @@ class ImageEncoder:
     Immutable once made. Raises TypeError or ValueError for an x of another shape or dtype.
     """
 
+    img_size = IMG_SIZE
+
     def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int) -> None:
         p = Parameters(weights, threads) / "image_encoder"
         self.threads = threads

@@ -139,12 +139,12 @@ def read_image(image: ImageLike, image_format: str = "RGB") -> NDArray[np.uint8]
     return np.asarray(open_rgb(image, image_format))
 
 
-def resized_size(height: int, width: int) -> Size:
-    """The size (new_h, new_w) on the 1024-pixel canvas: the longest side becomes 1024, halves round up.
+def resized_size(height: int, width: int, longest: int = IMG_SIZE) -> Size:
+    """The size (new_h, new_w) on the model's canvas: the longest side becomes 1024, halves round up.
 
     A side that would round to 0 (beyond 2048:1, where the reference fails) becomes 1.
     """
-    scale = IMG_SIZE / max(height, width)
+    scale = longest / max(height, width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
