@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import Embedding, MobileSAM, Segmentation, load, segment
+    from .automatic_mask_generator import SamAutomaticMaskGenerator, everything
     from .build_sam import build_sam_vit_t, sam_model_registry
     from .predictor import SamPredictor
 
@@ -13,15 +14,23 @@ __version__ = "0.1.0"
 __all__ = [
     "Embedding",
     "MobileSAM",
+    "SamAutomaticMaskGenerator",
     "SamPredictor",
     "Segmentation",
     "__version__",
     "build_sam_vit_t",
+    "everything",
     "load",
     "sam_model_registry",
     "segment",
 ]
-_MODULES = {"SamPredictor": "predictor", "build_sam_vit_t": "build_sam", "sam_model_registry": "build_sam"}  # else api
+_MODULES = {  # of what is not in api
+    "SamAutomaticMaskGenerator": "automatic_mask_generator",
+    "SamPredictor": "predictor",
+    "build_sam_vit_t": "build_sam",
+    "everything": "automatic_mask_generator",
+    "sam_model_registry": "build_sam",
+}
 
 if find_spec(f"{__name__}.kernels") is None:
     raise ImportError(
