@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .console import show
 from .files import check_folder, whole_file
 
 PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
@@ -100,7 +101,7 @@ def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> di
     names = list(cases)
     times: dict[str, list[float]] = {name: [] for name in names}
     for i in range(runs):
-        progress(f"{title}: round {i + 1} of {runs}")
+        show(f"{title}: round {i + 1} of {runs}")
         first = i % len(names)
         for name in names[first:] + names[:first]:
             time.sleep(PAUSE)
@@ -108,12 +109,6 @@ def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> di
             cases[name]()
             times[name].append((time.perf_counter() - start) * 1e3)
     return times
-
-
-def progress(text: str) -> None:
-    """Show what a long run is at, on a terminal in one line that is written over."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int:
@@ -203,7 +198,7 @@ def _run(arguments: argparse.Namespace) -> None:
         tables = []
         for name in sections:
             for table in bench.section(name):
-                progress("")
+                show("")
                 print(*["", *table.lines()], sep="\n", flush=True)
                 tables.append(table)
     if arguments.json:

@@ -28,9 +28,10 @@ from typing import ClassVar
 import numpy as np
 
 from . import __version__, api, kernels
-from .benchmark import PAUSE, Options, Printable, progress
+from .benchmark import PAUSE, Options, Printable
 from .command_info import cpu_name
 from .config import EMBED_DIM, EMBED_SIZE, IMG_SIZE, STAGES, Stage, tensor_specs
+from .console import show
 from .encoder import ImageEncoder, TinyViTBlock
 from .image import open_rgb, to_encoder_input
 from .parameters import F32
@@ -162,7 +163,7 @@ def time_passes(encoder: ImageEncoder, x: F32, runs: int) -> LayersTable:
     total = sum(costs.values(), Cost(0, 0))
     samples: dict[str, list[float]] = {name: [] for name in (*calls, SUM, WHOLE)}
     for i in range(1 + runs):
-        progress(f"{title}: round {i} of {runs}")
+        show(f"{title}: round {i} of {runs}")
         time.sleep(PAUSE)
         peak = max(peak, kernels.fma_peak(threads=encoder.threads))
         y, start = x, time.perf_counter()

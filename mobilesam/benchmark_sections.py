@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper, numpy_helper
 
 from . import api, kernels, onnx_segment
-from .benchmark import Options, Row, Table, interleave, progress
+from .benchmark import Options, Row, Table, interleave
 from .benchmark_layers import LayersBench
+from .console import show
 from .decoder import ImageTokens
 from .image import to_encoder_input
 from .onnx_export import DECODER, ENCODER, export_onnx
@@ -221,7 +222,7 @@ class Bench(LayersBench):
             commands[f"{pair.name}, script"] = command
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
         for i in range(1 + self.options.runs):
-            progress(f"cold start: round {i} of {self.options.runs}")
+            show(f"cold start: round {i} of {self.options.runs}")
             for name, command in commands.items():
                 samples[name].append(_child(command, self.folder))
         milliseconds, megabytes = (

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from . import __version__, command_convert, command_info, command_segment
+from .console import describe
 
 COMMANDS = {
     "segment": (command_segment, "cut one object out of a photo, given points or a box"),
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = arguments.run(arguments)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
-        print(f"mobilesam: error: {_message(error)}", file=sys.stderr)
+        print(f"mobilesam: error: {describe(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -33,12 +34,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"mobilesam: error: {message} (see {self.prog} --help)\n")
-
-
-def _message(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _parser() -> argparse.ArgumentParser:

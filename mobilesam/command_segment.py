@@ -1,17 +1,26 @@
-"""mobilesam segment: one photo and a prompt in, the mask and a picture of it out."""
+"""mobilesam segment: photos and prompts in, masks and pictures of them out."""
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from .arguments import add_model
+from .batch import is_many
+from .files import check_distinct
+from .written_prompt import Coordinate, WrittenPrompt, coordinates
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("image", metavar="IMAGE", help="any picture that Pillow reads; EXIF orientation is honoured")
+    add(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="any picture that Pillow reads; or many: several, a folder, a quoted glob such as 'photos/**/*.jpg', a "
+        "file of prompts (.csv with a header or .jsonl; fields image, points, labels, box, output)",
+    )
     for option, label, meaning in (("--point", 1, "on the object"), ("--background", 0, "not on it")):
         add(
             option,
@@ -20,41 +29,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=[],
             type=_labelled_point(label),
             metavar="X,Y",
-            help=f"a pixel {meaning}; repeatable",
+            help=f"a place {meaning}, in pixels or, as 50%%,50%%, in per cent of the image; repeatable",
         )
-    add("--box", type=_box, metavar="X0,Y0,X1,Y1", help="a box around the object, in pixels")
-    add("--output", type=Path, metavar="FILE", help="write the mask: 255 on the object, 0 elsewhere")
-    add("--overlay", type=Path, metavar="FILE", help="write the photo with the mask drawn in")
+    add("--box", type=_box, metavar="X0,Y0,X1,Y1", help="a box around the object, in pixels or per cent")
+    add("--output", type=Path, metavar="FILE", help="write the mask: 255 on the object, 0 elsewhere; of many, a folder")
+    add("--overlay", type=Path, metavar="FILE", help="write the photo with the mask drawn in; of many, a folder")
+    add("--format", metavar="EXTENSION", help="of many: the masks' files (default: png)")
+    add("--resume", action="store_true", help="of many: skip those whose files are there already")
     add("--single", action="store_true", help="one mask (token 0) instead of the best of three")
     add_model(parser)
 
 
-def _floats(text: str, count: int, form: str) -> tuple[float, ...]:
+def _coordinates(text: str, count: int, form: str) -> tuple[Coordinate, ...]:
     try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if len(values) != count:
-        raise argparse.ArgumentTypeError(f"expected {form}, got {text!r}")
-    return values
+        return coordinates(text, count, form)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _labelled_point(label: int) -> Callable[[str], tuple[tuple[float, ...], int]]:
-    return lambda text: (_floats(text, 2, "X,Y"), label)
+def _labelled_point(label: int) -> Callable[[str], tuple[tuple[Coordinate, ...], int]]:
+    return lambda text: (_coordinates(text, 2, "X,Y"), label)
 
 
-def _box(text: str) -> tuple[float, ...]:
-    return _floats(text, 4, "X0,Y0,X1,Y1")
+def _box(text: str) -> tuple[Coordinate, ...]:
+    return _coordinates(text, 4, "X0,Y0,X1,Y1")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    started = time.perf_counter()
-    outputs = [path for path in (arguments.output, arguments.overlay) if path]
-    if not outputs:
+    if not arguments.output and not arguments.overlay:
         raise ValueError("nothing to write: give --output FILE for the mask, --overlay FILE for a picture")
-    if not arguments.points and not arguments.box:
+    prompt = None
+    if arguments.points or arguments.box:
+        points, labels = zip(*arguments.points) if arguments.points else ((), ())
+        prompt = WrittenPrompt(points, labels, arguments.box)
+    if is_many(arguments.images):
+        from . import command_segment_many
+
+        return command_segment_many.run(arguments, prompt)
+    if prompt is None:
         raise ValueError("no prompt: give --point X,Y or --box X0,Y0,X1,Y1")
-    _check_distinct([Path(arguments.image), *outputs])
+    if arguments.resume or arguments.format:
+        option = "--resume" if arguments.resume else "--format"
+        raise ValueError(f"{option} is for many images: a folder, a glob or a file of prompts")
+    return _one(arguments, prompt)
+
+
+def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
+    started = time.perf_counter()
+    [image] = arguments.images
+    outputs = [path for path in (arguments.output, arguments.overlay) if path]
+    check_distinct([Path(image), *outputs])
 
     from . import api
     from .image import check_output, open_rgb, save_image
@@ -62,16 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     for path, mode in ((arguments.output, "L"), (arguments.overlay, "RGB")):
         if path:
             check_output(path, mode)
-    photo = open_rgb(arguments.image)
+    photo = open_rgb(image)
     model = api.load(arguments.weights, threads=arguments.threads)
-    result = api.segment(
-        photo,
-        [point for point, _ in arguments.points] or None,
-        [label for _, label in arguments.points] or None,
-        box=arguments.box,
-        multimask=not arguments.single,
-        model=model,
-    )
+    result = api.segment(photo, **prompt.on(*photo.size), multimask=not arguments.single, model=model)
     if arguments.output:
         result.save(arguments.output)
     if arguments.overlay:
@@ -82,11 +99,3 @@ def run(arguments: argparse.Namespace) -> int:
         f"{time.perf_counter() - started:.2f} s: {', '.join(map(str, outputs))}"
     )
     return 0
-
-
-def _check_distinct(paths: Sequence[Path]) -> None:
-    seen: set[Path] = set()
-    for path in paths:
-        if path.resolve() in seen:
-            raise ValueError(f"would overwrite a file of this same command: {path}")
-        seen.add(path.resolve())

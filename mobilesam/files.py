@@ -48,3 +48,13 @@ def check_folder(path: Path) -> None:
         raise IsADirectoryError(f"cannot write a file over a folder: {path}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"no permission to write into folder: {path.parent}")
+
+
+def check_distinct(paths: Iterable[Path]) -> None:
+    """Raise ValueError where a path comes twice: a command would write over what it reads, or writes twice."""
+    seen: set[str] = set()
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise ValueError(f"would overwrite a file of this same command: {path}")
+        seen.add(real)

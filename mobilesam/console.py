@@ -1,0 +1,80 @@
+"""What commands say: an error in one line, how far a long run is."""
+
+import shutil
+import sys
+import time
+
+INTERVAL = 0.1  # seconds between two looks of a progress line
+BAR = 24  # characters
+
+
+def describe(error: BaseException) -> str:
+    """The error in one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def show(text: str) -> None:
+    """What a long run is at, in a line that is written over; nothing where stderr is no terminal."""
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        print(f"\r\033[K{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
+
+
+class Progress:
+    """How far a long run is, its rate and the time left, in a line that is written over.
+
+    total: how much there is to do, None if that is not known; unit: what is counted, in the plural; done: how much an
+    earlier run did. As a context manager it clears the line at the end.
+    """
+
+    def __init__(self, total: float | None, unit: str, done: float = 0) -> None:
+        self.total = total
+        self.unit = unit
+        self.done = self._before = done
+        self._started = time.monotonic()
+        self._shown = 0.0
+
+    def __enter__(self) -> "Progress":
+        self.update(self.done)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        show("")
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._started
+
+    def update(self, done: float, note: str = "") -> None:
+        """Show that so much is done; `note` goes to the end of the line."""
+        self.done = done
+        now = time.monotonic()
+        if now - self._shown >= INTERVAL:
+            self._shown = now
+            show(self.line(now - self._started) + (f", {note}" if note else ""))
+
+    def line(self, seconds: float) -> str:
+        """The line, `seconds` after the start."""
+        rate = (self.done - self._before) / seconds if seconds > 0 else 0.0
+        if self.total is None:
+            return f"{_number(self.done)} {self.unit}, {rate:.2f} {self.unit}/s"
+        share = self.done / self.total if self.total else 1.0
+        bar = "#" * int(BAR * share)
+        line = f"[{bar:<{BAR}}] {_number(self.done)}/{_number(self.total)} {self.unit}"
+        if rate == 0:
+            return line
+        return f"{line}, {rate:.2f} {self.unit}/s, {duration((self.total - self.done) / rate)} left"
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds, with hours where there are any: 1:05, 2:03:20."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,193 @@
+"""Prompts as people write them, on the command line or in a file: coordinates in pixels, or in per cent of the image.
+
+A file of prompts is CSV with a header, or JSON lines (an object a line). Its fields:
+
+    image    the picture's path, from the file's own folder unless it is absolute; the only one that is required
+    points   x y of each point: "220 140 420 40" in CSV, [[220, 140], [420, 40]] in JSON
+    labels   a number for each point, 1 on the object, 0 not on it: "1 0" or [1, 0]; all 1 if left out
+    box      x0 y0 x1 y1: "60 20 430 290" or [60, 20, 430, 290]
+    output   the file to write, in the output folder; its extension is the format
+
+A coordinate in per cent is written 50%, in JSON "50%". Numbers in a CSV cell are parted by spaces or commas.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+FIELDS = ("image", "points", "labels", "box", "output")
+SUFFIXES = (".csv", ".jsonl")
+_REST = "cells beyond the header"
+_LABELS = {"0": 0, "1": 1}
+
+
+class Coordinate(NamedTuple):
+    """A place along a side of the image: pixels, or per cent of the side."""
+
+    value: float
+    per_cent: bool
+
+    def pixels(self, side: int) -> float:
+        return self.value * side / 100 if self.per_cent else self.value
+
+
+@dataclass(frozen=True)
+class WrittenPrompt:
+    """Points as (x, y), their labels, and a box as (x0, y0, x1, y1) or None."""
+
+    points: tuple[tuple[Coordinate, Coordinate], ...]
+    labels: tuple[int, ...]
+    box: tuple[Coordinate, ...] | None
+
+    def on(self, width: int, height: int) -> dict[str, Any]:
+        """The arguments points, labels and box of `segment`, in pixels of an image of this size."""
+        box = self.box and [place.pixels(side) for place, side in zip(self.box, (width, height) * 2)]
+        if not self.points:
+            return {"box": box}
+        points = [(x.pixels(width), y.pixels(height)) for x, y in self.points]
+        return {"points": points, "labels": self.labels, "box": box}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a file of prompts: the image's path as written, the prompt or None, the output as written or None."""
+
+    line: int
+    image: str
+    prompt: WrittenPrompt | None
+    output: str | None
+
+
+def coordinates(value: object, count: int | None, form: str) -> tuple[Coordinate, ...]:
+    """A text of numbers, or a list, as `count` coordinates; as any even number of them for None.
+
+    Raises ValueError, which says what was expected: `form`.
+    """
+    try:
+        places = tuple(_coordinate(number) for number in _list(value))
+    except (TypeError, ValueError):
+        places = ()
+    if not places or len(places) != (count or len(places) // 2 * 2):
+        raise ValueError(f"expected {form}, got {value!r}")
+    outside = [place for place in places if place.per_cent and not 0 <= place.value <= 100]
+    if outside:
+        raise ValueError(f"expected 0% to 100% of the image's side, got {outside[0].value:g}%")
+    return places
+
+
+def _coordinate(text: object) -> Coordinate:
+    if isinstance(text, str):
+        per_cent = text.strip().endswith("%")
+        return Coordinate(float(text.strip().removesuffix("%")), per_cent)
+    if isinstance(text, bool) or not isinstance(text, int | float):
+        raise TypeError
+    return Coordinate(float(text), False)
+
+
+def read_prompts(path: Path) -> list[Row]:
+    """The rows of a file of prompts. Raises OSError, or ValueError naming the line and what is wrong with it."""
+    rows = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for line, fields in _READERS[path.suffix.lower()](file):
+                try:
+                    rows.append(_row(line, fields))
+                except ValueError as error:
+                    raise ValueError(f"line {line}: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file in UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{path}, {error}") from None
+    if not rows:
+        raise ValueError(f"{path}: holds no prompts")
+    return rows
+
+
+def _csv_rows(file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
+    reader = csv.DictReader(file, strict=True, skipinitialspace=True, restkey=_REST, restval="")
+    try:
+        for cells in reader:
+            if _REST in cells:
+                raise ValueError(f"line {reader.line_num}: more cells than the header; quote a cell that holds commas")
+            yield reader.line_num, {name: cell.strip() for name, cell in cells.items() if cell.strip()}
+    except csv.Error as error:
+        raise ValueError(f"line {reader.reader.line_num}: {error}") from None
+
+
+def _json_rows(file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: not JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise ValueError(f'line {number}: expected an object, such as {{"image": "cat.jpg"}}, got {line.strip()}')
+        yield number, {name: value for name, value in fields.items() if value is not None}
+
+
+_READERS: dict[str, Callable[[TextIO], Iterator[tuple[int, Mapping[str, object]]]]] = {
+    ".csv": _csv_rows,
+    ".jsonl": _json_rows,
+}
+
+
+def _row(line: int, fields: Mapping[str, object]) -> Row:
+    unknown = [name for name in fields if name not in FIELDS]
+    if unknown:
+        raise ValueError(f"unknown field {unknown[0]!r}, accepted are {', '.join(FIELDS)}")
+    image, output = fields.get("image"), fields.get("output")
+    if not isinstance(image, str) or not image:
+        raise ValueError("no image")
+    if output is not None and not isinstance(output, str):
+        raise ValueError(f"output: expected a file name, got {output!r}")
+    return Row(line, image, _prompt(fields), output)
+
+
+def _prompt(fields: Mapping[str, object]) -> WrittenPrompt | None:
+    if not fields.keys() & {"points", "labels", "box"}:
+        return None
+    numbers = _named("points", _pairs, fields)
+    points = tuple(zip(numbers[::2], numbers[1::2]))
+    labels = _named("labels", _labels, fields) if "labels" in fields else (1,) * len(points)
+    if len(labels) != len(points):
+        raise ValueError(f"labels: expected one for each of {len(points)} points, got {len(labels)}")
+    box = _named("box", lambda value: coordinates(value, 4, "x0 y0 x1 y1"), fields) if "box" in fields else None
+    return WrittenPrompt(points, labels, box)
+
+
+def _named(name: str, read: Callable[[object], Any], fields: Mapping[str, object]) -> Any:
+    """What `read` makes of a field, () if there is none; an error names the field."""
+    if name not in fields:
+        return ()
+    try:
+        return read(fields[name])
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _pairs(value: object) -> tuple[Coordinate, ...]:
+    if isinstance(value, list):
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
+            raise ValueError(f"expected [[x, y], ...], got {value!r}")
+        value = [number for pair in value for number in pair]
+    return coordinates(value, None, "x y of each point")
+
+
+def _labels(value: object) -> tuple[int, ...]:
+    labels = tuple(_LABELS.get(str(label), -1) for label in _list(value))
+    if -1 in labels:
+        raise ValueError(f"expected 1 (on the object) or 0 (not on it) for each point, got {value!r}")
+    return labels
+
+
+def _list(value: object) -> list[object]:
+    """The elements of a JSON list, the numbers of a CSV cell."""
+    if isinstance(value, str):
+        return [text for text in re.split(r"[\s,;]+", value) if text]
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,297 @@
+"""mobilesam segment on many images: results, failures, killed runs, and memory that does not grow with their number."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import PHOTOS
+from PIL import Image
+
+from mobilesam import command_segment_many, console, pipeline
+from mobilesam.batch import Task, by_image, find_tasks
+from mobilesam.cli import main
+from mobilesam.written_prompt import WrittenPrompt, coordinates
+
+GOOD = ["0.png", "1.jpg", "2.png", "3.jpg", "4.png", "5.jpg", "6.png", "7.jpg"]
+BROKEN = {"cut.png": "cannot decode image photos/cut.png", "text.jpg": "not an image that Pillow can read"}
+COMMAND = ["segment", "photos", "--point", "50%,25%", "--output", "masks", "--overlay", "overlays"]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, request):
+    """A folder with photos, two of which are broken, and what the command makes of it: the folder, exit code, files."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "photos").mkdir()
+    with Image.open(PHOTOS["chelsea"]) as photo:
+        for i, name in enumerate(GOOD):  # wide and low: quick to encode
+            photo.crop((0, 100 + i, 451 - i, 200)).save(folder / "photos" / name)
+    (folder / "photos" / "cut.png").write_bytes((folder / "photos" / "0.png").read_bytes()[:9000])
+    (folder / "photos" / "text.jpg").write_text("no photo")
+    shown = run(COMMAND, folder)
+    return folder, shown, {name: files(folder / name) for name in ("masks", "overlays")}
+
+
+@pytest.fixture
+def folder(finished, tmp_path, monkeypatch):
+    """A folder of the same photos, without results; the current one."""
+    shutil.copytree(finished[0] / "photos", tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mobilesam", *command], cwd=folder, capture_output=True, text=True)
+
+
+def test_a_folder_ends_with_its_results_and_its_failures_named(finished, model):
+    folder, shown, results = finished
+    assert shown.returncode == 1
+    assert sorted(results["masks"]) == [f"{Path(name).stem}.png" for name in GOOD]
+    assert sorted(results["overlays"]) == [f"{Path(name).stem}.jpg" for name in GOOD]
+    assert shown.stdout.startswith("8 written, 2 failed (")
+    assert shown.stdout.endswith(" images/s): masks, overlays\n")
+    failures = shown.stderr.splitlines()  # and nothing else: the progress line is for terminals
+    assert len(failures) == len(BROKEN)
+    for line, (name, reason) in zip(failures, BROKEN.items()):
+        assert line.startswith("mobilesam: failed: ")
+        assert f"photos/{name}" in line
+        assert reason in line
+    for name in ("0.png", "7.jpg"):
+        expected = model.encode(folder / "photos" / name)
+        height, width = expected.original_size
+        with Image.open(folder / "masks" / Path(name).with_suffix(".png")) as mask:
+            np.testing.assert_array_equal(
+                np.asarray(mask), np.where(expected.segment([(width / 2, height / 4)]).mask, 255, 0)
+            )
+        with Image.open(folder / "overlays" / Path(name).with_suffix(".jpg")) as overlay:
+            assert (overlay.mode, overlay.size) == ("RGB", (width, height))
+
+
+# The command, but that it tells when it has written half of the fourth overlay, and takes its time over the rest.
+SLOW = """
+import sys, time
+from pathlib import Path
+from PIL import Image
+from mobilesam.cli import main
+
+save, overlays = Image.Image.save, []
+
+def slow(image, path, *rest):
+    if isinstance(path, Path) and image.mode == "RGB":
+        overlays.append(path)
+    if path in overlays[3:]:
+        path.write_bytes(b"half of it")
+        Path("half").touch()
+        time.sleep(float(sys.argv[1]))
+    save(image, path, *rest)
+
+Image.Image.save = slow
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGKILL, 60), (signal.SIGINT, 1)])
+def test_killed_half_way_and_resumed_ends_with_the_same_files(finished, folder, number, seconds):
+    command = [sys.executable, "-c", SLOW, str(seconds), *COMMAND]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (folder / "half").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        said, _ = process.communicate()
+    before = {name: files(folder / name) for name in ("masks", "overlays")}
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "images not reached: go on with --resume" in said
+    else:
+        assert process.returncode == -signal.SIGKILL
+        assert [path for path in before["overlays"] if path.startswith(".")]
+    for name, written in before.items():
+        whole = {file: data for file, data in written.items() if not file.startswith(".")}
+        assert whole.items() < finished[2][name].items()  # some are there, and none half-written
+        assert whole
+    assert main([*COMMAND, "--resume"]) == 1
+    assert {name: files(folder / name) for name in ("masks", "overlays")} == finished[2]
+
+
+def test_nothing_is_left_to_resume(folder, capsys):
+    (folder / "photos" / "cut.png").unlink()
+    (folder / "photos" / "text.jpg").unlink()
+    (folder / "masks").mkdir()
+    for name in GOOD:
+        (folder / "masks" / f"{Path(name).stem}.png").touch()
+    assert main(["segment", "photos", "--point", "9,9", "--output", "masks", "--resume"]) == 0
+    assert capsys.readouterr().out.startswith("0 written, 0 failed, 8 there already (")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_file_of_prompts(tmp_path, monkeypatch, capsys, embedding, form):
+    monkeypatch.chdir(tmp_path)
+    photo = str(PHOTOS["chelsea"])
+    Path("prompts.csv").write_text(
+        "image,points,labels,box,output\n"
+        f'{photo},"220 140 420 40",1 0,,two.png\n{photo},,,60 20 430 290,boxes/box.tif\n{photo},452 1,,,out.png\n'
+        f"{photo},,,,default.png\nabsent.jpg,1 1,,,\n"
+    )
+    Path("prompts.jsonl").write_text(
+        f'{{"image": "{photo}", "points": [[220, 140], [420, 40]], "labels": [1, 0], "output": "two.png"}}\n'
+        f'{{"image": "{photo}", "box": [60, 20, 430, 290], "output": "boxes/box.tif"}}\n'
+        f'{{"image": "{photo}", "points": [[452, 1]], "output": "out.png"}}\n'
+        f'{{"image": "{photo}", "output": "default.png"}}\n{{"image": "absent.jpg", "points": [[1, 1]]}}\n'
+    )
+    encoded = []
+    encode = type(embedding.model).encode
+    monkeypatch.setattr(type(embedding.model), "encode", lambda *given: encoded.append(1) or encode(*given))
+    assert main(["segment", f"prompts.{form}", "--point", "50%,50%", "--output", "new/masks", "--single"]) == 1
+    assert len(encoded) == 1  # once for the four rows of one photo
+    expected = {
+        "two.png": embedding.segment([(220, 140), (420, 40)], [1, 0], multimask=False),
+        "boxes/box.tif": embedding.segment(box=(60, 20, 430, 290), multimask=False),
+        "default.png": embedding.segment([(225.5, 150)], multimask=False),
+    }
+    assert files(tmp_path / "new/masks").keys() == expected.keys()
+    for name, answer in expected.items():
+        with Image.open(tmp_path / "new/masks" / name) as mask:
+            np.testing.assert_array_equal(np.asarray(mask), np.where(answer.mask, 255, 0))
+    assert capsys.readouterr().err.splitlines() == [
+        f"mobilesam: failed: {photo}: point (452, 1) lies outside the image of 451x300 pixels",
+        "mobilesam: failed: No such file or directory: absent.jpg",
+    ]
+
+
+POINT = ["--point", "1,1"]
+REFUSED = {
+    "nothing to write": ["photos", *POINT],
+    "no prompt: give --point X,Y": ["photos", "--output", "masks"],
+    "--resume is for many images": ["photos/0.png", *POINT, "--output", "m.png", "--resume"],
+    "--format is for many images": ["photos/0.png", *POINT, "--output", "m.png", "--format", "png"],
+    "cannot write an image as '.txt'": ["photos", *POINT, "--output", "masks", "--format", "txt"],
+    "expected a folder to write into, got a file: notes.txt": ["photos", *POINT, "--output", "notes.txt"],
+    "a file of this same command: photos/0.png": ["photos/0.png", "photos/1.jpg", *POINT, "--output", "photos"],
+    "this same command: m/": ["photos", *POINT, "--output", "m", "--overlay", "./m", "--format", "jpg"],
+    "--point: expected 0% to 100%": ["photos", "--point", "50%,120%", "--output", "masks"],
+    "no such checkpoint: no.safetensors": ["photos", *POINT, "--output", "masks", "--weights", "no.safetensors"],
+    "threads: expected": ["photos", *POINT, "--output", "masks", "--threads", "0"],
+    "No such file or directory: absent.csv": ["absent.csv", "--output", "masks"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
+    (folder / "notes.txt").touch()
+    before = sorted(folder.rglob("*"))
+    try:
+        code = main(["segment", *REFUSED[message]])
+    except SystemExit as stop:  # argparse's own errors
+        code = stop.code
+    said = capsys.readouterr()
+    assert (code, said.out, said.err.count("\n")) == (2, "", 1)
+    assert message in said.err
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_a_full_disk_ends_the_run_with_what_was_written(folder, capsys, monkeypatch):
+    save = command_segment_many.save_image
+
+    def full(image, path):
+        if path.name == "1.jpg":
+            raise OSError(28, "No space left on device", str(path))
+        save(image, path)
+
+    monkeypatch.setattr(command_segment_many, "save_image", full)
+    assert main(COMMAND) == 2
+    said = capsys.readouterr()
+    assert "images not reached: go on with --resume" in said.out
+    assert said.err.splitlines()[-1] == "mobilesam: error: No space left on device: overlays/1.jpg"
+    assert {"0.jpg"} <= files(folder / "overlays").keys() <= {"0.jpg", "2.jpg", "3.jpg"}
+
+
+class CountingModel:
+    """Encodes at once, and knows how far reading and writing are."""
+
+    def __init__(self) -> None:
+        self.read = self.encoded = self.written = 0
+        self.most_ahead = self.most_behind = 0
+        self.lock = threading.Lock()
+
+    def open(self, path: Path) -> Image.Image:
+        with self.lock:
+            self.read += 1
+        return Image.new("RGB", (2, 2))
+
+    def encode(self, photo: Image.Image) -> "CountingModel":
+        time.sleep(0.01)  # the readers' chance to run ahead
+        with self.lock:
+            self.encoded += 1
+            self.most_ahead = max(self.most_ahead, self.read - self.encoded)
+            self.most_behind = max(self.most_behind, self.encoded - self.written)
+        return self
+
+    def segment(self, **prompt: object) -> None:
+        return None
+
+    def write(self, *answer: object) -> None:
+        time.sleep(0.03)  # slower than encoding: answers would pile up
+        with self.lock:
+            self.written += 1
+
+
+def test_reading_and_writing_overlap_with_encoding_and_what_is_held_is_bounded(monkeypatch):
+    model, report = CountingModel(), pipeline.Report()
+    monkeypatch.setattr(pipeline, "open_rgb", model.open)
+    prompt = WrittenPrompt((coordinates("1,1", 2, "X,Y"),), (1,), None)
+    tasks = [Task(Path(f"{i}.png"), prompt, Path(f"{i}.png")) for i in range(40)]
+    pipeline.run(by_image(tasks), model, model.write, report)
+    assert (report.images, report.written, report.failures) == (40, 40, [])
+    assert 1 <= model.most_ahead <= pipeline.AHEAD
+    assert 1 < model.most_behind <= pipeline.AHEAD + 1
+
+
+def test_a_photo_too_large_for_memory_is_one_failure(monkeypatch):
+    model, report = CountingModel(), pipeline.Report()
+
+    def open_rgb(path):
+        if path.name == "1.png":
+            raise MemoryError
+        return model.open(path)
+
+    monkeypatch.setattr(pipeline, "open_rgb", open_rgb)
+    tasks = find_tasks(["0.png", "1.png", "2.png"], WrittenPrompt((), (), coordinates("0,0,1,1", 4, "box")), ".png")
+    pipeline.run(by_image(tasks), model, model.write, report)
+    assert (report.written, [(str(f.task.image), f.reason) for f in report.failures]) == (2, [("1.png", "MemoryError")])
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "line"),
+    [
+        (0, 0, "[                        ] 0/100 images"),
+        (50, 10, "[############            ] 50/100 images, 4.00 images/s, 0:12 left"),
+        (100, 4000, "[########################] 100/100 images, 0.02 images/s, 0:00 left"),
+        (11, 40, "[##                      ] 11/100 images, 0.03 images/s, 59:20 left"),
+    ],
+)
+def test_the_progress_line(done, seconds, line):
+    progress = console.Progress(100, "images", done=10 if done else 0)
+    progress.done = done
+    assert progress.line(seconds) == line
+
+
+def test_progress_is_for_terminals(capsys, monkeypatch):
+    with console.Progress(2, "images") as progress:
+        progress.update(1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    with console.Progress(2, "images"):
+        pass
+    assert capsys.readouterr().err == "\r\033[K[                        ] 0/2 images\r\033[K"
