@@ -5,12 +5,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from . import kernels
+from . import kernels, results
 from .checkpoint import Checkpoint, ConvertedCheckpoint, open_checkpoint
 from .decoder import ImageTokens, MaskDecoder
 from .encoder import ImageEncoder
@@ -18,6 +19,7 @@ from .image import (
     ImageLike,
     Size,
     draw_overlay,
+    draw_prompt,
     mask_image,
     open_rgb,
     resized_size,
@@ -79,20 +81,34 @@ class Segmentation:
         )
         return self.embedding.model._answer(self.embedding, prompt, multimask)
 
-    def overlay(self, image: ImageLike) -> Image.Image:
-        """The image, in its own size, with the best mask as a translucent colour and an outline.
+    def overlay(self, image: ImageLike, *, prompt: bool = True) -> Image.Image:
+        """The image, in its own size, with the best mask as a translucent colour and an outline, and the prompt.
 
-        Raises ValueError where the image is not of the masks' size, and what reading it raises.
+        prompt: draw the points and the box. Raises ValueError where the image is not of the masks' size, and what
+        reading it raises.
         """
-        return draw_overlay(image, self.mask)
+        drawn = draw_overlay(image, self.mask)
+        return draw_prompt(drawn, self.prompt.points, self.prompt.labels, self.prompt.box) if prompt else drawn
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the best mask, 8-bit gray, 255 inside and 0 outside, in the format of the extension.
+    def cutout(self, image: ImageLike, *, crop: bool = False) -> Image.Image:
+        """The image with nothing but the best mask's object, RGBA; see `mobilesam.results.cutout`."""
+        return results.cutout(image, [self.as_object()], crop=crop)
 
-        The file appears whole or not at all. Raises ValueError for an extension that Pillow does not write,
-        OSError for a folder that is missing or not writable.
+    def as_object(self, name: str = results.UNNAMED) -> results.SegmentedObject:
+        """The best mask and its score under a name, for the functions of `mobilesam.results`."""
+        return results.SegmentedObject(self.mask, name, float(self.scores[self.best]))
+
+    def save(self, path: str | os.PathLike[str], *, name: str = results.UNNAMED) -> None:
+        """Write the best mask, as the extension says: .json (COCO), .geojson, .svg, or a picture.
+
+        In a picture, 8-bit gray, it is 255 inside and 0 outside; for the others, see `mobilesam.results`, name is what
+        the object is called. The file appears whole or not at all. Raises ValueError for an extension that Pillow does
+        not write, OSError for a folder that is missing or not writable.
         """
-        save_image(mask_image(self.mask), path)
+        if Path(path).suffix.lower() in results.SUFFIXES:
+            results.save([self.as_object(name)], path)
+        else:
+            save_image(mask_image(self.mask), path)
 
 
 @dataclass(frozen=True, eq=False)

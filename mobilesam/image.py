@@ -11,7 +11,7 @@ from typing import IO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
 
 from . import kernels
 from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
@@ -28,6 +28,8 @@ FILL_COLOUR = (0, 150, 255)
 FILL_ALPHA = 0.4
 INNER_LINE_COLOUR = (0, 90, 255)
 OUTER_LINE_COLOUR = (255, 255, 255)
+POSITIVE_COLOUR = (20, 160, 70)
+NEGATIVE_COLOUR = (215, 40, 50)
 
 
 def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
@@ -189,6 +191,39 @@ def draw_overlay(image: ImageLike, mask: NDArray[np.bool_]) -> Image.Image:
     drawn.paste(INNER_LINE_COLOUR, mask=mask_image(contour & mask))
     drawn.paste(OUTER_LINE_COLOUR, mask=mask_image(contour & ~mask))
     return drawn
+
+
+def draw_prompt(
+    picture: Image.Image, points: NDArray[np.number], labels: NDArray[np.integer], box: NDArray[np.number] | None
+) -> Image.Image:
+    """The RGB picture with a prompt drawn in: a plus on points (P, 2) of label 1, a minus on others, the box (4,)."""
+    drawn = picture.copy()
+    line = max(2, round(max(picture.size) / 600))
+    if box is not None:
+        x0, y0, x1, y1 = (round(float(edge)) for edge in box)
+        for colour, grown in ((OUTER_LINE_COLOUR, line), (POSITIVE_COLOUR, 0)):
+            corners = x0 - grown, y0 - grown, x1 + grown, y1 + grown
+            ImageDraw.Draw(drawn).rectangle(corners, outline=colour, width=line + 2 * grown)
+    radius = max(5, round(max(picture.size) / 90))
+    for (x, y), label in zip(points.tolist(), labels.tolist()):
+        marker = _marker(radius, positive=label == 1)
+        drawn.paste(marker, (round(x) - radius, round(y) - radius), marker)
+    return drawn
+
+
+def _marker(radius: int, *, positive: bool) -> Image.Image:
+    """A disc with a plus or a minus, RGBA, 2·radius + 1 pixels a side; drawn larger and shrunk for smooth edges."""
+    side, zoom = 2 * radius + 1, 8
+    marker = Image.new("RGBA", (side * zoom, side * zoom), (*OUTER_LINE_COLOUR, 0))
+    draw = ImageDraw.Draw(marker)
+    end, rim, bar = side * zoom - 1, round(side * zoom * 0.1), round(side * zoom * 0.07)
+    draw.ellipse((0, 0, end, end), OUTER_LINE_COLOUR)
+    draw.ellipse((rim, rim, end - rim, end - rim), POSITIVE_COLOUR if positive else NEGATIVE_COLOUR)
+    near, far, middle = round(end * 0.28), round(end * 0.72), end / 2
+    draw.rectangle((near, middle - bar, far, middle + bar), OUTER_LINE_COLOUR)
+    if positive:
+        draw.rectangle((middle - bar, near, middle + bar, far), OUTER_LINE_COLOUR)
+    return marker.resize((side, side), Image.Resampling.BOX)
 
 
 def check_output(path: str | os.PathLike[str], mode: str = "L") -> Path:

@@ -1,0 +1,230 @@
+"""What segmented objects become, as other programs read it."""
+
+import json
+import re
+import sys
+from itertools import pairwise
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from golden import PHOTOS
+from PIL import Image
+from pycocotools.coco import COCO
+from test_polygons import RING, within
+
+import mobilesam
+from mobilesam import results, rle
+from mobilesam.results import SegmentedObject
+
+CHELSEA = PHOTOS["chelsea"]
+DISC = np.hypot(*np.mgrid[-20:40, -30:60]) < 15  # 60x90
+BAND = np.zeros((60, 90), bool)
+BAND[15:25] = True
+OBJECTS = [
+    SegmentedObject(DISC, "disc", 0.5),
+    SegmentedObject(rle.encode(BAND), "<band>"),
+    SegmentedObject(BAND, "disc"),
+]
+
+
+def in_polygons(polygons: list, shape: tuple[int, int]) -> np.ndarray:
+    """The mask of polygons as JSON has them, by the even-odd rule."""
+    inside = np.zeros(shape, bool)
+    for polygon in polygons:
+        for ring in polygon:
+            inside ^= within(np.array(ring), shape)
+    return inside
+
+
+# COCO
+
+
+def test_coco_is_what_pycocotools_reads(tmp_path):
+    results.save(OBJECTS, tmp_path / "objects.json", file_name="photo.jpg")
+    read = COCO(tmp_path / "objects.json")
+    assert read.loadImgs(1) == [{"id": 1, "file_name": "photo.jpg", "width": 90, "height": 60}]
+    annotations = read.loadAnns(read.getAnnIds(imgIds=1))
+    assert [read.cats[item["category_id"]]["name"] for item in annotations] == ["disc", "<band>", "disc"]
+    assert len(read.cats) == 2
+    assert [item.get("score") for item in annotations] == [0.5, None, None]
+    for item, mask in zip(annotations, (DISC, BAND, BAND), strict=True):
+        np.testing.assert_array_equal(read.annToMask(item), mask)
+        rows, columns = np.nonzero(mask)
+        x, y = columns.min(), rows.min()
+        assert item["bbox"] == [x, y, columns.max() - x + 1, rows.max() - y + 1]
+        assert (item["area"], item["iscrowd"]) == (mask.sum(), 0)
+
+
+def test_polygons_in_coco():
+    [plain] = results.coco([SegmentedObject(RING)])["annotations"]
+    [item] = json.loads(json.dumps(results.coco([SegmentedObject(RING)], polygons=True)))["annotations"]
+    assert item.keys() - plain.keys() == {"polygons"}
+    assert sorted(len(polygon) for polygon in item["polygons"]) == [1, 2]
+    np.testing.assert_array_equal(in_polygons(item["polygons"], RING.shape), RING)
+
+
+# GeoJSON
+
+
+def test_geojson(tmp_path):
+    results.save([SegmentedObject(RING, "ring", 0.75), SegmentedObject(~RING)], tmp_path / "objects.geojson")
+    collection = json.loads((tmp_path / "objects.geojson").read_text())
+    assert collection["type"] == "FeatureCollection"
+    assert [feature["properties"] for feature in collection["features"]] == [
+        {"name": "ring", "area": int(RING.sum()), "score": 0.75},
+        {"name": "object", "area": int((~RING).sum())},
+    ]
+    for feature, mask in zip(collection["features"], (RING, ~RING), strict=True):
+        assert (feature["type"], feature["geometry"]["type"]) == ("Feature", "MultiPolygon")
+        polygons = feature["geometry"]["coordinates"]
+        assert all(ring[0] == ring[-1] for polygon in polygons for ring in polygon)
+        np.testing.assert_array_equal(in_polygons([[ring[:-1] for ring in p] for p in polygons], mask.shape), mask)
+
+
+# SVG
+
+
+def test_svg(tmp_path):
+    objects = [SegmentedObject(RING, "a ring & <more>", colour=(255, 0, 128)), SegmentedObject(~RING)]
+    results.save(objects, tmp_path / "objects.svg")
+    root = ElementTree.parse(tmp_path / "objects.svg").getroot()
+    assert {key: root.get(key) for key in ("width", "height", "viewBox")} == {
+        "width": "11",
+        "height": "9",
+        "viewBox": "0 0 11 9",
+    }
+    paths = root.findall("{http://www.w3.org/2000/svg}path")
+    assert [path[0].text for path in paths] == ["a ring & <more>", "object"]
+    assert paths[0].get("fill") == "#ff0080"
+    assert re.fullmatch("#[0-9a-f]{6}", paths[1].get("fill"))
+    for path, mask in zip(paths, (RING, ~RING), strict=True):
+        assert path.get("fill-rule") == "evenodd"
+        rings = path.get("d").removeprefix("M").removesuffix("Z").split("ZM")
+        points = [[[float(v) for v in point.split(",")] for point in ring.split("L")] for ring in rings]
+        np.testing.assert_array_equal(in_polygons([points], mask.shape), mask)
+
+
+def test_coordinates_of_large_images_are_exact():
+    mask = np.zeros((1, 70_001), bool)
+    mask[0, 70_000] = True
+    assert "M70000,0.5L70000.5,0" in results.svg([SegmentedObject(mask)])
+
+
+# Pictures
+
+
+def test_cutout():
+    photo = np.random.default_rng(0).integers(1, 256, (60, 90, 3), np.uint8)
+    cut = results.cutout(photo, OBJECTS)
+    assert cut.mode == "RGBA"
+    inside = DISC | BAND
+    np.testing.assert_array_equal(np.asarray(cut)[..., 3], np.where(inside, 255, 0))
+    np.testing.assert_array_equal(np.asarray(cut)[..., :3], np.where(inside[..., None], photo, 0))
+    cropped = results.cutout(photo, OBJECTS[:1], crop=True)
+    rows, columns = np.nonzero(DISC)
+    box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+    expected = np.dstack([np.where(DISC[..., None], photo, 0), np.where(DISC, 255, 0)])[box]
+    np.testing.assert_array_equal(np.asarray(cropped), expected)
+
+
+def test_label_map(tmp_path):
+    labels = results.label_map(OBJECTS[:2])
+    assert labels.dtype == np.uint16
+    np.testing.assert_array_equal(labels, np.where(BAND, 2, np.where(DISC, 1, 0)))
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "labels.png")), labels)
+
+
+def test_colours_differ():
+    colours = results.colours(20)
+    assert colours[0] == results.FILL_COLOUR
+    assert len(set(colours)) == 20
+    assert all(abs(np.subtract(one, other)).max() > 60 for one, other in pairwise(colours))
+
+
+# A segmentation's own
+
+
+@pytest.fixture(scope="module")
+def segmentation(embedding):
+    return embedding.segment([(220, 140), (420, 40)], [1, 0], box=(60, 20, 430, 290))
+
+
+def test_a_segmentation_saves_what_the_extension_says(segmentation, tmp_path):
+    for name in ("object.json", "object.geojson", "object.svg", "object.SVG", "object.png"):
+        segmentation.save(tmp_path / name, name="cat")
+    item = segmentation.as_object("cat")
+    assert json.loads((tmp_path / "object.json").read_text()) == results.coco([item])
+    assert json.loads((tmp_path / "object.geojson").read_text()) == results.geojson([item])
+    assert (tmp_path / "object.svg").read_text() == (tmp_path / "object.SVG").read_text() == results.svg([item])
+    assert item.score == segmentation.scores.max()
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "object.png")), np.where(segmentation.mask, 255, 0))
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_a_segmentation_is_cut_out(segmentation):
+    cut = segmentation.cutout(CHELSEA)
+    assert (cut.mode, cut.size) == ("RGBA", (451, 300))
+    rows, columns = np.nonzero(segmentation.mask)
+    size = (columns.max() - columns.min() + 1, rows.max() - rows.min() + 1)
+    assert segmentation.cutout(CHELSEA, crop=True).size == size
+
+
+def test_the_overlay_shows_the_prompt(segmentation):
+    plain = np.asarray(segmentation.overlay(CHELSEA, prompt=False)).astype(int)
+    drawn = np.asarray(segmentation.overlay(CHELSEA)).astype(int)
+    changed = (drawn != plain).any(axis=2)
+    red, green, _ = drawn[135:146, 215:226].reshape(-1, 3).mean(axis=0)
+    assert green > red  # the point on the object
+    red, green, _ = drawn[35:46, 415:426].reshape(-1, 3).mean(axis=0)
+    assert red > green  # the other
+    assert changed[20, 60:430].all() and changed[20:290, 60].all()  # the box
+    changed[130:151, 210:231] = changed[30:51, 410:431] = False
+    changed[15:26] = changed[285:296] = changed[:, 55:66] = changed[:, 425:436] = False
+    assert not changed.any()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("make", [results.coco, results.geojson, results.svg, results.label_map])
+def test_sizes_must_agree(make):
+    with pytest.raises(ValueError, match="no objects: at least one is needed"):
+        make([])
+    with pytest.raises(ValueError, match=re.escape("one size (h, w), got (9, 11) and (60, 90)")):
+        make([SegmentedObject(DISC), SegmentedObject(RING)])
+
+
+def test_a_cutout_that_cannot_be():
+    with pytest.raises(ValueError, match="the masks are 90x60 but the image is 451x300 pixels"):
+        results.cutout(CHELSEA, OBJECTS)
+    with pytest.raises(ValueError, match="there is nothing to crop to: the masks are empty"):
+        results.cutout(np.zeros((9, 11, 3), np.uint8), [SegmentedObject(RING & False)], crop=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("objects.png", ValueError, "objects are written as .json, .geojson, .svg, got"),
+        ("nowhere/objects.json", FileNotFoundError, "no such folder to write into"),
+        ("folder.svg", IsADirectoryError, "over a folder"),
+    ],
+)
+def test_an_impossible_file_is_refused(tmp_path, name, error, message):
+    (tmp_path / "folder.svg").mkdir()
+    for write in (results.check_output, lambda path: results.save(OBJECTS, path)):
+        with pytest.raises(error, match=message):
+            write(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.svg"]
+
+
+def test_a_missing_contourpy_is_said_before_work_starts(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "mobilesam.polygons")
+    monkeypatch.delattr(mobilesam, "polygons")
+    monkeypatch.setitem(sys.modules, "contourpy", None)
+    for name in ("objects.svg", "objects.geojson"):
+        with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'mobilesam[polygons]'")):
+            results.check_output(tmp_path / name)
+    results.save(OBJECTS, tmp_path / "objects.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["objects.json"]
