@@ -157,6 +157,28 @@ class Embedding:
         checked = [_checked_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
         return (self.model._answer(self, prompt, multimask) for prompt in checked)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the embedding to a file, 4 MB of safetensors, with its sizes and what encoded it.
+
+        The file appears whole or not at all. Raises OSError where it cannot be written.
+        """
+        from . import embedding_file
+
+        embedding_file.write(path, self.features, self.original_size, self.input_size, self.model.checkpoint.sha256)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], model: "MobileSAM | None" = None) -> "Embedding":
+        """The embedding that `save` has written: the image need not be encoded again.
+
+        model: of the checkpoint that has encoded it; None for the packaged one, loaded once per process.
+        Raises FileNotFoundError, or ValueError for a file that is no embedding or damaged, and for one that another
+        checkpoint or precision has made.
+        """
+        from . import embedding_file
+
+        model = default_model() if model is None else model
+        return cls(*embedding_file.read(path, model.checkpoint.sha256), model)
+
     @cached_property
     def _image_tokens(self) -> ImageTokens:
         """What the decoding of every prompt without a mask starts from."""
