@@ -4,11 +4,15 @@ import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .arguments import add_model
 from .batch import is_many
 from .files import check_distinct
 from .written_prompt import Coordinate, WrittenPrompt, coordinates
+
+if TYPE_CHECKING:
+    from .outputs import Kind
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,9 +36,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"a place {meaning}, in pixels or, as 50%%,50%%, in per cent of the image; repeatable",
         )
     add("--box", type=_box, metavar="X0,Y0,X1,Y1", help="a box around the object, in pixels or per cent")
-    add("--output", type=Path, metavar="FILE", help="write the mask: 255 on the object, 0 elsewhere; of many, a folder")
-    add("--overlay", type=Path, metavar="FILE", help="write the photo with the mask drawn in; of many, a folder")
-    add("--format", metavar="EXTENSION", help="of many: the masks' files (default: png)")
+    add(
+        "--output",
+        dest="outputs",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="write the mask: a picture, 255 on the object, 0 elsewhere; or, by the extension, .json (COCO's), "
+        ".geojson or .svg; repeatable; of many, a folder",
+    )
+    add("--overlay", type=Path, metavar="FILE", help="write the photo with mask and prompt drawn in; of many, a folder")
+    add("--cutout", type=Path, metavar="FILE", help="write the object on nothing, RGBA; of many, a folder")
+    add("--crop", action="store_true", help="cut-outs: only the object's box")
+    add("--name", default="object", help="in .json, .geojson and .svg: what it is called (default: %(default)s)")
+    add("--polygons", action="store_true", help="in .json: polygons with holes beside the run lengths")
+    add(
+        "--format",
+        metavar="EXTENSIONS",
+        help="of many: the formats of --output, such as png or png,json (default: png)",
+    )
     add("--resume", action="store_true", help="of many: skip those whose files are there already")
     add("--single", action="store_true", help="one mask (token 0) instead of the best of three")
     add_model(parser)
@@ -56,8 +77,12 @@ def _box(text: str) -> tuple[Coordinate, ...]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if not arguments.output and not arguments.overlay:
-        raise ValueError("nothing to write: give --output FILE for the mask, --overlay FILE for a picture")
+    if not arguments.outputs and not arguments.overlay and not arguments.cutout:
+        raise ValueError(
+            "nothing to write: give --output FILE for the mask, --overlay FILE or --cutout FILE for a picture"
+        )
+    if arguments.crop and not arguments.cutout:
+        raise ValueError("--crop is for --cutout FILE")
     prompt = None
     if arguments.points or arguments.box:
         points, labels = zip(*arguments.points) if arguments.points else ((), ())
@@ -76,26 +101,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     started = time.perf_counter()
-    [image] = arguments.images
-    outputs = [path for path in (arguments.output, arguments.overlay) if path]
-    check_distinct([Path(image), *outputs])
+    image = Path(arguments.images[0])
+    files: list[tuple[Kind, Path]] = [("mask", path) for path in arguments.outputs]
+    files += [("cutout", arguments.cutout)] if arguments.cutout else []
+    files += [("overlay", arguments.overlay)] if arguments.overlay else []
+    check_distinct([image, *(path for _, path in files)])
 
-    from . import api
-    from .image import check_output, open_rgb, save_image
+    from . import api, outputs
+    from .image import allow_large_photos, open_rgb
 
-    for path, mode in ((arguments.output, "L"), (arguments.overlay, "RGB")):
-        if path:
-            check_output(path, mode)
+    allow_large_photos()
+    style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
+    for kind, path in files:
+        outputs.check(kind, path, style)
     photo = open_rgb(image)
     model = api.load(arguments.weights, threads=arguments.threads)
     result = api.segment(photo, **prompt.on(*photo.size), multimask=not arguments.single, model=model)
-    if arguments.output:
-        result.save(arguments.output)
-    if arguments.overlay:
-        save_image(result.overlay(photo), arguments.overlay)
+    outputs.write(files, result, photo, image, style)
     area = int(result.mask.sum())
     print(
         f"score {result.scores[result.best]:.3f}, area {area} px ({area / result.mask.size:.1%}), "
-        f"{time.perf_counter() - started:.2f} s: {', '.join(map(str, outputs))}"
+        f"{time.perf_counter() - started:.2f} s: {', '.join(str(path) for _, path in files)}"
     )
     return 0

@@ -6,6 +6,7 @@ Resizing, normalising and padding follow MobileSAM's `utils/transforms.py` (Resi
 
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import IO, TypeAlias
 
@@ -22,6 +23,8 @@ ImageLike: TypeAlias = (
 )
 Size: TypeAlias = tuple[int, int]  # height, width
 
+MAX_PIXELS_VARIABLE = "MOBILESAM_MAX_PIXELS"
+MAX_PIXELS = 256_000_000  # of a photo on the command line; phones make 200 million
 IMAGE_FORMATS = ("RGB", "BGR")
 _WITHOUT_DIRECT_CONVERSION = {"La": "LA", "RGBa": "RGBA"}  # Pillow's premultiplied modes
 FILL_COLOUR = (0, 150, 255)
@@ -69,6 +72,18 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
     return _decode(image, str(getattr(image, "name", "a file object")))
 
 
+def allow_large_photos() -> None:
+    """Set Pillow's limit for this process to MOBILESAM_MAX_PIXELS, by default 256 million; its own is 179 million.
+
+    For commands, to which the process belongs. Raises ValueError for a variable that is no number from 1.
+    """
+    given = os.environ.get(MAX_PIXELS_VARIABLE, "")
+    if given and (not given.isascii() or not given.isdecimal() or int(given) < 1):
+        raise ValueError(f"{MAX_PIXELS_VARIABLE} must be a number of pixels, got {given!r}")
+    Image.MAX_IMAGE_PIXELS = -(-int(given or MAX_PIXELS) // 2)  # twice that is refused; from that on it warns
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
 def _decode(file: IO[bytes], name: str) -> Image.Image:
     try:
         picture: Image.Image = Image.open(file)
@@ -79,7 +94,7 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
     except UnidentifiedImageError:
         raise ValueError(f"not an image that Pillow can read: {name}") from None
     except Image.DecompressionBombError as error:
-        limit = "to allow it, raise PIL.Image.MAX_IMAGE_PIXELS"
+        limit = f"to allow it, raise PIL.Image.MAX_IMAGE_PIXELS, on the command line {MAX_PIXELS_VARIABLE}"
         raise ValueError(f"cannot decode image {name}: {str(error).rstrip('.')}; {limit}") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
         raise ValueError(f"cannot decode image {name}: {error}") from error

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -190,13 +191,13 @@ def colours(count: int) -> list[Colour]:
     return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in shades]
 
 
-def check_output(path: str | os.PathLike[str]) -> Path:
+def check_output(path: str | os.PathLike[str], *, polygons: bool = False) -> Path:
     """The path, where `save` can write it; nothing is created. Raises what `save` raises for a path."""
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"objects are written as {', '.join(SUFFIXES)}, got {path}")
-    if path.suffix.lower() != ".json":
-        from . import polygons  # noqa: F401 (says what is missing)
+    if polygons or path.suffix.lower() != ".json":
+        import_module(f"{__package__}.polygons")  # which says what is missing
     check_folder(path)
     return path
 
@@ -209,7 +210,7 @@ def save(
     file_name and polygons are for `coco`. Raises ValueError for another extension, OSError for a folder that is missing
     or not writable, and what these functions raise.
     """
-    path = check_output(path)
+    path = check_output(path, polygons=polygons)
     match path.suffix.lower():
         case ".json":
             text = json.dumps(coco(objects, file_name=file_name, polygons=polygons))

@@ -1,5 +1,7 @@
 """The command line: what it writes, what it says, and how it refuses."""
 
+import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from golden import PHOTOS
 from PIL import Image
 
 import mobilesam
+from mobilesam import results
 from mobilesam.cli import main
 
 CHELSEA = str(PHOTOS["chelsea"])  # 451x300
@@ -58,6 +61,50 @@ def test_segment_takes_every_kind_of_prompt(folder, embedding):
         np.testing.assert_array_equal(np.asarray(mask), np.where(expected, 255, 0))
 
 
+def test_segment_writes_every_kind_of_result(folder, capsys, embedding):
+    names = ["mask.png", "object.json", "object.geojson", "object.svg", "cut.png", "overlay.png"]
+    outputs = [part for name in names[:4] for part in ("--output", name)]
+    drawn = ["--cutout", "cut.png", "--crop", "--overlay", "overlay.png"]
+    command = ["segment", CHELSEA, "--point", "220,140", *outputs, *drawn, "--name", "cat", "--polygons"]
+    assert main(command) == 0
+    assert files(folder) == sorted(names)
+    assert capsys.readouterr().out.endswith(f": {', '.join(names)}\n")
+    result = embedding.segment([(220, 140)])
+    item = result.as_object("cat")
+    assert json.loads(Path("object.json").read_text()) == results.coco([item], file_name="chelsea.png", polygons=True)
+    assert json.loads(Path("object.geojson").read_text()) == results.geojson([item])
+    assert Path("object.svg").read_text() == results.svg([item])
+    for name, expected in (("cut.png", result.cutout(CHELSEA, crop=True)), ("overlay.png", result.overlay(CHELSEA))):
+        with Image.open(name) as picture:
+            np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
+
+
+def test_a_mask_without_a_pixel_is_cut_out_whole(folder, embedding, monkeypatch):
+    empty = dataclasses.replace(embedding.segment([(220, 140)]), masks=np.zeros((3, 300, 451), bool))
+    monkeypatch.setattr("mobilesam.api.segment", lambda *_, **__: empty)
+    assert main(["segment", CHELSEA, "--point", "220,140", "--cutout", "cut.png", "--crop"]) == 0
+    with Image.open("cut.png") as cut:
+        assert (cut.size, cut.getextrema()) == ((451, 300), ((0, 0),) * 4)
+
+
+@pytest.mark.parametrize("limit", [None, "200000000", "100000000"])
+def test_photos_of_200_megapixels_are_read_and_bombs_are_not(folder, capsys, monkeypatch, limit):
+    """But for the decoding itself, which takes a gigabyte."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    monkeypatch.setattr("mobilesam.image._to_rgb", lambda picture: picture.resize((4, 3)).convert("RGB"))
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", lambda picture, in_place: None)
+    if limit:
+        monkeypatch.setenv("MOBILESAM_MAX_PIXELS", limit)
+    Image.new("1", (16000, 12500)).save("phone.png")
+    Image.new("1", (16001, 16000)).save("bomb.png")
+    command = ["--point", "1,1", "--output", "mask.png"]
+    assert main(["segment", "phone.png", *command]) == (2 if limit == "100000000" else 0)
+    assert main(["segment", "bomb.png", *command]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "cannot decode image bomb.png: Image size (256016000 pixels) exceeds limit" in error
+    assert error.endswith("on the command line MOBILESAM_MAX_PIXELS")
+
+
 REFUSED = {
     "no prompt": [CHELSEA, "--output", "mask.png"],
     "nothing to write": [CHELSEA, "--point", "220,140"],
@@ -73,6 +120,9 @@ REFUSED = {
     "threads: expected": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--threads", "0"],
     "no such folder to write into: gone": [CHELSEA, "--point", "1,1", "--output", "gone/mask.png"],
     "cannot write an image as '.txt'": [CHELSEA, "--point", "1,1", "--output", "m.png", "--overlay", "o.txt"],
+    "cannot write an image as '.jpg'": [CHELSEA, "--point", "1,1", "--cutout", "cutout.jpg"],
+    "--crop is for --cutout": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--crop"],
+    "no such folder to write into: none": [CHELSEA, "--point", "1,1", "--output", "none/object.svg"],
     "would overwrite": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--overlay", "./mask.png"],
     "a file of this same command: cut.png": ["cut.png", "--point", "1,1", "--output", "cut.png"],
     "no such checkpoint: no.safetensors": [
@@ -141,7 +191,10 @@ def test_python_m_mobilesam(folder):
     assert (shown.returncode, shown.stdout) == (0, f"mobilesam {mobilesam.__version__}\n")
 
 
-@pytest.mark.parametrize(("variable", "value"), [("MOBILESAM_ISA", "pentium"), ("MOBILESAM_NUM_THREADS", "none")])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("MOBILESAM_ISA", "pentium"), ("MOBILESAM_NUM_THREADS", "none"), ("MOBILESAM_MAX_PIXELS", "many")],
+)
 def test_an_impossible_environment_ends_in_one_line(folder, variable, value):
     shown = run("segment", CHELSEA, "--point", "220,140", "--output", "mask.png", **{variable: value})
     assert shown.returncode == 2

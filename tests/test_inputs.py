@@ -233,9 +233,10 @@ def test_a_wrong_image_format_is_refused(given, image_format, message):
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     bomb = encoded(Image.new("1", (20_000, 10_000)))
     assert len(bomb) < 100_000
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**28 // 3)  # Pillow's own; commands set it higher
     monkeypatch.setattr(image, "_to_rgb", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(
-        ValueError, match=r"200000000 pixels\) exceeds limit .* raise PIL.Image.MAX_IMAGE_PIXELS$"
+        ValueError, match=r"200000000 pixels\) exceeds limit .* raise PIL.Image.MAX_IMAGE_PIXELS, "
     ) as caught:
         image.open_rgb(bomb)
     assert "\n" not in str(caught.value)

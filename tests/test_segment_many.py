@@ -1,5 +1,6 @@
 """mobilesam segment on many images: results, failures, killed runs, and memory that does not grow with their number."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from golden import PHOTOS
 from PIL import Image
 
-from mobilesam import command_segment_many, console, pipeline
+from mobilesam import console, outputs, pipeline, results
 from mobilesam.batch import Task, by_image, find_tasks
 from mobilesam.cli import main
 from mobilesam.written_prompt import WrittenPrompt, coordinates
@@ -169,6 +170,24 @@ def test_a_file_of_prompts(tmp_path, monkeypatch, capsys, embedding, form):
     ]
 
 
+def test_further_formats_and_cutouts(tmp_path, monkeypatch, embedding):
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.jsonl").write_text(
+        f'{{"image": "{PHOTOS["chelsea"]}", "points": [[220, 140]], "output": "a/b.tif"}}\n'
+    )
+    command = ["segment", "prompts.jsonl", "--output", "masks", "--format", "png,json,svg", "--cutout", "cut", "--crop"]
+    assert main([*command, "--name", "cat"]) == 0
+    written = files(tmp_path)
+    names = {"cut/a/b.png", "masks/a/b.json", "masks/a/b.svg", "masks/a/b.tif", "prompts.jsonl"}
+    assert set(written) == names
+    result = embedding.segment([(220, 140)])
+    assert json.loads(written["masks/a/b.json"]) == results.coco([result.as_object("cat")], file_name="chelsea.png")
+    with Image.open("cut/a/b.png") as cut:
+        np.testing.assert_array_equal(np.asarray(cut), np.asarray(result.cutout(PHOTOS["chelsea"], crop=True)))
+    assert main([*command, "--resume"]) == 0
+    assert files(tmp_path) == written
+
+
 POINT = ["--point", "1,1"]
 REFUSED = {
     "nothing to write": ["photos", *POINT],
@@ -179,6 +198,10 @@ REFUSED = {
     "expected a folder to write into, got a file: notes.txt": ["photos", *POINT, "--output", "notes.txt"],
     "a file of this same command: photos/0.png": ["photos/0.png", "photos/1.jpg", *POINT, "--output", "photos"],
     "this same command: m/": ["photos", *POINT, "--output", "m", "--overlay", "./m", "--format", "jpg"],
+    "--format: expected extensions such as png": ["photos", *POINT, "--output", "masks", "--format", "png,"],
+    "this same command: masks/": ["photos", *POINT, "--output", "masks", "--format", "png,png"],
+    "this same command: masks/0.png": ["photos", *POINT, "--output", "masks", "--cutout", "masks"],
+    "give one --output, a folder": ["photos", *POINT, "--output", "masks", "--output", "more"],
     "--point: expected 0% to 100%": ["photos", "--point", "50%,120%", "--output", "masks"],
     "no such checkpoint: no.safetensors": ["photos", *POINT, "--output", "masks", "--weights", "no.safetensors"],
     "threads: expected": ["photos", *POINT, "--output", "masks", "--threads", "0"],
@@ -201,14 +224,14 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
 
 
 def test_a_full_disk_ends_the_run_with_what_was_written(folder, capsys, monkeypatch):
-    save = command_segment_many.save_image
+    save = outputs.save_image
 
     def full(image, path):
         if path.name == "1.jpg":
             raise OSError(28, "No space left on device", str(path))
         save(image, path)
 
-    monkeypatch.setattr(command_segment_many, "save_image", full)
+    monkeypatch.setattr(outputs, "save_image", full)
     assert main(COMMAND) == 2
     said = capsys.readouterr()
     assert "images not reached: go on with --resume" in said.out
