@@ -23,15 +23,17 @@ CFLAGS = [
     "-fno-trapping-math",
     "-fvisibility=hidden",
 ]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [*(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl")), "-mfma", "-mf16c", "-mprefer-vector-width=512"]
 X86 = {
-    "avx512": [
-        *(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl")),
-        "-mfma",
-        "-mf16c",
-        "-mprefer-vector-width=512",
-    ],
-    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+    "avx512": AVX512,
+    "avx2": AVX2,
     "x86_64_v2": ["-march=x86-64-v2"],
+    "amx_bf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    "amx_int8": [*AVX512, "-mamx-tile", "-mamx-int8"],
+    "avx512_bf16": [*AVX512, "-mavx512bf16"],
+    "avx512_int8": [*AVX512, "-mavx512vnni"],
+    "avx2_int8": [*AVX2, "-mavxvnni"],
 }
 ARM = {"neon": []}
 STUBS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(platform.machine().lower())

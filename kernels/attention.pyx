@@ -34,9 +34,9 @@ cdef struct window_pass:
     float *y
     const float *norm_weight
     const float *norm_bias
-    const float *qkv
+    matrix qkv
     const float *qkv_bias
-    const float *proj
+    matrix proj
     const float *proj_bias
     const float *bias  # (heads, n, columns), -inf beyond n
     const float *pad_qkv  # (3c): what a padded token projects to
@@ -74,9 +74,9 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     p.n = p.window * p.window
     qkv = as_panels(qkv_weight, "qkv_weight", (3 * p.c, p.c), threads=threads)
     proj = as_panels(proj_weight, "proj_weight", (p.c, p.c), threads=threads)
-    cdef const micro *u = rt.tables[<int>qkv.isa]
-    if proj.isa != qkv.isa:
-        raise ValueError("proj_weight: packed for another ISA than qkv_weight")
+    p.qkv, p.proj = as_matrix(rt, qkv), as_matrix(rt, proj)
+    cdef const micro *u = p.qkv.u
+    check_same_isa(&p.proj, &p.qkv, "proj_weight")
     p.columns = round_up(p.n, u.nr)
     bias = check.array(attention_bias, "attention_bias", ("heads", p.n, p.n), ("heads", p.n, p.columns))
     if p.c % bias.shape[0]:
@@ -89,16 +89,17 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (p.c,)), nb = check.array(norm_bias, "norm_bias", (p.c,))
     cdef const float[::1] qb = check.array(qkv_bias, "qkv_bias", (3 * p.c,)), pb = check.array(proj_bias, "proj_bias", (p.c,))
     cdef const float[::1] pad_qkv = linear(np.asarray(nb), qkv, np.asarray(qb), threads=1)
-    cdef const float[:, :, ::1] bv = bias, qw = qkv.data, pw = proj.data
+    cdef const float[:, :, ::1] bv = bias
     y = check.output(out, x.shape, *(() if out is x else (x,)), norm_weight, norm_bias, qkv_bias, proj_bias, bias)
     cdef const float[::1] xv = x.reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     p.x, p.y, p.norm_weight, p.norm_bias, p.pad_qkv = &xv[0], &yv[0], &nw[0], &nb[0], &pad_qkv[0]
-    p.qkv, p.qkv_bias, p.proj, p.proj_bias, p.bias = &qw[0, 0, 0], &qb[0], &pw[0, 0, 0], &pb[0], &bv[0, 0, 0]
+    p.qkv_bias, p.proj_bias, p.bias = &qb[0], &pb[0], &bv[0, 0, 0]
 
     cdef int64_t across = (p.width + p.window - 1) // p.window, down = (p.height + p.window - 1) // p.window, unit
     cdef size_t size = sizeof(float) * (5 * p.n * p.c + p.columns * p.d + p.n * round_up(p.d, u.nr)
-                                        + (QUERIES + p.n) * p.columns + 128)
+                                        + (QUERIES + p.n) * p.columns + 128
+                                        + max(operand_floats(&p.qkv, p.n), operand_floats(&p.proj, p.n)))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -128,7 +129,7 @@ cdef void one_window(const micro *u, const window_pass *p, int64_t top, int64_t 
     for r in range(rows):
         u.layer_norm(tokens + r * cols * c, c, p.x + ((top + r) * p.width + left) * c, c, cols, c, p.norm_weight,
                      p.norm_bias, p.eps, ACT_NONE)
-    gemm(u, m, 3 * c, c, tokens, c, p.qkv, p.qkv_bias, NULL, 0, qkv, 3 * c, ACT_NONE)
+    product(&p.qkv, m, tokens, c, p.qkv_bias, NULL, 0, qkv, 3 * c, ACT_NONE, free)
     for h in range(p.heads):
         pack_window(u, p, qkv + 3 * h * d, p.pad_qkv + 3 * h * d, rows, cols, keys, values)
         bias = p.bias + h * p.n * p.columns
@@ -143,7 +144,7 @@ cdef void one_window(const micro *u, const window_pass *p, int64_t top, int64_t 
                  scores, p.columns, ACT_NONE)
             u.softmax(scores, p.columns, scores, p.columns, count, p.columns)
             gemm(u, count, d, p.n, scores, p.columns, values, NULL, NULL, 0, mixed + i * c + h * d, c, ACT_NONE)
-    gemm(u, m, c, c, mixed, c, p.proj, p.proj_bias, NULL, 0, tokens, c, ACT_NONE)
+    product(&p.proj, m, mixed, c, p.proj_bias, NULL, 0, tokens, c, ACT_NONE, free)
     for r in range(rows):
         i = ((top + r) * p.width + left) * c
         u.add(p.y + i, p.x + i, tokens + r * cols * c, cols * c)
@@ -205,7 +206,7 @@ def pack_keys_values(k, v, *, heads, threads=None):
     cdef int64_t count = check.whole(heads, "heads", 1), n = k.shape[0], width = k.shape[1], index = isa.index(), h
     if width % count:
         raise ValueError(f"heads: expected a divisor of {width} channels, got {heads}")
-    cdef const micro *u = rt.tables[index]
+    cdef const micro *u = &rt.tables[index]
     cdef int64_t d = width // count, columns = round_up(n, u.nr)
     keys_ = np.zeros((count, columns * d), np.float32)
     values_ = np.zeros((count, n * round_up(d, u.nr)), np.float32)
@@ -249,7 +250,7 @@ def cross_attention(q, k, v=None, *, heads=None, out=None, threads=None):
         raise ValueError(f"q: expected {packed.shape[1]} channels, got {q.shape[1]}")
     elif v is not None or heads not in (None, packed.heads):
         raise ValueError(f"k: packed with its values for {packed.heads} heads, expected no v and no other number of heads")
-    cdef const micro *u = rt.tables[<int>packed.isa]
+    cdef const micro *u = &rt.tables[<int>packed.isa]
     p.m, p.width, p.n, p.heads = q.shape[0], q.shape[1], packed.shape[0], packed.heads
     p.d = p.width // p.heads
     p.columns = round_up(p.n, u.nr)

@@ -1,6 +1,6 @@
 # What every kernel module needs: the micro-kernel table, the runtime that isa.pyx shares, and one-line wrappers.
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
 cdef extern from "micro.h" nogil:
     enum:
@@ -20,6 +20,9 @@ cdef extern from "micro.h" nogil:
         float *y
         int64_t ldy
         int act
+        void *operand
+    ctypedef struct weight_form:
+        int columns, terms, depth, extra
     ctypedef struct depthwise3x3_args:
         int64_t width, channels, stride
         const float *x[3]
@@ -28,9 +31,10 @@ cdef extern from "micro.h" nogil:
         float *y
         int act
     ctypedef struct micro:
-        const char *name
         int vl, mr, nr
+        weight_form weight
         void (*gemm)(const gemm_args *) noexcept nogil
+        void (*product)(const gemm_args *) noexcept nogil
         void (*depthwise3x3)(const depthwise3x3_args *) noexcept nogil
         void (*depthwise_flat)(float *, const float **, const float **, int64_t, const float *, int64_t, int64_t, int) noexcept nogil
         void (*depthwise_taps)(float *, const float **, const float **, int64_t, const float *, int64_t, int) noexcept nogil
@@ -52,9 +56,13 @@ cdef extern from "micro.h" nogil:
         int64_t (*count_above)(const float *, float, int64_t) noexcept nogil
         void (*fma_probe)(float *, float, int64_t) noexcept nogil
 
+    int64_t panel_words(const micro *, int64_t k)
+    int64_t operand_bytes(const micro *, int64_t m, int64_t k)
+    int PRECISIONS
+
 cdef extern from "runtime.h" nogil:
     ctypedef struct runtime:
-        const micro **tables
+        const micro *tables
         const int *active
         void *(*scratch)(size_t) noexcept nogil
 
@@ -89,6 +97,46 @@ cdef inline void gemm(const micro *u, int64_t m, int64_t n, int64_t k, const flo
     g.bias, g.residual, g.ldr = bias, residual, ldr
     g.y, g.ldy, g.act = y, ldy, act
     u.gemm(&g)
+
+
+# A packed weight: its micro-kernels, and its n rows of k words in panels.
+cdef struct matrix:
+    const micro *u
+    const float *data
+    int64_t n, k, panel
+
+
+cdef inline matrix as_matrix(const runtime *rt, panels):
+    """What ``panels`` holds; keep them alive while it is in use."""
+    cdef matrix w
+    cdef const uint32_t[:, :, ::1] words = panels.words
+    w.u = &rt.tables[<int>panels.isa]
+    w.data, w.n, w.k = <const float *>&words[0, 0, 0], panels.n, panels.k
+    w.panel = words.shape[1] * words.shape[2]
+    return w
+
+
+cdef inline check_same_isa(const matrix *w, const matrix *other, name):
+    """Raise ValueError unless both are packed for one ISA, whatever their precisions."""
+    if w.u.gemm != other.u.gemm:
+        raise ValueError(f"{name}: packed for another ISA than the weight before it")
+
+
+cdef inline int64_t operand_floats(const matrix *w, int64_t m) noexcept nogil:
+    """Floats of scratch that :func:`product` needs for m rows."""
+    return operand_bytes(w.u, m, w.k) // 4
+
+
+cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda, const float *bias, const float *residual,
+                         int64_t ldr, float *y, int64_t ldy, int act, float *operand) noexcept nogil:
+    """y (m,n) = act(a (m,k) · w (k,n) + bias + residual) in the precision of w."""
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments, g.offset = m, w.n, w.k, 1, NULL
+    g.a, g.lda, g.step = a, lda, 1
+    g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
+    g.bias, g.residual, g.ldr = bias, residual, ldr
+    g.y, g.ldy, g.act, g.operand = y, ldy, act, operand
+    w.u.product(&g)
 
 
 cdef inline float *take(float **free, int64_t count) noexcept nogil:

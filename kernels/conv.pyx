@@ -44,7 +44,7 @@ def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None
     residual = check.optional(residual, "residual", shape)
     y = check.output(out, shape, x, bias, residual)
     if (kh, kw, sh, sw, ph, pw) == (1, 1, 1, 1, 0, 0):
-        flat = Panels(panels.data, (oc, c), panels.isa)
+        flat = Panels(panels.words, (oc, c), panels.isa)
         linear(x, flat, bias, activation=activation, residual=residual, out=y, threads=threads)
         return y
     if ph or pw:
@@ -53,19 +53,28 @@ def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None
     cdef const int64_t[::1] offset = offsets
     cdef const float[::1] xv = x.reshape(-1), bv = bias
     cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
-    cdef const float[:, :, ::1] w = panels.data
+    cdef matrix w = as_matrix(rt, panels)
     cdef float[::1] yv = y.reshape(-1)
     cdef conv_rows rows
     cdef int64_t oh = oh_, ow = ow_, unit, units = yv.shape[0] // (ow * oc)
     rows.g.m, rows.g.n, rows.g.k, rows.g.segments = ow, oc, kh * kw * c // offset.shape[0], offset.shape[0]
     rows.g.offset, rows.g.lda, rows.g.step = &offset[0], sw * c, 1
-    rows.g.b, rows.g.ldb, rows.g.panel = &w[0, 0, 0], w.shape[2], w.shape[1] * w.shape[2]
+    rows.g.b, rows.g.ldb, rows.g.panel = w.data, w.u.weight.columns, w.panel
     rows.g.bias, rows.g.act, rows.g.ldr, rows.g.ldy = floats(bv), act, oc, oc
     rows.x, rows.residual, rows.y = &xv[0], floats(rv), &yv[0]
     rows.oh, rows.image, rows.step = oh, x.shape[-3] * x.shape[-2] * c, sh * x.shape[-2] * c
-    cdef const micro *u = rt.tables[<int>panels.isa]
-    for unit in prange(units, nogil=True, num_threads=nthreads, use_threads_if=units > 1, schedule="dynamic"):
-        conv_row(u, &rows, unit)
+    cdef size_t size = sizeof(float) * operand_floats(&w, ow)
+    cdef float *operand
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads if units > 1 else 1):
+        operand = <float *>rt.scratch(size) if size else NULL
+        for unit in prange(units, schedule="dynamic"):
+            if size and operand == NULL:
+                failed += 1
+            else:
+                conv_row(w.u, &rows, unit, operand)
+    if failed:
+        raise MemoryError(f"conv2d: no memory for {size} bytes of scratch")
     return y
 
 
@@ -77,14 +86,15 @@ cdef struct conv_rows:
     int64_t oh, image, step
 
 
-cdef void conv_row(const micro *u, const conv_rows *rows, int64_t unit) noexcept nogil:
+cdef void conv_row(const micro *u, const conv_rows *rows, int64_t unit, float *operand) noexcept nogil:
     """Output row ``unit`` of all the batch's rows."""
     cdef gemm_args g = rows.g
     cdef int64_t at = unit * g.m * g.n
     g.a = rows.x + unit // rows.oh * rows.image + unit % rows.oh * rows.step
     g.y = rows.y + at
     g.residual = NULL if rows.residual == NULL else rows.residual + at
-    u.gemm(&g)
+    g.operand = operand
+    u.product(&g)
 
 
 def _segments(kh, kw, dh, dw, width, c):
@@ -117,31 +127,30 @@ def conv_transpose2d(x, weight, bias=None, *, activation=None, out=None, threads
     y = check.output(out, (*x.shape[:-3], 2 * x.shape[-3], 2 * width, oc), x, bias)
     tiled = None if bias is None else np.tile(bias, 4)
     cdef const float[::1] xv = x.reshape(-1), bv = tiled
-    cdef const float[:, :, ::1] w = weight.data
+    cdef matrix w = as_matrix(rt, weight)
     cdef float[::1] yv = y.reshape(-1)
     cdef int64_t unit, units = xv.shape[0] // (width * c)
-    cdef const micro *u = rt.tables[<int>weight.isa]
+    cdef size_t size = sizeof(float) * (round_up(width * n, 16) + operand_floats(&w, width))
     cdef const float *tiled_bias = floats(bv)
     cdef float *row
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
-        row = <float *>rt.scratch(width * n * sizeof(float))
+        row = <float *>rt.scratch(size)
         for unit in prange(units, schedule="dynamic"):
             if row == NULL:
                 failed += 1
             else:
-                transpose_row(u, &xv[unit * width * c], &w[0, 0, 0], tiled_bias, row,
-                              &yv[unit * width * n], width, oc, c, act)
+                transpose_row(&w, &xv[unit * width * c], tiled_bias, row, &yv[unit * width * n], width, oc, act)
     if failed:
-        raise MemoryError(f"conv_transpose2d: no memory for rows of {width * n * 4} bytes")
+        raise MemoryError(f"conv_transpose2d: no memory for {size} bytes of scratch")
     return y
 
 
-cdef void transpose_row(const micro *u, const float *x, const float *w, const float *bias, float *row, float *y, int64_t width,
-                        int64_t oc, int64_t c, int act) noexcept nogil:
+cdef void transpose_row(const matrix *w, const float *x, const float *bias, float *row, float *y, int64_t width, int64_t oc,
+                        int act) noexcept nogil:
     """An input row: row[w, (i,j,o)] in one GEMM, then its halves i to the output rows 2h and 2h+1."""
     cdef int64_t half = 2 * oc, i, p
-    gemm(u, width, 4 * oc, c, x, c, w, bias, NULL, 0, row, 4 * oc, act)
+    product(w, width, x, w.k, bias, NULL, 0, row, 4 * oc, act, row + round_up(width * 4 * oc, 16))
     for i in range(2):
         for p in range(width):
             memcpy(y + (i * width + p) * half, row + p * 4 * oc + i * half, half * sizeof(float))

@@ -56,7 +56,7 @@ def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activ
     d.ow = check.conv_size(d.width, d.kw, d.sw, d.pw, d.dw, "width")
     y = check.output(out, (*x.shape[:-3], d.oh, d.ow, d.channels), x, weight, bias)
 
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     d.path = PATH_TAPS
     d.period = d.channels
     if (d.kh, d.kw, d.dh, d.dw, d.ph, d.pw) == (3, 3, 1, 1, 1, 1) and d.sh == d.sw <= 2 and d.channels >= u.vl:

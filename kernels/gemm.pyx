@@ -1,7 +1,7 @@
 """Matrix products on packed weights: linear layers, and the packing itself."""
 import numpy as np
 
-from cython.parallel cimport prange
+from cython.parallel cimport parallel, prange
 
 from common cimport *
 
@@ -18,14 +18,15 @@ cdef int64_t BLOCK = 168
 cdef int64_t PARALLEL_WORK = 1 << 21
 
 
-def pack(weight, *, threads=None):
+def pack(weight, *, precision="fp32", threads=None):
     """Pack a weight for the ISA in force.
 
     Args:
         weight: (N, K) of a linear layer or (OC, KH, KW, C) of a convolution, float32 or float16.
+        precision: "fp32", "bf16" or "int8": what products with it are computed in; see :mod:`mobilesam.kernels.reference`.
 
     Returns:
-        Panels, accepted wherever the kernels take that weight.
+        Panels, accepted wherever the kernels take that weight. ValueError for a precision that this CPU lacks.
     """
     if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float32, np.float16):
         kind = weight.dtype if isinstance(weight, np.ndarray) else type(weight).__name__
@@ -35,16 +36,16 @@ def pack(weight, *, threads=None):
     cdef int nthreads = resolve(threads)
     flat = np.ascontiguousarray(weight).reshape(weight.shape[0], -1)
     cdef bint half = flat.dtype == np.float16
-    cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isa.index(), j
-    cdef const micro *u = rt.tables[index]
-    cdef int64_t nr = u.nr, panels = round_up(n, nr) // nr
-    data = np.empty((panels, k, nr), np.float32)
-    cdef float[:, :, ::1] y = data
+    cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isa.index(None, precision), j
+    cdef const micro *u = &rt.tables[index]
+    cdef int64_t nr = u.weight.columns, panels = round_up(n, nr) // nr
+    words = np.empty((panels, panel_words(u, k) // nr, nr), np.uint32)
+    cdef uint32_t[:, :, ::1] y = words
     cdef const uint8_t[:, ::1] w = flat.view(np.uint8)
     cdef int64_t item = 2 if half else 4
     for j in prange(panels, nogil=True, num_threads=nthreads, use_threads_if=n * k > 65536, schedule="static"):
-        u.pack(&y[j, 0, 0], &w[j * nr, 0], half, min(nr, n - j * nr), k, k)
-    return Panels(data, tuple(weight.shape), index)
+        u.pack(<float *>&y[j, 0, 0], &w[j * nr, 0], half, min(nr, n - j * nr), k, k)
+    return Panels(words, tuple(weight.shape), index)
 
 
 def as_panels(weight, name, *shapes, threads=None):
@@ -80,26 +81,43 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     y = check.output(out, shape, x, bias, residual)
     cdef const float[::1] xv = x.reshape(-1), bv = bias
     cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
-    cdef const float[:, :, ::1] w = weight.data
+    cdef matrix w = as_matrix(rt, weight)
     cdef float[::1] yv = y.reshape(-1)
-    cdef int64_t k = x.shape[-1], n = weight.n, m = xv.shape[0] // k
-    run_linear(rt.tables[<int>weight.isa], m, n, k, &xv[0], &w[0, 0, 0], floats(bv), floats(rv), &yv[0], act, nthreads)
+    cdef int64_t m = xv.shape[0] // w.k
+    if not run_linear(&w, m, &xv[0], floats(bv), floats(rv), &yv[0], act, nthreads):
+        raise MemoryError(f"linear: no memory for scratch of {BLOCK} rows of {w.k}")
     return y
 
 
-cdef void run_linear(const micro *u, int64_t m, int64_t n, int64_t k, const float *x, const float *w, const float *bias,
-                     const float *residual, float *y, int act, int nthreads) noexcept:
-    """Blocks of rows, and where those are too few for the threads, ranges of panels."""
-    cdef int64_t nr = u.nr, panels = round_up(n, nr) // nr, row_blocks = (m + BLOCK - 1) // BLOCK
+cdef bint run_linear(const matrix *w, int64_t m, const float *x, const float *bias, const float *residual, float *y,
+                     int act, int nthreads) noexcept:
+    """Blocks of rows, and where those are too few for the threads, ranges of panels. False where memory runs out."""
+    cdef int64_t nr = w.u.weight.columns, panels = round_up(w.n, nr) // nr, row_blocks = (m + BLOCK - 1) // BLOCK
     cdef int64_t column_blocks = max(1, min(panels, (4 * nthreads + row_blocks - 1) // row_blocks))
     if nthreads == 1 or row_blocks >= 4 * nthreads:
         column_blocks = 1
-    cdef int64_t width = (panels + column_blocks - 1) // column_blocks * nr, unit, i, j
-    column_blocks = (n + width - 1) // width
-    for unit in prange(row_blocks * column_blocks, nogil=True, num_threads=nthreads,
-                       use_threads_if=m * n * k > PARALLEL_WORK, schedule="dynamic"):
-        i = unit // column_blocks * BLOCK
-        j = unit % column_blocks * width
-        gemm(u, min(BLOCK, m - i), min(width, n - j), k, x + i * k, k, w + j * k,
-             NULL if bias == NULL else bias + j, NULL if residual == NULL else residual + i * n + j, n,
-             y + i * n + j, n, act)
+    cdef int64_t width = (panels + column_blocks - 1) // column_blocks, unit, i, j
+    column_blocks = (panels + width - 1) // width
+    cdef size_t size = sizeof(float) * operand_floats(w, min(m, BLOCK))
+    cdef float *operand
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads if m * w.n * w.k > PARALLEL_WORK else 1):
+        operand = <float *>rt.scratch(size) if size else NULL
+        for unit in prange(row_blocks * column_blocks, schedule="dynamic"):
+            if size and operand == NULL:
+                failed += 1
+            else:
+                linear_block(w, m, unit // column_blocks * BLOCK, unit % column_blocks * width, width, x, bias, residual, y,
+                             act, operand)
+    return not failed
+
+
+cdef void linear_block(const matrix *w, int64_t m, int64_t i, int64_t panel, int64_t panels, const float *x, const float *bias,
+                       const float *residual, float *y, int act, float *operand) noexcept nogil:
+    """BLOCK rows from i on, and ``panels`` panels."""
+    cdef int64_t j = panel * w.u.weight.columns, at = i * w.n + j
+    cdef matrix part = w[0]
+    part.data += panel * w.panel
+    part.n = min(panels * w.u.weight.columns, w.n - j)
+    product(&part, min(BLOCK, m - i), x + i * w.k, w.k, NULL if bias == NULL else bias + j,
+            NULL if residual == NULL else residual + at, w.n, y + at, w.n, act, operand)

@@ -9,30 +9,34 @@ from cpython.pycapsule cimport PyCapsule_New
 
 cdef extern from "host.h" nogil:
     """
-    static int active_isa = 0;
+    static int active_table = 0;
     static runtime shared;
     static void share_runtime(void)
     {
-        shared.tables = micro_tables;
-        shared.active = &active_isa;
+        make_tables();
+        shared.tables = tables;
+        shared.active = &active_table;
         shared.scratch = scratch_get;
     }
     """
     ctypedef struct micro:
-        const char *name
         int vl, mr, nr
-    const micro **micro_tables
-    const int *micro_needs
-    const int micro_count
+    ctypedef struct isa_entry:
+        const char *name
+    const isa_entry *isas
+    const micro *tables
+    const int isa_count
+    const int PRECISIONS
     const int has_openmp
-    int CPU_SSE42, CPU_AVX2_FMA, CPU_AVX512, CPU_NEON, CPU_AVX512_BF16, CPU_AVX512_VNNI, CPU_AVX_VNNI
+    int CPU_SSE42, CPU_AVX2_FMA, CPU_AVX512, CPU_NEON, CPU_AVX512_BF16, CPU_AVX512_VNNI, CPU_AVX_VNNI, CPU_AMX_BF16, CPU_AMX_INT8
     int cpu_supports()
+    bint isa_has(int i, int precision, int features)
     int scratch_init()
     ctypedef struct runtime:
         pass
     runtime shared
     void share_runtime()
-    int active_isa
+    int active_table
 
 if scratch_init():
     raise MemoryError("no thread-specific storage is left for the kernels' scratch memory")
@@ -40,32 +44,50 @@ share_runtime()
 _runtime = PyCapsule_New(&shared, "mobilesam.kernels.isa._runtime", NULL)
 
 cdef int _supported = cpu_supports()
-_names = tuple(micro_tables[i].name.decode().replace("x86_64_v2", "x86-64-v2") for i in range(micro_count))
+_names = tuple(isas[i].name.decode() for i in range(isa_count))
+_precisions = ("fp32", "bf16", "int8")
 
 
 def available() -> tuple[str, ...]:
     """The ISAs this build has and this CPU and OS support, best first."""
-    return tuple(_names[i] for i in range(micro_count) if micro_needs[i] & _supported)
+    return tuple(_names[i] for i in range(isa_count) if isa_has(i, 0, _supported))
+
+
+def precisions(name: str | None = None) -> tuple[str, ...]:
+    """The precisions that products with packed weights have under ISA ``name``, by default the one in force."""
+    place = index(name) // PRECISIONS
+    return tuple(p for i, p in enumerate(_precisions) if isa_has(place, i, _supported))
 
 
 def current() -> str:
     """The ISA in force for calls on unpacked arrays and for weights packed from now on."""
-    return _names[active_isa]
+    return _names[active_table // PRECISIONS]
 
 
-def index(name: str | None = None) -> int:
-    """The place of ISA ``name`` (default: the one in force) in the tables; what packed weights remember."""
-    return active_isa if name is None else _names.index(_checked(name, "mobilesam.kernels.isa"))
+def index(name: str | None = None, precision: str = "fp32") -> int:
+    """The place of ISA ``name`` (default: the one in force) and a precision in the tables; what packed weights remember.
+
+    Raises ValueError for a precision that the ISA, on this CPU, does not have.
+    """
+    first = active_table if name is None else _names.index(_checked(name, "mobilesam.kernels.isa")) * PRECISIONS
+    if precision == "fp32":
+        return first
+    if precision not in precisions(name):
+        raise ValueError(
+            f"precision: expected {' or '.join(map(repr, precisions(name)))}, which {name or current()} has on this CPU, "
+            f"got {precision!r}"
+        )
+    return first + _precisions.index(precision)
 
 
 def panel_width(name: str | None = None) -> int:
     """Columns of a packed weight's panel (NR) under ISA ``name``, by default the one in force."""
-    return micro_tables[index(name)].nr
+    return tables[<int>index(name)].nr
 
 
 def register_tile(name: str | None = None) -> tuple[int, int, int]:
     """(MR, NR, VL) of ISA ``name``: the GEMM tile's rows and columns, and the floats of a vector."""
-    cdef const micro *u = micro_tables[index(name)]
+    cdef const micro *u = &tables[<int>index(name)]
     return u.mr, u.nr, u.vl
 
 
@@ -77,7 +99,8 @@ def openmp() -> bool:
 def cpu_features() -> tuple[str, ...]:
     """What the kernels look for and this CPU and OS have."""
     flags = {"sse4.2": CPU_SSE42, "avx2+fma": CPU_AVX2_FMA, "avx512": CPU_AVX512, "avx512-bf16": CPU_AVX512_BF16,
-             "avx512-vnni": CPU_AVX512_VNNI, "avx-vnni": CPU_AVX_VNNI, "neon": CPU_NEON}
+             "avx512-vnni": CPU_AVX512_VNNI, "avx-vnni": CPU_AVX_VNNI, "amx-bf16": CPU_AMX_BF16,
+             "amx-int8": CPU_AMX_INT8, "neon": CPU_NEON}
     return tuple(name for name, flag in flags.items() if _supported & flag)
 
 
@@ -95,16 +118,16 @@ class use:
     """
 
     def __init__(self, name: str) -> None:
-        global active_isa
-        self._before = active_isa
-        active_isa = _names.index(_checked(name, "mobilesam.kernels.isa.use"))
+        global active_table
+        self._before = active_table
+        active_table = _names.index(_checked(name, "mobilesam.kernels.isa.use")) * PRECISIONS
 
     def __enter__(self) -> str:
         return current()
 
     def __exit__(self, *_: object) -> None:
-        global active_isa
-        active_isa = self._before
+        global active_table
+        active_table = self._before
 
 
 _wanted = os.environ.get("MOBILESAM_ISA")

@@ -15,11 +15,11 @@ cdef int64_t STRIP = 68
 
 cdef struct mbconv_pass:
     const float *x  # (height, width, c)
-    const float *w1
+    matrix w1
     const float *b1
     const float *w2  # (9, e)
     const float *b2
-    const float *w3
+    matrix w3
     const float *b3
     float *y  # (oh, ow, oc)
     int64_t height, width, c, e, oc, oh, ow, stride, strip, band
@@ -53,9 +53,9 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
     p.e, p.residual = expand.n, residual
     project = as_panels(w3, "w3", ("OC", p.e), threads=threads)
     p.oc = project.n
-    cdef const micro *u = rt.tables[<int>expand.isa]
-    if project.isa != expand.isa:
-        raise ValueError("w3: packed for another ISA than w1")
+    p.w1, p.w3 = as_matrix(rt, expand), as_matrix(rt, project)
+    cdef const micro *u = p.w1.u
+    check_same_isa(&p.w3, &p.w1, "w3")
     if p.e < u.vl:
         raise ValueError(f"w1: expected at least {u.vl} hidden channels, got {p.e}")
     p.stride = check.whole(stride, "stride", 1)
@@ -65,14 +65,15 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
     y = check.output(out, (p.oh, p.ow, p.oc), x, b1, w2, b2, b3)
     cdef const float[::1] xv = x.reshape(-1), w2v = check.array(w2, "w2", (3, 3, p.e)).reshape(-1)
     cdef const float[::1] b1v = check.array(b1, "b1", (p.e,)), b2v = check.array(b2, "b2", (p.e,)), b3v = check.array(b3, "b3", (p.oc,))
-    cdef const float[:, :, ::1] w1v = expand.data, w3v = project.data
     cdef float[::1] yv = y.reshape(-1)
-    p.x, p.y, p.w1, p.w2, p.w3 = &xv[0], &yv[0], &w1v[0, 0, 0], &w2v[0], &w3v[0, 0, 0]
+    p.x, p.y, p.w2 = &xv[0], &yv[0], &w2v[0]
     p.b1, p.b2, p.b3 = &b1v[0], &b2v[0], &b3v[0]
 
     cdef int64_t strips = (p.ow + STRIP - 1) // STRIP, bands = max(1, min(p.oh // 8, (4 * nthreads + strips - 1) // strips)), unit
     p.strip, p.band = (p.ow + strips - 1) // strips, (p.oh + bands - 1) // bands
-    cdef size_t size = sizeof(float) * (3 * round_up((p.strip * p.stride + 2) * p.e, 16) + round_up(p.strip * p.e, 16))
+    cdef int64_t columns = p.strip * p.stride + 2
+    cdef size_t size = sizeof(float) * (3 * round_up(columns * p.e, 16) + round_up(p.strip * p.e, 16)
+                                        + max(operand_floats(&p.w1, columns), operand_floats(&p.w3, p.strip)))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -93,34 +94,36 @@ cdef void strip_of_band(const micro *u, const mbconv_pass *p, int64_t h0, int64_
     cdef int64_t h, i, r, next_row = h0 * p.stride - 1
     cdef float *ring[3]
     cdef float *mixed
+    cdef float *operand
     cdef depthwise3x3_args d
     if width <= 0:
         return
     for i in range(3):
         ring[i] = take(&free, (p.strip * p.stride + 2) * p.e)
     mixed = take(&free, p.strip * p.e)
+    operand = free
     d.width, d.channels, d.stride = width, p.e, p.stride
     d.weight, d.bias, d.y, d.act = p.w2, p.b2, mixed, ACT_GELU
     for h in range(h0, min(h0 + p.band, p.oh)):
         r = h * p.stride - 1
         while next_row < r + 3:
-            expand_row(u, p, next_row, left, columns, ring[(next_row + 3) % 3])
+            expand_row(p, next_row, left, columns, ring[(next_row + 3) % 3], operand)
             next_row += 1
         for i in range(3):
             d.x[i] = ring[(r + i + 3) % 3]
         u.depthwise3x3(&d)
         i = (h * p.ow + w0) * p.oc
-        gemm(u, width, p.oc, p.e, mixed, p.e, p.w3, p.b3, p.x + i if p.residual else NULL, p.oc, p.y + i, p.oc,
-             ACT_GELU if p.residual else ACT_NONE)
+        product(&p.w3, width, mixed, p.e, p.b3, p.x + i if p.residual else NULL, p.oc, p.y + i, p.oc,
+                ACT_GELU if p.residual else ACT_NONE, operand)
 
 
-cdef void expand_row(const micro *u, const mbconv_pass *p, int64_t r, int64_t left, int64_t columns, float *hidden) noexcept nogil:
+cdef void expand_row(const mbconv_pass *p, int64_t r, int64_t left, int64_t columns, float *hidden, float *operand) noexcept nogil:
     """hidden (columns, e) from column ``left`` of row r; zero outside the map."""
     cdef int64_t first = max(0, left), end = min(p.width, left + columns)
     if not 0 <= r < p.height:
         memset(hidden, 0, columns * p.e * sizeof(float))
         return
     memset(hidden, 0, (first - left) * p.e * sizeof(float))
-    gemm(u, end - first, p.e, p.c, p.x + (r * p.width + first) * p.c, p.c, p.w1, p.b1, NULL, 0, hidden + (first - left) * p.e,
-         p.e, ACT_GELU)
+    product(&p.w1, end - first, p.x + (r * p.width + first) * p.c, p.c, p.b1, NULL, 0, hidden + (first - left) * p.e, p.e,
+            ACT_GELU, operand)
     memset(hidden + (end - left) * p.e, 0, (left + columns - end) * p.e * sizeof(float))

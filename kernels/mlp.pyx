@@ -18,9 +18,9 @@ cdef struct mlp_pass:
     depthwise_map conv
     const float *norm_weight
     const float *norm_bias
-    const float *fc1
+    matrix fc1
     const float *fc1_bias
-    const float *fc2
+    matrix fc2
     const float *fc2_bias
     float *y
     int64_t c, hidden, run
@@ -49,9 +49,9 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     p.conv.height, p.conv.width, p.c = x.shape
     fc1 = as_panels(fc1_weight, "fc1_weight", ("E", p.c), threads=threads)
     fc2 = as_panels(fc2_weight, "fc2_weight", (p.c, fc1.n), threads=threads)
-    cdef const micro *u = rt.tables[<int>fc1.isa]
-    if fc2.isa != fc1.isa:
-        raise ValueError("fc2_weight: packed for another ISA than fc1_weight")
+    p.fc1, p.fc2 = as_matrix(rt, fc1), as_matrix(rt, fc2)
+    cdef const micro *u = p.fc1.u
+    check_same_isa(&p.fc2, &p.fc1, "fc2_weight")
     if p.c < u.vl:
         raise ValueError(f"x: expected at least {u.vl} channels, got {p.c}")
     p.hidden, p.eps = fc1.n, eps
@@ -60,17 +60,17 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (p.c,)), nb = check.array(norm_bias, "norm_bias", (p.c,))
     cdef const float[::1] b1 = check.array(fc1_bias, "fc1_bias", (p.hidden,)), b2 = check.array(fc2_bias, "fc2_bias", (p.c,))
     cdef const float[::1] zeros = np.zeros(p.conv.width * p.c, np.float32)
-    cdef const float[:, :, ::1] w1 = fc1.data, w2 = fc2.data
     y = check.output(out, x.shape, x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_bias, fc2_bias)
     cdef float[::1] yv = y.reshape(-1)
     p.conv.x, p.conv.weight, p.conv.bias, p.conv.zeros = &xv[0], &cw[0], &cb[0], &zeros[0]
     p.conv.channels, p.conv.stride, p.conv.act = p.c, 1, ACT_NONE
     p.norm_weight, p.norm_bias, p.y = &nw[0], &nb[0], &yv[0]
-    p.fc1, p.fc1_bias, p.fc2, p.fc2_bias = &w1[0, 0, 0], &b1[0], &w2[0, 0, 0], &b2[0]
+    p.fc1_bias, p.fc2_bias = &b1[0], &b2[0]
 
     cdef int64_t runs = (p.conv.width + RUN - 1) // RUN, unit
     p.run = (p.conv.width + runs - 1) // runs
-    cdef size_t size = sizeof(float) * (2 * p.run * p.c + p.run * p.hidden + 48)
+    cdef size_t size = sizeof(float) * (2 * p.run * p.c + p.run * p.hidden + 48
+                                        + max(operand_floats(&p.fc1, p.run), operand_floats(&p.fc2, p.run)))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -98,5 +98,5 @@ cdef void run_of_row(const micro *u, const mlp_pass *p, int64_t h, int64_t w0, f
     hidden = take(&free, p.run * p.hidden)
     depthwise3x3_row(u, &p.conv, h, w0, w0 + m, local)
     u.layer_norm(normed, c, local, c, m, c, p.norm_weight, p.norm_bias, p.eps, ACT_NONE)
-    gemm(u, m, p.hidden, c, normed, c, p.fc1, p.fc1_bias, NULL, 0, hidden, p.hidden, ACT_GELU)
-    gemm(u, m, c, p.hidden, hidden, p.hidden, p.fc2, p.fc2_bias, local, c, p.y + (h * p.conv.width + w0) * c, c, ACT_NONE)
+    product(&p.fc1, m, normed, c, p.fc1_bias, NULL, 0, hidden, p.hidden, ACT_GELU, free)
+    product(&p.fc2, m, hidden, p.hidden, p.fc2_bias, local, c, p.y + (h * p.conv.width + w0) * c, c, ACT_NONE, free)

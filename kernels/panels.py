@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,13 +11,15 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    """A weight (N, K) cut into panels of NR output columns, K rows deep: ``data[j // NR, k, j % NR] = weight[j, k]``.
+    """A weight (N, K) cut into panels of NR output columns.
 
-    ``data`` (ceil(N / NR), K, NR) float32, zero beyond N; ``shape`` the weight's own, (N, K) or (OC, KH, KW, C), where
-    N = OC and K = KH·KW·C; ``isa`` the index of the micro-kernels that read it.
+    ``words`` (ceil(N / NR), rows, NR) uint32, zero beyond N. In fp32 ``words[j // NR, k, j % NR]`` are the bits of
+    ``weight[j, k]``. In bf16 a word holds two neighbouring k and NR = 32; in int8 it holds four, and the last two rows
+    are each column's scale and -128 times its sum. ``shape`` is the weight's own, (N, K) or (OC, KH, KW, C), where
+    N = OC and K = KH·KW·C; ``isa`` the index of the micro-kernels, of an ISA and a precision, that read it.
     """
 
-    data: NDArray[np.float32]
+    words: NDArray[np.uint32]
     shape: tuple[int, ...]
     isa: int
 
@@ -26,4 +29,4 @@ class Panels:
 
     @property
     def k(self) -> int:
-        return int(self.data.shape[1])
+        return math.prod(self.shape[1:])

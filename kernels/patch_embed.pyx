@@ -12,9 +12,9 @@ cdef const runtime *rt = shared_runtime()
 
 cdef struct embed_pass:
     const float *x  # (height, width, c)
-    const float *w1
+    matrix w1
     const float *b1
-    const float *w2
+    matrix w2
     const float *b2
     float *y  # (h2, w2_, c2)
     int64_t height, width, c, h1, width1, c1, h2, width2, c2, band
@@ -39,21 +39,20 @@ def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
     p.height, p.width, p.c = x.shape
     first = as_panels(w1, "w1", ("C1", 3, 3, p.c), threads=threads)
     second = as_panels(w2, "w2", ("C2", 3, 3, first.n), threads=threads)
-    if first.isa != second.isa:
-        raise ValueError("w2: packed for another ISA than w1")
+    p.w1, p.w2 = as_matrix(rt, first), as_matrix(rt, second)
+    check_same_isa(&p.w2, &p.w1, "w2")
     p.c1, p.c2 = first.n, second.n
     p.h1, p.width1 = (p.height + 1) // 2, (p.width + 1) // 2
     p.h2, p.width2 = (p.h1 + 1) // 2, (p.width1 + 1) // 2
     y = check.output(out, (p.h2, p.width2, p.c2), x, b1, b2)
     cdef const float[::1] xv = x.reshape(-1), b1v = check.array(b1, "b1", (p.c1,)), b2v = check.array(b2, "b2", (p.c2,))
-    cdef const float[:, :, ::1] w1v = first.data, w2v = second.data
     cdef float[::1] yv = y.reshape(-1)
-    p.x, p.w1, p.b1, p.w2, p.b2, p.y = &xv[0], &w1v[0, 0, 0], &b1v[0], &w2v[0, 0, 0], &b2v[0], &yv[0]
+    p.x, p.b1, p.b2, p.y = &xv[0], &b1v[0], &b2v[0], &yv[0]
 
-    cdef const micro *u = rt.tables[<int>first.isa]
     cdef int64_t bands = max(1, min(p.h2 // 8, 4 * nthreads)), unit
     p.band = (p.h2 + bands - 1) // bands
-    cdef size_t size = sizeof(float) * 3 * (round_up((p.width + 2) * p.c, 16) + round_up((p.width1 + 2) * p.c1, 16))
+    cdef size_t size = sizeof(float) * (3 * (round_up((p.width + 2) * p.c, 16) + round_up((p.width1 + 2) * p.c1, 16))
+                                        + max(operand_floats(&p.w1, p.width1), operand_floats(&p.w2, p.width2)))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -62,13 +61,13 @@ def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
             if scratch == NULL:
                 failed += 1
             else:
-                one_band(u, &p, unit * p.band, scratch)
+                one_band(&p, unit * p.band, scratch)
     if failed:
         raise MemoryError(f"patch_embed: no memory for {size} bytes of scratch")
     return y
 
 
-cdef void one_band(const micro *u, const embed_pass *p, int64_t h0, float *free) noexcept nogil:
+cdef void one_band(const embed_pass *p, int64_t h0, float *free) noexcept nogil:
     """Output rows h0 to h0 + band; row r of the first map is in ring slot (r + 3) % 3."""
     cdef int64_t h, r, i, next_row = 2 * h0 - 1
     cdef int64_t offset[3]
@@ -80,14 +79,14 @@ cdef void one_band(const micro *u, const embed_pass *p, int64_t h0, float *free)
     for h in range(h0, min(h0 + p.band, p.h2)):
         r = 2 * h - 1
         while next_row < r + 3:
-            embed_row(u, p, next_row, rows, ring[(next_row + 3) % 3])
+            embed_row(p, next_row, rows, ring[(next_row + 3) % 3], free)
             next_row += 1
         for i in range(3):
             offset[i] = ring[(r + i + 3) % 3] - ring[0]
-        strided_gemm(u, p.width2, p.c2, 3 * p.c1, offset, ring[0], 2 * p.c1, p.w2, p.b2, p.y + h * p.width2 * p.c2, ACT_NONE)
+        strided_product(&p.w2, p.width2, offset, ring[0], 2 * p.c1, p.b2, p.y + h * p.width2 * p.c2, ACT_NONE, free)
 
 
-cdef void embed_row(const micro *u, const embed_pass *p, int64_t r, float **rows, float *hidden) noexcept nogil:
+cdef void embed_row(const embed_pass *p, int64_t r, float **rows, float *hidden, float *operand) noexcept nogil:
     """Row r of the first map, after its GELU, between two pixels of zeros; all zeros outside the map."""
     cdef int64_t i, h
     cdef int64_t offset[3]
@@ -104,17 +103,17 @@ cdef void embed_row(const micro *u, const embed_pass *p, int64_t r, float **rows
         memset(rows[i] + (p.width + 1) * p.c, 0, p.c * sizeof(float))
         offset[i] = rows[i] - rows[0]
     memset(hidden, 0, p.c1 * sizeof(float))
-    strided_gemm(u, p.width1, p.c1, 3 * p.c, offset, rows[0], 2 * p.c, p.w1, p.b1, hidden + p.c1, ACT_GELU)
+    strided_product(&p.w1, p.width1, offset, rows[0], 2 * p.c, p.b1, hidden + p.c1, ACT_GELU, operand)
     memset(hidden + (p.width1 + 1) * p.c1, 0, p.c1 * sizeof(float))
 
 
-cdef inline void strided_gemm(const micro *u, int64_t m, int64_t n, int64_t k, const int64_t *offset, const float *a,
-                              int64_t lda, const float *b, const float *bias, float *y, int act) noexcept nogil:
-    """Three segments of depth k, one per input row."""
+cdef inline void strided_product(const matrix *w, int64_t m, const int64_t *offset, const float *a, int64_t lda,
+                                 const float *bias, float *y, int act, float *operand) noexcept nogil:
+    """Three segments, one per input row."""
     cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = m, n, k, 3, offset
+    g.m, g.n, g.k, g.segments, g.offset = m, w.n, w.k // 3, 3, offset
     g.a, g.lda, g.step = a, lda, 1
-    g.b, g.ldb, g.panel = b, u.nr, 3 * k * u.nr
+    g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
     g.bias, g.residual, g.ldr, g.act = bias, NULL, 0, act
-    g.y, g.ldy = y, n
-    u.gemm(&g)
+    g.y, g.ldy, g.operand = y, w.n, operand
+    w.u.product(&g)

@@ -20,7 +20,7 @@ def fma_peak(*, repeats=5, threads=None):
     The best of ``repeats`` tries of a few milliseconds each. Where an ISA has no FMA, a multiplication and an addition.
     """
     cdef int nthreads = resolve(threads), t
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     cdef int64_t chains = u.mr * u.nr, steps = FMAS // chains
     cdef float[:, ::1] y = np.ones((nthreads, chains), np.float32)
     fastest = float("inf")

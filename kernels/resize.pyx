@@ -80,7 +80,7 @@ def resize_logits(x, *, padded=(1024, 1024), crop, size, threshold=None, out=Non
             if scratch == NULL:
                 failed += 1
             else:
-                one_band(rt.tables[rt.active[0]], &p, unit // bands, unit % bands * p.band, scratch)
+                one_band(&rt.tables[rt.active[0]], &p, unit // bands, unit % bands * p.band, scratch)
     if failed:
         raise MemoryError(f"resize_logits: no memory for {size_} bytes of scratch")
     return y
@@ -131,7 +131,7 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
                 if scratch == NULL:
                     failed += 1
                 else:
-                    failed += runs_of_band(rt.tables[rt.active[0]], &p, &spans[unit // bands, 0], unit // bands,
+                    failed += runs_of_band(&rt.tables[rt.active[0]], &p, &spans[unit // bands, 0], unit // bands,
                                            unit % bands * p.band, scratch, &results[unit])
         if failed:
             raise MemoryError("mask_runs: no memory for scratch or for the runs")

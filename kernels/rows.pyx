@@ -30,7 +30,7 @@ def layer_norm(x, weight, bias, *, eps=1e-5, activation=None, out=None, threads=
     cdef float[::1] yv = y.reshape(-1)
     cdef int64_t c = x.shape[-1], m = xv.shape[0] // c, block = max(1, CHUNK // c), i
     cdef float e = eps
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     for i in prange((m + block - 1) // block, nogil=True, num_threads=nthreads, use_threads_if=m > 2 * block, schedule="dynamic"):
         u.layer_norm(&yv[i * block * c], c, &xv[i * block * c], c, min(block, m - i * block), c, &w[0], &b[0], e, act)
     return y
@@ -44,7 +44,7 @@ def softmax(x, *, out=None, threads=None):
     cdef const float[::1] xv = x.reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     cdef int64_t n = x.shape[-1], m = xv.shape[0] // n, block = max(1, CHUNK // n), i
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     for i in prange((m + block - 1) // block, nogil=True, num_threads=nthreads, use_threads_if=m > 2 * block, schedule="dynamic"):
         u.softmax(&yv[i * block * n], n, &xv[i * block * n], n, min(block, m - i * block), n)
     return y
@@ -61,7 +61,7 @@ def gelu(x, *, out=None, threads=None):
     cdef const float[::1] xv = x.reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     cdef int64_t n = xv.shape[0], i
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     for i in prange((n + CHUNK - 1) // CHUNK, nogil=True, num_threads=nthreads, use_threads_if=n > 2 * CHUNK, schedule="dynamic"):
         u.activate(&yv[i * CHUNK], &xv[i * CHUNK], min(CHUNK, n - i * CHUNK), ACT_GELU)
     return y
@@ -96,7 +96,7 @@ def normalize(image, mean, std, *, size, threads=None):
     stride = full[1] * image.shape[2]
     cdef const uint8_t[::1] xv = np.ascontiguousarray(image).reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     for h in prange(height, nogil=True, num_threads=nthreads, use_threads_if=height * row > CHUNK, schedule="dynamic"):
         u.normalize(&yv[h * stride], &xv[h * row], &m[0], &s[0], row)
     return y

@@ -80,7 +80,7 @@ def update_image(x, pe, keys, key_bias, values, bias, norm_weight, norm_bias, *,
 def _run(x, pe, update, queries, threads):
     cdef image_pass p
     cdef int nthreads = resolve(threads)
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     x = check.array(x, "x", ("N", "D"))
     pe = check.array(pe, "pe", x.shape)
     if x.shape[1] % 64:
@@ -91,7 +91,8 @@ def _run(x, pe, update, queries, threads):
     cdef const float[:, ::1] xv = x, pv = pe
     cdef float[:, ::1] yv
     cdef const float[:, ::1] fv
-    cdef const float[:, :, ::1] keys_packed, values_packed, queries_packed
+    cdef matrix keys_packed, queries_packed
+    cdef const float[:, :, ::1] values_packed
     cdef const float[::1] kb, ob, nw, nb
     cdef float[:, ::1] tv, sv
     cdef float[:, :, ::1] mv
@@ -106,13 +107,14 @@ def _run(x, pe, update, queries, threads):
         if p.r % HEADS:
             raise ValueError(f"keys: expected {HEADS} rows a token, got {p.r} rows")
         key_bias = np.pad(check.array(key_bias, "key_bias", (p.r,)), (0, p.columns - p.r), constant_values=-np.inf)
-        keys_packed = pack(keys, threads=1).data
+        packed_keys = pack(keys, threads=1)
+        keys_packed = as_matrix(rt, packed_keys)
         values_packed = pack_rows(check.array(values, "values", (p.r, p.d)), u.nr)
         kb, ob = key_bias, check.array(bias, "bias", (p.d,))
         nw, nb = check.array(norm_weight, "norm_weight", (p.d,)), check.array(norm_bias, "norm_bias", (p.d,))
         y = np.empty_like(x)
         yv = y
-        p.y, p.keys, p.key_bias, p.values = &yv[0, 0], &keys_packed[0, 0, 0], &kb[0], &values_packed[0, 0, 0]
+        p.y, p.keys, p.key_bias, p.values = &yv[0, 0], keys_packed.data, &kb[0], &values_packed[0, 0, 0]
         p.bias, p.norm_weight, p.norm_bias = &ob[0], &nw[0], &nb[0]
         if source is not None:
             fv = source
@@ -120,11 +122,12 @@ def _run(x, pe, update, queries, threads):
     if queries is not None:
         queries = check.array(queries, "queries", ("R", p.d))
         p.r2, p.columns2 = queries.shape[0], round_up(queries.shape[0], u.nr)
-        queries_packed = pack(queries, threads=1).data
+        packed_queries = pack(queries, threads=1)
+        queries_packed = as_matrix(rt, packed_queries)
         top_, sum_ = np.empty((chunks_, p.columns2), np.float32), np.empty((chunks_, p.columns2), np.float32)
         mixed_ = np.empty((chunks_, p.r2, p.d), np.float32)
         tv, sv, mv = top_, sum_, mixed_
-        p.queries, p.top, p.sum, p.mixed = &queries_packed[0, 0, 0], &tv[0, 0], &sv[0, 0], &mv[0, 0, 0]
+        p.queries, p.top, p.sum, p.mixed = queries_packed.data, &tv[0, 0], &sv[0, 0], &mv[0, 0, 0]
 
     cdef int64_t chunks = chunks_, unit
     cdef size_t size = sizeof(float) * (ROWS * (p.d + p.columns) + CHUNK * (p.columns2 + p.d) + 64)
@@ -223,7 +226,7 @@ def fold_heads(tokens, weight):
     if tokens.shape[1] % HEADS or weight.shape[1] % 64:
         raise ValueError(f"weight: expected a shape of multiples of ({HEADS}, 64), got {weight.shape}")
     y = np.empty((tokens.shape[0] * HEADS, weight.shape[1]), np.float32)
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     cdef const float[:, ::1] tv = tokens, wv = weight
     cdef float[:, ::1] yv = y
     cdef int64_t heads = HEADS, e = tv.shape[1] // heads, d = wv.shape[1], h

@@ -44,7 +44,7 @@ def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6,
     """
     cdef upscale_pass p
     cdef int nthreads = resolve(threads)
-    cdef const micro *u = rt.tables[rt.active[0]]
+    cdef const micro *u = &rt.tables[rt.active[0]]
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
     w1 = check.array(w1, "w1", ("4·C1", p.c))

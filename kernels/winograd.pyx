@@ -99,7 +99,7 @@ def winograd_conv3x3(x, weight, *, out=None, threads=None):
     cdef float[::1] yv = y.reshape(-1)
     p.x, p.w, p.zeros, p.y = &xv[0], &wv[0, 0, 0, 0], &zeros[0], &yv[0]
 
-    cdef const micro *u = rt.tables[<int>weight.isa]
+    cdef const micro *u = &rt.tables[<int>weight.isa]
     cdef int64_t across = ((p.width + 1) // 2 + TILES - 1) // TILES, unit
     cdef size_t size = sizeof(float) * (16 * TILES * (p.c + u.nr) + 2 * u.nr + 48)
     cdef float *scratch

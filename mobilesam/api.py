@@ -26,6 +26,7 @@ from .image import (
     save_image,
     to_encoder_input,
 )
+from .precision import resolve
 from .prompt import PromptEncoder
 
 LOW_RES = 256
@@ -164,7 +165,8 @@ class Embedding:
         """
         from . import embedding_file
 
-        embedding_file.write(path, self.features, self.original_size, self.input_size, self.model.checkpoint.sha256)
+        made_by = embedding_file.Maker(self.model.checkpoint.sha256, self.model.precision)
+        embedding_file.write(path, self.features, self.original_size, self.input_size, made_by)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: "MobileSAM | None" = None) -> "Embedding":
@@ -177,7 +179,8 @@ class Embedding:
         from . import embedding_file
 
         model = default_model() if model is None else model
-        return cls(*embedding_file.read(path, model.checkpoint.sha256), model)
+        made_by = embedding_file.Maker(model.checkpoint.sha256, model.precision)
+        return cls(*embedding_file.read(path, made_by), model)
 
     @cached_property
     def _image_tokens(self) -> ImageTokens:
@@ -190,13 +193,14 @@ class MobileSAM:
 
     `image_encoder(x)` maps x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256)
     float32; `prompt_encoder` and `mask_decoder` are the other two parts of the network, `checkpoint` is where
-    the weights come from and `threads` how many threads a call uses.
+    the weights come from, `threads` how many threads a call uses and `precision` what it computes in.
     """
 
-    def __init__(self, checkpoint: Checkpoint | ConvertedCheckpoint, threads: int) -> None:
+    def __init__(self, checkpoint: Checkpoint | ConvertedCheckpoint, threads: int, precision: str = "fp32") -> None:
         self.checkpoint = checkpoint
         self.threads = threads
-        self.image_encoder = ImageEncoder(checkpoint, threads)
+        self.precision = precision
+        self.image_encoder = ImageEncoder(checkpoint, threads, precision)
         self.prompt_encoder = PromptEncoder(checkpoint, threads)
         self.mask_decoder = MaskDecoder(checkpoint, threads)
 
@@ -252,17 +256,22 @@ class MobileSAM:
         return self.mask_decoder.image_tokens(features, prompts.dense_pe(), dense, reuse=reuse)
 
 
-def load(weights: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> MobileSAM:
+def load(
+    weights: str | os.PathLike[str] | None = None, *, threads: int | None = None, precision: str | None = None
+) -> MobileSAM:
     """Load a model.
 
     weights: a fused safetensors file, as `mobilesam convert` writes it; None for the packaged checkpoint.
     threads: how many threads a call uses; None for MOBILESAM_NUM_THREADS, else the CPUs this process may use.
     The results do not depend on it.
+    precision: "fp32", "bf16", "int8" or "auto", the fastest here; None for MOBILESAM_PRECISION, else "fp32". What the
+    narrow ones change in masks is in the README; `scripts/measure_loss.py` measures it.
     Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a
-    checkpoint, ValueError for an impossible number of threads.
+    checkpoint, ValueError for an impossible number of threads or a precision that this CPU lacks.
     """
     threads = kernels.threads.default_threads() if threads is None else kernels.threads.checked(threads)
-    return MobileSAM(open_checkpoint(weights), threads)
+    precision = resolve(precision)
+    return MobileSAM(open_checkpoint(weights), threads, precision)
 
 
 _default_lock = threading.Lock()

@@ -4,6 +4,11 @@ import argparse
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """--weights and --threads, as `load` takes them."""
+    """--weights, --threads and --precision, as `load` takes them."""
     parser.add_argument("--weights", metavar="FILE", help="a converted checkpoint (default: the packaged one)")
     parser.add_argument("--threads", type=int, metavar="N", help="default: MOBILESAM_NUM_THREADS, else the usable CPUs")
+    parser.add_argument(
+        "--precision",
+        metavar="NAME",
+        help="fp32, bf16, int8 or auto, the fastest here (default: MOBILESAM_PRECISION, else fp32)",
+    )

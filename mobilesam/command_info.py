@@ -19,6 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from . import kernels
     from .checkpoint import open_checkpoint
+    from .precision import fastest
 
     checkpoint = open_checkpoint(None)
     facts = {
@@ -29,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         "cpu": cpu_name(),
         "cpu features": " ".join(kernels.isa.cpu_features()),
         "isa": f"{kernels.isa.current()} (available: {', '.join(kernels.isa.available())})",
+        "precisions": f"{', '.join(kernels.isa.precisions())} (auto: {fastest()})",
         "openmp": "yes" if kernels.isa.openmp() else "no: single-threaded",
         "threads": kernels.threads.default_threads(),
         "checkpoint": checkpoint.path,

@@ -115,7 +115,7 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     for kind, path in files:
         outputs.check(kind, path, style)
     photo = open_rgb(image)
-    model = api.load(arguments.weights, threads=arguments.threads)
+    model = api.load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
     result = api.segment(photo, **prompt.on(*photo.size), multimask=not arguments.single, model=model)
     outputs.write(files, result, photo, image, style)
     area = int(result.mask.sum())

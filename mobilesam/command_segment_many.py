@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace, prompt: WrittenPrompt | None) -> int:
     _check(tasks, plan)
     open_tasks = [task for task in tasks if not (arguments.resume and plan.is_done(task))]
     images = by_image(open_tasks)
-    model = api.load(arguments.weights, threads=arguments.threads)
+    model = api.load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
     files = [path for task in open_tasks for _, path in plan.files(task)]
     for folder in {path.parent for path in files}:
         folder.mkdir(parents=True, exist_ok=True)

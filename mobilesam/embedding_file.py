@@ -1,6 +1,7 @@
 """Embeddings as files: safetensors, with the image's sizes and what encoded it."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,9 +15,16 @@ from .image import Size
 
 FORMAT = "mobilesam embedding"
 FORMAT_VERSION = "1"
-PRECISION = "fp32"
 FEATURES = "features"
 SHAPE = (EMBED_SIZE, EMBED_SIZE, EMBED_DIM)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What encodes an image: a checkpoint, by its SHA-256, in a precision."""
+
+    checkpoint_sha256: str
+    precision: str
 
 
 def write(
@@ -24,7 +32,7 @@ def write(
     features: NDArray[np.float32],
     original_size: Size,
     input_size: Size,
-    checkpoint_sha256: str,
+    maker: Maker,
 ) -> None:
     """Write an embedding, whole or not at all. Raises OSError where the file cannot be written."""
     path = Path(path)
@@ -34,15 +42,15 @@ def write(
         "format_version": FORMAT_VERSION,
         "original_size": "{},{}".format(*original_size),
         "input_size": "{},{}".format(*input_size),
-        "checkpoint_sha256": checkpoint_sha256,
-        "precision": PRECISION,
+        "checkpoint_sha256": maker.checkpoint_sha256,
+        "precision": maker.precision,
     }
     with whole_file(path) as partial:
         partial.write_bytes(safetensors.numpy.save({FEATURES: features}, metadata))
 
 
-def read(path: str | os.PathLike[str], checkpoint_sha256: str) -> tuple[NDArray[np.float32], Size, Size]:
-    """The features (64, 64, 256), read-only, original_size and input_size of an embedding for this checkpoint's model.
+def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32], Size, Size]:
+    """The features (64, 64, 256), read-only, original_size and input_size of an embedding by this maker.
 
     Raises FileNotFoundError, or ValueError for a file that is no embedding or damaged, and for one that another
     checkpoint or precision has made.
@@ -64,12 +72,12 @@ def read(path: str | os.PathLike[str], checkpoint_sha256: str) -> tuple[NDArray[
     if features.dtype != np.float32 or features.shape != SHAPE or not np.isfinite(features).all():
         problem = f"features are {features.dtype} {features.shape}, expected finite float32 {SHAPE}"
         raise ValueError(f"{path}: a damaged embedding: {problem}")
-    if metadata.get("checkpoint_sha256") != checkpoint_sha256:
+    if metadata.get("checkpoint_sha256") != maker.checkpoint_sha256:
         theirs = f"{metadata.get('checkpoint_sha256')!a:.20}"
-        problem = f"made with the checkpoint of SHA-256 {theirs}..., but the model's is {checkpoint_sha256[:18]!r}..."
+        problem = f"made with the checkpoint of SHA-256 {theirs}..., but the model's is {maker.checkpoint_sha256[:18]!r}..."
         raise ValueError(f"{path}: {problem}: give the model of that checkpoint, or encode the image again")
-    if metadata.get("precision") != PRECISION:
-        problem = f"made in precision {metadata.get('precision')!a:.20}, but the model's is {PRECISION!r}"
+    if metadata.get("precision") != maker.precision:
+        problem = f"made in precision {metadata.get('precision')!a:.20}, but the model's is {maker.precision!r}"
         raise ValueError(f"{path}: {problem}: encode the image again")
     features.flags.writeable = False
     original_size, input_size = (_size(path, metadata, name) for name in ("original_size", "input_size"))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from . import kernels
 from .config import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage, attention_bias_index
+from .kernels import WinogradPanels
 from .parameters import F32, Parameters
 from .zero_canvas import PARTIAL_LAYERS, PartialCanvas
 
@@ -21,7 +22,7 @@ class PatchEmbed:
     """(1024, 1024, 3) to (256, 256, 64): two 3×3 convolutions of stride 2 with a GELU between them."""
 
     def __init__(self, p: Parameters) -> None:
-        self.conv1 = p.conv("seq.0.c")
+        self.conv1 = p.conv("seq.0.c", precision="fp32")  # narrow pixels cost more accuracy than all other layers
         self.conv2 = p.conv("seq.2.c")
 
     def __call__(self, x: F32, threads: int) -> F32:
@@ -113,7 +114,10 @@ class Neck:
         return self._norm(x, self.norm1.weight, self.norm1.bias, threads)
 
     def conv3x3(self, x: F32, threads: int) -> F32:
-        x = kernels.winograd_conv3x3(x, self.conv2, threads=threads)
+        if isinstance(self.conv2, WinogradPanels):
+            x = kernels.winograd_conv3x3(x, self.conv2, threads=threads)
+        else:
+            x = kernels.conv2d(x, self.conv2, pad=1, threads=threads)
         return self._norm(x, self.norm2.weight, self.norm2.bias, threads)
 
     @staticmethod
@@ -129,8 +133,8 @@ class ImageEncoder:
 
     img_size = IMG_SIZE
 
-    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int) -> None:
-        p = Parameters(weights, threads) / "image_encoder"
+    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32") -> None:
+        p = Parameters(weights, threads, precision) / "image_encoder"
         self.threads = threads
         self.patch_embed = PatchEmbed(p / "patch_embed")
         self.layers = [

@@ -33,13 +33,16 @@ class Vectors:
 class Parameters:
     """The tensors under a prefix of the reference's names; ``p / "blocks" / 0`` is the prefix below."""
 
-    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], threads: int, prefix: str = "") -> None:
+    def __init__(
+        self, tensors: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32", prefix: str = ""
+    ) -> None:
         self._tensors = tensors
         self._threads = threads
+        self._precision = precision
         self._prefix = prefix
 
     def __truediv__(self, name: str | int) -> Parameters:
-        return Parameters(self._tensors, self._threads, f"{self._prefix}{name}.")
+        return Parameters(self._tensors, self._threads, self._precision, f"{self._prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._tensors
@@ -53,13 +56,16 @@ class Parameters:
         weight = self._tensors[f"{self._prefix}{name}.weight"]
         return self._layer(weight.reshape(weight.shape[0], -1), name)
 
-    def conv(self, name: str) -> Layer:
-        """(OC, C, KH, KW) as (OC, KH, KW, C), packed."""
-        return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name)
+    def conv(self, name: str, *, precision: str | None = None) -> Layer:
+        """(OC, C, KH, KW) as (OC, KH, KW, C), packed, in the model's precision unless another is given."""
+        return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name, precision)
 
-    def conv3x3(self, name: str) -> WinogradPanels:
-        """(OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, transformed and packed."""
-        return kernels.pack_winograd(self.tensor(f"{name}.weight").transpose(0, 2, 3, 1), threads=self._threads)
+    def conv3x3(self, name: str) -> WinogradPanels | Panels:
+        """(OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, packed; in fp32 transformed before."""
+        weight = self.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
+        if self._precision == "fp32":
+            return kernels.pack_winograd(weight, threads=self._threads)
+        return kernels.pack(weight, precision=self._precision, threads=self._threads)
 
     def conv_transpose(self, name: str) -> Vectors:
         """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns."""
@@ -75,6 +81,6 @@ class Parameters:
     def norm(self, name: str) -> Vectors:
         return Vectors(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"))
 
-    def _layer(self, weight: NDArray[np.generic], name: str) -> Layer:
+    def _layer(self, weight: NDArray[np.generic], name: str, precision: str | None = None) -> Layer:
         bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self else None
-        return Layer(kernels.pack(weight, threads=self._threads), bias)
+        return Layer(kernels.pack(weight, precision=precision or self._precision, threads=self._threads), bias)

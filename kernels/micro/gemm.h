@@ -1,5 +1,24 @@
 /* The GEMM: its register tile, its edges, and the packing of its weights. Included by generic.h. */
 
+INLINE void activate_row(float *y, const float *x, int64_t n, const int act)
+{
+    int64_t j = 0;
+    for (; j + VL <= n; j += VL)
+        store(y + j, act_v(load(x + j), act));
+    if (j < n)
+        store_part(y + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
+}
+
+static void activate(float *y, const float *x, int64_t n, int act)
+{
+    if (act == ACT_GELU)
+        activate_row(y, x, n, ACT_GELU);
+    else if (act == ACT_RELU)
+        activate_row(y, x, n, ACT_RELU);
+    else if (y != x)
+        memmove(y, x, n * sizeof(float));
+}
+
 /* One register tile: mr rows (a constant after inlining) by NR columns. bias, residual and y are whole-width here.
  * Sums start from zero and are set aside in y every DEPTH terms: a long sum, or one begun at a large residual, would round
  * each of its terms to the precision of the whole. */
@@ -110,20 +129,6 @@ static void gemm(const gemm_args *g)
                     activate(y + r * g->ldy, y + r * g->ldy, nr, g->act);
         }
     }
-}
-
-/* IEEE half to float by moving the exponent's bias with a multiplication, which also normalises subnormals. */
-INLINE float from_half(uint16_t h)
-{
-    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
-    float f;
-    memcpy(&f, &rest, sizeof f);
-    f *= 0x1p112f;
-    uint32_t bits;
-    memcpy(&bits, &f, sizeof f);
-    bits |= sign | ((h & 0x7c00) == 0x7c00 ? 0x7f800000 : 0);
-    memcpy(&f, &bits, sizeof f);
-    return f;
 }
 
 /* one panel: y[p, j] = w[j, p] for j < n <= NR, 0 beyond; w's rows are k halves or floats, ldw apart */

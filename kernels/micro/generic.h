@@ -20,12 +20,11 @@ static void fma_probe(float *y, float x, int64_t steps)
 
 #define NAME_(isa) micro_##isa
 #define NAME(isa) NAME_(isa)
-#define TEXT_(isa) #isa
-#define TEXT(isa) TEXT_(isa)
 
 const micro NAME(ISA) = {
-    .name = TEXT(ISA), .vl = VL, .mr = MR, .nr = NR,
-    .gemm = gemm, .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
+    .vl = VL, .mr = MR, .nr = NR,
+    .gemm = gemm, .product = gemm, .weight = {.columns = NR, .terms = 1, .depth = 1},
+    .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
     .winograd_input = winograd_input, .winograd_output = winograd_output,
     .layer_norm = layer_norm, .layer_norm_columns = layer_norm_columns, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
     .activate = activate, .add = add, .pack = pack, .blend = blend,

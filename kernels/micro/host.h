@@ -5,13 +5,38 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-enum { CPU_SSE42 = 1, CPU_AVX2_FMA = 2, CPU_AVX512 = 4, CPU_NEON = 8, CPU_AVX512_BF16 = 16, CPU_AVX512_VNNI = 32, CPU_AVX_VNNI = 64 };
+enum {
+    CPU_SSE42 = 1, CPU_AVX2_FMA = 2, CPU_AVX512 = 4, CPU_NEON = 8, CPU_AVX512_BF16 = 16, CPU_AVX512_VNNI = 32,
+    CPU_AVX_VNNI = 64, CPU_AMX_BF16 = 128, CPU_AMX_INT8 = 256,
+};
+
+/* An ISA's float32 table, its products in other precisions, and what the CPU must have for each. */
+typedef struct {
+    const char *name;
+    const micro *table;
+    const narrow_product *narrow[PRECISIONS];
+    int needs[PRECISIONS];
+} isa_entry;
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
-static const micro *const micro_tables[] = {&micro_avx512, &micro_avx2, &micro_x86_64_v2};
-static const int micro_needs[] = {CPU_AVX512, CPU_AVX2_FMA, CPU_SSE42};
+static const isa_entry isas[] = {
+    {"amx", &micro_avx512, {NULL, &narrow_amx_bf16, &narrow_amx_int8},
+     {CPU_AVX512 | CPU_AMX_BF16, CPU_AVX512_BF16, CPU_AMX_INT8}},
+    {"avx512", &micro_avx512, {NULL, &narrow_avx512_bf16, &narrow_avx512_int8}, {CPU_AVX512, CPU_AVX512_BF16, CPU_AVX512_VNNI}},
+    {"avx2", &micro_avx2, {NULL, NULL, &narrow_avx2_int8}, {CPU_AVX2_FMA, 0, CPU_AVX_VNNI}},
+    {"x86-64-v2", &micro_x86_64_v2, {NULL}, {CPU_SSE42}},
+};
+
+/* The kernel grants a process AMX's tiles when it asks (Linux, Documentation/arch/x86/xstate.rst). */
+static int may_use_tiles(unsigned long long saved)
+{
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return (saved & 0x60000) == 0x60000 && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+}
 
 /* A register set counts only if the OS saves it: XCR0 bits 1-2 for AVX, 5-7 for AVX-512 (Intel SDM vol. 1, 13.3). */
 static int cpu_supports(void)
@@ -30,7 +55,7 @@ static int cpu_supports(void)
     const int fma = (c & bit_FMA) && (c & bit_F16C);
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return found;
-    const int has_subleaf_1 = a >= 1;
+    const int has_subleaf_1 = a >= 1, has_tiles = d >> 24 & 1, tile_bf16 = d >> 22 & 1, tile_int8 = d >> 25 & 1;
     if ((saved & 0x6) == 0x6 && (b & bit_AVX2) && fma) {
         found |= CPU_AVX2_FMA;
         const unsigned all = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
@@ -38,6 +63,8 @@ static int cpu_supports(void)
             found |= CPU_AVX512;
             if (c & bit_AVX512VNNI)
                 found |= CPU_AVX512_VNNI;
+            if (has_tiles && (tile_bf16 || tile_int8) && may_use_tiles(saved))
+                found |= (tile_bf16 ? CPU_AMX_BF16 : 0) | (tile_int8 ? CPU_AMX_INT8 : 0);
         }
         if (has_subleaf_1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
             if (a & (1u << 4))
@@ -49,14 +76,37 @@ static int cpu_supports(void)
     return found;
 }
 #elif defined(__aarch64__)
-static const micro *const micro_tables[] = {&micro_neon};
-static const int micro_needs[] = {CPU_NEON};
+static const isa_entry isas[] = {{"neon", &micro_neon, {NULL}, {CPU_NEON}}};
 static int cpu_supports(void) { return CPU_NEON; }
 #else
 #error "mobilesam's kernels are written for x86-64 and AArch64"
 #endif
 
-enum { micro_count = sizeof micro_tables / sizeof *micro_tables };
+enum { isa_count = sizeof isas / sizeof *isas };
+
+static micro tables[isa_count * PRECISIONS]; /* one for each ISA and precision */
+
+static void make_tables(void)
+{
+    for (int i = 0; i < isa_count; i++)
+        for (int p = 0; p < PRECISIONS; p++) {
+            micro *table = &tables[i * PRECISIONS + p];
+            const narrow_product *narrow = isas[i].narrow[p];
+            *table = *isas[i].table;
+            if (narrow) {
+                table->product = narrow->product;
+                table->weight = narrow->weight;
+                table->pack = narrow->pack;
+            }
+        }
+}
+
+/* whether ISA i runs in a precision on a CPU with these features */
+static int isa_has(int i, int precision, int features)
+{
+    const int needs = isas[i].needs[FP32] | isas[i].needs[precision];
+    return (precision == FP32 || isas[i].narrow[precision]) && (needs & features) == needs;
+}
 
 typedef struct {
     size_t bytes;

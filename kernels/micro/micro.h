@@ -4,6 +4,8 @@
 #define MOBILESAM_MICRO_H
 #include <stdint.h>
 
+enum { FP32 = 0, BF16 = 1, INT8 = 2, PRECISIONS = 3 };
+
 enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
 
 /* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
@@ -23,7 +25,14 @@ typedef struct {
     float *y;
     int64_t ldy;
     int act;
+    void *operand; /* of `product` in a narrow precision: room for a's rows in it, see narrow.h; else unused */
 } gemm_args;
+
+/* How `product` reads a packed weight: a panel of `columns` columns has k, padded to a multiple of `depth`, / `terms` rows
+ * of 32-bit words, each holding `terms` neighbouring k, and then `extra` rows that say how to scale the sums. */
+typedef struct {
+    int columns, terms, depth, extra;
+} weight_form;
 
 /* y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),  w < width, every tap inside;
  * stride 1 or 2, channels >= vl */
@@ -37,9 +46,10 @@ typedef struct {
 } depthwise3x3_args;
 
 typedef struct {
-    const char *name;
     int vl, mr, nr; /* floats a vector; rows and columns of the GEMM's register tile */
-    void (*gemm)(const gemm_args *);
+    void (*gemm)(const gemm_args *); /* of float32 */
+    void (*product)(const gemm_args *); /* with b a weight that `pack` has packed, in the table's precision; step 1 */
+    weight_form weight;
     void (*depthwise3x3)(const depthwise3x3_args *);
     /* y[c] = act(sum_t x[t][c] * w[t][c] + bias[c]),  t < taps, c < channels */
     void (*depthwise_taps)(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
@@ -64,7 +74,7 @@ typedef struct {
     void (*exp_columns)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
     void (*activate)(float *y, const float *x, int64_t count, int act);
     void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1 */
-    /* a panel of NR columns: y[p, j] = w[j, p],  p < k, j < n, zeros for n <= j < NR; w's rows are float32, or float16 */
+    /* a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, zeros beyond; w's rows are float32, or float16 */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
     void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
     /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j] */
@@ -75,6 +85,28 @@ typedef struct {
     void (*fma_probe)(float *y, float x, int64_t steps); /* y[f] += y[f]*x, steps times, f < mr*nr, in registers */
 } micro;
 
+/* Another precision's product, with which a table of the same ISA makes one of that precision. */
+typedef struct {
+    void (*product)(const gemm_args *);
+    weight_form weight;
+    void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
+} narrow_product;
+
+/* words of a panel of a weight with k columns */
+static inline int64_t panel_words(const micro *u, int64_t k)
+{
+    const weight_form *w = &u->weight;
+    return ((k + w->depth - 1) / w->depth * w->depth / w->terms + w->extra) * w->columns;
+}
+
+/* bytes of the operand for m rows of a, k deep */
+static inline int64_t operand_bytes(const micro *u, int64_t m, int64_t k)
+{
+    const weight_form *w = &u->weight;
+    return w->terms == 1 ? 0 : (m + 15) / 16 * 16 * ((k + w->depth - 1) / w->depth * 64 + 4);
+}
+
+extern const narrow_product narrow_amx_bf16, narrow_amx_int8, narrow_avx512_bf16, narrow_avx512_int8, narrow_avx2_int8;
 extern const micro micro_x86_64_v2, micro_avx2, micro_avx512, micro_neon;
 
 #endif

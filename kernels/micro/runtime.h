@@ -6,8 +6,8 @@
 #include <stddef.h>
 
 typedef struct {
-    const micro *const *tables;
-    const int *active; /* index into tables */
+    const micro *tables; /* ISA by ISA, PRECISIONS each */
+    const int *active; /* the index of the float32 table in force */
     void *(*scratch)(size_t bytes); /* 64-byte aligned, contents undefined; NULL when memory runs out */
 } runtime;
 

@@ -91,26 +91,21 @@ INLINE vf exp_v(vf x)
     return (vf)((vi)(p * (vf)scale) & ~(x < -87.f));
 }
 
+/* IEEE half to float by moving the exponent's bias with a multiplication, which also normalises subnormals. */
+INLINE float from_half(uint16_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;
+    float f;
+    memcpy(&f, &rest, sizeof f);
+    f *= 0x1p112f;
+    uint32_t bits;
+    memcpy(&bits, &f, sizeof f);
+    bits |= sign | ((h & 0x7c00) == 0x7c00 ? 0x7f800000 : 0);
+    memcpy(&f, &bits, sizeof f);
+    return f;
+}
+
 INLINE vf act_v(vf x, const int act)
 {
     return act == ACT_GELU ? gelu_v(x) : act == ACT_RELU ? vmax(splat(0.f), x) : x;
-}
-
-INLINE void activate_row(float *y, const float *x, int64_t n, const int act)
-{
-    int64_t j = 0;
-    for (; j + VL <= n; j += VL)
-        store(y + j, act_v(load(x + j), act));
-    if (j < n)
-        store_part(y + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
-}
-
-static void activate(float *y, const float *x, int64_t n, int act)
-{
-    if (act == ACT_GELU)
-        activate_row(y, x, n, ACT_GELU);
-    else if (act == ACT_RELU)
-        activate_row(y, x, n, ACT_RELU);
-    else if (y != x)
-        memmove(y, x, n * sizeof(float));
 }

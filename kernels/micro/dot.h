@@ -1,0 +1,29 @@
+/* Vector steps that add the products of neighbouring k to a lane: DOT(sums, words of a, words of b), of vectors, and STEP,
+ * the rows whose sums fit in the registers, a divisor of 16. */
+#include "narrow.h"
+
+static void begin(void) {}
+static void end(void) {}
+
+static void multiply(sum (*sums)[COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b)
+{
+    enum { VECTORS = COLUMNS / VL };
+    for (int64_t r = 0; r < rows; r += STEP) {
+        const char *at = a + (r / TILE_ROWS * tiles * TILE_ROWS + r % TILE_ROWS) * 64;
+        const uint32_t *words = b;
+        vi acc[STEP][VECTORS] = {0};
+        for (int64_t t = 0; t < tiles; t++, at += TILE)
+            for (int p = 0; p < TILE_ROWS; p++, words += COLUMNS) {
+                vi bv[VECTORS];
+                UNROLL for (int v = 0; v < VECTORS; v++) memcpy(&bv[v], words + v * VL, sizeof bv[v]);
+                UNROLL for (int i = 0; i < STEP; i++) {
+                    int32_t word;
+                    memcpy(&word, at + 64 * i + 4 * p, sizeof word);
+                    const vi av = word - (vi){0};
+                    UNROLL for (int v = 0; v < VECTORS; v++) acc[i][v] = DOT(acc[i][v], av, bv[v]);
+                }
+            }
+        UNROLL for (int i = 0; i < STEP; i++)
+            UNROLL for (int v = 0; v < VECTORS; v++) memcpy(sums[r + i] + v * VL, &acc[i][v], sizeof acc[i][v]);
+    }
+}

@@ -1,0 +1,38 @@
+"""In what arithmetic the products with weights are computed, and what each costs in accuracy.
+
+Everything else (LayerNorm, softmax, GELU, depthwise convolutions, sums) is float32 in every precision. `kernels.reference`
+defines the roundings; `scripts/measure_loss.py` measures what they do to masks.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import kernels
+
+VARIABLE = "MOBILESAM_PRECISION"
+PRECISIONS = ("fp32", "bf16", "int8")
+AUTO = "auto"
+
+
+def resolve(precision: str | None) -> str:
+    """One of PRECISIONS: what is asked for, or MOBILESAM_PRECISION, or "fp32"; "auto" is the fastest here.
+
+    Raises ValueError for one that does not exist, or that the CPU lacks under the ISA in force.
+    """
+    name, wanted = "precision", precision
+    if wanted is None:
+        name, wanted = VARIABLE, os.environ.get(VARIABLE) or "fp32"
+    here = kernels.isa.precisions()
+    if wanted == AUTO:
+        return fastest()
+    if wanted not in here:
+        lacks = f"this CPU lacks it (ISA {kernels.isa.current()})" if wanted in PRECISIONS else "not a precision"
+        raise ValueError(f"{name}: {wanted!r}: {lacks}; available here: {', '.join((*here, AUTO))}")
+    return wanted
+
+
+def fastest() -> str:
+    """What "auto" is here."""
+    here = kernels.isa.precisions()
+    return next(precision for precision in ("bf16", "int8", "fp32") if precision in here)
