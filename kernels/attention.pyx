@@ -42,6 +42,7 @@ cdef struct window_pass:
     const float *pad_qkv  # (3c): what a padded token projects to
     int64_t height, width, c, heads, d, window, n, columns
     float eps, scale
+    bint narrow  # attends in bf16
 
 
 def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, attention_bias, *, window,
@@ -77,7 +78,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     p.qkv, p.proj = as_matrix(rt, qkv), as_matrix(rt, proj)
     cdef const micro *u = p.qkv.u
     check_same_isa(&p.proj, &p.qkv, "proj_weight")
-    p.columns = round_up(p.n, u.nr)
+    p.columns, p.narrow = round_up(p.n, u.nr), u.attend != NULL
     bias = check.array(attention_bias, "attention_bias", ("heads", p.n, p.n), ("heads", p.n, p.columns))
     if p.c % bias.shape[0]:
         raise ValueError(f"attention_bias: expected a number of heads that divides {p.c} channels, got {bias.shape[0]}")
@@ -99,7 +100,8 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     cdef int64_t across = (p.width + p.window - 1) // p.window, down = (p.height + p.window - 1) // p.window, unit
     cdef size_t size = sizeof(float) * (5 * p.n * p.c + p.columns * p.d + p.n * round_up(p.d, u.nr)
                                         + (QUERIES + p.n) * p.columns + 128
-                                        + max(operand_floats(&p.qkv, p.n), operand_floats(&p.proj, p.n)))
+                                        + max(operand_floats(&p.qkv, p.n), operand_floats(&p.proj, p.n))
+                                        + attend_bytes(p.n, p.d) // 4) + p.n * sizeof(float *)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -130,13 +132,13 @@ cdef void one_window(const micro *u, const window_pass *p, int64_t top, int64_t 
         u.layer_norm(tokens + r * cols * c, c, p.x + ((top + r) * p.width + left) * c, c, cols, c, p.norm_weight,
                      p.norm_bias, p.eps, ACT_NONE)
     product(&p.qkv, m, tokens, c, p.qkv_bias, NULL, 0, qkv, 3 * c, ACT_NONE, free)
-    for h in range(p.heads):
+    if p.narrow:
+        attend_narrow(u, p, rows, cols, qkv, mixed, edge_bias, free)
+    for h in range(0 if p.narrow else p.heads):
         pack_window(u, p, qkv + 3 * h * d, p.pad_qkv + 3 * h * d, rows, cols, keys, values)
         bias = p.bias + h * p.n * p.columns
         if m < p.n:
-            for r in range(rows):
-                memcpy(edge_bias + r * cols * p.columns, bias + r * p.window * p.columns, cols * p.columns * sizeof(float))
-            bias = edge_bias
+            bias = real_rows(p, bias, rows, cols, edge_bias)
         for block in range((m + QUERIES - 1) // QUERIES):
             i = block * QUERIES
             count = min(QUERIES, m - i)
@@ -148,6 +150,34 @@ cdef void one_window(const micro *u, const window_pass *p, int64_t top, int64_t 
     for r in range(rows):
         i = ((top + r) * p.width + left) * c
         u.add(p.y + i, p.x + i, tokens + r * cols * c, cols * c)
+
+
+cdef const float *real_rows(const window_pass *p, const float *bias, int64_t rows, int64_t cols, float *edge_bias) noexcept nogil:
+    """A head's bias without the rows of padded tokens, in ``edge_bias``."""
+    cdef int64_t r
+    for r in range(rows):
+        memcpy(edge_bias + r * cols * p.columns, bias + r * p.window * p.columns, cols * p.columns * sizeof(float))
+    return edge_bias
+
+
+cdef void attend_narrow(const micro *u, const window_pass *p, int64_t rows, int64_t cols, const float *qkv, float *mixed,
+                        float *edge_bias, float *free) noexcept nogil:
+    """Every head of a window in bf16."""
+    cdef int64_t j, h, m = rows * cols
+    cdef const float **tokens = <const float **>free
+    cdef const float *bias
+    cdef attend_args g
+    free += round_up(p.n * sizeof(float *), 64) // sizeof(float)
+    for j in range(p.n):
+        tokens[j] = qkv + (j // p.window * cols + j % p.window) * 3 * p.c if j // p.window < rows and j % p.window < cols else p.pad_qkv
+    g.m, g.n, g.d, g.ldq, g.tokens, g.ldbias, g.scale = m, p.n, p.d, 3 * p.c, tokens, p.columns, p.scale
+    g.ldy, g.scratch = p.c, free
+    for h in range(p.heads):
+        bias = p.bias + h * p.n * p.columns
+        g.bias = bias if m == p.n else real_rows(p, bias, rows, cols, edge_bias)
+        g.q, g.y = qkv + 3 * h * p.d, mixed + h * p.d
+        g.at_k, g.at_v = (3 * h + 1) * p.d, (3 * h + 2) * p.d
+        u.attend(&g)
 
 
 cdef void pack_window(const micro *u, const window_pass *p, const float *qkv, const float *pad, int64_t rows, int64_t cols,

@@ -21,6 +21,20 @@ cdef extern from "micro.h" nogil:
         int64_t ldy
         int act
         void *operand
+        int act_a
+        void *next
+    ctypedef struct attend_args:
+        int64_t m, n, d
+        const float *q
+        int64_t ldq
+        const float **tokens
+        int64_t at_k, at_v
+        const float *bias
+        int64_t ldbias
+        float scale
+        float *y
+        int64_t ldy
+        void *scratch
     ctypedef struct weight_form:
         int columns, terms, depth, extra
     ctypedef struct depthwise3x3_args:
@@ -35,6 +49,7 @@ cdef extern from "micro.h" nogil:
         weight_form weight
         void (*gemm)(const gemm_args *) noexcept nogil
         void (*product)(const gemm_args *) noexcept nogil
+        void (*attend)(const attend_args *) noexcept nogil
         void (*depthwise3x3)(const depthwise3x3_args *) noexcept nogil
         void (*depthwise_flat)(float *, const float **, const float **, int64_t, const float *, int64_t, int64_t, int) noexcept nogil
         void (*depthwise_taps)(float *, const float **, const float **, int64_t, const float *, int64_t, int) noexcept nogil
@@ -57,6 +72,7 @@ cdef extern from "micro.h" nogil:
         void (*fma_probe)(float *, float, int64_t) noexcept nogil
 
     int64_t panel_words(const micro *, int64_t k)
+    int64_t attend_bytes(int64_t n, int64_t d)
     int64_t operand_bytes(const micro *, int64_t m, int64_t k)
     int PRECISIONS
 
@@ -128,14 +144,16 @@ cdef inline int64_t operand_floats(const matrix *w, int64_t m) noexcept nogil:
 
 
 cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda, const float *bias, const float *residual,
-                         int64_t ldr, float *y, int64_t ldy, int act, float *operand) noexcept nogil:
-    """y (m,n) = act(a (m,k) · w (k,n) + bias + residual) in the precision of w."""
+                         int64_t ldr, float *y, int64_t ldy, int act, float *operand,
+                         int act_a=ACT_NONE, float *next=NULL) noexcept nogil:
+    """y (m,n) = act(a (m,k) · w (k,n) + bias + residual) in the precision of w; see gemm_args for the rest."""
     cdef gemm_args g
     g.m, g.n, g.k, g.segments, g.offset = m, w.n, w.k, 1, NULL
     g.a, g.lda, g.step = a, lda, 1
     g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
     g.bias, g.residual, g.ldr = bias, residual, ldr
     g.y, g.ldy, g.act, g.operand = y, ldy, act, operand
+    g.act_a, g.next = act_a, next
     w.u.product(&g)
 
 

@@ -93,7 +93,7 @@ cdef void conv_row(const micro *u, const conv_rows *rows, int64_t unit, float *o
     g.a = rows.x + unit // rows.oh * rows.image + unit % rows.oh * rows.step
     g.y = rows.y + at
     g.residual = NULL if rows.residual == NULL else rows.residual + at
-    g.operand = operand
+    g.operand, g.act_a, g.next = operand, ACT_NONE, NULL
     u.product(&g)
 
 

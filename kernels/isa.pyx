@@ -13,7 +13,7 @@ cdef extern from "host.h" nogil:
     static runtime shared;
     static void share_runtime(void)
     {
-        make_tables();
+        make_tables(cpu_supports());
         shared.tables = tables;
         shared.active = &active_table;
         shared.scratch = scratch_get;

@@ -96,6 +96,7 @@ cdef void strip_of_band(const micro *u, const mbconv_pass *p, int64_t h0, int64_
     cdef float *mixed
     cdef float *operand
     cdef depthwise3x3_args d
+    cdef bint narrow = p.w3.u.weight.terms > 1  # whose product applies the GELU as it reads
     if width <= 0:
         return
     for i in range(3):
@@ -103,7 +104,7 @@ cdef void strip_of_band(const micro *u, const mbconv_pass *p, int64_t h0, int64_
     mixed = take(&free, p.strip * p.e)
     operand = free
     d.width, d.channels, d.stride = width, p.e, p.stride
-    d.weight, d.bias, d.y, d.act = p.w2, p.b2, mixed, ACT_GELU
+    d.weight, d.bias, d.y, d.act = p.w2, p.b2, mixed, ACT_NONE if narrow else ACT_GELU
     for h in range(h0, min(h0 + p.band, p.oh)):
         r = h * p.stride - 1
         while next_row < r + 3:
@@ -114,7 +115,7 @@ cdef void strip_of_band(const micro *u, const mbconv_pass *p, int64_t h0, int64_
         u.depthwise3x3(&d)
         i = (h * p.ow + w0) * p.oc
         product(&p.w3, width, mixed, p.e, p.b3, p.x + i if p.residual else NULL, p.oc, p.y + i, p.oc,
-                ACT_GELU if p.residual else ACT_NONE, operand)
+                ACT_GELU if p.residual else ACT_NONE, operand, ACT_GELU if narrow else ACT_NONE)
 
 
 cdef void expand_row(const mbconv_pass *p, int64_t r, int64_t left, int64_t columns, float *hidden, float *operand) noexcept nogil:

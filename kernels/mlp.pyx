@@ -24,6 +24,7 @@ cdef struct mlp_pass:
     const float *fc2_bias
     float *y
     int64_t c, hidden, run
+    bint narrow  # the hidden layer goes from one product to the next in bf16
     float eps
 
 
@@ -67,6 +68,8 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     p.norm_weight, p.norm_bias, p.y = &nw[0], &nb[0], &yv[0]
     p.fc1_bias, p.fc2_bias = &b1[0], &b2[0]
 
+    p.narrow = p.fc1.u == p.fc2.u and p.fc1.u.weight.terms == 2 and p.hidden % p.fc1.u.weight.columns == 0
+
     cdef int64_t runs = (p.conv.width + RUN - 1) // RUN, unit
     p.run = (p.conv.width + runs - 1) // runs
     cdef size_t size = sizeof(float) * (2 * p.run * p.c + p.run * p.hidden + 48
@@ -98,5 +101,7 @@ cdef void run_of_row(const micro *u, const mlp_pass *p, int64_t h, int64_t w0, f
     hidden = take(&free, p.run * p.hidden)
     depthwise3x3_row(u, &p.conv, h, w0, w0 + m, local)
     u.layer_norm(normed, c, local, c, m, c, p.norm_weight, p.norm_bias, p.eps, ACT_NONE)
-    product(&p.fc1, m, normed, c, p.fc1_bias, NULL, 0, hidden, p.hidden, ACT_GELU, free)
+    product(&p.fc1, m, normed, c, p.fc1_bias, NULL, 0, hidden, p.hidden, ACT_GELU, free, ACT_NONE, hidden if p.narrow else NULL)
+    if p.narrow:
+        free, hidden = hidden, NULL
     product(&p.fc2, m, hidden, p.hidden, p.fc2_bias, local, c, p.y + (h * p.conv.width + w0) * c, c, ACT_NONE, free)

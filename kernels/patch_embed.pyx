@@ -115,5 +115,5 @@ cdef inline void strided_product(const matrix *w, int64_t m, const int64_t *offs
     g.a, g.lda, g.step = a, lda, 1
     g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
     g.bias, g.residual, g.ldr, g.act = bias, NULL, 0, act
-    g.y, g.ldy, g.operand = y, w.n, operand
+    g.y, g.ldy, g.operand, g.act_a, g.next = y, w.n, operand, ACT_NONE, NULL
     w.u.product(&g)

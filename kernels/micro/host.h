@@ -86,7 +86,14 @@ enum { isa_count = sizeof isas / sizeof *isas };
 
 static micro tables[isa_count * PRECISIONS]; /* one for each ISA and precision */
 
-static void make_tables(void)
+/* whether ISA i runs in a precision on a CPU with these features */
+static int isa_has(int i, int precision, int features)
+{
+    const int needs = isas[i].needs[FP32] | isas[i].needs[precision];
+    return (precision == FP32 || isas[i].narrow[precision]) && (needs & features) == needs;
+}
+
+static void make_tables(int features)
 {
     for (int i = 0; i < isa_count; i++)
         for (int p = 0; p < PRECISIONS; p++) {
@@ -97,15 +104,9 @@ static void make_tables(void)
                 table->product = narrow->product;
                 table->weight = narrow->weight;
                 table->pack = narrow->pack;
+                table->attend = isa_has(i, BF16, features) ? isas[i].narrow[BF16]->attend : NULL;
             }
         }
-}
-
-/* whether ISA i runs in a precision on a CPU with these features */
-static int isa_has(int i, int precision, int features)
-{
-    const int needs = isas[i].needs[FP32] | isas[i].needs[precision];
-    return (precision == FP32 || isas[i].narrow[precision]) && (needs & features) == needs;
 }
 
 typedef struct {

@@ -25,8 +25,26 @@ typedef struct {
     float *y;
     int64_t ldy;
     int act;
-    void *operand; /* of `product` in a narrow precision: room for a's rows in it, see narrow.h; else unused */
+    /* of `product` in a narrow precision, see narrow.h: */
+    void *operand; /* room for a's rows; they are there already where a is NULL */
+    int act_a; /* an activation that a's rows, which it may change, go through first */
+    void *next; /* bf16: where not NULL, y's rows go here, an operand of n (a multiple of 32) columns, and not to y */
 } gemm_args;
+
+/* y[i,:] = sum_j softmax_j(scale * (q_i . k_j) + bias[i,j]) v_j,  i < m, j < n, of d channels each */
+typedef struct {
+    int64_t m, n, d;
+    const float *q;
+    int64_t ldq;
+    const float *const *tokens; /* (n): key j is at tokens[j] + at_k, its value at tokens[j] + at_v */
+    int64_t at_k, at_v;
+    const float *bias; /* -inf from column n to a multiple of 32 */
+    int64_t ldbias;
+    float scale;
+    float *y;
+    int64_t ldy;
+    void *scratch; /* attend_bytes */
+} attend_args;
 
 /* How `product` reads a packed weight: a panel of `columns` columns has k, padded to a multiple of `depth`, / `terms` rows
  * of 32-bit words, each holding `terms` neighbouring k, and then `extra` rows that say how to scale the sums. */
@@ -50,6 +68,7 @@ typedef struct {
     void (*gemm)(const gemm_args *); /* of float32 */
     void (*product)(const gemm_args *); /* with b a weight that `pack` has packed, in the table's precision; step 1 */
     weight_form weight;
+    void (*attend)(const attend_args *); /* in bf16; NULL where the CPU lacks that */
     void (*depthwise3x3)(const depthwise3x3_args *);
     /* y[c] = act(sum_t x[t][c] * w[t][c] + bias[c]),  t < taps, c < channels */
     void (*depthwise_taps)(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
@@ -90,6 +109,7 @@ typedef struct {
     void (*product)(const gemm_args *);
     weight_form weight;
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
+    void (*attend)(const attend_args *);
 } narrow_product;
 
 /* words of a panel of a weight with k columns */
@@ -104,6 +124,12 @@ static inline int64_t operand_bytes(const micro *u, int64_t m, int64_t k)
 {
     const weight_form *w = &u->weight;
     return w->terms == 1 ? 0 : (m + 15) / 16 * 16 * ((k + w->depth - 1) / w->depth * 64 + 4);
+}
+
+static inline int64_t attend_bytes(int64_t n, int64_t d)
+{
+    const int64_t n_tiles = (n + 31) / 32, d_tiles = (d + 31) / 32;
+    return 1024 * (4 * n_tiles * d_tiles + 4 * n_tiles + 2 * d_tiles + 2 * n_tiles);
 }
 
 extern const narrow_product narrow_amx_bf16, narrow_amx_int8, narrow_avx512_bf16, narrow_avx512_int8, narrow_avx2_int8;

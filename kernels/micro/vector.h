@@ -38,21 +38,30 @@ INLINE vf rotate_lanes(vf v, int shift)
     return load(twice + shift);
 }
 
+/* by halves, whatever the ISA */
 INLINE float sum_lanes(vf v)
 {
+#if VL == 16
+    return _mm512_reduce_add_ps((__m512)v);
+#else
     float s[VL];
     memcpy(s, &v, sizeof v);
     for (int w = VL / 2; w; w /= 2)
         for (int i = 0; i < w; i++)
             s[i] += s[i + w];
     return s[0];
+#endif
 }
 INLINE float max_lanes(vf v)
 {
+#if VL == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
     float s = v[0];
     for (int i = 1; i < VL; i++)
         s = v[i] > s ? v[i] : s;
     return s;
+#endif
 }
 
 /* gelu(x) = max(x, 0) - a*Phi(-a), a = |x|, with 2*Phi(-a) = P(a)^-8 after Hastings (Abramowitz & Stegun 7.1.28, where the
