@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from mobilesam.kernels import memory
+
 F32 = NDArray[np.float32]
 Dim = int | str | None  # a fixed length, a name for a free one, or (last) None for any number of leading axes
 
@@ -52,7 +54,7 @@ def output(
 ) -> NDArray[np.generic]:
     """``out`` if it can hold the result and shares no memory with an input, a new array where it is None."""
     if out is None:
-        return np.empty(shape, dtype)
+        return memory.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"out: expected a {np.dtype(dtype)} NumPy array, got {kind}")

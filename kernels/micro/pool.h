@@ -1,0 +1,67 @@
+/* The memory that memory.pyx keeps: at most POOL_SLOTS blocks of POOL_LIMIT bytes together. Any thread may give and take;
+ * one that would have to wait, as in a child forked meanwhile, does without. */
+#ifndef MOBILESAM_POOL_H
+#define MOBILESAM_POOL_H
+#include <pthread.h>
+#include <stddef.h>
+#include <sys/mman.h>
+
+#define POOL_LEAST ((size_t)1 << 18)
+#define POOL_LIMIT ((size_t)48 << 20)
+enum { POOL_SLOTS = 16 };
+
+static struct {
+    pthread_mutex_t lock;
+    size_t held;
+    struct {
+        void *memory;
+        size_t bytes;
+    } slots[POOL_SLOTS];
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* At least `bytes`, whole pages, `*got` of them; NULL where memory runs out. */
+static void *pool_take(size_t bytes, size_t *got)
+{
+    void *memory = NULL;
+    int best = -1;
+    if (!pthread_mutex_trylock(&pool.lock)) {
+        for (int i = 0; i < POOL_SLOTS; i++)
+            if (pool.slots[i].bytes >= bytes && pool.slots[i].bytes / 2 <= bytes &&
+                (best < 0 || pool.slots[i].bytes < pool.slots[best].bytes))
+                best = i;
+        if (best >= 0) {
+            memory = pool.slots[best].memory;
+            *got = pool.slots[best].bytes;
+            pool.held -= *got;
+            pool.slots[best].memory = NULL;
+            pool.slots[best].bytes = 0;
+        }
+        pthread_mutex_unlock(&pool.lock);
+    }
+    if (!memory) { /* not malloc, whose arenas keep what another thread has freed */
+        *got = bytes;
+        memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (memory == MAP_FAILED)
+            return NULL;
+        madvise(memory, bytes, MADV_HUGEPAGE);
+    }
+    return memory;
+}
+
+static void pool_give(void *memory, size_t bytes)
+{
+    if (!pthread_mutex_trylock(&pool.lock)) {
+        for (int i = 0; i < POOL_SLOTS && memory && pool.held + bytes <= POOL_LIMIT; i++)
+            if (!pool.slots[i].memory) {
+                pool.slots[i].memory = memory;
+                pool.slots[i].bytes = bytes;
+                pool.held += bytes;
+                memory = NULL;
+            }
+        pthread_mutex_unlock(&pool.lock);
+    }
+    if (memory)
+        munmap(memory, bytes);
+}
+
+#endif
