@@ -31,36 +31,39 @@ cdef struct image_pass:
     # update: y = layer_norm(x + softmax_t(from · keys + key_bias) · values + bias)
     float *y  # (n, d), NULL where x stays as it is
     const float *source  # (n, k), NULL for x + pe
-    const float *keys  # packed (k, columns)
+    matrix keys  # (columns, k)
     const float *key_bias  # (columns), -inf beyond the tokens
-    const float *values  # packed (r, d)
+    matrix values  # (d, r)
     const float *bias
     const float *norm_weight
     const float *norm_bias
     int64_t k, r, columns
     float eps
     # attend: mixed[chunk] = sum_n exp((y + pe)_n · queries - top) y_n
-    const float *queries  # packed (d, columns2), NULL where nothing attends
+    matrix queries  # (columns2, d)
+    bint attends
     int64_t r2, columns2
     float *top  # (chunks, columns2)
     float *sum  # (chunks, columns2)
     float *mixed  # (chunks, r2, d)
 
 
-def attend_image(x, pe, queries, *, threads=None):
+def attend_image(x, pe, queries, *, precision="fp32", threads=None):
     """mixed[r] = Σ_n softmax_n((x + pe)_n · queries_r) x_n: tokens to image, before the value projection.
 
     Args:
         x, pe: (N, D) float32, the image's tokens and their positional encoding; D a multiple of 64.
         queries: (R, D) float32, folded through the key projection and scaled; see :func:`fold_heads`.
+        precision: "fp32" or "bf16": of the product with the queries.
 
     Returns:
         (R, D) float32.
     """
-    return _run(x, pe, None, check.array(queries, "queries", ("R", "D")), threads)[1]
+    return _run(x, pe, None, check.array(queries, "queries", ("R", "D")), precision, threads)[1]
 
 
-def update_image(x, pe, keys, key_bias, values, bias, norm_weight, norm_bias, *, source=None, queries=None, eps=1e-5, threads=None):
+def update_image(x, pe, keys, key_bias, values, bias, norm_weight, norm_bias, *, source=None, queries=None, eps=1e-5,
+                 precision="fp32", threads=None):
     """y = layer_norm(x + Σ_r P[:, r] values_r + bias), P = softmax_t(source · keysᵀ + key_bias) for each head: image to tokens.
 
     Args:
@@ -70,14 +73,15 @@ def update_image(x, pe, keys, key_bias, values, bias, norm_weight, norm_bias, *,
         bias, norm_weight, norm_bias: (D,) float32.
         source: (N, K) float32, what the keys are compared with; x + pe (K = D) by default.
         queries: (R, D) float32 to attend to the result, as :func:`attend_image` does.
+        precision: "fp32" or "bf16": of the products with keys, values and queries.
 
     Returns:
         (y, mixed): (N, D) float32, and (R, D) float32 or None.
     """
-    return _run(x, pe, (keys, key_bias, values, bias, norm_weight, norm_bias, source, eps), queries, threads)
+    return _run(x, pe, (keys, key_bias, values, bias, norm_weight, norm_bias, source, eps), queries, precision, threads)
 
 
-def _run(x, pe, update, queries, threads):
+def _run(x, pe, update, queries, precision, threads):
     cdef image_pass p
     cdef int nthreads = resolve(threads)
     cdef const micro *u = &rt.tables[rt.active[0]]
@@ -91,13 +95,12 @@ def _run(x, pe, update, queries, threads):
     cdef const float[:, ::1] xv = x, pv = pe
     cdef float[:, ::1] yv
     cdef const float[:, ::1] fv
-    cdef matrix keys_packed, queries_packed
-    cdef const float[:, :, ::1] values_packed
     cdef const float[::1] kb, ob, nw, nb
     cdef float[:, ::1] tv, sv
     cdef float[:, :, ::1] mv
-    p.x, p.pe, p.y, p.source, p.queries = &xv[0, 0], &pv[0, 0], NULL, NULL, NULL
+    p.x, p.pe, p.y, p.source, p.attends = &xv[0, 0], &pv[0, 0], NULL, NULL, queries is not None
     p.columns = p.columns2 = 0
+    cdef int64_t operand = 0
     if update is not None:
         keys, key_bias, values, bias, norm_weight, norm_bias, source, p.eps = update
         source = check.optional(source, "source", (p.n, "K"))
@@ -107,14 +110,16 @@ def _run(x, pe, update, queries, threads):
         if p.r % HEADS:
             raise ValueError(f"keys: expected {HEADS} rows a token, got {p.r} rows")
         key_bias = np.pad(check.array(key_bias, "key_bias", (p.r,)), (0, p.columns - p.r), constant_values=-np.inf)
-        packed_keys = pack(keys, threads=1)
-        keys_packed = as_matrix(rt, packed_keys)
-        values_packed = pack_rows(check.array(values, "values", (p.r, p.d)), u.nr)
+        values = np.ascontiguousarray(check.array(values, "values", (p.r, p.d)).T)
+        packed_keys, packed_values = pack(keys, precision=precision, threads=1), pack(values, precision=precision, threads=1)
+        p.keys, p.values = as_matrix(rt, packed_keys), as_matrix(rt, packed_values)
+        p.keys.n = p.columns  # zeros beyond r
+        operand = max(operand_floats(&p.keys, ROWS), operand_floats(&p.values, ROWS))
         kb, ob = key_bias, check.array(bias, "bias", (p.d,))
         nw, nb = check.array(norm_weight, "norm_weight", (p.d,)), check.array(norm_bias, "norm_bias", (p.d,))
         y = np.empty_like(x)
         yv = y
-        p.y, p.keys, p.key_bias, p.values = &yv[0, 0], keys_packed.data, &kb[0], &values_packed[0, 0, 0]
+        p.y, p.key_bias = &yv[0, 0], &kb[0]
         p.bias, p.norm_weight, p.norm_bias = &ob[0], &nw[0], &nb[0]
         if source is not None:
             fv = source
@@ -122,15 +127,17 @@ def _run(x, pe, update, queries, threads):
     if queries is not None:
         queries = check.array(queries, "queries", ("R", p.d))
         p.r2, p.columns2 = queries.shape[0], round_up(queries.shape[0], u.nr)
-        packed_queries = pack(queries, threads=1)
-        queries_packed = as_matrix(rt, packed_queries)
+        packed_queries = pack(queries, precision=precision, threads=1)
+        p.queries = as_matrix(rt, packed_queries)
+        p.queries.n = p.columns2
+        operand = max(operand, operand_floats(&p.queries, ROWS))
         top_, sum_ = np.empty((chunks_, p.columns2), np.float32), np.empty((chunks_, p.columns2), np.float32)
         mixed_ = np.empty((chunks_, p.r2, p.d), np.float32)
         tv, sv, mv = top_, sum_, mixed_
-        p.queries, p.top, p.sum, p.mixed = queries_packed.data, &tv[0, 0], &sv[0, 0], &mv[0, 0, 0]
+        p.top, p.sum, p.mixed = &tv[0, 0], &sv[0, 0], &mv[0, 0, 0]
 
     cdef int64_t chunks = chunks_, unit
-    cdef size_t size = sizeof(float) * (ROWS * (p.d + p.columns) + CHUNK * (p.columns2 + p.d) + 64)
+    cdef size_t size = sizeof(float) * (ROWS * (p.d + p.columns) + CHUNK * (p.columns2 + p.d) + 64 + operand)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -163,11 +170,6 @@ cdef _combine(const micro *u, top, total, const float[:, :, ::1] mixed):
     return y
 
 
-def pack_rows(rows, nr):
-    """(R, D) rows as the (D / NR, R, NR) panels of a matrix with R rows."""
-    return np.ascontiguousarray(rows.reshape(rows.shape[0], -1, nr).transpose(1, 0, 2))
-
-
 cdef void one_chunk(const micro *u, const image_pass *p, int64_t chunk, float *free) noexcept nogil:
     """Image tokens chunk · CHUNK and on."""
     cdef int64_t first = chunk * CHUNK, count = min(CHUNK, p.n - first), d = p.d, i, m, block
@@ -183,16 +185,16 @@ cdef void one_chunk(const micro *u, const image_pass *p, int64_t chunk, float *f
         if p.y != NULL:
             if p.source == NULL:
                 u.add(placed, p.x + i * d, p.pe + i * d, m * d)
-            gemm(u, m, p.columns, p.k, placed if p.source == NULL else p.source + i * p.k, p.k, p.keys, p.key_bias, NULL, 0,
-                 scores, p.columns, ACT_NONE)
+            product(&p.keys, m, placed if p.source == NULL else p.source + i * p.k, p.k, p.key_bias, NULL, 0, scores,
+                    p.columns, ACT_NONE, free)
             u.softmax_heads(scores, p.columns, m, p.columns)
-            gemm(u, m, d, p.r, scores, p.columns, p.values, p.bias, p.x + i * d, d, p.y + i * d, d, ACT_NONE)
+            product(&p.values, m, scores, p.columns, p.bias, p.x + i * d, d, p.y + i * d, d, ACT_NONE, free)
             u.layer_norm(p.y + i * d, d, p.y + i * d, d, m, d, p.norm_weight, p.norm_bias, p.eps, ACT_NONE)
-        if p.queries != NULL:
+        if p.attends:
             u.add(placed, x + i * d, p.pe + i * d, m * d)
-            gemm(u, m, p.columns2, d, placed, d, p.queries, NULL, NULL, 0, weights + block * ROWS * p.columns2, p.columns2, ACT_NONE)
+            product(&p.queries, m, placed, d, NULL, NULL, 0, weights + block * ROWS * p.columns2, p.columns2, ACT_NONE, free)
             pack_chunk(u.nr, x + i * d, m, d, count, panels + block * ROWS * u.nr)
-    if p.queries == NULL:
+    if not p.attends:
         return
     u.exp_columns(weights, p.columns2, count, p.columns2, p.top + chunk * p.columns2, p.sum + chunk * p.columns2)
     g.m, g.n, g.k, g.segments, g.offset = p.r2, d, count, 1, NULL

@@ -26,7 +26,7 @@ from .image import (
     save_image,
     to_encoder_input,
 )
-from .precision import resolve
+from .precision import decoder_precision, resolve
 from .prompt import PromptEncoder
 
 LOW_RES = 256
@@ -202,7 +202,7 @@ class MobileSAM:
         self.precision = precision
         self.image_encoder = ImageEncoder(checkpoint, threads, precision)
         self.prompt_encoder = PromptEncoder(checkpoint, threads)
-        self.mask_decoder = MaskDecoder(checkpoint, threads)
+        self.mask_decoder = MaskDecoder(checkpoint, threads, decoder_precision(precision))
 
     @property
     def device(self) -> str:

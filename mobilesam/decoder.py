@@ -70,6 +70,7 @@ class TokenToImage:
 
     def __init__(self, p: Parameters) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
+        self.precision = p.precision
         self.k_rows = p.tensor("k_proj.weight")
         self.out_proj = p.linear("out_proj")
 
@@ -100,6 +101,7 @@ class ImageToToken:
     def __init__(self, p: Parameters, norm: Vectors) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
         self.out_proj, self.norm = p.linear("out_proj"), norm
+        self.precision = p.precision
         self.q_rows = p.tensor("q_proj.weight")
         self.q_bias, self.out_bias = p.tensor("q_proj.bias"), p.tensor("out_proj.bias")
         self.out_rows = np.ascontiguousarray(p.tensor("out_proj.weight").T)
@@ -126,7 +128,7 @@ class ImageToToken:
         y, mixed = kernels.update_image(
             image.x, image.pe, keys, key_bias, kernels.fold_heads(v, self.out_rows), self.out_bias,
             self.norm.weight, self.norm.bias, source=image.queries, queries=next_queries,
-            eps=LAYER_NORM_EPS, threads=threads,
+            eps=LAYER_NORM_EPS, precision=self.precision, threads=threads,
         )  # fmt: skip
         return y, mixed
 
@@ -209,7 +211,8 @@ class TwoWayTransformer:
             return attention.direct(tokens, image.keys_values, threads)
         if len(tokens) > FOLDED_TOKENS:
             return attention.direct(tokens, attention.keys_values(image.x, image.pe, threads), threads)
-        mixed = kernels.attend_image(image.x, image.pe, attention.fold(tokens, threads), threads=threads)
+        folded = attention.fold(tokens, threads)
+        mixed = kernels.attend_image(image.x, image.pe, folded, precision=attention.precision, threads=threads)
         return attention.unfold(mixed, threads)
 
 
@@ -228,8 +231,8 @@ class MLP:
 class MaskDecoder:
     """Image features and a prompt's embeddings to mask logits and scores. Immutable once made."""
 
-    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int) -> None:
-        p = Parameters(weights, threads) / "mask_decoder"
+    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32") -> None:
+        p = Parameters(weights, threads, precision) / "mask_decoder"
         self.threads = threads
         self.transformer = TwoWayTransformer(p / "transformer")
         self.output_tokens = np.concatenate([p.tensor("iou_token.weight"), p.tensor("mask_tokens.weight")])

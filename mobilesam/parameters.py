@@ -38,11 +38,11 @@ class Parameters:
     ) -> None:
         self._tensors = tensors
         self._threads = threads
-        self._precision = precision
+        self.precision = precision
         self._prefix = prefix
 
     def __truediv__(self, name: str | int) -> Parameters:
-        return Parameters(self._tensors, self._threads, self._precision, f"{self._prefix}{name}.")
+        return Parameters(self._tensors, self._threads, self.precision, f"{self._prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._tensors
@@ -63,15 +63,15 @@ class Parameters:
     def conv3x3(self, name: str) -> WinogradPanels | Panels:
         """(OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, packed; in fp32 transformed before."""
         weight = self.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
-        if self._precision == "fp32":
+        if self.precision == "fp32":
             return kernels.pack_winograd(weight, threads=self._threads)
-        return kernels.pack(weight, precision=self._precision, threads=self._threads)
+        return kernels.pack(weight, precision=self.precision, threads=self._threads)
 
-    def conv_transpose(self, name: str) -> Vectors:
-        """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns."""
+    def conv_transpose(self, name: str) -> Vectors | Layer:
+        """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns, packed unless in fp32."""
         weight = self.tensor(f"{name}.weight")
-        rows = weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
-        return Vectors(np.ascontiguousarray(rows), self.tensor(f"{name}.bias"))
+        rows = np.ascontiguousarray(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]))
+        return Vectors(rows, self.tensor(f"{name}.bias")) if self.precision == "fp32" else self._layer(rows, name)
 
     def depthwise(self, name: str) -> Vectors:
         """(C, 1, KH, KW) as (KH, KW, C)."""
@@ -83,4 +83,4 @@ class Parameters:
 
     def _layer(self, weight: NDArray[np.generic], name: str, precision: str | None = None) -> Layer:
         bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self else None
-        return Layer(kernels.pack(weight, precision=precision or self._precision, threads=self._threads), bias)
+        return Layer(kernels.pack(weight, precision=precision or self.precision, threads=self._threads), bias)

@@ -32,6 +32,11 @@ def resolve(precision: str | None) -> str:
     return wanted
 
 
+def decoder_precision(precision: str) -> str:
+    """What the mask decoder computes in: a few tokens against an image's are no place for int8."""
+    return "bf16" if precision == "int8" and "bf16" in kernels.isa.precisions() else precision.replace("int8", "fp32")
+
+
 def fastest() -> str:
     """What "auto" is here."""
     here = kernels.isa.precisions()
