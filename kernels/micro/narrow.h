@@ -27,27 +27,6 @@ static void multiply(sum (*sums)[COLUMNS], int64_t rows, const char *a, int64_t 
 static void begin(void); /* a thread's products, and their end */
 static void end(void);
 
-/* gelu(x) = max(x, 0) - a*q(a), a = |x|, q = Phi(-a) the fourth power of a polynomial in 5.75 - a, 0 beyond: fewer steps
- * than gelu_v and no division. Absolute error below 4e-6, a 500th of what bf16 makes of values of order 1. */
-INLINE vf gelu_narrow(vf x)
-{
-    const vf a = (vf)((vi)x & 0x7fffffff), t = vmax(splat(0.f), 5.75f - a);
-    vf p = t * 9.05288398e-5f + -0.00169722154f;
-    p = p * t + 0.0103801517f;
-    p = p * t + -0.0235907324f;
-    p = p * t + 0.0413488187f;
-    p = p * t + 0.00135994877f;
-    p *= t;
-    p *= p;
-    p *= p;
-    return vmax(splat(0.f), x) - a * p;
-}
-
-INLINE vf act_narrow(vf x, const int act)
-{
-    return act == ACT_GELU ? gelu_narrow(x) : act_v(x, act);
-}
-
 #if TERMS == 2
 INLINE uint16_t to_bf16(float x)
 {
@@ -64,7 +43,7 @@ INLINE uint16_t to_bf16(float x)
 INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 {
     (void)scale;
-    const __m512bh pair = _mm512_cvtne2ps_pbh((__m512)act_narrow(load(x + 16), act), (__m512)act_narrow(load(x), act));
+    const __m512bh pair = _mm512_cvtne2ps_pbh((__m512)act_v(load(x + 16), act), (__m512)act_v(load(x), act));
     memcpy(y, &pair, sizeof pair);
 }
 #else
@@ -92,9 +71,9 @@ INLINE void activate_row(float *x, int64_t n, const int act)
 {
     int64_t j = 0;
     for (; j + VL <= n; j += VL)
-        store(x + j, act_narrow(load(x + j), act));
+        store(x + j, act_v(load(x + j), act));
     if (j < n)
-        store_part(x + j, act_narrow(load_part(x + j, n - j, 0.f), act), n - j);
+        store_part(x + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
 }
 
 /* max |x|, and NaN where x has one or an infinity */
@@ -201,7 +180,7 @@ INLINE void finish(const block *b, const int residual, const int act)
             vf s = widen(b->sums[r], b->scales, EXTRA ? b->row_scales[r] : 1.f, v * VL) + bias[v];
             if (residual)
                 s += load(g->residual + (b->i + r) * g->ldr + b->j + v * VL);
-            store(y + v * VL, act_narrow(s, act));
+            store(y + v * VL, act_v(s, act));
         }
     }
 }
@@ -241,7 +220,7 @@ INLINE void finish_next(const block *b, const int act)
 {
     const vf bias0 = load(b->bias), bias1 = load(b->bias + VL);
     for (int64_t r = 0; r < b->m; r++) {
-        const vf s0 = act_narrow(load(b->sums[r]) + bias0, act), s1 = act_narrow(load(b->sums[r] + VL) + bias1, act);
+        const vf s0 = act_v(load(b->sums[r]) + bias0, act), s1 = act_v(load(b->sums[r] + VL) + bias1, act);
         const __m512bh pair = _mm512_cvtne2ps_pbh((__m512)s1, (__m512)s0);
         const int64_t i = b->i + r, tile = i / TILE_ROWS * (b->g->n / COLUMNS) + b->j / COLUMNS;
         memcpy((char *)b->g->next + tile * TILE + i % TILE_ROWS * 64, &pair, sizeof pair);
