@@ -255,7 +255,8 @@ class MobileSAM:
 def load(weights: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> MobileSAM:
     """Load a model.
 
-    weights: a fused safetensors file, as `mobilesam convert` writes it; None for the packaged checkpoint.
+    weights: a fused safetensors file, as `mobilesam convert` writes it; "mobile_sam" for the official checkpoint, which
+    `mobilesam download` fetches; None for the packaged one.
     threads: how many threads a call uses; None for MOBILESAM_NUM_THREADS, else the CPUs this process may use.
     The results do not depend on it.
     Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a

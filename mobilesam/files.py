@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files: whole or not at all, not over one another, their checksums."""
 
 import os
 import re
@@ -38,6 +38,13 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 
 def _checksum(path: Path) -> str:
     return f"{zlib.crc32(os.fsencode(path.name)):08x}"
+
+
+def sha256(path: Path) -> str:
+    """The file's checksum, in hexadecimal."""
+    import hashlib  # loads OpenSSL: not needed to open a checkpoint
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_folder(path: Path) -> None:
