@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import __version__, command_convert, command_download, command_info, command_segment
+from . import __version__, command_bench, command_convert, command_download, command_info, command_segment
 from .console import describe
 
 COMMANDS = {
     "segment": (command_segment, "cut one object out of a photo, given points or a box"),
     "download": (command_download, "fetch the official checkpoint, for --weights mobile_sam"),
     "convert": (command_convert, "convert a checkpoint to this package's safetensors"),
+    "bench": (command_bench, "time it on this machine, against ONNX Runtime where that is installed"),
     "info": (command_info, "what runs here: versions, CPU, ISA, threads, checkpoint"),
 }
 
