@@ -48,6 +48,11 @@ class Segmentation:
     prompt: "Prompt"
     embedding: "Embedding"
 
+    def __repr__(self) -> str:
+        height, width = self.masks.shape[1:]
+        scores = ", ".join(f"{score:.3f}" for score in self.scores)
+        return f"<Segmentation: masks of {width}x{height} pixels, scores {scores}>"
+
     @property
     def best(self) -> int:
         """The index of the mask with the highest score."""
@@ -123,6 +128,10 @@ class Embedding:
     original_size: Size
     input_size: Size
     model: "MobileSAM"
+
+    def __repr__(self) -> str:
+        height, width = self.original_size
+        return f"<Embedding of an image of {width}x{height} pixels>"
 
     def segment(
         self,
