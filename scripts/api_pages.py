@@ -22,6 +22,9 @@ MODULES = [
     "mobilesam.download",
     "mobilesam.image",
     "mobilesam.onnx_export",
+    "mobilesam.polygons",
+    "mobilesam.regions",
+    "mobilesam.results",
     "mobilesam.rle",
 ]
 ARGUMENT = re.compile(r"(?m)^(?=[a-z_][\w, ]*: |Raises |Returns )")
