@@ -59,6 +59,7 @@ def write_pages(folder: Path) -> None:
     pdoc.render.configure(docformat="markdown", footer_text=f"mobilesam {mobilesam.__version__}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "'mobilesam' may refer")  # to the source folder too, if run from the root
         pdoc.pdoc(*MODULES, output_directory=folder)
     bare = [name for module in MODULES for name in undocumented(pdoc.doc.Module.from_name(module))]
     if bare:
