@@ -5,11 +5,12 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from . import __version__, command_convert, command_info, command_segment
+from . import __version__, command_convert, command_everything, command_info, command_segment
 from .console import describe
 
 COMMANDS = {
     "segment": (command_segment, "cut one object out of a photo, given points or a box"),
+    "everything": (command_everything, "cut everything out of photos: all masks, without a prompt"),
     "convert": (command_convert, "convert a checkpoint to this package's safetensors"),
     "info": (command_info, "what runs here: versions, CPU, ISA, threads, checkpoint"),
 }
