@@ -1,7 +1,8 @@
 """Timing this package against ONNX Runtime (and OpenVINO, where installed): options, rounds, tables, JSON.
 
-What is measured is in `benchmark_sections`, and in `benchmark_layers` for this package alone, pass by pass. This
-module loads no NumPy: its BLAS reads the number of threads from the environment, once, when it loads.
+What is measured is in `benchmark_sections`, and for this package alone in `benchmark_layers`, pass by pass, and in
+`benchmark_everything`. This module loads no NumPy: its BLAS reads the number of threads from the environment, once, as
+it loads.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +26,16 @@ from .files import check_folder, whole_file
 PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 SECTIONS = ("encoder", "decoder", "end-to-end", "cold-start", "memory", "depthwise")
+
+# A child's peak memory includes what its parent held when it forked, so a bare interpreter starts it.
+LAUNCHER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+seconds = time.perf_counter() - start
+print(json.dumps([seconds * 1e3, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+sys.exit(child.returncode)
+"""
 
 
 @dataclass
@@ -111,12 +123,23 @@ def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> di
     return times
 
 
+def child(command: Sequence[str], folder: Path) -> tuple[float, float]:
+    """Milliseconds that the command takes, and the megabytes it holds at its peak."""
+    launch = [sys.executable, "-c", LAUNCHER, *command]
+    process = subprocess.run(launch, cwd=folder, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {process.stderr.strip().splitlines()[-1:]}")
+    milliseconds, megabytes = json.loads(process.stdout)
+    return milliseconds, megabytes
+
+
 def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int:
     """The command of scripts/benchmark.py, whose default image is `image`. Returns the exit code."""
     parser = _parser(image)
     arguments = parser.parse_args(argv)
-    if arguments.layers and arguments.onnx:
-        parser.error("argument --onnx: not allowed with argument --layers, which runs this package alone")
+    alone = "--layers" if arguments.layers else "--everything" if arguments.everything else None
+    if alone and arguments.onnx:
+        parser.error(f"argument --onnx: not allowed with argument {alone}, which runs this package alone")
     try:
         _run(arguments)
     except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
@@ -139,6 +162,9 @@ def _parser(image: Path | None) -> argparse.ArgumentParser:
     what.add_argument("--only", type=_sections, default=SECTIONS, metavar="SECTION,...", help=", ".join(SECTIONS))
     what.add_argument(
         "--layers", action="store_true", help="where the encoder's time goes, pass by pass, this package alone"
+    )
+    what.add_argument(
+        "--everything", action="store_true", help="everything-mode by points a side, and its memory, this package alone"
     )
     add(
         "--image",
@@ -178,7 +204,7 @@ def _sections(text: str) -> list[str]:
 def _run(arguments: argparse.Namespace) -> None:
     # NumPy's own threads stay out of it: the one baseline that is NumPy's has a pool of `threads`.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    from . import benchmark_layers, kernels
+    from . import benchmark_everything, benchmark_layers, kernels
 
     if arguments.json:
         check_folder(arguments.json)
@@ -188,6 +214,8 @@ def _run(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="mobilesam-") as folder:
         if arguments.layers:
             bench, sections = benchmark_layers.LayersBench(options), ["layers"]
+        elif arguments.everything:
+            bench, sections = benchmark_everything.EverythingBench(options, Path(folder)), ["everything"]
         else:
             from . import benchmark_sections  # which needs ONNX Runtime
 

@@ -173,6 +173,24 @@ def test_layers_need_no_other_engine(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_everything_needs_no_other_engine(tmp_path: Path) -> None:
+    file, photo = tmp_path / "everything.json", tmp_path / "low.png"
+    open_rgb(PHOTOS["rocket"]).crop((0, 200, 640, 300)).save(photo)
+    options = ["--everything", "--runs", "1", "--image", str(photo), "--json", str(file)]
+    code = "import sys; sys.modules.update(onnx=None, onnxruntime=None); from mobilesam import benchmark_everything; "
+    code += "benchmark_everything.GRIDS = 1, 2; from mobilesam.benchmark import main; "
+    code += "benchmark_everything.COMMANDS['defaults'] += ['--points-per-side', '1']; "
+    code += "del benchmark_everything.COMMANDS['crop_n_layers 1']; "
+    printed = output(f"{code}sys.exit(main({options!r}))")
+    times, memory = json.loads(file.read_text())["tables"]
+    assert [row["engine"] for row in times["rows"]] == ["points_per_side 1", "points_per_side 2"]
+    assert [row["engine"] for row in memory["rows"]] == ["defaults"]
+    assert 50 < memory["rows"][0]["median"] < 1000
+    for table in (times, memory):
+        assert table["title"] in printed
+        assert all(len(row["samples"]) == 1 and row["min"] > 0 for row in table["rows"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -201,7 +219,14 @@ def test_command_says_what_is_wrong(
 
 
 @pytest.mark.parametrize(
-    "options", [["--only", "encoder,sweep"], ["--runs", "0"], ["--threads", "two"], ["--onnx", ".", "--layers"]]
+    "options",
+    [
+        ["--only", "encoder,sweep"],
+        ["--runs", "0"],
+        ["--threads", "two"],
+        ["--onnx", ".", "--layers"],
+        ["--onnx", ".", "--everything"],
+    ],
 )
 def test_impossible_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
