@@ -1,7 +1,6 @@
 """mobilesam everything: the masks of whole photos as a picture, a label map and COCO's JSON."""
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 from .arguments import add_model
 from .batch import images_of
 from .console import Progress, describe
-from .files import check_distinct, check_folder_to_be, remove_leftovers, whole_file
+from .files import check_distinct, check_folder_to_be, remove_leftovers
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -55,14 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code: 0, or 1 where one of several images failed."""
+    from . import api
+    from .automatic_mask_generator import SamAutomaticMaskGenerator
+    from .image import allow_large_photos
+
+    allow_large_photos()
     parameters = {name: getattr(arguments, name) for name in PARAMETERS}
     images = [image for source in arguments.images for image in images_of(source)]
     files = {path: _files(arguments.output, name) for path, name in images}
     check_folder_to_be(arguments.output)
     check_distinct([*(path for path, _ in images), *(file for each in files.values() for file in each)])
-
-    from . import api
-    from .automatic_mask_generator import SamAutomaticMaskGenerator
 
     model = api.load(arguments.weights, threads=arguments.threads)
     generator = SamAutomaticMaskGenerator(model, **parameters, output_mode="coco_rle")
@@ -117,15 +118,15 @@ def _write(
 ) -> None:
     from PIL import Image
 
-    from .annotations import coco, draw_labels, label_map
+    from . import __version__, results
     from .image import save_image
 
     overlay_file, labels_file, json_file = files
     overlay_file.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(files)
     size = photo.height, photo.width
-    labels = label_map(records, size)
-    save_image(draw_labels(photo, labels), overlay_file)
-    save_image(Image.fromarray(labels), labels_file)
-    with whole_file(json_file) as partial:
-        partial.write_text(json.dumps(coco(records, size, name, parameters), allow_nan=False) + "\n")
+    objects = [results.SegmentedObject.from_record(record) for record in records]
+    save_image(results.overlay(photo, objects, smallest_on_top=True), overlay_file)
+    save_image(Image.fromarray(results.label_map(objects, size=size, smallest_on_top=True)), labels_file)
+    info = {"description": f"all masks of an image, by mobilesam {__version__}", "parameters": dict(parameters)}
+    results.save(objects, json_file, file_name=name, size=size, info=info)
