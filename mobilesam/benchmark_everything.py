@@ -1,18 +1,27 @@
-"""Everything-mode: `scripts/benchmark.py --everything`, its time over points a side, and the command's peak memory."""
+"""Everything-mode: `scripts/benchmark.py --everything`, its time over points a side, and the command's time and memory.
+
+Besides the photo as it is there are two made of it: one resized to `MIDDLE`, and `LARGE`, of 24 megapixels, in which it
+stands in `TILES` columns and rows, so that there are many objects to find.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+
+from PIL import Image
 
 from .automatic_mask_generator import Record, SamAutomaticMaskGenerator
 from .benchmark import Options, Row, Table, child, interleave
 from .benchmark_layers import LayersBench
+from .console import show
 
-GRIDS = (8, 16, 32, 64)
-COMMANDS = {"defaults": [], "crop_n_layers 1": ["--crop-n-layers", "1"]}
+GRIDS = (8, 16, 32, 64)  # points a side
+MIDDLE, MIDDLE_GRID = (1024, 683), 16
+LARGE, TILES = (6000, 4000), 4
+OPTIONS: dict[str, Sequence[str]] = {"photo": [], "large": ["--crop-n-layers", "1"]}  # of the command
 
 
 class EverythingBench(LayersBench):
@@ -23,21 +32,44 @@ class EverythingBench(LayersBench):
         self.folder = folder
 
     def everything(self) -> list[Table]:
-        """From the photo in memory to the records, as RLE; then the command, once."""
-        size = f"{self.photo.width}x{self.photo.height}"
-        cases: dict[str, Callable[[], list[Record]]] = {}
-        for points in GRIDS:
-            generator = SamAutomaticMaskGenerator(self.model, points, output_mode="coco_rle")
-            cases[f"points_per_side {points}"] = partial(generator.generate, self.photo)
-        times = interleave(cases, self.options.runs, "everything-mode")
-        rows = [Row(name, samples) for name, samples in times.items()]
+        """From the photo in memory to the records, as RLE; then the command, once on each photo."""
+        times = [self._records(self.photo, GRIDS), self._records(self.photo.resize(MIDDLE), [MIDDLE_GRID])]
+        large = _tiled(self.photo)
+        large.save(self.folder / "large.jpg", quality=95)
+        photos = {self.options.image: self.photo, self.folder / "large.jpg": large}
+        milliseconds, megabytes = [], []
+        for (file, photo), options in zip(photos.items(), OPTIONS.values()):
+            name = f"{_size(photo)}, {' '.join(options) or 'defaults'}"
+            show(f"the command: {name}")
+            for rows, sample in zip((milliseconds, megabytes), self._command(file, options)):
+                rows.append(Row(name, [sample]))
         return [
-            Table(f"everything-mode, a photo of {size}, to its records", "ms", rows),
-            Table("peak memory of the command", "MB", [Row(name, [self._memory(name)]) for name in COMMANDS]),
+            *times,
+            Table("the command, from start to its files", "ms", milliseconds),
+            Table("its peak memory", "MB", megabytes),
         ]
 
-    def _memory(self, name: str) -> float:
-        command = [sys.executable, "-m", "mobilesam", "everything", str(self.options.image), "-o", str(self.folder)]
+    def _records(self, photo: Image.Image, grids: Sequence[int]) -> Table:
+        cases: dict[str, Callable[[], list[Record]]] = {}
+        for points in grids:
+            generator = SamAutomaticMaskGenerator(self.model, points, output_mode="coco_rle")
+            cases[f"points_per_side {points}"] = partial(generator.generate, photo)
+        title = f"everything-mode, a photo of {_size(photo)}, to its records"
+        return Table(title, "ms", [Row(*row) for row in interleave(cases, self.options.runs, title).items()])
+
+    def _command(self, photo: Path, options: Sequence[str]) -> tuple[float, float]:
+        command = [sys.executable, "-m", "mobilesam", "everything", str(photo), "--output", "masks", *options]
         weights = ["--weights", str(self.options.weights)] if self.options.weights else []
-        threads = ["--threads", str(self.options.threads)]
-        return child([*command, *COMMANDS[name], *threads, *weights], self.folder)[1]
+        return child([*command, "--threads", str(self.options.threads), *weights], self.folder)
+
+
+def _tiled(photo: Image.Image) -> Image.Image:
+    tile = photo.resize((LARGE[0] // TILES, LARGE[1] // TILES))
+    large = Image.new("RGB", LARGE)
+    for i in range(TILES**2):
+        large.paste(tile, (i % TILES * tile.width, i // TILES * tile.height))
+    return large
+
+
+def _size(photo: Image.Image) -> str:
+    return f"{photo.width}x{photo.height}"

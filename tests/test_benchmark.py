@@ -177,16 +177,25 @@ def test_everything_needs_no_other_engine(tmp_path: Path) -> None:
     file, photo = tmp_path / "everything.json", tmp_path / "low.png"
     open_rgb(PHOTOS["rocket"]).crop((0, 200, 640, 300)).save(photo)
     options = ["--everything", "--runs", "1", "--image", str(photo), "--json", str(file)]
-    code = "import sys; sys.modules.update(onnx=None, onnxruntime=None); from mobilesam import benchmark_everything; "
-    code += "benchmark_everything.GRIDS = 1, 2; from mobilesam.benchmark import main; "
-    code += "benchmark_everything.COMMANDS['defaults'] += ['--points-per-side', '1']; "
-    code += "del benchmark_everything.COMMANDS['crop_n_layers 1']; "
+    code = (
+        "import sys; sys.modules.update(onnx=None, onnxruntime=None); from mobilesam import benchmark_everything as b; "
+    )
+    code += "b.GRIDS, b.MIDDLE, b.MIDDLE_GRID, b.LARGE = (1, 2), (64, 32), 1, (320, 80); "
+    code += "b.OPTIONS = dict.fromkeys(b.OPTIONS, ['--points-per-side', '1']); "
+    code += "from mobilesam.benchmark import main; "
     printed = output(f"{code}sys.exit(main({options!r}))")
-    times, memory = json.loads(file.read_text())["tables"]
-    assert [row["engine"] for row in times["rows"]] == ["points_per_side 1", "points_per_side 2"]
-    assert [row["engine"] for row in memory["rows"]] == ["defaults"]
-    assert 50 < memory["rows"][0]["median"] < 1000
-    for table in (times, memory):
+    *times, commands, memory = json.loads(file.read_text())["tables"]
+    assert [[row["engine"] for row in table["rows"]] for table in times] == [
+        ["points_per_side 1", "points_per_side 2"],
+        ["points_per_side 1"],
+    ]
+    for table in (commands, memory):
+        assert [row["engine"] for row in table["rows"]] == [
+            "640x100, --points-per-side 1",
+            "320x80, --points-per-side 1",
+        ]
+    assert all(50 < row["median"] < 1000 for row in memory["rows"])
+    for table in (*times, commands, memory):
         assert table["title"] in printed
         assert all(len(row["samples"]) == 1 and row["min"] > 0 for row in table["rows"])
 
