@@ -37,7 +37,8 @@ class EverythingBench(LayersBench):
         large = _tiled(self.photo)
         large.save(self.folder / "large.jpg", quality=95)
         photos = {self.options.image: self.photo, self.folder / "large.jpg": large}
-        milliseconds, megabytes = [], []
+        milliseconds: list[Row] = []
+        megabytes: list[Row] = []
         for (file, photo), options in zip(photos.items(), OPTIONS.values()):
             name = f"{_size(photo)}, {' '.join(options) or 'defaults'}"
             show(f"the command: {name}")
