@@ -144,6 +144,17 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize("limit", ["100000", "many"])
+def test_the_limit_of_a_photos_size_is_the_commands(folder, monkeypatch, capsys, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the command sets it; this takes it back
+    monkeypatch.setenv("MOBILESAM_MAX_PIXELS", limit)
+    assert main(["everything", "photos/a.png", "-o", "out"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert ("photos/a.png: Image size (128000 pixels) exceeds limit" if limit == "100000" else "'many'") in error
+    assert not (folder / "out").exists()
+
+
 # The command, but that it stops and tells so: in the middle of the second photo's points, or of its JSON file.
 SLOW = """
 import sys, time
