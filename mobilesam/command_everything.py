@@ -1,7 +1,6 @@
 """mobilesam everything: the masks of whole photos as a picture, a label map and COCO's JSON."""
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .arguments import add_model
 from .batch import images_of
-from .console import Progress, describe
+from .console import Progress, describe, say_failed
 from .files import check_distinct, check_folder_to_be, remove_leftovers
 
 if TYPE_CHECKING:
@@ -78,8 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
             except (MemoryError, OSError, TypeError, ValueError) as error:
                 if len(images) == 1:
                     raise
-                reason = describe(error)
-                print(f"mobilesam: failed: {reason if str(path) in reason else f'{path}: {reason}'}", file=sys.stderr)
+                say_failed(path, describe(error))
                 failed += 1
                 continue
             _write(files[path], photo, records, path.name, parameters)
