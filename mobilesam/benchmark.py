@@ -1,7 +1,8 @@
 """Timing this package against ONNX Runtime (and OpenVINO, where installed): options, rounds, tables, JSON.
 
-What is measured is in `benchmark_sections`, and in `benchmark_layers` for this package alone, pass by pass. This
-module loads no NumPy: its BLAS reads the number of threads from the environment, once, when it loads.
+What is measured is in `benchmark_sections`, and for this package alone in `benchmark_layers`, pass by pass, and in
+`benchmark_everything`. This module loads no NumPy: its BLAS reads the number of threads from the environment, once,
+when it loads.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +25,16 @@ PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and wou
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 DEFAULT_SECTIONS = ("encoder", "decoder", "end-to-end", "cold-start", "memory")
 SECTIONS = (*DEFAULT_SECTIONS, "depthwise")
+
+# A child's peak memory includes what its parent held when it forked, so a bare interpreter starts it.
+LAUNCHER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+seconds = time.perf_counter() - start
+print(json.dumps([seconds * 1e3, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+sys.exit(child.returncode)
+"""
 
 
 @dataclass
@@ -112,6 +124,18 @@ def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> di
     return times
 
 
+def child(command: Sequence[str], folder: Path) -> tuple[float, float]:
+    """Milliseconds that the command takes, and the megabytes it holds at its peak."""
+    import subprocess
+
+    launch = [sys.executable, "-c", LAUNCHER, *command]
+    process = subprocess.run(launch, cwd=folder, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {process.stderr.strip().splitlines()[-1:]}")
+    milliseconds, megabytes = json.loads(process.stdout)
+    return milliseconds, megabytes
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--runs", type=_positive, default=10, metavar="N", help="rounds, after one of warm-up (default: 10)")
@@ -125,6 +149,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--layers", action="store_true", help="where the encoder's time goes, pass by pass, this package alone"
+    )
+    what.add_argument(
+        "--everything",
+        action="store_true",
+        help="everything-mode by points a side, and its memory, this package alone; needs --image",
     )
     add("--image", type=Path, metavar="FILE", help="a photo (default: a made-up one of 1024x683)")
     add(
@@ -156,8 +185,11 @@ def _sections(text: str) -> list[str]:
 def run(arguments: argparse.Namespace) -> int:
     # NumPy's own threads stay out of it: the one baseline that is NumPy's has a pool of `threads`.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    if arguments.layers and arguments.onnx:
-        raise ValueError("--onnx is not for --layers, which runs this package alone")
+    alone = "--layers" if arguments.layers else "--everything" if arguments.everything else None
+    if alone and arguments.onnx:
+        raise ValueError(f"--onnx is not for {alone}, which runs this package alone")
+    if arguments.everything and not arguments.image:
+        raise ValueError("--everything needs --image: its time depends on how many objects the photo shows")
     if arguments.json:
         check_folder(arguments.json)
 
@@ -173,7 +205,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     """Print everything as it is measured; returns what JSON is to hold. `folder` is for files of its own."""
-    from . import benchmark_layers, benchmark_sections, kernels
+    from . import benchmark_everything, benchmark_layers, benchmark_sections, kernels
 
     threads = kernels.threads.default_threads() if arguments.threads is None else arguments.threads
     image = arguments.image.resolve() if arguments.image else made_up_photo(folder)
@@ -184,6 +216,8 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     bench: benchmark_layers.LayersBench
     if arguments.layers:
         bench, sections = benchmark_layers.LayersBench(options), ["layers"]
+    elif arguments.everything:
+        bench, sections = benchmark_everything.EverythingBench(options, folder), ["everything"]
     else:
         bench, sections = benchmark_sections.Bench(options, folder), arguments.only
     environment = bench.environment()

@@ -8,10 +8,8 @@ Where ONNX Runtime is not installed, this package is timed alone.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import api, kernels
-from .benchmark import Options, Row, Table, interleave
+from .benchmark import Options, Row, Table, child, interleave
 from .benchmark_layers import LayersBench
 from .console import show
 from .decoder import ImageTokens
@@ -37,16 +35,6 @@ if TYPE_CHECKING:
 Answer = NDArray[Any]
 OURS = "mobilesam"
 DEPTHWISE_CASES = ((256, 256), (1024, 3))  # side, channels: those of github.com/ggml-org/ggml/pull/1152
-
-# A child's peak memory includes what its parent held when it forked, so a bare interpreter starts it.
-LAUNCHER = """
-import json, resource, subprocess, sys, time
-start = time.perf_counter()
-child = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
-seconds = time.perf_counter() - start
-print(json.dumps([seconds * 1e3, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
-sys.exit(child.returncode)
-"""
 
 
 @dataclass(frozen=True)
@@ -207,21 +195,11 @@ class Bench(LayersBench):
         for i in range(1 + self.options.runs):
             show(f"cold start: round {i} of {self.options.runs}")
             for name, command in commands.items():
-                samples[name].append(_child(command, self.folder))
+                samples[name].append(child(command, self.folder))
         milliseconds, megabytes = (
             [Row(name, [sample[which] for sample in pairs[1:]]) for name, pairs in samples.items()] for which in (0, 1)
         )
         return milliseconds, megabytes
-
-
-def _child(command: Sequence[str], folder: Path) -> tuple[float, float]:
-    """Milliseconds that the command takes, and the megabytes it holds at its peak."""
-    launch = [sys.executable, "-c", LAUNCHER, *command]
-    child = subprocess.run(launch, cwd=folder, capture_output=True, text=True)
-    if child.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {child.stderr.strip().splitlines()[-1:]}")
-    milliseconds, megabytes = json.loads(child.stdout)
-    return milliseconds, megabytes
 
 
 def _difference(got: Answer, expected: Answer) -> float:

@@ -22,6 +22,11 @@ def without_home(path: Path) -> str:
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
+def say_failed(file: object, reason: str) -> None:
+    """That an input failed, and why, in a line on stderr that names it once."""
+    print(f"mobilesam: failed: {reason if str(file) in reason else f'{file}: {reason}'}", file=sys.stderr)
+
+
 def show(text: str) -> None:
     """What a long run is at, in a line that is written over; nothing where stderr is no terminal."""
     if sys.stderr.isatty():

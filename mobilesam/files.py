@@ -57,6 +57,14 @@ def check_folder(path: Path) -> None:
         raise PermissionError(f"no permission to write into folder: {path.parent}")
 
 
+def check_folder_to_be(path: Path) -> None:
+    """Raise OSError where this is no folder to write into, and cannot become one."""
+    folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"expected a folder to write into, got a file: {folder}")
+    check_folder(folder / "any")
+
+
 def check_distinct(paths: Iterable[Path]) -> None:
     """Raise ValueError where a path comes twice: a command would write over what it reads, or writes twice."""
     seen: set[str] = set()

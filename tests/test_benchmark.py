@@ -194,6 +194,32 @@ def test_layers_need_no_other_engine(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_everything_needs_no_other_engine(tmp_path: Path) -> None:
+    file, photo = tmp_path / "everything.json", tmp_path / "low.png"
+    open_rgb(PHOTOS["rocket"]).crop((0, 200, 640, 300)).save(photo)
+    options = ["bench", "--everything", "--runs", "1", "--image", str(photo), "--json", str(file)]
+    code = (
+        f"{ALONE}from mobilesam import benchmark_everything as b; "
+        "b.GRIDS, b.MIDDLE, b.MIDDLE_GRID, b.LARGE = (1, 2), (64, 32), 1, (320, 80); "
+        "b.OPTIONS = dict.fromkeys(b.OPTIONS, ['--points-per-side', '1']); "
+    )
+    printed = output(f"{code}sys.exit(main({options!r}))")
+    *times, commands, memory = json.loads(file.read_text())["tables"]
+    assert [[row["engine"] for row in table["rows"]] for table in times] == [
+        ["points_per_side 1", "points_per_side 2"],
+        ["points_per_side 1"],
+    ]
+    for table in (commands, memory):
+        assert [row["engine"] for row in table["rows"]] == [
+            "640x100, --points-per-side 1",
+            "320x80, --points-per-side 1",
+        ]
+    assert all(50 < row["median"] < 1000 for row in memory["rows"])
+    for table in (*times, commands, memory):
+        assert table["title"] in printed
+        assert all(len(row["samples"]) == 1 and row["min"] > 0 for row in table["rows"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -202,6 +228,8 @@ def test_layers_need_no_other_engine(tmp_path: Path) -> None:
         (["--json", "no-such-folder/times.json"], "no-such-folder"),
         (["--weights", "no-such.safetensors"], "no-such.safetensors"),
         (["--onnx", ".", "--layers"], "--onnx is not for --layers"),
+        (["--onnx", ".", "--everything"], "--onnx is not for --everything"),
+        (["--everything"], "--everything needs --image"),
         (["--threads", "0"], "threads: expected"),
     ],
 )
@@ -224,7 +252,14 @@ def test_command_says_what_is_wrong(
 
 
 @pytest.mark.parametrize(
-    "options", [["--only", "encoder,sweep"], ["--runs", "0"], ["--threads", "two"], ["--only", "encoder", "--layers"]]
+    "options",
+    [
+        ["--only", "encoder,sweep"],
+        ["--runs", "0"],
+        ["--threads", "two"],
+        ["--only", "encoder", "--layers"],
+        ["--layers", "--everything"],
+    ],
 )
 def test_impossible_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
