@@ -1,6 +1,5 @@
 """Published checkpoints: where each comes from, its checksum, and where `mobilesam download` keeps it."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +24,10 @@ PUBLISHED = {
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: `mobilesam` in XDG_CACHE_HOME, or in ~/.cache if that is not an absolute path."""
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "mobilesam"
+    """Where downloads are kept: the user's cache folder for this package, by the platform's conventions."""
+    from platformdirs import user_cache_path  # slow to import, and the command line knows this module
+
+    return user_cache_path("mobilesam", appauthor=False)
 
 
 def unfinished_path(name: str) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from checkpoint_files import write_torch
 from golden import PHOTOS
+from test_kernels_processes import output
 
 import mobilesam
 from mobilesam import checkpoint, published
@@ -198,11 +199,16 @@ def test_a_mirror(server, monkeypatch, tmp_path):
     assert cached(tmp_path) == ["mobile_sam.safetensors"]
 
 
-@pytest.mark.parametrize(("variable", "folder"), [("/x/y", "/x/y/mobilesam"), ("rel", "/home/me/.cache/mobilesam")])
+@pytest.mark.parametrize(("variable", "folder"), [("/x/y", "/x/y/mobilesam"), ("", "/home/me/.cache/mobilesam")])
 def test_the_cache_folder(monkeypatch, variable, folder):
     monkeypatch.setenv("HOME", "/home/me")
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
     assert published.cache_folder() == Path(folder)
+
+
+def test_the_command_line_starts_without_platformdirs():
+    code = "import sys, mobilesam.cli; print('platformdirs' in sys.modules)"
+    assert output(code) == "False"
 
 
 def test_a_path_is_never_taken_for_a_name(tmp_path, monkeypatch):
