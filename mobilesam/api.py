@@ -49,6 +49,11 @@ class Segmentation:
     prompt: "Prompt"
     embedding: "Embedding"
 
+    def __repr__(self) -> str:
+        height, width = self.masks.shape[1:]
+        scores = ", ".join(f"{score:.3f}" for score in self.scores)
+        return f"<Segmentation: masks of {width}x{height} pixels, scores {scores}>"
+
     @property
     def best(self) -> int:
         """The index of the mask with the highest score."""
@@ -124,6 +129,10 @@ class Embedding:
     original_size: Size
     input_size: Size
     model: "MobileSAM"
+
+    def __repr__(self) -> str:
+        height, width = self.original_size
+        return f"<Embedding of an image of {width}x{height} pixels>"
 
     def segment(
         self,
@@ -261,7 +270,8 @@ def load(
 ) -> MobileSAM:
     """Load a model.
 
-    weights: a fused safetensors file, as `mobilesam convert` writes it; None for the packaged checkpoint.
+    weights: a fused safetensors file, as `mobilesam convert` writes it; "mobile_sam" for the official checkpoint, which
+    `mobilesam download` fetches; None for the packaged one.
     threads: how many threads a call uses; None for MOBILESAM_NUM_THREADS, else the CPUs this process may use.
     The results do not depend on it.
     precision: "fp32", "bf16", "int8" or "auto", the fastest here; None for MOBILESAM_PRECISION, else "fp32". What the

@@ -5,7 +5,11 @@ import argparse
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """--weights, --threads and --precision, as `load` takes them."""
-    parser.add_argument("--weights", metavar="FILE", help="a converted checkpoint (default: the packaged one)")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="a converted checkpoint, or mobile_sam, the official one, once downloaded (default: the packaged one)",
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="default: MOBILESAM_NUM_THREADS, else the usable CPUs")
     parser.add_argument(
         "--precision",

@@ -66,9 +66,17 @@ def _is_glob(source: str) -> bool:
 def _of_images(source: str, prompt: WrittenPrompt | None, suffix: str) -> Iterator[Task]:
     if prompt is None:
         raise ValueError("no prompt: give --point X,Y or --box X0,Y0,X1,Y1, or a file of prompts")
+    for image, name in images_of(source):
+        yield Task(image, prompt, name.with_suffix(suffix))
+
+
+def images_of(source: str) -> list[tuple[Path, PurePath]]:
+    """The images that an image, a folder or a glob stands for, each with its path as seen from there.
+
+    Raises ValueError where there is none.
+    """
     base, images = _images(source)
-    for image in images:
-        yield Task(image, prompt, _relative(image, base).with_suffix(suffix))
+    return [(image, _relative(image, base)) for image in images]
 
 
 def _images(source: str) -> tuple[Path, list[Path]]:

@@ -1,7 +1,8 @@
 """Timing this package against ONNX Runtime (and OpenVINO, where installed): options, rounds, tables, JSON.
 
-What is measured is in `benchmark_sections`, and in `benchmark_layers` for this package alone, pass by pass. This
-module loads no NumPy: its BLAS reads the number of threads from the environment, once, when it loads.
+What is measured is in `benchmark_sections`, and for this package alone in `benchmark_layers`, pass by pass, and in
+`benchmark_everything`. This module loads no NumPy: its BLAS reads the number of threads from the environment, once,
+when it loads.
 """
 
 from __future__ import annotations
@@ -9,21 +10,31 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from .arguments import add_model
 from .console import show
 from .files import check_folder, whole_file
 
 PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-SECTIONS = ("encoder", "decoder", "end-to-end", "cold-start", "memory", "depthwise")
+DEFAULT_SECTIONS = ("encoder", "decoder", "end-to-end", "cold-start", "memory")
+SECTIONS = (*DEFAULT_SECTIONS, "depthwise")
+
+# A child's peak memory includes what its parent held when it forked, so a bare interpreter starts it.
+LAUNCHER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+seconds = time.perf_counter() - start
+print(json.dumps([seconds * 1e3, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+sys.exit(child.returncode)
+"""
 
 
 @dataclass
@@ -39,6 +50,8 @@ class Row:
 
     @property
     def median(self) -> float:
+        import statistics  # slow to import, and the command line knows this module
+
         return statistics.median(self.samples)
 
 
@@ -90,7 +103,7 @@ class Options:
     runs: int
     threads: int
     image: Path
-    weights: Path | None
+    weights: str | None
     onnx: list[Path] = field(default_factory=list)
 
 
@@ -111,44 +124,38 @@ def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> di
     return times
 
 
-def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int:
-    """The command of scripts/benchmark.py, whose default image is `image`. Returns the exit code."""
-    parser = _parser(image)
-    arguments = parser.parse_args(argv)
-    if arguments.layers and arguments.onnx:
-        parser.error("argument --onnx: not allowed with argument --layers, which runs this package alone")
-    try:
-        _run(arguments)
-    except (ImportError, MemoryError, OSError, RuntimeError, ValueError) as error:
-        print(f"benchmark: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+def child(command: Sequence[str], folder: Path) -> tuple[float, float]:
+    """Milliseconds that the command takes, and the megabytes it holds at its peak."""
+    import subprocess
+
+    launch = [sys.executable, "-c", LAUNCHER, *command]
+    process = subprocess.run(launch, cwd=folder, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {process.stderr.strip().splitlines()[-1:]}")
+    milliseconds, megabytes = json.loads(process.stdout)
+    return milliseconds, megabytes
 
 
-def _parser(image: Path | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Time this package against ONNX Runtime, and OpenVINO where installed, in turns. A ratio "
-        "is an engine's median over this package's."
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--runs", type=_positive, default=10, metavar="N", help="rounds, after one of warm-up (default: 10)")
-    add("--threads", type=_positive, metavar="N", help="of every engine (default: the usable CPUs)")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--only", type=_sections, default=SECTIONS, metavar="SECTION,...", help=", ".join(SECTIONS))
+    what.add_argument(
+        "--only",
+        type=_sections,
+        default=DEFAULT_SECTIONS,
+        metavar="SECTION,...",
+        help=f"{', '.join(SECTIONS)} (default: all but depthwise)",
+    )
     what.add_argument(
         "--layers", action="store_true", help="where the encoder's time goes, pass by pass, this package alone"
     )
-    add(
-        "--image",
-        type=Path,
-        default=image,
-        required=image is None,
-        metavar="FILE",
-        help="(default: %(default)s)",
+    what.add_argument(
+        "--everything",
+        action="store_true",
+        help="everything-mode by points a side, and its memory, this package alone; needs --image",
     )
-    add("--weights", type=Path, metavar="FILE", help="a converted checkpoint (default: the packaged one)")
+    add("--image", type=Path, metavar="FILE", help="a photo (default: a made-up one of 1024x683)")
     add(
         "--onnx",
         type=Path,
@@ -158,7 +165,7 @@ def _parser(image: Path | None) -> argparse.ArgumentParser:
         help="also time the encoder.onnx and decoder.onnx in this folder; repeatable",
     )
     add("--json", type=Path, metavar="FILE", help="write everything measured as JSON")
-    return parser
+    add_model(parser)
 
 
 def _positive(text: str) -> int:
@@ -175,33 +182,62 @@ def _sections(text: str) -> list[str]:
     return names
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace) -> int:
     # NumPy's own threads stay out of it: the one baseline that is NumPy's has a pool of `threads`.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
-    from . import benchmark_layers, kernels
-
+    alone = "--layers" if arguments.layers else "--everything" if arguments.everything else None
+    if alone and arguments.onnx:
+        raise ValueError(f"--onnx is not for {alone}, which runs this package alone")
+    if arguments.everything and not arguments.image:
+        raise ValueError("--everything needs --image: its time depends on how many objects the photo shows")
     if arguments.json:
         check_folder(arguments.json)
-    threads = arguments.threads or kernels.threads.default_threads()
-    weights = arguments.weights and arguments.weights.resolve()  # the commands run in a folder of their own
-    options = Options(arguments.runs, threads, arguments.image.resolve(), weights, arguments.onnx)
-    with tempfile.TemporaryDirectory(prefix="mobilesam-") as folder:
-        if arguments.layers:
-            bench, sections = benchmark_layers.LayersBench(options), ["layers"]
-        else:
-            from . import benchmark_sections  # which needs ONNX Runtime
 
-            bench, sections = benchmark_sections.Bench(options, Path(folder)), arguments.only
-        environment = bench.environment()
-        for name, value in environment.items():
-            print(f"{name:<13}{value}")
-        tables = []
-        for name in sections:
-            for table in bench.section(name):
-                show("")
-                print(*["", *table.lines()], sep="\n", flush=True)
-                tables.append(table)
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="mobilesam-") as folder:
+        record = _measure(arguments, Path(folder))
     if arguments.json:
-        record = {"environment": environment, "tables": [table.as_json() for table in tables]}
         with whole_file(arguments.json) as partial:
             partial.write_text(json.dumps(record, indent=1) + "\n")
+    return 0
+
+
+def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
+    """Print everything as it is measured; returns what JSON is to hold. `folder` is for files of its own."""
+    from . import benchmark_everything, benchmark_layers, benchmark_sections, kernels
+
+    threads = kernels.threads.default_threads() if arguments.threads is None else arguments.threads
+    image = arguments.image.resolve() if arguments.image else made_up_photo(folder)
+    weights = arguments.weights
+    if weights and Path(weights).exists():
+        weights = str(Path(weights).resolve())  # the commands run in a folder of their own
+    options = Options(arguments.runs, kernels.threads.checked(threads), image, weights, arguments.onnx)
+    bench: benchmark_layers.LayersBench
+    if arguments.layers:
+        bench, sections = benchmark_layers.LayersBench(options), ["layers"]
+    elif arguments.everything:
+        bench, sections = benchmark_everything.EverythingBench(options, folder), ["everything"]
+    else:
+        bench, sections = benchmark_sections.Bench(options, folder), arguments.only
+    environment = bench.environment()
+    for name, value in environment.items():
+        print(f"{name:<13}{value}")
+    tables = []
+    for name in sections:
+        for table in bench.section(name):
+            show("")
+            print(*["", *table.lines()], sep="\n", flush=True)
+            tables.append(table)
+    return {"environment": environment, "tables": [table.as_json() for table in tables]}
+
+
+def made_up_photo(folder: Path) -> Path:
+    """A JPEG of soft blots of colour, 1024x683, always the same: what it shows does not matter for the time."""
+    import numpy as np
+    from PIL import Image
+
+    blots = np.random.default_rng(0).integers(0, 256, (8, 12, 3), np.uint8)
+    path = folder / "photo.jpg"
+    Image.fromarray(blots).resize((1024, 683), Image.Resampling.BICUBIC).save(path)
+    return path

@@ -22,8 +22,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import ClassVar
 
 import numpy as np
 
@@ -31,7 +29,7 @@ from . import __version__, api, kernels
 from .benchmark import PAUSE, Options, Printable
 from .command_info import cpu_name
 from .config import EMBED_DIM, EMBED_SIZE, IMG_SIZE, STAGES, Stage, tensor_specs
-from .console import show
+from .console import show, without_home
 from .encoder import ImageEncoder, TinyViTBlock
 from .image import open_rgb, to_encoder_input
 from .parameters import F32
@@ -184,24 +182,26 @@ def time_passes(encoder: ImageEncoder, x: F32, runs: int) -> LayersTable:
 class LayersBench:
     """One photo, the model, and the section that needs no other engine."""
 
-    engines: ClassVar[Mapping[str, ModuleType]] = {}
-
     def __init__(self, options: Options) -> None:
         self.options = options
         self.photo = open_rgb(options.image)
         self.model = api.load(options.weights, threads=options.threads)
 
+    def engine_versions(self) -> Mapping[str, str]:
+        """The other engines', by name."""
+        return {}
+
     def environment(self) -> dict[str, str]:
         """The facts that a number means little without."""
         versions = {"mobilesam": __version__, "python": platform.python_version(), "numpy": np.__version__}
-        versions |= {name: engine.__version__ for name, engine in self.engines.items()}
+        versions |= self.engine_versions()
         return {
             "cpu": cpu_name(),
             "isa": kernels.isa.current(),
             "threads": str(self.options.threads),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-            "checkpoint": str(self.model.checkpoint.path),
-            "image": f"{self.options.image} ({self.photo.width}x{self.photo.height})",
+            "checkpoint": without_home(self.model.checkpoint.path),
+            "image": f"{self.options.image.name} ({self.photo.width}x{self.photo.height})",
         }
 
     def section(self, name: str) -> list[Printable]:

@@ -18,7 +18,8 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from . import config
-from .files import check_folder, whole_file
+from .files import check_folder, sha256, whole_file
+from .published import PUBLISHED, cached_path
 
 __all__ = [
     "Checkpoint",
@@ -95,7 +96,7 @@ class Checkpoint(_TensorFile):
     @cached_property
     def sha256(self) -> str:
         """The file's checksum, in hexadecimal; it is read for that when first asked for."""
-        return _sha256(self.path)
+        return sha256(self.path)
 
     def __init__(self, path: PathLike) -> None:
         super().__init__(path)
@@ -125,7 +126,7 @@ class ConvertedCheckpoint(dict[str, Array]):
 
 
 def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
-    """Open a fused checkpoint, or the packaged default for None.
+    """Open a fused checkpoint: a file, a published one by its name once it is downloaded, the packaged one for None.
 
     Raises FileNotFoundError, or CheckpointError for a truncated or foreign file, a missing or unexpected
     tensor, a wrong shape or dtype. Quick: only the header is read.
@@ -134,6 +135,10 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
         from .weights import default_path
 
         path = default_path()
+    elif path in PUBLISHED:
+        name, path = path, cached_path(str(path))
+        if not path.exists():
+            raise FileNotFoundError(f"no checkpoint {name} yet: get it with mobilesam download --checkpoint {name}")
     path = Path(path)
     if path.exists() and _kind(path) in ("torch", "onnx"):
         raise CheckpointError(f"{path}: not a safetensors checkpoint; {_hint(path)}")
@@ -189,7 +194,7 @@ def _metadata(files: Sequence[Path], dtype: str) -> dict[str, str]:
     return {
         "format_version": FORMAT_VERSION,
         "source": ", ".join(file.name for file in files),
-        "source_sha256": ", ".join(_sha256(file) for file in files),
+        "source_sha256": ", ".join(sha256(file) for file in files),
         "dtype": dtype,
     }
 
@@ -287,9 +292,3 @@ def _listed(names: Sequence[str]) -> str:
 def _hint(path: Path) -> str:
     source = path if path.suffix != ".onnx" else "ENCODER.onnx DECODER.onnx"
     return f"convert it first: mobilesam convert {source} --output FILE.safetensors"
-
-
-def _sha256(path: Path) -> str:
-    import hashlib  # loads OpenSSL: not needed to open a checkpoint
-
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,7 +1,6 @@
 """mobilesam segment for many images: what is planned, the run, the report."""
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from PIL import Image
 
 from . import api, outputs, pipeline
 from .batch import Task, by_image, find_tasks
-from .console import Progress
+from .console import Progress, say_failed
 from .files import check_distinct, remove_leftovers
 from .image import allow_large_photos
 from .outputs import Kind, Style
@@ -110,8 +109,7 @@ def _check(tasks: Sequence[Task], plan: _Plan) -> None:
 def _say(report: pipeline.Report, skipped: int, progress: Progress, images: int, folders: Folders) -> None:
     """What was done, on stdout; what failed and why, on stderr."""
     for failure in report.failures:
-        image, reason = str(failure.task.image), failure.reason
-        print(f"mobilesam: failed: {reason if image in reason else f'{image}: {reason}'}", file=sys.stderr)
+        say_failed(failure.task.image, failure.reason)
     seconds = progress.seconds
     counts = [f"{report.written} written", f"{len(report.failures)} failed"]
     if skipped:

@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+from pathlib import Path
 
 INTERVAL = 0.1  # seconds between two looks of a progress line
 BAR = 24  # characters
@@ -13,6 +14,17 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def without_home(path: Path) -> str:
+    """The path, from ~ if it is in the home folder: fit for an issue that anybody reads."""
+    home = Path.home()
+    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+
+
+def say_failed(file: object, reason: str) -> None:
+    """That an input failed, and why, in a line on stderr that names it once."""
+    print(f"mobilesam: failed: {reason if str(file) in reason else f'{file}: {reason}'}", file=sys.stderr)
 
 
 def show(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files: whole or not at all, not over one another, their checksums."""
 
 import os
 import re
@@ -40,6 +40,13 @@ def _checksum(path: Path) -> str:
     return f"{zlib.crc32(os.fsencode(path.name)):08x}"
 
 
+def sha256(path: Path) -> str:
+    """The file's checksum, in hexadecimal."""
+    import hashlib  # loads OpenSSL: not needed to open a checkpoint
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def check_folder(path: Path) -> None:
     """Raise OSError where no file can be written: no such folder, no permission, or a folder itself."""
     if not path.parent.is_dir():
@@ -48,6 +55,14 @@ def check_folder(path: Path) -> None:
         raise IsADirectoryError(f"cannot write a file over a folder: {path}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"no permission to write into folder: {path.parent}")
+
+
+def check_folder_to_be(path: Path) -> None:
+    """Raise OSError where this is no folder to write into, and cannot become one."""
+    folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"expected a folder to write into, got a file: {folder}")
+    check_folder(folder / "any")
 
 
 def check_distinct(paths: Iterable[Path]) -> None:

@@ -129,6 +129,14 @@ def iou(a: RLE | Sequence[RLE], b: RLE | Sequence[RLE]) -> NDArray[np.float64]:
     return result
 
 
+def spans(rle: RLE) -> Counts:
+    """Where each run of the mask begins and ends (exclusive), (R, 2), in pixels, column by column.
+
+    Raises as `decompress`.
+    """
+    return np.stack(_inside(checked(rle)[1]), axis=1)
+
+
 def to_runs(rle: RLE) -> Runs:
     """The mask's runs within columns, (R, 3) int64: column, first row, row behind the last. Raises as `decompress`."""
     (height, _), counts = checked(rle)

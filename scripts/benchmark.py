@@ -1,9 +1,11 @@
-"""Time this package against ONNX Runtime (and OpenVINO, where installed); see --help."""
+"""The same as `mobilesam bench`, on a photo of the tests; see --help."""
 
 import sys
 from pathlib import Path
 
-from mobilesam.benchmark import main
+from mobilesam.cli import main
+
+PHOTO = Path(__file__).parents[1] / "tests" / "data" / "coffee.png"
 
 if __name__ == "__main__":
-    sys.exit(main(image=Path(__file__).parents[1] / "tests" / "data" / "coffee.png"))
+    sys.exit(main(["bench", "--image", str(PHOTO), *sys.argv[1:]]))

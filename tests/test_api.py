@@ -142,6 +142,13 @@ def test_embedding(model, embedding):
     np.testing.assert_array_equal(embedding.features, model.image_encoder(to_encoder_input(Image.open(CHELSEA))[0]))
 
 
+def test_what_a_prompt_shows_is_a_line(embedding):
+    result = embedding.segment([(220, 140)])
+    scores = ", ".join(f"{score:.3f}" for score in result.scores)
+    assert repr(result) == f"<Segmentation: masks of 451x300 pixels, scores {scores}>"
+    assert repr(embedding) == "<Embedding of an image of 451x300 pixels>"
+
+
 def test_embedding_is_immutable(embedding):
     with pytest.raises(ValueError, match="read-only"):
         embedding.features[0, 0, 0] = 0

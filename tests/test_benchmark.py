@@ -14,10 +14,11 @@ from test_kernels_processes import output
 from tolerances import assert_sum
 
 import mobilesam
-from mobilesam import benchmark, benchmark_layers, benchmark_sections, onnx_segment
+from mobilesam import benchmark, benchmark_engines, benchmark_layers, benchmark_sections, onnx_segment
 from mobilesam.benchmark import Row, Table
 from mobilesam.benchmark_layers import Cost, LayersTable
 from mobilesam.checkpoint import open_checkpoint
+from mobilesam.cli import main
 from mobilesam.image import open_rgb, to_encoder_input
 from mobilesam.onnx_decoder import build_decoder
 from mobilesam.onnx_encoder import build_encoder
@@ -42,14 +43,14 @@ def test_ratio_is_of_the_medians_to_the_first_row() -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 def test_depthwise_baselines_compute_the_convolution(threads: int) -> None:
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((5, 2 * benchmark_sections.BAND, 19), np.float32)
+    x = rng.standard_normal((5, 2 * benchmark_engines.BAND, 19), np.float32)
     weight = rng.standard_normal((5, 3, 3), np.float32)
     channels_last = np.moveaxis(x, 0, -1), np.moveaxis(weight, 0, -1)
     with ThreadPoolExecutor(threads) as pool:
         for call in (
-            benchmark_sections.im2col_depthwise(x, weight, pool, threads, blocked=False),
-            benchmark_sections.im2col_depthwise(x, weight, pool, threads, blocked=True),
-            benchmark_sections.onnx_depthwise(x, weight, threads),
+            benchmark_engines.im2col_depthwise(x, weight, pool, threads, blocked=False),
+            benchmark_engines.im2col_depthwise(x, weight, pool, threads, blocked=True),
+            benchmark_engines.onnx_depthwise(x, weight, threads),
         ):
             assert_sum(np.moveaxis(call(), 0, -1), "depthwise_conv2d", 9, *channels_last, pad=1)
 
@@ -57,7 +58,7 @@ def test_depthwise_baselines_compute_the_convolution(threads: int) -> None:
 def test_pruned_decoder_gives_the_same_without_the_masks_in_full() -> None:
     model = build_decoder(open_checkpoint(), "all")
     outputs = ["low_res_masks", "iou_predictions"]
-    cut = benchmark_sections.pruned(model, outputs)
+    cut = benchmark_engines.pruned(model, outputs)
     assert {node.op_type for node in model.graph.node} - {node.op_type for node in cut.graph.node} >= {"Resize"}
     onnx.checker.check_model(cut)
     features = np.random.default_rng(0).standard_normal((1, 256, 64, 64), np.float32)
@@ -90,7 +91,7 @@ def test_command_writes_json(
     monkeypatch.setattr(benchmark_sections, "DEPTHWISE_CASES", ((64, 16), (128, 3)))
     file = tmp_path / "times.json"
     options = ["--only", "depthwise", "--runs", "1", "--threads", "1", "--json", str(file)]
-    assert benchmark.main([*options, "--image", str(PHOTOS["chelsea"])]) == 0
+    assert main(["bench", *options, "--image", str(PHOTOS["chelsea"])]) == 0
     record = json.loads(file.read_text())
     assert record["environment"]["threads"] == "1"
     titles = [table["title"] for table in record["tables"]]
@@ -157,11 +158,31 @@ def test_rates_are_of_the_median_time() -> None:
     assert len(line) == len(header)
 
 
+ALONE = "import sys; sys.modules.update(onnx=None, onnxruntime=None); from mobilesam.cli import main; "
+
+
+def test_without_other_engines_this_package_is_timed_alone(tmp_path: Path) -> None:
+    file = tmp_path / "times.json"
+    options = ["bench", "--runs", "1", "--json", str(file)]
+    printed = output(f"{ALONE}sys.exit(main({options!r}))")
+    record = json.loads(file.read_text())
+    assert "onnxruntime" not in record["environment"]["versions"]
+    assert record["environment"]["image"] == "photo.jpg (1024x683)"
+    engines = [[row["engine"] for row in table["rows"]] for table in record["tables"]]
+    asked_about = "mobilesam, on an image already asked about"
+    segment = ["mobilesam segment"]
+    assert engines == [["mobilesam"], ["mobilesam", asked_about], ["mobilesam"], segment, segment]
+    assert all(row["min"] > 0 for table in record["tables"] for row in table["rows"])
+    assert all(table["title"] in printed for table in record["tables"])
+    options = ["bench", "--only", "depthwise"]
+    code = f"{ALONE}print(main({options!r}))"
+    assert output(code).splitlines()[-1] == "2"
+
+
 def test_layers_need_no_other_engine(tmp_path: Path) -> None:
     file = tmp_path / "layers.json"
-    options = ["--layers", "--runs", "1", "--image", str(PHOTOS["chelsea"]), "--json", str(file)]
-    code = "import sys; sys.modules.update(onnx=None, onnxruntime=None); from mobilesam.benchmark import main; "
-    printed = output(f"{code}sys.exit(main({options!r}))")
+    options = ["bench", "--layers", "--runs", "1", "--image", str(PHOTOS["chelsea"]), "--json", str(file)]
+    printed = output(f"{ALONE}sys.exit(main({options!r}))")
     record = json.loads(file.read_text())
     assert "onnxruntime" not in record["environment"]["versions"]
     (table,) = record["tables"]
@@ -173,6 +194,32 @@ def test_layers_need_no_other_engine(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_everything_needs_no_other_engine(tmp_path: Path) -> None:
+    file, photo = tmp_path / "everything.json", tmp_path / "low.png"
+    open_rgb(PHOTOS["rocket"]).crop((0, 200, 640, 300)).save(photo)
+    options = ["bench", "--everything", "--runs", "1", "--image", str(photo), "--json", str(file)]
+    code = (
+        f"{ALONE}from mobilesam import benchmark_everything as b; "
+        "b.GRIDS, b.MIDDLE, b.MIDDLE_GRID, b.LARGE = (1, 2), (64, 32), 1, (320, 80); "
+        "b.OPTIONS = dict.fromkeys(b.OPTIONS, ['--points-per-side', '1']); "
+    )
+    printed = output(f"{code}sys.exit(main({options!r}))")
+    *times, commands, memory = json.loads(file.read_text())["tables"]
+    assert [[row["engine"] for row in table["rows"]] for table in times] == [
+        ["points_per_side 1", "points_per_side 2"],
+        ["points_per_side 1"],
+    ]
+    for table in (commands, memory):
+        assert [row["engine"] for row in table["rows"]] == [
+            "640x100, --points-per-side 1",
+            "320x80, --points-per-side 1",
+        ]
+    assert all(50 < row["median"] < 1000 for row in memory["rows"])
+    for table in (*times, commands, memory):
+        assert table["title"] in printed
+        assert all(len(row["samples"]) == 1 and row["min"] > 0 for row in table["rows"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -180,6 +227,10 @@ def test_layers_need_no_other_engine(tmp_path: Path) -> None:
         (["--onnx", "."], "--onnx .: no encoder.onnx in it"),
         (["--json", "no-such-folder/times.json"], "no-such-folder"),
         (["--weights", "no-such.safetensors"], "no-such.safetensors"),
+        (["--onnx", ".", "--layers"], "--onnx is not for --layers"),
+        (["--onnx", ".", "--everything"], "--onnx is not for --everything"),
+        (["--everything"], "--everything needs --image"),
+        (["--threads", "0"], "threads: expected"),
     ],
 )
 def test_command_says_what_is_wrong(
@@ -192,19 +243,26 @@ def test_command_says_what_is_wrong(
     for variable in benchmark.BLAS_THREADS:
         monkeypatch.setenv(variable, "1")
     monkeypatch.chdir(tmp_path)
-    assert benchmark.main(options, image=PHOTOS["chelsea"]) == 2
+    assert main(["bench", *options]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("benchmark: error: ")
+    assert error.startswith("mobilesam: error: ")
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "options", [["--only", "encoder,sweep"], ["--runs", "0"], ["--threads", "two"], ["--onnx", ".", "--layers"]]
+    "options",
+    [
+        ["--only", "encoder,sweep"],
+        ["--runs", "0"],
+        ["--threads", "two"],
+        ["--only", "encoder", "--layers"],
+        ["--layers", "--everything"],
+    ],
 )
 def test_impossible_options_are_refused(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        benchmark.main(options, image=PHOTOS["chelsea"])
+        main(["bench", *options])
     assert stopped.value.code == 2
     assert options[-1].split(",")[-1] in capsys.readouterr().err

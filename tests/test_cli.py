@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -165,20 +166,23 @@ def test_convert_refuses_what_is_no_checkpoint(folder, capsys):
     assert files(folder) == []
 
 
-def test_info(capsys):
+def test_info_is_a_block_to_paste(capsys, monkeypatch):
+    packaged = mobilesam.load().checkpoint.path
+    monkeypatch.setenv("HOME", str(packaged.parents[1]))
+    monkeypatch.setenv("MOBILESAM_NUM_THREADS", "1")
     assert main(["info"]) == 0
-    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    said = capsys.readouterr().out
+    fence, *lines, end = said.splitlines()
+    assert fence == end == "```"
+    facts = dict(line.split(maxsplit=1) for line in lines)
     assert facts["mobilesam"] == mobilesam.__version__
-    assert {
-        "python",
-        "platform",
-        "cpu",
-        "isa",
-        "openmp",
-        "threads",
-        "checkpoint",
-        "source_sha256",
-    } <= facts.keys()
+    assert facts["checkpoint"] == f"~/{packaged.parent.name}/{packaged.name}"
+    assert f"{packaged.parents[1]}/" not in said
+    assert facts["threads"] == f"1 of {os.cpu_count()} CPUs"
+    assert facts["MOBILESAM_NUM_THREADS"] == "1"
+    assert f"onnxruntime {version('onnxruntime')}" in facts["optional"]
+    assert "pytest" not in facts["optional"]
+    assert {"python", "platform", "cpu", "isa", "openmp", "downloaded", "source_sha256"} <= facts.keys()
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

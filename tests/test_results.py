@@ -56,6 +56,40 @@ def test_coco_is_what_pycocotools_reads(tmp_path):
         assert (item["area"], item["iscrowd"]) == (mask.sum(), 0)
 
 
+RECORD = {
+    "segmentation": rle.compress(rle.encode(DISC)),
+    "area": int(DISC.sum()),
+    "bbox": [16, 6, 28, 28],
+    "predicted_iou": 0.9,
+    "point_coords": [[1.5, 2.5]],
+    "stability_score": 0.97,
+    "crop_box": [0, 0, 90, 60],
+}
+
+
+def test_coco_of_records(tmp_path):
+    """COCO's width and height count pixels, a record's are the distance of the last from the first."""
+    empty = RECORD | {"segmentation": np.zeros((60, 90), bool), "area": 0, "stability_score": float("nan")}
+    objects = [SegmentedObject.from_record(record) for record in (RECORD, empty)]
+    results.save(objects, tmp_path / "records.json", size=(60, 90), info={"parameters": {"points_per_side": 8}})
+    read = COCO(tmp_path / "records.json")
+    assert read.dataset["info"] == {"parameters": {"points_per_side": 8}}
+    annotation, of_empty = read.loadAnns(read.getAnnIds(imgIds=1))
+    np.testing.assert_array_equal(read.annToMask(annotation), DISC)
+    assert {key: annotation[key] for key in RECORD} == RECORD | {"bbox": [16, 6, 29, 29]}
+    assert annotation["score"] == RECORD["predicted_iou"]
+    assert not read.annToMask(of_empty).any()
+    assert (of_empty["area"], of_empty["bbox"], of_empty["stability_score"]) == (0, [0, 0, 0, 0], None)
+
+
+def test_coco_of_an_image_without_objects():
+    assert results.coco([], file_name="photo.jpg", size=(60, 90)) == {
+        "images": [{"id": 1, "file_name": "photo.jpg", "width": 90, "height": 60}],
+        "annotations": [],
+        "categories": [],
+    }
+
+
 def test_polygons_in_coco():
     [plain] = results.coco([SegmentedObject(RING)])["annotations"]
     [item] = json.loads(json.dumps(results.coco([SegmentedObject(RING)], polygons=True)))["annotations"]
@@ -68,12 +102,15 @@ def test_polygons_in_coco():
 
 
 def test_geojson(tmp_path):
-    results.save([SegmentedObject(RING, "ring", 0.75), SegmentedObject(~RING)], tmp_path / "objects.geojson")
+    results.save(
+        [SegmentedObject(RING, "ring", 0.75), SegmentedObject(~RING, attributes={"more": 1})],
+        tmp_path / "objects.geojson",
+    )
     collection = json.loads((tmp_path / "objects.geojson").read_text())
     assert collection["type"] == "FeatureCollection"
     assert [feature["properties"] for feature in collection["features"]] == [
         {"name": "ring", "area": int(RING.sum()), "score": 0.75},
-        {"name": "object", "area": int((~RING).sum())},
+        {"name": "object", "area": int((~RING).sum()), "more": 1},
     ]
     for feature, mask in zip(collection["features"], (RING, ~RING), strict=True):
         assert (feature["type"], feature["geometry"]["type"]) == ("Feature", "MultiPolygon")
@@ -112,6 +149,65 @@ def test_coordinates_of_large_images_are_exact():
 
 
 # Pictures
+
+
+STACK = [np.zeros((40, 60), bool) for _ in range(4)]
+for mask, (x0, y0, x1, y1) in zip(STACK, [(10, 5, 20, 15), (0, 0, 60, 30), (12, 7, 14, 9), (15, 10, 45, 35)]):
+    mask[y0:y1, x0:x1] = True
+BY_FALLING_AREA = (2, 4, 1, 3)
+
+
+def painted(order: tuple[int, ...]) -> np.ndarray:
+    labels = np.zeros((40, 60), int)
+    for number in order:
+        labels[STACK[number - 1]] = number
+    return labels
+
+
+@pytest.mark.parametrize("form", [lambda mask: mask, rle.encode, lambda mask: rle.compress(rle.encode(mask))])
+@pytest.mark.parametrize(("smallest_on_top", "order"), [(False, (1, 2, 3, 4)), (True, BY_FALLING_AREA)])
+def test_which_of_several_a_label_map_has(form, smallest_on_top, order):
+    objects = [SegmentedObject(form(mask)) for mask in STACK]
+    labels = results.label_map(objects, smallest_on_top=smallest_on_top)
+    assert labels.dtype == np.uint16
+    np.testing.assert_array_equal(labels, painted(order))
+
+
+def test_a_label_map_of_none_and_of_too_many():
+    labels = results.label_map([], size=(40, 60))
+    assert labels.shape == (40, 60) and not labels.any()
+    with pytest.raises(ValueError, match="holds 65535 objects, got 65536"):
+        results.label_map([SegmentedObject(STACK[0])] * 65536)
+
+
+def test_the_overlay_is_the_photo_tinted_inside_and_lined_at_the_ends():
+    photo = Image.new("RGB", (60, 40), (100, 100, 100))
+    objects = [SegmentedObject(mask) for mask in STACK[:3]] + [SegmentedObject(STACK[3], colour=(0, 0, 0))]
+    drawn = np.asarray(results.overlay(photo, objects, smallest_on_top=True)).astype(int)
+    labels = painted(BY_FALLING_AREA)
+    expected = np.full((40, 60, 3), 100)
+    for number, colour in enumerate([*results.colours(3), (0, 0, 0)], 1):
+        tint = 100 + results.FILL_OPACITY * (np.array(colour) - 100)
+        expected[labels == number] = np.rint(tint)
+    line = np.zeros((40, 60), bool)
+    line[1:] |= labels[1:] != labels[:-1]
+    line[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    expected[line] = results.LINE_COLOUR
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1)  # Pillow blends in integers
+    assert (np.asarray(photo) == 100).all()
+    np.testing.assert_array_equal(np.asarray(results.overlay(photo, [])), np.asarray(photo))
+
+
+@pytest.mark.parametrize("side", [100, 3000])
+def test_the_overlays_bands_leave_no_seam(side, monkeypatch):
+    """At 3000 pixels lines are thick."""
+    rng = np.random.default_rng(0)
+    labels = np.kron(rng.integers(0, 9, (20, 10)), np.ones((4, side // 10), int))
+    photo = Image.fromarray(rng.integers(0, 256, (*labels.shape, 3), np.uint8))
+    objects = [SegmentedObject(labels == number) for number in range(1, 9)]
+    whole = np.asarray(results.overlay(photo, objects))
+    monkeypatch.setattr(results, "BAND", 7)
+    np.testing.assert_array_equal(np.asarray(results.overlay(photo, objects)), whole)
 
 
 def test_cutout():
@@ -196,9 +292,13 @@ def test_sizes_must_agree(make):
         make([SegmentedObject(DISC), SegmentedObject(RING)])
 
 
-def test_a_cutout_that_cannot_be():
+@pytest.mark.parametrize("draw", [results.cutout, results.overlay])
+def test_an_image_of_another_size(draw):
     with pytest.raises(ValueError, match="the masks are 90x60 but the image is 451x300 pixels"):
-        results.cutout(CHELSEA, OBJECTS)
+        draw(CHELSEA, OBJECTS)
+
+
+def test_a_cutout_that_cannot_be():
     with pytest.raises(ValueError, match="there is nothing to crop to: the masks are empty"):
         results.cutout(np.zeros((9, 11, 3), np.uint8), [SegmentedObject(RING & False)], crop=True)
 

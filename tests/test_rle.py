@@ -75,6 +75,10 @@ def check_runs(mask: np.ndarray) -> None:
         painted[first:end, column] = True
     np.testing.assert_array_equal(painted, mask)
     assert (np.diff(runs[:, 0] * (mask.shape[0] + 1) + runs[:, 1]) > 0).all()  # in order
+    spans = rle.spans(plain)
+    inside = [np.arange(first, end) for first, end in spans]
+    np.testing.assert_array_equal(np.concatenate([np.empty(0, int), *inside]), np.flatnonzero(mask.T))
+    assert (spans[1:, 0] > spans[:-1, 1]).all()  # in order and apart
     counts = rle.from_runs(runs, mask.shape)
     assert counts.dtype == np.uint32
     assert counts.tolist() == plain["counts"]

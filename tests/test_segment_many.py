@@ -19,8 +19,15 @@ from mobilesam.batch import Task, by_image, find_tasks
 from mobilesam.cli import main
 from mobilesam.written_prompt import WrittenPrompt, coordinates
 
-GOOD = ["0.png", "1.jpg", "2.png", "3.jpg", "4.png", "5.jpg", "6.png", "7.jpg"]
-BROKEN = {"cut.png": "cannot decode image photos/cut.png", "text.jpg": "not an image that Pillow can read"}
+GOOD = [f"{i:02}.{'jpg' if i % 2 else 'png'}" for i in range(95)]
+BROKEN = {
+    "bomb.png": "cannot decode image photos/bomb.png: Image size (324000000 pixels) exceeds limit of 256000000 pixels",
+    "cut.jpg": "cannot decode image photos/cut.jpg: image file is truncated",
+    "empty.webp": "not an image that Pillow can read",
+    "over.tif": "a float image must lie in [0, 1], got values from 2 to 2",
+    "text.jpg": "not an image that Pillow can read",
+}
+FEW = [*GOOD[:8], "cut.jpg", "text.jpg"]
 COMMAND = ["segment", "photos", "--point", "50%,25%", "--output", "masks", "--overlay", "overlays"]
 
 
@@ -29,23 +36,30 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, request):
-    """A folder with photos, two of which are broken, and what the command makes of it: the folder, exit code, files."""
+def finished(tmp_path_factory):
+    """A folder of 100 photos, 5 of them broken, and what the command makes of it: the folder, its words, its files."""
     folder = tmp_path_factory.mktemp("many")
-    (folder / "photos").mkdir()
+    photos = folder / "photos"
+    photos.mkdir()
     with Image.open(PHOTOS["chelsea"]) as photo:
         for i, name in enumerate(GOOD):  # wide and low: quick to encode
-            photo.crop((0, 100 + i, 451 - i, 200)).save(folder / "photos" / name)
-    (folder / "photos" / "cut.png").write_bytes((folder / "photos" / "0.png").read_bytes()[:9000])
-    (folder / "photos" / "text.jpg").write_text("no photo")
+            photo.crop((0, 100 + i, 451 - i, 140 + i)).save(photos / name)
+        photo.save(photos / "cut.jpg")
+    (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:9000])
+    Image.new("1", (18_000, 18_000)).save(photos / "bomb.png")
+    Image.new("F", (30, 20), 2).save(photos / "over.tif")
+    (photos / "empty.webp").touch()
+    (photos / "text.jpg").write_text("no photo")
     shown = run(COMMAND, folder)
     return folder, shown, {name: files(folder / name) for name in ("masks", "overlays")}
 
 
 @pytest.fixture
 def folder(finished, tmp_path, monkeypatch):
-    """A folder of the same photos, without results; the current one."""
-    shutil.copytree(finished[0] / "photos", tmp_path / "photos")
+    """A folder of ten of the photos, two of them broken, without results; the current one."""
+    (tmp_path / "photos").mkdir()
+    for name in FEW:
+        shutil.copy(finished[0] / "photos" / name, tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -59,7 +73,7 @@ def test_a_folder_ends_with_its_results_and_its_failures_named(finished, model):
     assert shown.returncode == 1
     assert sorted(results["masks"]) == [f"{Path(name).stem}.png" for name in GOOD]
     assert sorted(results["overlays"]) == [f"{Path(name).stem}.jpg" for name in GOOD]
-    assert shown.stdout.startswith("8 written, 2 failed (")
+    assert shown.stdout.startswith("95 written, 5 failed (")
     assert shown.stdout.endswith(" images/s): masks, overlays\n")
     failures = shown.stderr.splitlines()  # and nothing else: the progress line is for terminals
     assert len(failures) == len(BROKEN)
@@ -67,7 +81,7 @@ def test_a_folder_ends_with_its_results_and_its_failures_named(finished, model):
         assert line.startswith("mobilesam: failed: ")
         assert f"photos/{name}" in line
         assert reason in line
-    for name in ("0.png", "7.jpg"):
+    for name in ("00.png", "93.jpg"):
         expected = model.encode(folder / "photos" / name)
         height, width = expected.original_size
         with Image.open(folder / "masks" / Path(name).with_suffix(".png")) as mask:
@@ -78,9 +92,9 @@ def test_a_folder_ends_with_its_results_and_its_failures_named(finished, model):
             assert (overlay.mode, overlay.size) == ("RGB", (width, height))
 
 
-# The command, but that it tells when it has written half of the fourth overlay, and takes its time over the rest.
+# The command, but that it tells when it has written half of a certain overlay, and takes its time over the rest.
 SLOW = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from PIL import Image
 from mobilesam.cli import main
@@ -90,46 +104,58 @@ save, overlays = Image.Image.save, []
 def slow(image, path, *rest):
     if isinstance(path, Path) and image.mode == "RGB":
         overlays.append(path)
-    if path in overlays[3:]:
+    if path in overlays[int(sys.argv[2]):]:
         path.write_bytes(b"half of it")
         Path("half").touch()
         time.sleep(float(sys.argv[1]))
     save(image, path, *rest)
 
 Image.Image.save = slow
-sys.exit(main(sys.argv[2:]))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job does not have
+sys.exit(main(sys.argv[3:]))
 """
 
 
-@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGKILL, 60), (signal.SIGINT, 1)])
-def test_killed_half_way_and_resumed_ends_with_the_same_files(finished, folder, number, seconds):
-    command = [sys.executable, "-c", SLOW, str(seconds), *COMMAND]
+@pytest.mark.parametrize(
+    ("number", "seconds", "before", "photos"),
+    [(signal.SIGKILL, 60, 47, [*GOOD, *BROKEN]), (signal.SIGINT, 1, 3, FEW)],
+    ids=["killed, of 100", "interrupted, of 10"],
+)
+def test_stopped_half_way_and_resumed_ends_with_the_same_files(finished, folder, number, seconds, before, photos):
+    for name in photos:
+        shutil.copy(finished[0] / "photos" / name, folder / "photos")
+    stems = {Path(name).stem for name in photos}
+    expected = {
+        name: {file: data for file, data in written.items() if Path(file).stem in stems}
+        for name, written in finished[2].items()
+    }
+    command = [sys.executable, "-c", SLOW, str(seconds), str(before), *COMMAND]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while not (folder / "half").exists():
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
         said, _ = process.communicate()
-    before = {name: files(folder / name) for name in ("masks", "overlays")}
+    left = {name: files(folder / name) for name in ("masks", "overlays")}
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert "images not reached: go on with --resume" in said
     else:
         assert process.returncode == -signal.SIGKILL
-        assert [path for path in before["overlays"] if path.startswith(".")]
-    for name, written in before.items():
+        assert [path for path in left["overlays"] if path.startswith(".")]
+    for name, written in left.items():
         whole = {file: data for file, data in written.items() if not file.startswith(".")}
-        assert whole.items() < finished[2][name].items()  # some are there, and none half-written
-        assert whole
+        assert before - 1 <= len(whole) < len(expected[name])  # two threads write
+        assert whole.items() <= expected[name].items()  # none is half-written
     assert main([*COMMAND, "--resume"]) == 1
-    assert {name: files(folder / name) for name in ("masks", "overlays")} == finished[2]
+    assert {name: files(folder / name) for name in ("masks", "overlays")} == expected
 
 
 def test_nothing_is_left_to_resume(folder, capsys):
-    (folder / "photos" / "cut.png").unlink()
+    (folder / "photos" / "cut.jpg").unlink()
     (folder / "photos" / "text.jpg").unlink()
     (folder / "masks").mkdir()
-    for name in GOOD:
+    for name in FEW[:8]:
         (folder / "masks" / f"{Path(name).stem}.png").touch()
     assert main(["segment", "photos", "--point", "9,9", "--output", "masks", "--resume"]) == 0
     assert capsys.readouterr().out.startswith("0 written, 0 failed, 8 there already (")
@@ -192,15 +218,15 @@ POINT = ["--point", "1,1"]
 REFUSED = {
     "nothing to write": ["photos", *POINT],
     "no prompt: give --point X,Y": ["photos", "--output", "masks"],
-    "--resume is for many images": ["photos/0.png", *POINT, "--output", "m.png", "--resume"],
-    "--format is for many images": ["photos/0.png", *POINT, "--output", "m.png", "--format", "png"],
+    "--resume is for many images": ["photos/00.png", *POINT, "--output", "m.png", "--resume"],
+    "--format is for many images": ["photos/00.png", *POINT, "--output", "m.png", "--format", "png"],
     "cannot write an image as '.txt'": ["photos", *POINT, "--output", "masks", "--format", "txt"],
     "expected a folder to write into, got a file: notes.txt": ["photos", *POINT, "--output", "notes.txt"],
-    "a file of this same command: photos/0.png": ["photos/0.png", "photos/1.jpg", *POINT, "--output", "photos"],
+    "a file of this same command: photos/00.png": ["photos/00.png", "photos/01.jpg", *POINT, "--output", "photos"],
     "this same command: m/": ["photos", *POINT, "--output", "m", "--overlay", "./m", "--format", "jpg"],
     "--format: expected extensions such as png": ["photos", *POINT, "--output", "masks", "--format", "png,"],
     "this same command: masks/": ["photos", *POINT, "--output", "masks", "--format", "png,png"],
-    "this same command: masks/0.png": ["photos", *POINT, "--output", "masks", "--cutout", "masks"],
+    "this same command: masks/00.png": ["photos", *POINT, "--output", "masks", "--cutout", "masks"],
     "give one --output, a folder": ["photos", *POINT, "--output", "masks", "--output", "more"],
     "--point: expected 0% to 100%": ["photos", "--point", "50%,120%", "--output", "masks"],
     "no such checkpoint: no.safetensors": ["photos", *POINT, "--output", "masks", "--weights", "no.safetensors"],
@@ -227,7 +253,7 @@ def test_a_full_disk_ends_the_run_with_what_was_written(folder, capsys, monkeypa
     save = outputs.save_image
 
     def full(image, path):
-        if path.name == "1.jpg":
+        if path.name == "01.jpg":
             raise OSError(28, "No space left on device", str(path))
         save(image, path)
 
@@ -235,8 +261,8 @@ def test_a_full_disk_ends_the_run_with_what_was_written(folder, capsys, monkeypa
     assert main(COMMAND) == 2
     said = capsys.readouterr()
     assert "images not reached: go on with --resume" in said.out
-    assert said.err.splitlines()[-1] == "mobilesam: error: No space left on device: overlays/1.jpg"
-    assert {"0.jpg"} <= files(folder / "overlays").keys() <= {"0.jpg", "2.jpg", "3.jpg"}
+    assert said.err.splitlines()[-1] == "mobilesam: error: No space left on device: overlays/01.jpg"
+    assert {"00.jpg"} <= files(folder / "overlays").keys() <= {"00.jpg", "02.jpg", "03.jpg"}
 
 
 class CountingModel:
