@@ -24,7 +24,7 @@ from .files import check_folder, whole_file
 PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 DEFAULT_SECTIONS = ("encoder", "decoder", "end-to-end", "cold-start", "memory")
-SECTIONS = (*DEFAULT_SECTIONS, "depthwise")
+SECTIONS = (*DEFAULT_SECTIONS, "depthwise", "precisions")
 
 # A child's peak memory includes what its parent held when it forked, so a bare interpreter starts it.
 LAUNCHER = """
@@ -105,6 +105,8 @@ class Options:
     image: Path
     weights: str | None
     onnx: list[Path] = field(default_factory=list)
+    precision: str | None = None
+    openvino_int8: Path | None = None
 
 
 def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> dict[str, list[float]]:
@@ -145,7 +147,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_sections,
         default=DEFAULT_SECTIONS,
         metavar="SECTION,...",
-        help=f"{', '.join(SECTIONS)} (default: all but depthwise)",
+        help=f"{', '.join(SECTIONS)} (default: the first {len(DEFAULT_SECTIONS)})",
     )
     what.add_argument(
         "--layers", action="store_true", help="where the encoder's time goes, pass by pass, this package alone"
@@ -163,6 +165,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="DIR",
         help="also time the encoder.onnx and decoder.onnx in this folder; repeatable",
+    )
+    add(
+        "--openvino-int8",
+        type=Path,
+        metavar="FILE",
+        help="in section precisions: an encoder that NNCF has quantised, as OpenVINO saves it (.xml)",
     )
     add("--json", type=Path, metavar="FILE", help="write everything measured as JSON")
     add_model(parser)
@@ -212,7 +220,15 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     weights = arguments.weights
     if weights and Path(weights).exists():
         weights = str(Path(weights).resolve())  # the commands run in a folder of their own
-    options = Options(arguments.runs, kernels.threads.checked(threads), image, weights, arguments.onnx)
+    options = Options(
+        arguments.runs,
+        kernels.threads.checked(threads),
+        image,
+        weights,
+        arguments.onnx,
+        arguments.precision,
+        arguments.openvino_int8,
+    )
     bench: benchmark_layers.LayersBench
     if arguments.layers:
         bench, sections = benchmark_layers.LayersBench(options), ["layers"]

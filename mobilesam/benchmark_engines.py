@@ -79,11 +79,14 @@ def openvino_pairs(folder: Path) -> list[Pair]:
     return [Pair("openvino, our export", folder, load_openvino)] if openvino else []
 
 
-def load_openvino(model: bytes, threads: int) -> Run:
-    """A compiled model on the CPU: float32 also where there is bfloat16, tuned for one answer at a time."""
+def load_openvino(model: bytes | str, threads: int, precision: str = "f32") -> Run:
+    """A compiled model, or one in a file, on the CPU, tuned for one answer at a time.
+
+    precision: what is not quantised is computed in, "f32" or "bf16".
+    """
     core = openvino.Core()
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": threads,
         "PERFORMANCE_HINT": "LATENCY",
     }

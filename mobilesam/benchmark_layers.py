@@ -185,7 +185,7 @@ class LayersBench:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.photo = open_rgb(options.image)
-        self.model = api.load(options.weights, threads=options.threads)
+        self.model = api.load(options.weights, threads=options.threads, precision=options.precision)
 
     def engine_versions(self) -> Mapping[str, str]:
         """The other engines', by name."""
@@ -198,6 +198,7 @@ class LayersBench:
         return {
             "cpu": cpu_name(),
             "isa": kernels.isa.current(),
+            "precision": self.model.precision,
             "threads": str(self.options.threads),
             "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
             "checkpoint": without_home(self.model.checkpoint.path),

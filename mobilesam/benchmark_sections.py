@@ -9,7 +9,7 @@ Where ONNX Runtime is not installed, this package is timed alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,33 +98,60 @@ class Bench(LayersBench):
     def decoder(self) -> list[Table]:
         """One point to the low-resolution logits of three masks, prompt encoder included."""
         features = self.model.encode(self.photo).features
-        (width, height), label = self.photo.size, np.ones(1, np.int32)
-        new_h, new_w = resized_size(height, width)
-        point = (np.array([self.point]) * (new_w / width, new_h / height)).astype(np.float32)
-        prompt, decoder = self.model.prompt_encoder, self.model.mask_decoder
-
-        def image_tokens(reuse: bool) -> ImageTokens:
-            return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None), reuse=reuse)
-
-        def ours(image: ImageTokens) -> tuple[F32, F32]:
-            (candidates,) = decoder.candidates(image, [prompt.sparse(point, label, None)], multimask=True)
-            return candidates.draw(), candidates.scores
 
         def best(result: tuple[F32, F32]) -> F32:
             low_res, scores = result
             mask: F32 = low_res[scores.argmax()]
             return mask
 
-        known = image_tokens(reuse=True)
         cases = {
-            OURS: Case(lambda: ours(image_tokens(reuse=False)), best),
-            f"{OURS}, on an image already asked about": Case(lambda: ours(known), best),
+            OURS: Case(self.click(self.model, features, known=False), best),
+            f"{OURS}, on an image already asked about": Case(self.click(self.model, features), best),
         }
         planes = np.ascontiguousarray(features.transpose(2, 0, 1)[None])
         for pair in self.pairs:
             call = pair.decode(planes, self.photo.size, self.point, self.options.threads)
             cases[pair.name] = Case(call, lambda out: out[0][0, out[1][0].argmax()])
         return [self._time("decoder, one point, to low-resolution masks", cases)]
+
+    def click(self, model: api.MobileSAM, features: F32, *, known: bool = True) -> Callable[[], tuple[F32, F32]]:
+        """From the point to low-resolution logits and scores; `known` is an image that was asked about before."""
+        (width, height), label = self.photo.size, np.ones(1, np.int32)
+        new_h, new_w = resized_size(height, width)
+        point = (np.array([self.point]) * (new_w / width, new_h / height)).astype(np.float32)
+        prompt, decoder = model.prompt_encoder, model.mask_decoder
+
+        def image_tokens(reuse: bool) -> ImageTokens:
+            return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None), reuse=reuse)
+
+        def call(image: ImageTokens) -> tuple[F32, F32]:
+            (candidates,) = decoder.candidates(image, [prompt.sparse(point, label, None)], multimask=True)
+            return candidates.draw(), candidates.scores
+
+        if not known:
+            return lambda: call(image_tokens(reuse=False))
+        tokens = image_tokens(reuse=True)
+        return lambda: call(tokens)
+
+    def precisions(self) -> list[Table]:
+        """Every precision of this CPU, encoder and decoder."""
+        from .benchmark_precisions import tables
+
+        return tables(self)
+
+    def narrow_encoders(self, planes: F32) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """OpenVINO's encoder in bf16 and, where there is one, in int8, on (1, 3, 1024, 1024)."""
+        from .benchmark_engines import load_openvino, openvino
+
+        if not openvino or not self.pairs:
+            return
+        quantised = self.options.openvino_int8
+        models: dict[str, tuple[bytes | str, str]] = {"bf16": ((self.folder / ENCODER).read_bytes(), "bf16")}
+        if quantised:
+            models |= {f"int8, the rest {rest}": (str(quantised), rest) for rest in ("f32", "bf16")}
+        for name, (model, rest) in models.items():
+            run = load_openvino(model, self.options.threads, rest)
+            yield f"openvino, {name}", lambda run=run: run(["output"], {"input": planes})  # type: ignore[misc]
 
     def end_to_end(self) -> list[Table]:
         """A file and a point to the best mask at the photo's size, everything loaded."""
@@ -187,7 +214,8 @@ class Bench(LayersBench):
         image, output = str(self.options.image), str(self.folder / "mask.png")
         command = [sys.executable, "-m", "mobilesam", "segment", image, "--point", point, "--output", output]
         weights = ["--weights", str(self.options.weights)] if self.options.weights else []
-        commands = {f"{OURS} segment": [*command, "--threads", threads, *weights]}
+        ours = [*command, "--threads", threads, "--precision", self.model.precision, *weights]
+        commands = {f"{OURS} segment": ours}
         for pair in self.onnx_runtime:
             files = [str(pair.folder / name) for name in (ENCODER, DECODER)]
             commands[f"{pair.name}, script"] = [sys.executable, pair.script, *files, image, point, output, threads]

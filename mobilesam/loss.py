@@ -99,7 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=PRECISIONS[1:], default="bf16", help="default: %(default)s")
     parser.add_argument("--weights", metavar="FILE", help="a converted checkpoint (default: the packaged one)")
     parser.add_argument("--threads", type=int, metavar="N")
-    parser.add_argument("--grid", type=int, default=GRID, metavar="N", help="N × N clicks a photo (default: %(default)s)")
+    parser.add_argument(
+        "--grid", type=int, default=GRID, metavar="N", help="N × N clicks a photo (default: %(default)s)"
+    )
     parser.add_argument("--overlay", type=Path, metavar="FILE", help="write a picture of the worst mask")
     try:
         return _run(parser.parse_args(arguments))
@@ -117,7 +119,9 @@ def _run(options: argparse.Namespace) -> int:
     narrow = api.load(options.weights, threads=options.threads, precision=options.precision)
     losses: list[Loss] = []
     width = max(len(path.name) for path in options.images)
-    print(f"{options.precision} against fp32, IoU of {3 * options.grid**2} masks a photo\n{'':{width}}  embedding  {HEADER}")
+    print(
+        f"{options.precision} against fp32, IoU of {3 * options.grid**2} masks a photo\n{'':{width}}  embedding  {HEADER}"
+    )
     for path in options.images:
         losses.append(measure(open_rgb(path), exact, narrow, options.grid))
         print(f"{path.name:{width}}  {losses[-1].embedding:9.2e}  {summary(losses[-1].ious)}", flush=True)
@@ -127,5 +131,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.overlay:
         save_image(worst.overlay(), options.overlay)
         x, y = worst.click
-        print(f"worst: token {worst.token + 1} of the click {x:g},{y:g}, IoU {worst.iou:.5f}: {options.overlay}", file=sys.stderr)
+        print(
+            f"worst: token {worst.token + 1} of the click {x:g},{y:g}, IoU {worst.iou:.5f}: {options.overlay}",
+            file=sys.stderr,
+        )
     return 0
