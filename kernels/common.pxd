@@ -57,7 +57,6 @@ cdef extern from "micro.h" nogil:
         void (*winograd_output)(float **, const float *, int64_t, int64_t) noexcept nogil
         void (*layer_norm)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                            float, int) noexcept nogil
-        void (*layer_norm_columns)(float *, int64_t, int64_t, int64_t, const float *, const float *, float, int) noexcept nogil
         void (*softmax)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*softmax_heads)(float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*exp_columns)(float *, int64_t, int64_t, int64_t, float *, float *) noexcept nogil

@@ -67,11 +67,10 @@ class Parameters:
             return kernels.pack_winograd(weight, threads=self._threads)
         return kernels.pack(weight, precision=self.precision, threads=self._threads)
 
-    def conv_transpose(self, name: str) -> Vectors | Layer:
-        """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns, packed unless in fp32."""
+    def conv_transpose(self, name: str) -> Layer:
+        """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns, packed."""
         weight = self.tensor(f"{name}.weight")
-        rows = np.ascontiguousarray(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]))
-        return Vectors(rows, self.tensor(f"{name}.bias")) if self.precision == "fp32" else self._layer(rows, name)
+        return self._layer(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]), name)
 
     def depthwise(self, name: str) -> Vectors:
         """(C, 1, KH, KW) as (KH, KW, C)."""

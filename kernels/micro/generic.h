@@ -26,7 +26,7 @@ const micro NAME(ISA) = {
     .gemm = gemm, .product = gemm, .weight = {.columns = NR, .terms = 1, .depth = 1},
     .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
     .winograd_input = winograd_input, .winograd_output = winograd_output,
-    .layer_norm = layer_norm, .layer_norm_columns = layer_norm_columns, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
+    .layer_norm = layer_norm, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
     .activate = activate, .add = add, .pack = pack, .blend = blend,
     .resample = resample, .normalize = normalize, .above = above, .count_above = count_above, .fma_probe = fma_probe,
 };

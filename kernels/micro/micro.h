@@ -83,9 +83,6 @@ typedef struct {
     /* y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m */
     void (*layer_norm)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t channels,
                        const float *weight, const float *bias, float eps, int act);
-    /* the same in place over the columns of x (channels, n), n % vl = 0 */
-    void (*layer_norm_columns)(float *x, int64_t ldx, int64_t channels, int64_t n, const float *weight,
-                               const float *bias, float eps, int act);
     void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n);
     /* in place, over t for each of 8 heads: x[i, 8*t + h]; n is a multiple of 16, with -inf in padded columns */
     void (*softmax_heads)(float *x, int64_t ldx, int64_t m, int64_t n);

@@ -51,31 +51,6 @@ static void layer_norm(float *y, int64_t ldy, const float *x, int64_t ldx, int64
     }
 }
 
-static void layer_norm_columns(float *x, int64_t ldx, int64_t channels, int64_t n, const float *weight,
-                               const float *bias, float eps, int act)
-{
-    for (int64_t j = 0; j < n; j += VL) {
-        vf mean = splat(0.f), variance = splat(0.f);
-        for (int64_t c = 0; c < channels; c++)
-            mean += load(x + c * ldx + j);
-        mean = mean / (float)channels;
-        for (int64_t c = 0; c < channels; c++) {
-            vf d = load(x + c * ldx + j) - mean;
-            variance += d * d;
-        }
-        variance = variance / (float)channels + eps;
-        float scale[VL];
-        store(scale, variance);
-        for (int i = 0; i < VL; i++)
-            scale[i] = 1.f / sqrtf(scale[i]);
-        for (int64_t c = 0; c < channels; c++)
-            store(x + c * ldx + j, (load(x + c * ldx + j) - mean) * load(scale) * weight[c] + bias[c]);
-    }
-    if (act)
-        for (int64_t c = 0; c < channels; c++)
-            activate(x + c * ldx, x + c * ldx, n, act);
-}
-
 static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t i = 0; i < m; i++, x += ldx, y += ldy) {
