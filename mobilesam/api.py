@@ -36,7 +36,7 @@ PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 class Segmentation:
     """The masks that answer one prompt.
 
-    masks (C, H, W) bool, in the image's own size; scores (C,) float32, each mask's IoU with the object as the
+    masks (C, H, W) bool, in the image's own size unless another was asked for; scores (C,) float32, each mask's IoU with the object as the
     model predicts it (it may exceed 1); low_res (C, 256, 256) float32 logits, of which one may be the next
     prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0). prompt is what was
     asked, in pixels of the image, and embedding the image, kept in memory by its answers.
@@ -141,6 +141,7 @@ class Embedding:
         box: ArrayLike | None = None,
         mask_input: ArrayLike | None = None,
         multimask: bool = True,
+        size: Size | None = None,
     ) -> Segmentation:
         """The masks for a prompt of points, a box, an earlier answer's logits, or any of these together.
 
@@ -149,10 +150,11 @@ class Embedding:
         box: (x0, y0, x1, y1) in the same pixels.
         mask_input: (256, 256) or (1, 256, 256) float logits, such as `low_res[best]` of an earlier answer.
         multimask: three candidate masks rather than one.
+        size: (h, w) of the masks, such as a display's; None for the image's own. The prompt is in the image's pixels.
         Raises ValueError or TypeError, in one line, for anything else and where no prompt is given.
         """
         prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
-        return self.model._answer(self, prompt, multimask)
+        return self.model._answer(self, prompt, multimask, size)
 
     def segment_many(
         self, prompts: Iterable[Mapping[str, ArrayLike | None]], *, multimask: bool = True
@@ -236,7 +238,9 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 
-    def _answer(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Segmentation:
+    def _answer(
+        self, embedding: Embedding, prompt: "Prompt", multimask: bool, mask_size: Size | None = None
+    ) -> Segmentation:
         if prompt.mask_input is None:
             image = embedding._image_tokens
         else:
@@ -249,7 +253,7 @@ class MobileSAM:
         masks = kernels.resize_logits(
             low_res,
             crop=embedding.input_size,
-            size=size,
+            size=size if mask_size is None else mask_size,
             threshold=0.0,
             threads=self.threads,
         )

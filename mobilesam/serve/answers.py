@@ -1,0 +1,71 @@
+"""From a prompt to the JSON of its masks; runs in a worker thread."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilesam import rle
+from mobilesam.api import Embedding, Segmentation
+from mobilesam.image import Size, mask_image
+
+from .limits import Refused
+from .schema import Mask, Masks, MasksRequest, Prompt, RunLengths
+
+
+def segment(embedding: Embedding, prompt: Prompt, size: Size | None = None) -> Segmentation:
+    """The library's answer. Raises Refused (422) for a prompt that it refuses."""
+    if prompt.points is None and prompt.box is None:
+        raise Refused(422, "no prompt: give points or a box")
+    try:
+        return embedding.segment(
+            prompt.points, prompt.labels, box=prompt.box, multimask=prompt.multimask, size=size
+        )
+    except (TypeError, ValueError) as error:
+        raise Refused(422, str(error)) from None
+
+
+def masks(embedding: Embedding, request: MasksRequest) -> Masks:
+    """The answer to the request. Raises Refused (422)."""
+    size = display_size(embedding.original_size, request.max_side)
+    result = segment(embedding, request, size)
+    wanted = range(len(result.scores)) if request.candidates == "all" else [result.best]
+    return Masks(
+        width=size[1],
+        height=size[0],
+        best=result.best,
+        masks=[_mask(result.masks[i], i, float(result.scores[i]), request.format) for i in wanted],
+    )
+
+
+def display_size(size: Size, max_side: int | None) -> Size:
+    """The image's size (h, w), made smaller where its longest side exceeds `max_side`."""
+    scale = 1.0 if max_side is None else min(1.0, max_side / max(size))
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def _mask(mask: NDArray[np.bool_], index: int, score: float, form: str) -> Mask:
+    runs = rle.encode(mask)
+    x, y, width, height = rle.bbox(runs)
+    answer = Mask(index=index, score=score, area=rle.area(runs), bbox=(x, y, width, height))
+    if form == "rle":
+        answer.rle = run_lengths(runs)
+    else:
+        answer.png = base64.b64encode(_one_bit_png(mask)).decode("ascii")
+    return answer
+
+
+def run_lengths(runs: rle.RLE) -> RunLengths:
+    """An RLE in any form as the API's."""
+    packed = rle.compress(runs)
+    height, width = packed["size"]
+    return RunLengths(size=(height, width), counts=packed["counts"])
+
+
+def _one_bit_png(mask: NDArray[np.bool_]) -> bytes:
+    file = io.BytesIO()
+    mask_image(mask).convert("1", dither=0).save(file, "PNG", compress_level=1)
+    return file.getvalue()
