@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, StringConstraints
 from starlette.exceptions import HTTPException
@@ -21,17 +21,20 @@ from mobilesam import __version__
 from mobilesam.api import Embedding, MobileSAM
 
 from . import answers, pictures
+from .everything import Search
 from .guard import Guard
 from .lanes import ClientGone, Lane
 from .limits import Limits, Overloaded
-from .schema import Error, Image, Masks, MasksRequest
+from .schema import Error, EverythingLine, EverythingRequest, Image, Masks, MasksRequest
 from .store import Photo, PhotoStore
 
 T = TypeVar("T")
 
 PAGE = Path(__file__).parent / "page"
 UPLOADS = 8
+SEARCHES = 4  # one runs, the others wait
 EXPIRY_SECONDS = 30.0
+NDJSON = "application/x-ndjson"
 GONE = 499  # nobody reads it
 
 ImageId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -63,6 +66,7 @@ class Service:
         self.photos = PhotoStore(limits.images, limits.idle_seconds)
         self.encoding = Lane("encode", workers=1, places=limits.places, share=limits.places)
         self.segmenting = Lane("segment", workers=2, places=limits.places, share=limits.image_places)
+        self.searching = Lane("find everything", workers=1, places=SEARCHES, share=SEARCHES)
         self.uploads = 0
 
     async def upload(self, request: Request) -> tuple[str, Photo]:
@@ -86,13 +90,19 @@ class Service:
         photo = self.photos.get(identity)
         return await lane.run(request, identity, lambda: work(photo))
 
+    def search(self, identity: str, parameters: EverythingRequest) -> AsyncIterator[str]:
+        """Start to find all masks of an image that is held; their lines."""
+        photo, search = self.photos.get(identity), Search(self.model, parameters)
+        work = lambda: search.run(lambda: pictures.decode(photo.data, self.limits.pixels))  # noqa: E731
+        return search.lines(self.searching.submit(identity, work))
+
     async def keep_expiring(self) -> None:
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             self.photos.expire()
 
     def close(self) -> None:
-        for lane in (self.encoding, self.segmenting):
+        for lane in (self.encoding, self.segmenting, self.searching):
             lane.close()
 
 
@@ -181,6 +191,19 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
         body = await service.on(service.segmenting, request, identity, work)
         return Response(body, media_type="application/json")
+
+    @app.post(
+        "/api/images/{identity}/everything",
+        summary="All masks, as a stream of JSON lines",
+        description="Answers at once and ends when all is searched. Hang up to stop it.",
+        responses={
+            **refusals(400, 403, 404, 408, 413, 422),
+            200: {"content": {NDJSON: {"schema": EverythingLine.model_json_schema()}}, "description": "One a line"},
+        },
+        response_class=StreamingResponse,
+    )
+    async def find_everything(identity: ImageId, parameters: EverythingRequest) -> StreamingResponse:
+        return StreamingResponse(service.search(identity, parameters), media_type=NDJSON)
 
     def _image(identity: str, photo: Photo) -> Image:
         return Image(

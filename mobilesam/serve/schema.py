@@ -75,6 +75,40 @@ class Masks(BaseModel):
     masks: list[Mask]
 
 
+class EverythingRequest(Strict):
+    """The parameters of the reference's SamAutomaticMaskGenerator, with its defaults."""
+
+    points_per_side: int = Field(32, ge=1, le=64, description="the grid has its square of points")
+    pred_iou_thresh: float = Field(0.88, ge=0, le=2, description="a mask's predicted IoU exceeds it")
+    stability_score_thresh: float = Field(0.95, ge=0, le=1, description="a mask's stability is at least this")
+    box_nms_thresh: float = Field(0.7, ge=0, le=1, description="of masks whose boxes overlap more, the best stays")
+    crop_n_layers: int = Field(0, ge=0, le=2, description="layer i searches 4^i crops of the image too")
+    crop_n_points_downscale_factor: int = Field(1, ge=1, le=8, description="points a side are divided by it each layer")
+    min_mask_region_area: float = Field(0, ge=0, le=1e9, description="smaller holes and islands are removed")
+    max_side: int | None = Field(
+        None, ge=16, le=65535, description="also send each mask with at most this longest side, as `display`"
+    )
+
+
+class Found(BaseModel):
+    """A mask that was found, in the image's size."""
+
+    score: float = Field(description="the mask's IoU with an object, as the model predicts it")
+    stability: float = Field(description="the IoU between the masks of a higher and a lower threshold")
+    area: int = Field(description="pixels inside the mask")
+    bbox: tuple[int, int, int, int] = Field(description="(x, y, width, height)")
+    rle: RunLengths
+    display: RunLengths | None = None
+
+
+class EverythingLine(BaseModel):
+    """One line of the stream; one of these is there."""
+
+    progress: tuple[int, int] | None = Field(None, description="points searched, of all")
+    mask: Found | None = None
+    error: str | None = Field(None, description="why there is no more")
+
+
 class Image(BaseModel):
     """An image that the server holds, encoded."""
 

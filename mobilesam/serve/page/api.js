@@ -61,3 +61,24 @@ export async function masks(id, prompt, { candidates, maxSide, signal }) {
 export async function picture(id) {
   return (await ask(`api/images/${id}/picture`)).blob();
 }
+
+/** Search for every object. Resolves, once the search runs, to its lines {progress} or {mask} as they come. */
+export async function everything(id, parameters, signal) {
+  return lines(await post(`api/images/${id}/everything`, parameters, signal));
+}
+
+async function* lines(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const complete = (rest + value).split("\n");
+    rest = complete.pop();
+    for (const line of complete) {
+      const said = JSON.parse(line);
+      if (said.error) throw new ServerError(said.error, 500);
+      yield said;
+    }
+  }
+}

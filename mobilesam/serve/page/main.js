@@ -9,6 +9,8 @@ import { Session, shown, wire } from "./session.js";
 import { Stage } from "./stage.js";
 
 const MAX_SIDE = 1024; // of masks to look at: the side of the model's own canvas
+// A grid over the photo and a coarser one over each of four crops, whose masks come first.
+const EVERYTHING = { points_per_side: 16, crop_n_layers: 1, crop_n_points_downscale_factor: 2 };
 const TOAST_MS = 6000;
 
 const $ = (id) => document.getElementById(id);
@@ -16,7 +18,9 @@ const session = new Session();
 const stage = new Stage($("stage"));
 let photo = null;
 let highlighted = null;
+let listed = null;
 let keepWhenAnswered = false;
+let search = null;
 
 // Drawing
 
@@ -40,12 +44,33 @@ function show() {
   stage.draw();
   writeCurrent($("now-text"), session);
   showControls(mask);
+  if (listed !== objects) {
+    const more = objects.length > (listed?.length ?? 0);
+    writeList($("list"), session, highlight);
+    if (more) $("list").lastElementChild.scrollIntoView({ block: "nearest" });
+    listed = objects;
+  }
+}
+
+let frame = 0;
+
+/** Changes may come many at a time; one look a frame is enough. */
+function showSoon() {
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    show();
+  });
+}
+
+function highlight(key) {
+  highlighted = key;
+  showSoon();
 }
 
 function showControls(mask) {
   const { current, objects } = session;
   const several = Boolean(mask && current.answer.masks.length > 1);
-  for (const button of $("choices").children) {
+  for (const button of document.querySelectorAll("[data-choice]")) {
     button.disabled = !several;
     button.setAttribute("aria-checked", several && Number(button.dataset.choice) === mask.index);
   }
@@ -121,11 +146,13 @@ const answers = new Latest(
   (current, signal) => ask(current, signal, "all"),
   (current, answer) => {
     if (session.current !== current) return;
+    endPreview();
     session.setAnswer(answer);
     if (keepWhenAnswered) keep();
   },
   (error) => {
     toast(error.message);
+    endPreview();
     if (session.current.stale) session.undo();
   },
 );
@@ -133,33 +160,20 @@ const answers = new Latest(
 session.addEventListener("change", () => {
   if (session.started && session.current.stale) answers.want(session.current);
   else answers.cancel();
-  show();
+  showSoon();
 });
 
 // What the user does
 
-function listChanged() {
-  writeList($("list"), session, (key) => {
-    highlighted = key;
-    show();
-  });
-}
-
-let listed = null;
-session.addEventListener("change", () => {
-  if (listed !== session.objects) listChanged();
-  listed = session.objects;
-});
-
 stage.addEventListener("point", ({ detail: { point, label } }) => {
-  endPreview();
+  previews.cancel(); // what is drawn of it stays until the answer
   session.addPoint(point, label);
 });
 stage.addEventListener("box", ({ detail }) => session.setBox(detail));
 
 function keep() {
   keepWhenAnswered = session.started && session.current.stale;
-  if (session.keep()) $("list").lastElementChild?.scrollIntoView({ block: "nearest" });
+  session.keep();
 }
 
 function undo() {
@@ -175,13 +189,10 @@ function setTool(tool) {
   }
 }
 
-function choose(choice) {
-  session.choose(choice);
-}
-
 async function open(file) {
   if (!file) return;
   photo?.close();
+  search?.abort();
   const mine = (photo = new Photo(file));
   endPreview();
   session.open(null);
@@ -215,6 +226,33 @@ async function open(file) {
   }
 }
 
+/** Every object that the model finds joins the list, as it is found. */
+async function findEverything() {
+  if (!photo?.id || search) return;
+  const mine = photo;
+  const begun = session.begin();
+  search = new AbortController();
+  const stop = () => search?.abort();
+  progress("Looking for every object", 0, stop);
+  let count = 0;
+  try {
+    const lines = await mine.ask((id) => api.everything(id, { ...EVERYTHING, max_side: MAX_SIDE }, search.signal));
+    for await (const { progress: passed, mask } of lines) {
+      if (mask) {
+        session.add(begun, [{ mask: { ...mask, rle: mask.display }, rle: mask.rle }]);
+        count += 1;
+      }
+      if (passed) progress(count ? `${count} objects found` : "Looking for every object", passed[0] / passed[1], stop);
+    }
+    if (!count) toast("Nothing here is distinct enough to find by itself. Click what you are after.");
+  } catch (error) {
+    if (error.name !== "AbortError") toast(error.message);
+  } finally {
+    search = null;
+    if (photo === mine) progress(null);
+  }
+}
+
 // Controls
 
 const click = (id, action) => $(id).addEventListener("click", action);
@@ -222,6 +260,7 @@ click("open", () => $("chooser").click());
 click("choose", () => $("chooser").click());
 click("undo", undo);
 click("keep", keep);
+click("everything", findEverything);
 click("fit", () => stage.fit());
 click("clear", () => session.clear());
 click("help", () => $("shortcuts").showModal());
@@ -231,7 +270,7 @@ $("chooser").addEventListener("change", () => {
   $("chooser").value = "";
 });
 for (const button of document.querySelectorAll("[data-tool]")) button.addEventListener("click", () => setTool(button.dataset.tool));
-for (const button of $("choices").children) button.addEventListener("click", () => choose(Number(button.dataset.choice)));
+for (const button of document.querySelectorAll("[data-choice]")) button.addEventListener("click", () => session.choose(Number(button.dataset.choice)));
 
 const SHORTCUTS = {
   n: keep,
@@ -245,9 +284,9 @@ const SHORTCUTS = {
   b: () => setTool("box"),
   f: () => stage.fit(),
   0: () => stage.fit(),
-  1: () => choose(0),
-  2: () => choose(1),
-  3: () => choose(2),
+  1: () => session.choose(0),
+  2: () => session.choose(1),
+  3: () => session.choose(2),
   "+": () => stage.zoom(1.25),
   "=": () => stage.zoom(1.25),
   "-": () => stage.zoom(0.8),

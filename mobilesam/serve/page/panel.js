@@ -4,21 +4,22 @@ import { shown } from "./session.js";
 
 export const KEYS = [
   ["Click", "belongs to the object"],
-  ["Right click", "does not belong (also Alt click)"],
-  ["Drag", "box around it"],
+  ["Right click", "does not belong to it"],
+  ["Drag", "a box around it"],
   ["N", "keep it, start the next"],
   ["Backspace", "take back"],
 ];
 
 export const MORE_KEYS = [
-  ["1 2 3", "which of the candidate masks"],
+  ["Alt + Click", "does not belong to it"],
+  ["1 · 2 · 3", "choose among the candidate masks"],
   ["Esc", "drop the current object"],
   ["M", "find every object"],
-  ["A E B", "click adds, click excludes, drag a box"],
-  ["Wheel", "zoom (also + and −)"],
-  ["Space drag", "move the photo"],
+  ["A · E · B", "click adds, click excludes, drag a box"],
+  ["Wheel", "zoom, as + and − do"],
+  ["Space + Drag", "move the photo"],
   ["F", "fit to the window"],
-  ["Shift Ctrl Z", "do again what was taken back"],
+  ["Shift + Ctrl + Z", "do again what was taken back"],
   ["O", "open another photo"],
 ];
 
@@ -39,10 +40,9 @@ function icon(name) {
 
 export function writeKeys(element, keys) {
   element.replaceChildren(
-    ...keys.map(([key, meaning]) => {
-      const strokes = /^(Right click|Click|Drag|Wheel)$/.test(key) ? [key] : key.split(" ");
-      const dt = make("dt", {}, ...strokes.flatMap((stroke, i) => [i ? " " : "", make("kbd", { textContent: stroke })]));
-      return make("div", {}, make("dd", { textContent: meaning }), dt);
+    ...keys.flatMap(([key, meaning]) => {
+      const strokes = key.split(/( [+·] )/).map((part, i) => (i % 2 ? part : make("kbd", { textContent: part })));
+      return [make("dt", {}, ...strokes), make("dd", { textContent: meaning })];
     }),
   );
 }
@@ -63,7 +63,9 @@ export function writeCurrent(element, session) {
   const mask = shown(session.current);
   if (!session.started || !mask) {
     element.textContent = session.photo
-      ? "Move over the photo to see what a click would select, then click."
+      ? matchMedia("(hover: none)").matches
+        ? "Tap what you want to select."
+        : "Move over the photo to see what a click would select, then click."
       : "Open a photo to begin.";
     return;
   }

@@ -91,6 +91,25 @@ export class Session extends EventTarget {
     return true;
   }
 
+  /** Something was found that will come in pieces: one step to take back for all. Returns what `add` needs. */
+  begin() {
+    this.#step({});
+    return this.#past.length;
+  }
+
+  /** Objects of {mask, rle} join the list, also in the states since `begun`, so that taking those back leaves them. */
+  add(begun, found) {
+    const join = (state) => {
+      const objects = found.map(({ mask, rle }, i) => {
+        const key = state.made + i;
+        return { key, name: `Object ${key + 1}`, colour: COLOURS[key % COLOURS.length], visible: true, mask, rle };
+      });
+      return { ...state, objects: [...state.objects, ...objects], made: state.made + found.length };
+    };
+    this.#past = this.#past.map((state, i) => (i < begun ? state : join(state)));
+    this.#set(join(this.state));
+  }
+
   remove(key) {
     this.#step({ objects: this.objects.filter((object) => object.key !== key) });
   }

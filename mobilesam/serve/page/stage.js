@@ -130,8 +130,8 @@ export class Stage extends EventTarget {
     this.#element.setPointerCapture(event.pointerId);
     const at = this.#position(event);
     this.#pointers.set(event.pointerId, at);
-    this.#leave();
     if (this.#pointers.size > 1) {
+      this.#leave();
       this.#gesture = { kind: "pinch" };
       this.#dragBox = null;
     } else if (event.button === 1 || this.#space) {
@@ -153,6 +153,7 @@ export class Stage extends EventTarget {
     const gesture = this.#gesture;
     if (gesture?.kind === "click" && Math.hypot(at.x - gesture.from.x, at.y - gesture.from.y) > DRAG && gesture.button === 0) {
       gesture.kind = gesture.drag;
+      this.#leave();
     }
     if (gesture?.kind === "pinch") this.#pinch(event.pointerId, at);
     else if (gesture?.kind === "pan") this.#pan(at.x - before.x, at.y - before.y);
