@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
 
             webbrowser.open(address)
         try:
-            server.serve(app, listener)
+            server.create(app).run(sockets=[listener])
         except KeyboardInterrupt:
             pass
     return 0

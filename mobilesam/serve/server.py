@@ -10,18 +10,19 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 10.0
 BACKLOG = 128
+KEEP_ALIVE_SECONDS = 5
 
 
 class PatientProtocol(H11Protocol):
     """HTTP/1.1 that hangs up on a client whose request's first lines do not come; uvicorn alone would wait for ever."""
 
+    header_seconds = 10.0
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
+        self._waiting = self.loop.call_later(self.header_seconds, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -35,7 +36,7 @@ class PatientProtocol(H11Protocol):
             self._waiting.cancel()
             self._waiting = None
         elif self._waiting is None and not answering:
-            self._waiting = self.loop.call_later(HEADER_SECONDS, self._give_up)
+            self._waiting = self.loop.call_later(self.header_seconds, self._give_up)
 
     def _give_up(self) -> None:
         self._waiting = None
@@ -70,8 +71,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(app: ASGIApp, listener: socket.socket) -> None:
-    """Serve until interrupted, then finish what runs; a second interrupt leaves at once."""
+def create(app: ASGIApp) -> uvicorn.Server:
+    """Its `run(sockets=[listener])` serves until interrupted, then finishes what runs; a second interrupt ends it."""
     config = uvicorn.Config(
         app,
         http=PatientProtocol,
@@ -80,9 +81,9 @@ def serve(app: ASGIApp, listener: socket.socket) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_keep_alive=int(HEADER_SECONDS) - 5,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config)
 
 
 def address(listener: socket.socket) -> str:

@@ -7,6 +7,7 @@ import { KEYS, MORE_KEYS, writeCurrent, writeKeys, writeList } from "./panel.js"
 import { Photo } from "./photo.js";
 import { Session, shown, wire } from "./session.js";
 import { Stage } from "./stage.js";
+import { toggleTheme } from "./theme.js";
 
 const MAX_SIDE = 1024; // of masks to look at: the side of the model's own canvas
 // A grid over the photo and a coarser one over each of four crops, whose masks come first.
@@ -38,6 +39,7 @@ function show() {
   const mask = started ? shown(current) : null;
   stage.scene.kept = objects
     .filter((object) => object.visible)
+    .sort((a, b) => b.mask.area - a.mask.area) // the small ones on top
     .map((object) => ({ ...drawable(object.mask, object.colour), strong: object.key === highlighted }));
   stage.scene.live = mask && drawable(mask, colour);
   Object.assign(stage.scene, { points: current.points, labels: current.labels, box: current.box });
@@ -264,7 +266,7 @@ click("everything", findEverything);
 click("fit", () => stage.fit());
 click("clear", () => session.clear());
 click("help", () => $("shortcuts").showModal());
-click("theme", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark", true));
+click("theme", toggleTheme);
 $("chooser").addEventListener("change", () => {
   open($("chooser").files[0]);
   $("chooser").value = "";
@@ -324,16 +326,6 @@ addEventListener("paste", (event) => {
   if (file) open(file);
 });
 addEventListener("pagehide", (event) => !event.persisted && photo?.close());
-
-function setTheme(theme, remembered = false) {
-  document.documentElement.dataset.theme = theme;
-  if (remembered) localStorage.setItem("theme", theme);
-}
-
-const dark = matchMedia("(prefers-color-scheme: dark)");
-const systemTheme = () => setTheme(localStorage.getItem("theme") ?? (dark.matches ? "dark" : "light"));
-dark.addEventListener("change", systemTheme);
-systemTheme();
 
 $("server").textContent = location.host;
 writeKeys($("keys"), KEYS);

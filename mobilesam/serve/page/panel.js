@@ -55,7 +55,8 @@ function swatch(colour) {
 
 export function share(mask, total) {
   const percent = (100 * mask.area) / total;
-  return `${percent < 10 ? percent.toFixed(1) : percent.toFixed(0)} %`;
+  if (percent < 0.1) return "< 0.1 %";
+  return `${percent.toFixed(percent < 10 ? 1 : 0)} %`;
 }
 
 /** What is said of the current object. */
