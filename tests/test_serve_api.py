@@ -216,6 +216,15 @@ def test_a_wrong_picture_is_refused_in_words(strict, message):
     assert message in said(answer)
 
 
+def test_too_many_bytes_at_once_are_an_overload(model):
+    with connect(model, Limits(held_bytes=100_000)) as client:
+        for _ in range(2):
+            answer = client.post("/api/images", content=CHELSEA)
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"] == "2"
+        assert client.post("/api/images", content=picture(64, 48)).status_code == 201
+
+
 def test_a_body_is_counted_where_its_length_is_not_told(strict):
     answer = strict.post("/api/images", content=(bytes(1 << 20) for _ in range(3)))
     assert answer.status_code == 413

@@ -31,7 +31,6 @@ from .store import Photo, PhotoStore
 T = TypeVar("T")
 
 PAGE = Path(__file__).parent / "page"
-UPLOADS = 8
 SEARCHES = 4  # one runs, the others wait
 EXPIRY_SECONDS = 30.0
 NDJSON = "application/x-ndjson"
@@ -67,18 +66,11 @@ class Service:
         self.encoding = Lane("encode", workers=1, places=limits.places, share=limits.places)
         self.segmenting = Lane("segment", workers=2, places=limits.places, share=limits.image_places)
         self.searching = Lane("find everything", workers=1, places=SEARCHES, share=SEARCHES)
-        self.uploads = 0
 
     async def upload(self, request: Request) -> tuple[str, Photo]:
         """Read, decode and encode the image of the request's body."""
-        if self.uploads >= UPLOADS:
-            raise Overloaded(f"{UPLOADS} images are being uploaded already", seconds=2)
-        self.uploads += 1
-        try:
-            data = await request.body()
-            embedding = await self.encoding.run(request, "", lambda: self._encode(data))
-        finally:
-            self.uploads -= 1
+        data = await request.body()
+        embedding = await self.encoding.run(request, "", lambda: self._encode(data))
         photo = Photo(data, embedding)
         return self.photos.add(photo), photo
 

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -29,6 +30,14 @@ HEADERS = {
 }
 
 
+@dataclass
+class _Body:
+    """How much of a request's body has come, and whether that is all."""
+
+    taken: int = 0
+    whole: bool = False
+
+
 class Guard:
     """ASGI middleware around the whole application.
 
@@ -40,22 +49,23 @@ class Guard:
     def __init__(self, app: ASGIApp, limits: Limits, hosts: Iterable[str] = ()) -> None:
         self.app, self.limits = app, limits
         self.hosts = {"localhost", *(host.lower() for host in hosts)}
-        self.under_way = 0
+        self.under_way = self.held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = self._answer(send)
+        answer, body = _with_headers(send), _Body()
         self.under_way += 1
         try:
             self._check(scope)
-            await self.app(scope, self._counted(scope, receive), answer)
+            await self.app(scope, self._counted(scope, receive, body), answer)
         except Refused as refused:  # only where nothing was answered yet: the application answers its own
             response = JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
             await response(scope, receive, answer)
         finally:
             self.under_way -= 1
+            self.held -= body.taken
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
@@ -93,39 +103,41 @@ class Guard:
         # The rest of the body is not read, so the connection cannot serve another request.
         return Refused(413, f"the request is larger than {most:g} MiB, the most that is taken", {"Connection": "close"})
 
-    def _counted(self, scope: Scope, receive: Receive) -> Receive:
+    def _counted(self, scope: Scope, receive: Receive, body: _Body) -> Receive:
         """`receive`, which refuses a body that is too long or too slow; it waits for the disconnect at will."""
-        taken, whole, deadline = 0, False, time.monotonic() + self.limits.upload_seconds
+        deadline = time.monotonic() + self.limits.upload_seconds
 
         async def counted() -> Message:
-            nonlocal taken, whole
-            if whole:
+            if body.whole:
                 return await receive()
             patience = min(self.limits.stall_seconds, deadline - time.monotonic())
             try:
                 message = await asyncio.wait_for(receive(), patience)
             except asyncio.TimeoutError:
                 raise Refused(408, "the rest of the request did not come in time", {"Connection": "close"}) from None
-            taken += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if taken > self._most(scope):
+            length = len(message.get("body", b""))
+            body.taken += length
+            self.held += length
+            body.whole = not message.get("more_body", False)
+            if body.taken > self._most(scope):
                 raise self._too_large(scope)
+            if self.held > self.limits.held_bytes:
+                raise Overloaded("too much is being uploaded at once", seconds=2)
             return message
 
         return counted
 
-    def _answer(self, send: Send) -> Send:
-        """`send`, which adds the headers and gives up on a client that does not read."""
 
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(raw=message["headers"])
-                for name, value in HEADERS.items():
-                    headers[name] = value
-                headers.setdefault("Cache-Control", "no-store")
-            await asyncio.wait_for(send(message), self.limits.stall_seconds)
+def _with_headers(send: Send) -> Send:
+    async def answer(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=message["headers"])
+            for name, value in HEADERS.items():
+                headers[name] = value
+            headers.setdefault("Cache-Control", "no-store")
+        await send(message)
 
-        return answer
+    return answer
 
 
 def _same_site(headers: Headers, host: str) -> bool:

@@ -14,12 +14,14 @@ MIB = 1 << 20
 class Limits:
     """Bounds on what a client may ask for, and on what the server keeps.
 
-    upload_bytes and pixels of a photo; json_bytes of any other request; images kept at once, each for idle_seconds
-    after its last use; requests under way at once; places in the queue before each kind of work, of which one image
-    may hold image_places; stall_seconds without a byte from or to a client, and upload_seconds for a whole request.
+    upload_bytes and pixels of a photo; json_bytes of any other request; held_bytes of all requests under way, and the
+    number of these; images kept at once, each for idle_seconds after its last use; places in the queue before each kind
+    of work, of which one image may hold image_places; stall_seconds without a byte from a client, and upload_seconds
+    for a whole request.
     """
 
     upload_bytes: int = 64 * MIB
+    held_bytes: int = 512 * MIB
     pixels: int = 64_000_000
     json_bytes: int = 8 * MIB
     images: int = 16

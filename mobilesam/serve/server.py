@@ -15,10 +15,15 @@ KEEP_ALIVE_SECONDS = 5
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that hangs up on a client whose request's first lines do not come; uvicorn alone would wait for ever."""
+    """HTTP/1.1 that hangs up on a client whose request's first lines do not come, or that does not read its answer.
+
+    uvicorn alone would wait for ever.
+    """
 
     header_seconds = 10.0
+    unread_seconds = 20.0
     _waiting: asyncio.TimerHandle | None = None
+    _writing: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -26,8 +31,9 @@ class PatientProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self._waiting is not None:
-            self._waiting.cancel()
+        for timer in (self._waiting, self._writing):
+            if timer is not None:
+                timer.cancel()
 
     def handle_events(self) -> None:
         super().handle_events()
@@ -42,6 +48,25 @@ class PatientProtocol(H11Protocol):
         self._waiting = None
         if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing(self.transport.get_write_buffer_size())
+
+    def _watch_writing(self, unread: int) -> None:
+        self._writing = self.loop.call_later(self.unread_seconds, self._give_up_writing, unread)
+
+    def _give_up_writing(self, before: int) -> None:
+        unread = self.transport.get_write_buffer_size()
+        if unread < before:
+            self._watch_writing(unread)
+        else:
+            self.transport.abort()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
 
 
 def listen(host: str, port: int | None, default: int) -> socket.socket:
