@@ -36,10 +36,10 @@ PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 class Segmentation:
     """The masks that answer one prompt.
 
-    masks (C, H, W) bool, in the image's own size unless another was asked for; scores (C,) float32, each mask's IoU with the object as the
-    model predicts it (it may exceed 1); low_res (C, 256, 256) float32 logits, of which one may be the next
-    prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0). prompt is what was
-    asked, in pixels of the image, and embedding the image, kept in memory by its answers.
+    masks (C, H, W) bool, in the image's own size unless another was asked for; scores (C,) float32, each mask's IoU
+    with the object as the model predicts it (it may exceed 1); low_res (C, 256, 256) float32 logits, of which one may
+    be the next prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0). prompt
+    is what was asked, in pixels of the image, and embedding the image, kept in memory by its answers.
     """
 
     masks: NDArray[np.bool_]

@@ -1,7 +1,9 @@
 """mobilesam serve: a local page to click in, and its HTTP API."""
 
 import argparse
-from typing import Any
+import contextlib
+import webbrowser
+from types import ModuleType
 
 from .arguments import add_model
 
@@ -30,35 +32,30 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--port: expected 0 to 65535, got {arguments.port}")
     if arguments.images < 1:
         raise ValueError(f"--images: expected at least 1, got {arguments.images}")
-    server = _server()
+    app_module, server = _modules()
 
     from . import api
-    from .serve.app import create_app
     from .serve.limits import Limits
 
     with server.listen(arguments.host, arguments.port, DEFAULT_PORT) as listener:
         model = api.load(arguments.weights, threads=arguments.threads)
-        app = create_app(model, Limits(images=arguments.images), hosts=arguments.allow_host)
+        app = app_module.create_app(model, Limits(images=arguments.images), hosts=arguments.allow_host)
         address = server.address(listener)
         if arguments.port is None and listener.getsockname()[1] != DEFAULT_PORT:
             print(f"port {DEFAULT_PORT} is taken, so another one it is")
         print(f"mobilesam is at {address} (Ctrl-C to stop)", flush=True)
         if arguments.open:
-            import webbrowser
-
             webbrowser.open(address)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             server.create(app).run(sockets=[listener])
-        except KeyboardInterrupt:
-            pass
     return 0
 
 
-def _server() -> Any:
+def _modules() -> tuple[ModuleType, ModuleType]:
     try:
-        from .serve import server
+        from .serve import app, server
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("fastapi", "pydantic", "starlette", "uvicorn"):
+        if error.name not in ("contourpy", "fastapi", "uvicorn"):
             raise
         raise ImportError(f"serve needs {error.name}: pip install 'mobilesam[serve]'") from None
-    return server
+    return app, server

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
@@ -13,12 +14,14 @@ from golden import PHOTOS
 from PIL import Image
 from serving import CHELSEA, JSON, picture
 
-from mobilesam import rle
+from mobilesam import results, rle
 from mobilesam.automatic_mask_generator import SamAutomaticMaskGenerator
+from mobilesam.results import SegmentedObject
 
-fastapi = pytest.importorskip("fastapi", reason="the extra serve is not installed")
+pytest.importorskip("fastapi", reason="the extra serve is not installed")
 from fastapi.testclient import TestClient  # noqa: E402
 
+from mobilesam.polygons import outlines  # noqa: E402
 from mobilesam.serve import answers  # noqa: E402
 from mobilesam.serve.app import create_app  # noqa: E402
 from mobilesam.serve.limits import Limits, Refused  # noqa: E402
@@ -367,3 +370,95 @@ def test_a_failure_of_ours_is_said_and_the_next_request_served(model, monkeypatc
             assert answer.status_code == status
             assert "secret" not in said(answer)
             assert client.post(f"{place}/masks", json=PROMPTS["a point"]).status_code == 200
+
+
+OBJECTS = [
+    {"name": "the cat", "colour": "#ff8000", "prompt": {"points": [[220, 140]]}},
+    {"name": "a/b:c", "prompt": {"box": [60, 20, 200, 190]}, "choice": 0},
+]
+
+
+@pytest.fixture(scope="module")
+def objects(embedding):
+    """What OBJECTS are to the library, the last one sent as run lengths."""
+    cat, box = embedding.segment([(220, 140)]), embedding.segment(box=(60, 20, 200, 190))
+    stripe = np.zeros((300, 451), np.bool_)
+    stripe[40:50] = True
+    return [
+        SegmentedObject(cat.mask, "the cat", float(cat.scores[cat.best]), (255, 128, 0)),
+        SegmentedObject(box.masks[0], "a/b:c", float(box.scores[0])),
+        SegmentedObject(rle.encode(stripe), "stripe"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def exported(client, chelsea, objects):
+    """Export OBJECTS and a stripe in a format."""
+    stripe = {"name": "stripe", "rle": rle.compress(objects[2].mask)}
+
+    def ask(form: str, count: int = 3, **more):
+        request = {"format": form, "objects": [*OBJECTS, stripe][:count], **more}
+        answer = client.post(f"{chelsea}/export", json=request)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-disposition"].startswith("attachment; filename=")
+        return answer
+
+    return ask
+
+
+def test_export_label_map(exported, objects):
+    answer = exported("labels")
+    assert answer.headers["content-type"] == "image/png"
+    with Image.open(io.BytesIO(answer.content)) as labels:
+        np.testing.assert_array_equal(np.asarray(labels), results.label_map(objects))
+
+
+def test_export_coco(exported, objects):
+    assert exported("coco", file_name="chelsea.png").json() == results.coco(objects, file_name="chelsea.png")
+
+
+def test_export_outlines(exported, objects):
+    assert exported("svg").text == results.svg(objects)
+    assert exported("geojson").json() == json.loads(json.dumps(results.geojson(objects)))
+
+
+@pytest.mark.parametrize("crop", [False, True])
+def test_export_cut_outs(exported, objects, crop):
+    expected = [results.cutout(PHOTOS["chelsea"], [item], crop=crop) for item in objects]
+    one = exported("cutout", count=1, crop=crop)
+    assert one.headers["content-type"] == "image/png"
+    many = exported("cutout", crop=crop)
+    assert many.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(many.content)) as archive:
+        assert archive.namelist() == ["001 the cat.png", "002 a_b_c.png", "003 stripe.png"]
+        files = [archive.read(name) for name in archive.namelist()]
+    for file, picture_ in zip([one.content, *files], [expected[0], *expected]):
+        with Image.open(io.BytesIO(file)) as cut:
+            assert cut.mode == "RGBA"
+            np.testing.assert_array_equal(np.asarray(cut), np.asarray(picture_))
+
+
+def test_masks_as_polygons(client, chelsea, embedding):
+    answer = client.post(f"{chelsea}/masks", json={"points": [[220, 140]], "format": "polygons"}).json()
+    expected = [[ring.tolist() for ring in polygon] for polygon in outlines(embedding.segment([(220, 140)]).mask)]
+    assert answer["masks"][0]["polygons"] == expected
+
+
+WRONG_OBJECTS = {
+    "objects: List should have at least 1 item": [],
+    "objects.1: give a prompt or an rle": [OBJECTS[0], {"name": "nothing"}],
+    "objects.0: no prompt": [{"prompt": {}}],
+    "objects.0: point (452, 1) lies outside": [{"prompt": {"points": [[452, 1]]}}],
+    "objects.0: the prompt has 1 candidate masks": [{"prompt": {"points": [[1, 1]], "multimask": False}, "choice": 1}],
+    "objects.0: the rle is of size (9, 9), the image of (300, 451)": [{"rle": {"size": [9, 9], "counts": "Q2"}}],
+    "objects.0: an RLE's counts must": [{"rle": {"size": [300, 451], "counts": "Q2"}}],
+    "objects.0: an RLE's string": [{"rle": {"size": [300, 451], "counts": "é"}}],
+    "objects.0.colour: ": [{**OBJECTS[0], "colour": "red"}],
+}
+
+
+@pytest.mark.parametrize("message", WRONG_OBJECTS)
+def test_wrong_objects_are_refused_in_words(client, chelsea, message):
+    answer = client.post(f"{chelsea}/export", json={"format": "coco", "objects": WRONG_OBJECTS[message]})
+    assert answer.status_code == 422
+    assert message in said(answer)

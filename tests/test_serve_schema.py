@@ -23,6 +23,7 @@ OPERATIONS = [
     ("GET", "/api/images/{identity}/picture"),
     ("POST", "/api/images/{identity}/masks"),
     ("POST", "/api/images/{identity}/everything"),
+    ("POST", "/api/images/{identity}/export"),
     ("DELETE", "/api/images/{identity}"),
 ]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mobilesam import rle
 from mobilesam.api import Embedding, Segmentation
 from mobilesam.image import Size, mask_image
+from mobilesam.polygons import outlines
 
 from .limits import Refused
 from .schema import Mask, Masks, MasksRequest, Prompt, RunLengths
@@ -53,6 +54,8 @@ def _mask(mask: NDArray[np.bool_], index: int, score: float, form: str) -> Mask:
     answer = Mask(index=index, score=score, area=rle.area(runs), bbox=(x, y, width, height))
     if form == "rle":
         answer.rle = run_lengths(runs)
+    elif form == "polygons":
+        answer.polygons = [[list(map(tuple, ring.tolist())) for ring in polygon] for polygon in outlines(mask)]
     else:
         answer.png = base64.b64encode(_one_bit_png(mask)).decode("ascii")
     return answer

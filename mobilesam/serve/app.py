@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import PIL.Image
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -22,10 +23,11 @@ from mobilesam.api import Embedding, MobileSAM
 
 from . import answers, pictures
 from .everything import Search
+from .export import FORMS, File, export
 from .guard import Guard
 from .lanes import ClientGone, Lane
 from .limits import Limits, Overloaded
-from .schema import Error, EverythingLine, EverythingRequest, Image, Masks, MasksRequest
+from .schema import Error, EverythingLine, EverythingRequest, ExportRequest, Image, Masks, MasksRequest
 from .store import Photo, PhotoStore
 
 T = TypeVar("T")
@@ -65,6 +67,7 @@ class Service:
         self.photos = PhotoStore(limits.images, limits.idle_seconds)
         self.encoding = Lane("encode", workers=1, places=limits.places, share=limits.places)
         self.segmenting = Lane("segment", workers=2, places=limits.places, share=limits.image_places)
+        self.exporting = Lane("export", workers=1, places=limits.places, share=limits.image_places)
         self.searching = Lane("find everything", workers=1, places=SEARCHES, share=SEARCHES)
 
     async def upload(self, request: Request) -> tuple[str, Photo]:
@@ -85,8 +88,11 @@ class Service:
     def search(self, identity: str, parameters: EverythingRequest) -> AsyncIterator[str]:
         """Start to find all masks of an image that is held; their lines."""
         photo, search = self.photos.get(identity), Search(self.model, parameters)
-        work = lambda: search.run(lambda: pictures.decode(photo.data, self.limits.pixels))  # noqa: E731
-        return search.lines(self.searching.submit(identity, work))
+        return search.lines(self.searching.submit(identity, lambda: search.run(lambda: self.picture(photo))))
+
+    def picture(self, photo: Photo) -> PIL.Image.Image:
+        """The photo's pixels; in a worker thread."""
+        return pictures.decode(photo.data, self.limits.pixels)
 
     async def keep_expiring(self) -> None:
         while True:
@@ -94,7 +100,7 @@ class Service:
             self.photos.expire()
 
     def close(self) -> None:
-        for lane in (self.encoding, self.segmenting, self.searching):
+        for lane in (self.encoding, self.segmenting, self.exporting, self.searching):
             lane.close()
 
 
@@ -167,7 +173,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     )
     async def get_picture(request: Request, identity: ImageId) -> Response:
         def work(photo: Photo) -> bytes:
-            return pictures.display_jpeg(pictures.decode(photo.data, service.limits.pixels))
+            return pictures.display_jpeg(service.picture(photo))
 
         return Response(await service.on(service.encoding, request, identity, work), media_type="image/jpeg")
 
@@ -196,6 +202,23 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     )
     async def find_everything(identity: ImageId, parameters: EverythingRequest) -> StreamingResponse:
         return StreamingResponse(service.search(identity, parameters), media_type=NDJSON)
+
+    @app.post(
+        "/api/images/{identity}/export",
+        summary="Objects as a file: cut-outs, label map, COCO JSON, GeoJSON, SVG",
+        responses={
+            **refusals(400, 403, 404, 408, 413, 422),
+            200: {"content": {form: {} for form in FORMS}, "description": "The file"},
+        },
+        response_class=StreamingResponse,
+    )
+    async def export_objects(request: Request, identity: ImageId, wanted: ExportRequest) -> StreamingResponse:
+        def work(photo: Photo) -> File:
+            return export(photo, wanted, lambda: service.picture(photo))
+
+        file = await service.on(service.exporting, request, identity, work)
+        named = {"Content-Disposition": f'attachment; filename="{file.name}"'}
+        return StreamingResponse(file.chunks(), media_type=file.media_type, headers=named)
 
     def _image(identity: str, photo: Photo) -> Image:
         return Image(

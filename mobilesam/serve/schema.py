@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 MOST_POINTS = 1000
+MOST_OBJECTS = 2000
 
 Pixel = Annotated[FiniteFloat, Field(ge=0)]
 
@@ -36,8 +37,8 @@ class Prompt(Strict):
 class MasksRequest(Prompt):
     """A prompt, and the form of the answer."""
 
-    format: Literal["rle", "png"] = Field(
-        "rle", description="rle: COCO's compressed run lengths; png: a 1-bit PNG in base64"
+    format: Literal["rle", "polygons", "png"] = Field(
+        "rle", description="rle: COCO's compressed run lengths; polygons: with holes; png: a 1-bit PNG in base64"
     )
     candidates: Literal["best", "all"] = Field("best", description="the mask of the highest score, or all")
     max_side: int | None = Field(
@@ -63,6 +64,9 @@ class Mask(BaseModel):
     area: int = Field(description="pixels inside the mask, in the mask's own size")
     bbox: tuple[int, int, int, int] = Field(description="(x, y, width, height), in the mask's own pixels")
     rle: RunLengths | None = None
+    polygons: list[list[list[tuple[float, float]]]] | None = Field(
+        None, description="each a list of rings of (x, y), the outer one first, then its holes"
+    )
     png: str | None = None
 
 
@@ -107,6 +111,31 @@ class EverythingLine(BaseModel):
     progress: tuple[int, int] | None = Field(None, description="points searched, of all")
     mask: Found | None = None
     error: str | None = Field(None, description="why there is no more")
+
+
+class ExportObject(Strict):
+    """An object to export: the answer to a prompt, or a mask as it is."""
+
+    name: str = Field("object", max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    colour: str | None = Field(None, pattern="^#[0-9a-fA-F]{6}$", description="to draw it in", examples=["#2f86ff"])
+    prompt: Prompt | None = None
+    choice: int | None = Field(None, ge=0, le=2, description="the candidate's index. None: that of the highest score")
+    rle: RunLengths | None = Field(None, description="in place of a prompt, of the image's size")
+
+
+class ExportRequest(Strict):
+    """Objects of an image, as one file."""
+
+    format: Literal["cutout", "labels", "coco", "geojson", "svg"] = Field(
+        description=(
+            "cutout: a PNG of one object, transparent around it, or of several a ZIP of these; labels: a 16-bit PNG of "
+            "each pixel's object, numbered from 1 in the list's order; coco: JSON with run lengths; geojson and svg: "
+            "outlines"
+        )
+    )
+    objects: list[ExportObject] = Field(min_length=1, max_length=MOST_OBJECTS)
+    crop: bool = Field(False, description="cut-outs: only the box around the object")
+    file_name: str = Field("", max_length=1000, description="the image's, for COCO")
 
 
 class Image(BaseModel):

@@ -62,6 +62,11 @@ export async function picture(id) {
   return (await ask(`api/images/${id}/picture`)).blob();
 }
 
+/** The objects as a file: a Blob. */
+export async function exported(id, request) {
+  return (await post(`api/images/${id}/export`, request)).blob();
+}
+
 /** Search for every object. Resolves, once the search runs, to its lines {progress} or {mask} as they come. */
 export async function everything(id, parameters, signal) {
   return lines(await post(`api/images/${id}/everything`, parameters, signal));

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { Latest } from "./latest.js";
 import { toPath } from "./mask.js";
+import { attachMenu } from "./menu.js";
 import { KEYS, MORE_KEYS, writeCurrent, writeKeys, writeList } from "./panel.js";
 import { Photo } from "./photo.js";
 import { Session, shown, wire } from "./session.js";
@@ -255,7 +256,36 @@ async function findEverything() {
   }
 }
 
+const ENDINGS = { labels: "labels.png", coco: "coco.json", svg: "svg", geojson: "geojson" };
+
+/** Download what is kept, and the current object, in one of the formats. */
+async function exportAs({ dataset: { format } }) {
+  const { objects, current, colour } = session;
+  const all = objects.map(({ name, colour, prompt, rle }) => ({ name, colour, ...(prompt ? chosen(prompt) : { rle }) }));
+  if (session.started) all.push({ name: `Object ${session.state.made + 1}`, colour, ...chosen(current) });
+  progress("Exporting");
+  try {
+    const request = { format, objects: all, crop: true, file_name: photo.name };
+    const blob = await photo.ask((id) => api.exported(id, request));
+    const ending = ENDINGS[format] ?? (all.length > 1 ? "cutouts.zip" : "cutout.png");
+    const link = Object.assign(document.createElement("a"), { download: `${photo.stem}.${ending}` });
+    link.href = URL.createObjectURL(blob);
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  } catch (error) {
+    toast(error.message);
+  } finally {
+    progress(null);
+  }
+}
+
+function chosen(prompt) {
+  return { prompt: wire(prompt), choice: prompt.choice };
+}
+
 // Controls
+
+attachMenu($("export"), $("formats"), exportAs);
 
 const click = (id, action) => $(id).addEventListener("click", action);
 click("open", () => $("chooser").click());

@@ -25,6 +25,11 @@ export class Photo {
     this.shown = null;
   }
 
+  /** Its name without the ending. */
+  get stem() {
+    return this.name.replace(/(.)\.[^.]*$/, "$1");
+  }
+
   /** Read the file here. Resolves to {url, width, height} or null, where only the server may be able to. */
   async preview() {
     this.shown = await read(this.file);
