@@ -2,7 +2,6 @@
 
 import io
 import json
-import statistics
 import zipfile
 from pathlib import Path
 
@@ -20,7 +19,7 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 CHELSEA = str(PHOTOS["chelsea"])  # 451x300
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-MOVES = 40
+PATIENCE = 120_000  # milliseconds, on a machine that does much else
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +38,8 @@ class Visit:
     """The page in a tab, and what a user does in it."""
 
     def __init__(self, tab, address: str) -> None:
-        self.tab, self.errors = tab, []
-        self.asked = []
+        self.tab, self.errors, self.asked = tab, [], []
+        tab.set_default_timeout(PATIENCE)
         tab.on("pageerror", lambda error: self.errors.append(str(error)))
         tab.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         tab.on("request", lambda request: self.asked.append(request.url))
@@ -63,6 +62,15 @@ class Visit:
         self.tab.mouse.click(*self.at(x, y), **options)
         self.settle()
 
+    def preview(self, x, y) -> float:
+        """Move there and wait until the mask there is drawn; how many milliseconds that took, as the page says it."""
+        self.tab.evaluate(
+            "() => { window.drawn = null;"
+            " stage.addEventListener('preview-drawn', ({ detail }) => (window.drawn = detail), { once: true }); }"
+        )
+        self.tab.mouse.move(*self.at(x, y))
+        return self.tab.wait_for_function("window.drawn").json_value()
+
     def drag(self, x0, y0, x1, y1) -> None:
         self.tab.mouse.move(*self.at(x0, y0))
         self.tab.mouse.down()
@@ -76,10 +84,9 @@ class Visit:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until the answers are here and drawn."""
+        """Move the mouse off the photo, and wait until the answers are here and drawn."""
         self.tab.mouse.move(2, 400)
-        self.tab.wait_for_load_state("networkidle")
-        self.tab.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done)))")
+        self.tab.wait_for_selector("#stage[aria-busy=false]")
 
     def ink(self, layer: str) -> int:
         """How many pixels of a layer ("live" or "kept") are drawn on."""
@@ -176,10 +183,8 @@ def test_each_export_is_the_librarys(visit, embedding):
 def test_the_preview_shows_what_a_click_would_select(visit):
     visit.open(CHELSEA)
     assert visit.ink("live") == 0
-    visit.tab.mouse.move(*visit.at(200, 150))
-    visit.tab.mouse.move(*visit.at(220, 140))
-    visit.tab.wait_for_function("document.getElementById('timing').textContent.includes('ms')")
-    visit.tab.wait_for_load_state("networkidle")
+    visit.preview(200, 150)
+    visit.preview(220, 140)
     previewed = visit.ink("live")
     whole = visit.tab.evaluate("live.width * live.height")
     assert 0.2 * whole < previewed
@@ -219,7 +224,7 @@ def test_everything_streams_in_and_is_taken_back_at_once(visit):
     visit.open(CHELSEA)
     visit.tab.click("#everything")
     visit.tab.wait_for_selector("#stop")
-    visit.tab.wait_for_selector("#progress", state="hidden", timeout=180_000)
+    visit.tab.wait_for_selector("#progress", state="hidden")
     names = visit.names()
     assert len(names) >= 3
     assert visit.ink("kept") > 0
@@ -334,32 +339,12 @@ def test_phone(chromium, address, embedding):
         assert box["x"] + box["width"] <= PHONE["width"]
         assert box["y"] + box["height"] <= PHONE["height"]
     visit.tab.touchscreen.tap(*visit.at(220, 140))
-    visit.tab.wait_for_load_state("networkidle")
+    visit.tab.wait_for_selector("#stage[aria-busy=false]")
     visit.tab.tap("[data-tool=exclude]")
     visit.tab.touchscreen.tap(*visit.at(420, 40))
-    visit.tab.wait_for_load_state("networkidle")
+    visit.tab.wait_for_selector("#stage[aria-busy=false]")
     visit.tab.tap("#keep")
     expected = embedding.segment([(220, 140), (420, 40)], [1, 0]).mask
     np.testing.assert_array_equal(visit.exported_masks()[0], expected)
     assert visit.errors == []
     context.close()
-
-
-@pytest.mark.parametrize(("width", "height", "limit"), [(1024, 683, 40), (4000, 3000, 80)])
-def test_time_from_mouse_move_to_drawn_preview(visit, tmp_path, width, height, limit):
-    """Prints the median over moves a tenth of a second apart. The limit is for two idle cores, so that here only a
-    multiple of it fails."""
-    photo = tmp_path / "photo.jpg"
-    photo.write_bytes(picture(width, height))
-    visit.open(photo)
-    visit.tab.evaluate(
-        "window.times = []; stage.addEventListener('preview-drawn', ({ detail }) => times.push(detail))"
-    )
-    for i in range(MOVES):
-        visit.tab.mouse.move(*visit.at(width * (0.2 + 0.6 * i / MOVES), height * (0.3 + 0.4 * (i % 7) / 7)))
-        visit.tab.wait_for_function("(count) => times.length > count", arg=i)
-    times = visit.tab.evaluate("times")
-    assert len(times) == MOVES
-    median = statistics.median(times)
-    print(f"{width}x{height}: move to preview {median:.0f} ms in the median, {min(times):.0f} to {max(times):.0f}")
-    assert median < 5 * limit

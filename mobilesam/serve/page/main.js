@@ -47,6 +47,7 @@ function show() {
   stage.draw();
   writeCurrent($("now-text"), session);
   showControls(mask);
+  $("stage").setAttribute("aria-busy", started && current.stale);
   if (listed !== objects) {
     const more = objects.length > (listed?.length ?? 0);
     writeList($("list"), session, highlight);
@@ -59,6 +60,7 @@ let frame = 0;
 
 /** Changes may come many at a time; one look a frame is enough. */
 function showSoon() {
+  $("stage").setAttribute("aria-busy", true);
   frame ||= requestAnimationFrame(() => {
     frame = 0;
     show();
