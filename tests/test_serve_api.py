@@ -19,13 +19,13 @@ from mobilesam.automatic_mask_generator import SamAutomaticMaskGenerator
 from mobilesam.results import SegmentedObject
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
-from fastapi.testclient import TestClient  # noqa: E402
+from fastapi.testclient import TestClient
 
-from mobilesam.polygons import outlines  # noqa: E402
-from mobilesam.serve import answers  # noqa: E402
-from mobilesam.serve.app import create_app  # noqa: E402
-from mobilesam.serve.limits import Limits, Refused  # noqa: E402
-from mobilesam.serve.store import PhotoStore  # noqa: E402
+from mobilesam.polygons import outlines
+from mobilesam.serve import answers
+from mobilesam.serve.app import create_app
+from mobilesam.serve.limits import Limits, Refused
+from mobilesam.serve.store import PhotoStore
 
 LOCAL = "http://127.0.0.1:8642"
 

@@ -4,7 +4,9 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving import CHELSEA, server
+from serving import CHELSEA
+
+from mobilesam.benchmark_page import run_server
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
@@ -30,7 +32,7 @@ OPERATIONS = [
 
 @pytest.fixture(scope="module")
 def address():
-    with server() as (address, _):
+    with run_server() as (address, _):
         yield address
 
 
@@ -45,7 +47,7 @@ def test_every_operation_is_tried(schema):
 
 
 # An upload takes any bytes, so that there is nothing in it that the description forbids.
-TRIED = [("positive", *operation) for operation in OPERATIONS] + [("negative", *operation) for operation in OPERATIONS[1:]]
+TRIED = [("positive", *one) for one in OPERATIONS] + [("negative", *one) for one in OPERATIONS[1:]]
 
 
 @pytest.mark.parametrize(("mode", "method", "path"), TRIED)

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving import CHELSEA, picture, server
+from serving import CHELSEA, picture
 
 from mobilesam import rle
+from mobilesam.benchmark_page import run_server
 from mobilesam.cli import main
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
@@ -127,7 +128,7 @@ def test_work_whose_client_has_gone_is_not_begun():
 
 
 def test_stopping_finishes_what_runs():
-    with server() as (address, process):
+    with run_server() as (address, process):
         held = httpx.post(f"{address}/api/images", content=CHELSEA).json()["id"]
         search = {"points_per_side": 8, "pred_iou_thresh": 0.5}
         with httpx.stream("POST", f"{address}/api/images/{held}/everything", json=search, timeout=60) as answer:
@@ -141,7 +142,7 @@ def test_stopping_finishes_what_runs():
 
 def test_hanging_up_stops_a_search():
     """Many searches, each of minutes, begun and left: were they not stopped, the last would not be answered."""
-    with server() as (address, _):
+    with run_server() as (address, _):
         held = httpx.post(f"{address}/api/images", content=CHELSEA).json()["id"]
         place = f"{address}/api/images/{held}/everything"
         for _ in range(8):
@@ -166,7 +167,7 @@ def test_many_clients_click_at_once(model):
     points = [[[int(w * x), int(h * y)]] for (w, h) in sizes for x, y in [(0.5, 0.5), (0.2, 0.7), (0.8, 0.3)]]
     expected = [model.encode(photo).segment(point).mask for photo, point in zip(np.repeat(photos, 3), points)]
 
-    with server() as (address, process):
+    with run_server() as (address, process):
 
         def click(i: int, seconds: float) -> int:
             asked = 0
@@ -232,5 +233,3 @@ def test_without_the_extra_the_error_names_it():
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert shown.returncode == 2
     assert shown.stderr == "mobilesam: error: serve needs uvicorn: pip install 'mobilesam[serve]'\n"
-
-

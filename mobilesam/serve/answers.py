@@ -22,9 +22,7 @@ def segment(embedding: Embedding, prompt: Prompt, size: Size | None = None) -> S
     if prompt.points is None and prompt.box is None:
         raise Refused(422, "no prompt: give points or a box")
     try:
-        return embedding.segment(
-            prompt.points, prompt.labels, box=prompt.box, multimask=prompt.multimask, size=size
-        )
+        return embedding.segment(prompt.points, prompt.labels, box=prompt.box, multimask=prompt.multimask, size=size)
     except (TypeError, ValueError) as error:
         raise Refused(422, str(error)) from None
 

@@ -221,9 +221,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return StreamingResponse(file.chunks(), media_type=file.media_type, headers=named)
 
     def _image(identity: str, photo: Photo) -> Image:
-        return Image(
-            id=identity, width=photo.width, height=photo.height, idle_seconds=service.limits.idle_seconds
-        )
+        return Image(id=identity, width=photo.width, height=photo.height, idle_seconds=service.limits.idle_seconds)
 
 
 def _json(answer: BaseModel) -> str:

@@ -41,7 +41,7 @@ class File:
 def export(photo: Photo, request: ExportRequest, open_picture: Callable[[], Image.Image]) -> File:
     """The objects in the format that is asked for. Raises Refused (422) for an object that is not in the photo."""
     objects = [_object(photo, i, wanted) for i, wanted in enumerate(request.objects)]
-    content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # type: ignore[assignment]
+    content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115
     try:
         media_type, name = _write(content, objects, request, open_picture)
         content.seek(0)

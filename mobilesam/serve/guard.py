@@ -1,4 +1,4 @@
-"""What every request passes first: who asks (Host, Origin), how much and how slowly, and the headers of every answer."""
+"""What every request passes first: who asks (Host, Origin), how much how slowly, and the headers of every answer."""
 
 from __future__ import annotations
 

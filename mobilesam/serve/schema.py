@@ -144,7 +144,7 @@ class Image(BaseModel):
     id: str
     width: int = Field(description="of the upright image, in pixels")
     height: int
-    idle_seconds: float = Field(description="how long after its last use the image is held, unless newer ones need room")
+    idle_seconds: float = Field(description="how long after its last use it is held, unless newer ones need room")
 
 
 class Error(BaseModel):
