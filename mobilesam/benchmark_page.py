@@ -105,7 +105,7 @@ def preview(page: Page, x: float, y: float) -> float:
         " document.getElementById('stage').addEventListener('preview-drawn', told, { once: true }); }"
     )
     page.mouse.move(*on_screen(page, x, y))
-    milliseconds: float = page.wait_for_function("window.drawn").evaluate("({ detail }) => detail")
+    milliseconds: float = page.wait_for_function("() => window.drawn").evaluate("({ detail }) => detail")
     return milliseconds
 
 
@@ -136,13 +136,8 @@ def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int
     )
     add = parser.add_argument
     add("--moves", type=positive, default=60, metavar="N", help="of the mouse, for each size (default: %(default)s)")
-    add(
-        "--size",
-        type=_size,
-        action="append",
-        metavar="WxH",
-        help="of the photo; repeatable (default: 1024x683 and 4000x3000)",
-    )
+    default = " and ".join("{}x{}".format(*size) for size in SIZES)
+    add("--size", type=_size, action="append", metavar="WxH", help=f"of the photo; repeatable (default: {default})")
     add("--image", type=Path, default=image, required=image is None, metavar="FILE", help="(default: %(default)s)")
     add("--threads", type=positive, metavar="N", help="of the server (default: the usable CPUs)")
     arguments = parser.parse_args(argv)
