@@ -189,6 +189,27 @@ def test_the_preview_shows_what_a_click_would_select(visit):
     assert visit.ink("live") == 0
 
 
+@pytest.mark.parametrize("inside", [0.1, 0.5, 0.9, 1.0])
+def test_the_outlines_drawn_are_the_masks(visit, inside):
+    """The middle of each pixel is within the drawn path where the mask has it, for masks with every kind of corner."""
+    rng = np.random.default_rng(int(inside * 10))
+    masks = [rng.random((int(h), int(w))) < inside for h, w in rng.integers(1, 30, (40, 2))]
+    drawn = visit.tab.evaluate(
+        """async (rles) => {
+          const { toPath } = await import(new URL("mask.js", location));
+          const context = document.createElement("canvas").getContext("2d");
+          return rles.map((rle) => {
+            const path = toPath(rle), [height, width] = rle.size;
+            const within = (_, i) => context.isPointInPath(path, (i % width) + 0.5, Math.floor(i / width) + 0.5, "evenodd");
+            return Array.from({ length: height * width }, within);
+          });
+        }""",
+        [rle.compress(rle.encode(mask)) for mask in masks],
+    )
+    for pixels, mask in zip(drawn, masks, strict=True):
+        np.testing.assert_array_equal(np.reshape(pixels, mask.shape), mask)
+
+
 def test_names_hiding_and_removing(visit):
     visit.open(CHELSEA)
     for x, y in [(220, 140), (420, 40)]:

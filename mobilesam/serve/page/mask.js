@@ -18,64 +18,75 @@ export function unpack(string) {
   return counts;
 }
 
-/** The mask as bytes of 0 and 1, column by column, with an empty border of one pixel: (height + 2) × (width + 2). */
-function paint({ size: [height, width], counts }) {
-  const stride = height + 2;
-  const bits = new Uint8Array(stride * (width + 2));
+/** For each column the rows where its runs begin and end: from the empty column left of the mask to that right of it. */
+function columns({ size: [height, width], counts }) {
+  const flips = Array.from({ length: width + 2 }, () => []);
   let position = 0, inside = false;
   for (const count of unpack(counts)) {
     for (let from = position; inside && from < position + count; ) {
       const column = Math.floor(from / height);
       const end = Math.min(position + count, (column + 1) * height);
-      const first = (column + 1) * stride + 1 + from - column * height;
-      bits.fill(1, first, first + end - from);
+      flips[column + 1].push(from - column * height, end - column * height);
       from = end;
     }
     position += count;
     inside = !inside;
   }
-  return bits;
+  return flips;
 }
 
 const UP = 1, DOWN = 2, LEFT = 4, RIGHT = 8;
 
 /**
- * The edges between inside and outside as loops of corners. At a corner a bit says that an edge leaves that way, with
- * the inside on its right hand; regions that touch at a corner stay apart.
+ * The edges between inside and outside. Corners are numbered column by column, `stride` in each; a bit of leaving[corner]
+ * says that an edge leaves that way, with the inside on its right hand. Only where runs begin, end or differ from those
+ * of the column before is there anything to do. Returns also the corners that are left.
  */
-function edges(bits, stride, columns) {
-  const leaving = new Uint8Array(bits.length);
-  for (let x = 1; x < columns; x++) {
-    const end = (x + 1) * stride;
-    for (let i = x * stride + 1; i < end; i++) {
-      const here = bits[i];
-      if (here !== bits[i - 1]) leaving[here ? i : i + stride] |= here ? RIGHT : LEFT;
-      if (here !== bits[i - stride]) leaving[here ? i + 1 : i] |= here ? UP : DOWN;
+function edges(flips, stride) {
+  const leaving = new Uint8Array(flips.length * stride);
+  const corners = [];
+  const leave = (corner, way) => {
+    if (!leaving[corner]) corners.push(corner);
+    leaving[corner] |= way;
+  };
+  for (let x = 1; x < flips.length; x++) {
+    const before = flips[x - 1], here = flips[x], top = x * stride;
+    for (let i = 0; i < here.length; i += 2) {
+      leave(top + here[i], RIGHT);
+      leave(top + here[i + 1] + stride, LEFT);
+    }
+    // Down both columns at once, from one run's beginning or end to the next: i and j of them have been passed.
+    for (let i = 0, j = 0, y = 0; i < before.length || j < here.length; ) {
+      const next = Math.min(before[i] ?? Infinity, here[j] ?? Infinity);
+      if ((i ^ j) & 1) {
+        for (; y < next; y++) leave(j & 1 ? top + y + 1 : top + y, j & 1 ? UP : DOWN);
+      }
+      y = next;
+      i += before[i] === next;
+      j += here[j] === next;
     }
   }
-  return leaving;
+  return { leaving, corners };
 }
 
 const RIGHT_TURN = { [UP]: [RIGHT, UP, LEFT], [RIGHT]: [DOWN, RIGHT, UP], [DOWN]: [LEFT, DOWN, RIGHT], [LEFT]: [UP, LEFT, DOWN] };
 
 /** The outlines of a mask as flat arrays [x, y, x, y, ...], in the mask's pixels, corners rounded off. */
 export function outlines(rle) {
-  const [height, width] = rle.size;
-  const stride = height + 2;
-  const leaving = edges(paint(rle), stride, width + 2);
+  const stride = rle.size[0] + 1;
+  const { leaving, corners } = edges(columns(rle), stride);
   const step = { [UP]: -1, [DOWN]: 1, [LEFT]: -stride, [RIGHT]: stride };
   const loops = [];
-  for (let start = 0; start < leaving.length; start++) {
+  for (const start of corners) {
     while (leaving[start]) {
       const middles = []; // of the edges: half a pixel from a corner
       let corner = start;
       let way = leaving[start] & -leaving[start];
       do {
         leaving[corner] &= ~way;
-        const next = corner + step[way];
         const x = Math.floor(corner / stride), y = corner - x * stride;
-        middles.push(x - 1 + (way === RIGHT ? 0.5 : way === LEFT ? -0.5 : 0), y - 1 + (way === DOWN ? 0.5 : way === UP ? -0.5 : 0));
-        corner = next;
+        middles.push(x - 1 + (way === RIGHT ? 0.5 : way === LEFT ? -0.5 : 0), y + (way === DOWN ? 0.5 : way === UP ? -0.5 : 0));
+        corner += step[way];
         way = RIGHT_TURN[way].find((turn) => leaving[corner] & turn);
       } while (way);
       loops.push(smooth(middles));
