@@ -90,7 +90,7 @@ function showControls(mask) {
 }
 
 function toast(text) {
-  $("toast").textContent = text;
+  $("toast").textContent = text[0].toUpperCase() + text.slice(1);
   $("toast").hidden = false;
   clearTimeout(toast.timer);
   toast.timer = setTimeout(() => ($("toast").hidden = true), TOAST_MS);
@@ -131,7 +131,7 @@ let previewed = "";
 
 function endPreview() {
   previews.cancel();
-  previewed = "";
+  previewed = $("timing").textContent = "";
   if (!stage.scene.preview) return;
   stage.scene.preview = null;
   stage.drawLive();
@@ -200,7 +200,7 @@ async function open(file) {
   search?.abort();
   const mine = (photo = new Photo(file));
   endPreview();
-  session.open(null);
+  session.open(mine);
   $("empty").hidden = true;
   $("toast").hidden = true;
   $("stage").classList.add("busy");

@@ -59,15 +59,18 @@ export function share(mask, total) {
   return `${percent.toFixed(percent < 10 ? 1 : 0)} %`;
 }
 
+function invitation(photo) {
+  if (!photo) return "Open a photo to begin.";
+  if (!photo.id) return "The photo is looked at once; after that, each click is answered at once.";
+  if (matchMedia("(hover: none)").matches) return "Tap what you want to select.";
+  return "Move over the photo to see what a click would select, then click.";
+}
+
 /** What is said of the current object. */
 export function writeCurrent(element, session) {
   const mask = shown(session.current);
   if (!session.started || !mask) {
-    element.textContent = session.photo
-      ? matchMedia("(hover: none)").matches
-        ? "Tap what you want to select."
-        : "Move over the photo to see what a click would select, then click."
-      : "Open a photo to begin.";
+    element.textContent = invitation(session.photo);
     return;
   }
   const { points, box, answer } = session.current;

@@ -65,7 +65,8 @@ export class Stage extends EventTarget {
     if (!this.#size) return;
     const { clientWidth, clientHeight } = this.#element;
     const { width, height } = this.#size;
-    const scale = Math.min((clientWidth - 2 * MARGIN) / width, (clientHeight - MARGIN - TOOLS_HEIGHT) / height);
+    const margin = Math.min(MARGIN, clientWidth / 40);
+    const scale = Math.min((clientWidth - 2 * margin) / width, (clientHeight - MARGIN - TOOLS_HEIGHT) / height);
     this.#fitted = true;
     this.#setView(
       Math.max(scale, 0.005),
