@@ -200,8 +200,8 @@ def test_the_outlines_drawn_are_the_masks(visit, inside):
           const context = document.createElement("canvas").getContext("2d");
           return rles.map((rle) => {
             const path = toPath(rle), [height, width] = rle.size;
-            const within = (_, i) => context.isPointInPath(path, (i % width) + 0.5, Math.floor(i / width) + 0.5, "evenodd");
-            return Array.from({ length: height * width }, within);
+            const within = (x, y) => context.isPointInPath(path, x + 0.5, y + 0.5, "evenodd");
+            return Array.from({ length: height * width }, (_, i) => within(i % width, Math.floor(i / width)));
           });
         }""",
         [rle.compress(rle.encode(mask)) for mask in masks],

@@ -7,6 +7,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from mobilesam import rle
 from mobilesam.api import Embedding, Segmentation
@@ -68,5 +69,5 @@ def run_lengths(runs: rle.RLE) -> RunLengths:
 
 def _one_bit_png(mask: NDArray[np.bool_]) -> bytes:
     file = io.BytesIO()
-    mask_image(mask).convert("1", dither=0).save(file, "PNG", compress_level=1)
+    mask_image(mask).convert("1", dither=Image.Dither.NONE).save(file, "PNG", compress_level=1)
     return file.getvalue()

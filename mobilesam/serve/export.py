@@ -41,7 +41,7 @@ class File:
 def export(photo: Photo, request: ExportRequest, open_picture: Callable[[], Image.Image]) -> File:
     """The objects in the format that is asked for. Raises Refused (422) for an object that is not in the photo."""
     objects = [_object(photo, i, wanted) for i, wanted in enumerate(request.objects)]
-    content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # type: ignore[assignment]  # noqa: SIM115
+    content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
     try:
         media_type, name = _write(content, objects, request, open_picture)
         content.seek(0)
@@ -101,10 +101,9 @@ def _object(photo: Photo, index: int, wanted: ExportObject) -> SegmentedObject:
             mask, score = result.masks[choice], float(result.scores[choice])
             runs = rle.encode(mask)  # small, while other objects are looked at
         elif wanted.rle is not None:
-            runs = wanted.rle.model_dump()
-            if tuple(runs["size"]) != size:
-                raise Refused(422, f"the rle is of size {runs['size']}, the image of {size}")
-            runs = rle.decompress(runs)
+            if wanted.rle.size != size:
+                raise Refused(422, f"the rle is of size {wanted.rle.size}, the image of {size}")
+            runs = rle.decompress(wanted.rle.model_dump())
         else:
             raise Refused(422, "give a prompt or an rle")
     except Refused as refused:

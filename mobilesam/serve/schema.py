@@ -22,27 +22,32 @@ class Prompt(Strict):
     """Where the object is, in pixels of the upright image. Points, a box, or both."""
 
     points: list[tuple[Pixel, Pixel]] | None = Field(
-        None, min_length=1, max_length=MOST_POINTS, description="(x, y) of each point", examples=[[[220, 140]]]
+        default=None, min_length=1, max_length=MOST_POINTS, description="(x, y) of each point", examples=[[[220, 140]]]
     )
     labels: list[Literal[0, 1]] | None = Field(
-        None,
+        default=None,
         max_length=MOST_POINTS,
         description="for each point, 1 on the object (the default) or 0 not on it",
         examples=[[1]],
     )
-    box: tuple[Pixel, Pixel, Pixel, Pixel] | None = Field(None, description="(x0, y0, x1, y1) around the object")
-    multimask: bool = Field(True, description="three candidate masks, the model's tokens 1 to 3, rather than token 0")
+    box: tuple[Pixel, Pixel, Pixel, Pixel] | None = Field(
+        default=None, description="(x0, y0, x1, y1) around the object"
+    )
+    multimask: bool = Field(
+        default=True, description="three candidate masks, the model's tokens 1 to 3, rather than token 0"
+    )
 
 
 class MasksRequest(Prompt):
     """A prompt, and the form of the answer."""
 
     format: Literal["rle", "polygons", "png"] = Field(
-        "rle", description="rle: COCO's compressed run lengths; polygons: with holes; png: a 1-bit PNG in base64"
+        default="rle",
+        description="rle: COCO's compressed run lengths; polygons: with holes; png: a 1-bit PNG in base64",
     )
-    candidates: Literal["best", "all"] = Field("best", description="the mask of the highest score, or all")
+    candidates: Literal["best", "all"] = Field(default="best", description="the mask of the highest score, or all")
     max_side: int | None = Field(
-        None,
+        default=None,
         ge=16,
         le=65535,
         description="longest side of the masks, for a display; never larger than the image. None: the image's own size",
@@ -65,7 +70,7 @@ class Mask(BaseModel):
     bbox: tuple[int, int, int, int] = Field(description="(x, y, width, height), in the mask's own pixels")
     rle: RunLengths | None = None
     polygons: list[list[list[tuple[float, float]]]] | None = Field(
-        None, description="each a list of rings of (x, y), the outer one first, then its holes"
+        default=None, description="each a list of rings of (x, y), the outer one first, then its holes"
     )
     png: str | None = None
 
@@ -82,15 +87,19 @@ class Masks(BaseModel):
 class EverythingRequest(Strict):
     """The parameters of the reference's SamAutomaticMaskGenerator, with its defaults."""
 
-    points_per_side: int = Field(32, ge=1, le=64, description="the grid has its square of points")
-    pred_iou_thresh: float = Field(0.88, ge=0, le=2, description="a mask's predicted IoU exceeds it")
-    stability_score_thresh: float = Field(0.95, ge=0, le=1, description="a mask's stability is at least this")
-    box_nms_thresh: float = Field(0.7, ge=0, le=1, description="of masks whose boxes overlap more, the best stays")
-    crop_n_layers: int = Field(0, ge=0, le=2, description="layer i searches 4^i crops of the image too")
-    crop_n_points_downscale_factor: int = Field(1, ge=1, le=8, description="points a side are divided by it each layer")
-    min_mask_region_area: float = Field(0, ge=0, le=1e9, description="smaller holes and islands are removed")
+    points_per_side: int = Field(default=32, ge=1, le=64, description="the grid has its square of points")
+    pred_iou_thresh: float = Field(default=0.88, ge=0, le=2, description="a mask's predicted IoU exceeds it")
+    stability_score_thresh: float = Field(default=0.95, ge=0, le=1, description="a mask's stability is at least this")
+    box_nms_thresh: float = Field(
+        default=0.7, ge=0, le=1, description="of masks whose boxes overlap more, the best stays"
+    )
+    crop_n_layers: int = Field(default=0, ge=0, le=2, description="layer i searches 4^i crops of the image too")
+    crop_n_points_downscale_factor: int = Field(
+        default=1, ge=1, le=8, description="points a side are divided by it each layer"
+    )
+    min_mask_region_area: float = Field(default=0, ge=0, le=1e9, description="smaller holes and islands are removed")
     max_side: int | None = Field(
-        None, ge=16, le=65535, description="also send each mask with at most this longest side, as `display`"
+        default=None, ge=16, le=65535, description="also send each mask with at most this longest side, as `display`"
     )
 
 
@@ -108,19 +117,23 @@ class Found(BaseModel):
 class EverythingLine(BaseModel):
     """One line of the stream; one of these is there."""
 
-    progress: tuple[int, int] | None = Field(None, description="points searched, of all")
+    progress: tuple[int, int] | None = Field(default=None, description="points searched, of all")
     mask: Found | None = None
-    error: str | None = Field(None, description="why there is no more")
+    error: str | None = Field(default=None, description="why there is no more")
 
 
 class ExportObject(Strict):
     """An object to export: the answer to a prompt, or a mask as it is."""
 
-    name: str = Field("object", max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
-    colour: str | None = Field(None, pattern="^#[0-9a-fA-F]{6}$", description="to draw it in", examples=["#2f86ff"])
+    name: str = Field(default="object", max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")
+    colour: str | None = Field(
+        default=None, pattern="^#[0-9a-fA-F]{6}$", description="to draw it in", examples=["#2f86ff"]
+    )
     prompt: Prompt | None = None
-    choice: int | None = Field(None, ge=0, le=2, description="the candidate's index. None: that of the highest score")
-    rle: RunLengths | None = Field(None, description="in place of a prompt, of the image's size")
+    choice: int | None = Field(
+        default=None, ge=0, le=2, description="the candidate's index. None: that of the highest score"
+    )
+    rle: RunLengths | None = Field(default=None, description="in place of a prompt, of the image's size")
 
 
 class ExportRequest(Strict):
@@ -134,8 +147,8 @@ class ExportRequest(Strict):
         )
     )
     objects: list[ExportObject] = Field(min_length=1, max_length=MOST_OBJECTS)
-    crop: bool = Field(False, description="cut-outs: only the box around the object")
-    file_name: str = Field("", max_length=1000, description="the image's, for COCO")
+    crop: bool = Field(default=False, description="cut-outs: only the box around the object")
+    file_name: str = Field(default="", max_length=1000, description="the image's, for COCO")
 
 
 class Image(BaseModel):
