@@ -41,13 +41,16 @@ def run(arguments: argparse.Namespace) -> int:
         model = api.load(arguments.weights, threads=arguments.threads)
         app = app_module.create_app(model, Limits(images=arguments.images), hosts=arguments.allow_host)
         address = server.address(listener)
-        if arguments.port is None and listener.getsockname()[1] != DEFAULT_PORT:
-            print(f"port {DEFAULT_PORT} is taken, so another one it is")
-        print(f"mobilesam is at {address} (Ctrl-C to stop)", flush=True)
-        if arguments.open:
-            webbrowser.open(address)
+
+        def announce() -> None:
+            if arguments.port is None and listener.getsockname()[1] != DEFAULT_PORT:
+                print(f"port {DEFAULT_PORT} is taken, so another one it is")
+            print(f"mobilesam is at {address} (Ctrl-C to stop)", flush=True)
+            if arguments.open:
+                webbrowser.open(address)
+
         with contextlib.suppress(KeyboardInterrupt):
-            server.create(app).run(sockets=[listener])
+            server.create(app, announce).run(sockets=[listener])
     return 0
 
 

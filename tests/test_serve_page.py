@@ -210,6 +210,51 @@ def test_the_outlines_drawn_are_the_masks(visit, inside):
         np.testing.assert_array_equal(np.reshape(pixels, mask.shape), mask)
 
 
+def test_a_newer_preview_cancels_an_older_one_that_is_slow(visit):
+    visit.open(CHELSEA)
+    held = []
+    visit.tab.route("**/masks", lambda route: route.continue_() if held else held.append(route))
+    with visit.tab.expect_request("**/masks"):
+        visit.tab.mouse.move(*visit.at(420, 40))
+    visit.tab.wait_for_timeout(500)  # slow is a quarter of a second
+    with visit.tab.expect_event("requestfailed") as failed:
+        assert benchmark_page.preview(visit.tab, 220, 140) > 0
+    assert failed.value == held[0].request
+    assert visit.ink("live") > 0
+
+
+def test_an_overloaded_server_is_asked_again_when_it_says(visit, embedding):
+    visit.open(CHELSEA)
+    refusals = iter([{"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": "busy"}}] * 2)
+
+    def answer(route) -> None:
+        refusal = next(refusals, None)
+        if refusal:
+            route.fulfill(**refusal)
+        else:
+            route.continue_()
+
+    visit.tab.route("**/masks", answer)
+    visit.click(220, 140)
+    np.testing.assert_array_equal(visit.exported_masks()[0], embedding.segment([(220, 140)]).mask)
+    assert next(refusals, None) is None
+    assert {"503" in error for error in visit.errors} == {True}  # the browser's own note
+    visit.errors.clear()
+
+
+def test_a_photo_of_12_megapixels(visit, model, tmp_path):
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(picture(4000, 3000))
+    visit.open(photo)
+    visit.click(2000, 1500)
+    with visit.tab.expect_response("**/masks") as answered:
+        visit.click(400, 300, button="right")
+    asked = answered.value.request.post_data_json
+    assert asked["max_side"] == 1024
+    expected = model.encode(photo).segment(asked["points"], asked["labels"]).mask
+    np.testing.assert_array_equal(visit.exported_masks()[0], expected)
+
+
 def test_names_hiding_and_removing(visit):
     visit.open(CHELSEA)
     for x, y in [(220, 140), (420, 40)]:
@@ -284,7 +329,7 @@ def test_a_file_that_is_no_photo_is_refused_in_words(visit, tmp_path):
     broken.write_bytes(b"no photo")
     visit.tab.set_input_files("#chooser", broken)
     visit.tab.wait_for_selector("#toast", state="visible")
-    assert "not an image in a format that is read here" in visit.tab.text_content("#toast")
+    assert "Not an image in a format that is read here" in visit.tab.text_content("#toast")
     assert visit.tab.is_visible("#empty")
     visit.errors.clear()  # the browser's own note of the answer 415
     visit.open(CHELSEA)

@@ -198,6 +198,16 @@ def test_many_clients_click_at_once(model):
     assert grown < 48
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux is all of 127.0.0.0/8 this machine")
+def test_nothing_but_this_machine_reaches_it_unless_told():
+    for options, reached in [((), False), (("--host", "0.0.0.0"), True)]:
+        with run_server(*options) as (address, _):
+            host, port = re.fullmatch(r"http://(.+):(\d+)", address).groups()
+            assert host == "127.0.0.1"
+            with socket.socket() as connection:
+                assert (connection.connect_ex(("127.0.0.2", int(port))) == 0) is reached
+
+
 def test_the_port_it_is_told_or_another_one(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

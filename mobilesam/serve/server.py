@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from collections.abc import Callable
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -96,8 +97,23 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def create(app: ASGIApp) -> uvicorn.Server:
-    """Its `run(sockets=[listener])` serves until interrupted, then finishes what runs; a second interrupt ends it."""
+class AnnouncedServer(uvicorn.Server):
+    """Says that it is there when a request, or an interrupt, would be answered."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._announce()
+
+
+def create(app: ASGIApp, announce: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """Its `run(sockets=[listener])` serves until interrupted, then finishes what runs; a second interrupt ends it.
+
+    announce is called once it serves.
+    """
     config = uvicorn.Config(
         app,
         http=PatientProtocol,
@@ -108,7 +124,7 @@ def create(app: ASGIApp) -> uvicorn.Server:
         server_header=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
     )
-    return uvicorn.Server(config)
+    return AnnouncedServer(config, announce)
 
 
 def address(listener: socket.socket) -> str:
