@@ -33,7 +33,9 @@ def decode(data: bytes, most_pixels: int) -> Image.Image:
         except Image.DecompressionBombError:
             raise _too_many("more than is safe to decode", most_pixels) from None
         except (UnidentifiedImageError, ValueError, OSError, SyntaxError):
-            raise Refused(415, f"not an image in a format that is read here ({', '.join(FORMATS)})") from None
+            raise Refused(
+                415, f"not an image in a format that is read here ({', '.join(FORMATS)}): save it as one of these"
+            ) from None
         if picture.width * picture.height > most_pixels:
             raise _too_many(f"{picture.width}x{picture.height} pixels", most_pixels)
         try:

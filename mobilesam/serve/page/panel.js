@@ -61,7 +61,7 @@ export function share(mask, total) {
 
 function invitation(photo) {
   if (!photo) return "Open a photo to begin.";
-  if (!photo.id) return "The photo is looked at once; after that, each click is answered at once.";
+  if (!photo.id) return "One look at the whole photo, then every click is answered at once.";
   if (matchMedia("(hover: none)").matches) return "Tap what you want to select.";
   return "Move over the photo to see what a click would select, then click.";
 }
