@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from . import kernels, results
+from . import kernels, results, rle
 from .checkpoint import Checkpoint, ConvertedCheckpoint, open_checkpoint
-from .decoder import ImageTokens, MaskDecoder
+from .decoder import Candidates, ImageTokens, MaskDecoder
 from .encoder import ImageEncoder
 from .image import (
     ImageLike,
@@ -36,10 +36,10 @@ PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 class Segmentation:
     """The masks that answer one prompt.
 
-    masks (C, H, W) bool, in the image's own size unless another was asked for; scores (C,) float32, each mask's IoU
-    with the object as the model predicts it (it may exceed 1); low_res (C, 256, 256) float32 logits, of which one may
-    be the next prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0). prompt
-    is what was asked, in pixels of the image, and embedding the image, kept in memory by its answers.
+    masks (C, H, W) bool, in the image's own size; scores (C,) float32, each mask's IoU with the object as the
+    model predicts it (it may exceed 1); low_res (C, 256, 256) float32 logits, of which one may be the next
+    prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0). prompt is what was
+    asked, in pixels of the image, and embedding the image, kept in memory by its answers.
     """
 
     masks: NDArray[np.bool_]
@@ -116,6 +116,15 @@ class Segmentation:
             save_image(mask_image(self.mask), path)
 
 
+@dataclass(frozen=True)
+class ScoredRLE:
+    """One of the masks that answer a prompt: its place among them, its score, its run lengths (see `mobilesam.rle`)."""
+
+    index: int
+    score: float
+    rle: rle.UncompressedRLE
+
+
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """An encoded image. Immutable: any number of threads may segment it at once.
@@ -141,7 +150,6 @@ class Embedding:
         box: ArrayLike | None = None,
         mask_input: ArrayLike | None = None,
         multimask: bool = True,
-        size: Size | None = None,
     ) -> Segmentation:
         """The masks for a prompt of points, a box, an earlier answer's logits, or any of these together.
 
@@ -150,11 +158,40 @@ class Embedding:
         box: (x0, y0, x1, y1) in the same pixels.
         mask_input: (256, 256) or (1, 256, 256) float logits, such as `low_res[best]` of an earlier answer.
         multimask: three candidate masks rather than one.
-        size: (h, w) of the masks, such as a display's; None for the image's own. The prompt is in the image's pixels.
         Raises ValueError or TypeError, in one line, for anything else and where no prompt is given.
         """
         prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
-        return self.model._answer(self, prompt, multimask, size)
+        return self.model._answer(self, prompt, multimask)
+
+    def segment_rle(
+        self,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        *,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask: bool = True,
+        size: Size | None = None,
+        only_best: bool = False,
+    ) -> "list[ScoredRLE]":
+        """The masks of `segment` as run lengths, for which no map of the image's size is made.
+
+        size: (h, w) of the masks, such as a display's; None for the image's own. The prompt is in the image's pixels.
+        only_best: the mask with the highest score alone; the others are never drawn. The rest as for `segment`.
+        """
+        prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
+        candidates = self.model._candidates(self, prompt, multimask)
+        wanted = [int(candidates.scores.argmax())] if only_best else list(range(len(candidates.scores)))
+        size = self.original_size if size is None else size
+        all_runs, _ = kernels.mask_runs(
+            candidates.draw(wanted), crop=self.input_size, size=size, threshold=0.0, threads=self.model.threads
+        )
+        return [
+            ScoredRLE(
+                i, float(candidates.scores[i]), {"size": list(size), "counts": rle.from_runs(runs, size).tolist()}
+            )
+            for i, runs in zip(wanted, all_runs)
+        ]
 
     def segment_many(
         self, prompts: Iterable[Mapping[str, ArrayLike | None]], *, multimask: bool = True
@@ -238,9 +275,7 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 
-    def _answer(
-        self, embedding: Embedding, prompt: "Prompt", multimask: bool, mask_size: Size | None = None
-    ) -> Segmentation:
+    def _candidates(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Candidates:
         if prompt.mask_input is None:
             image = embedding._image_tokens
         else:
@@ -249,11 +284,15 @@ class MobileSAM:
         box = None if prompt.box is None else _to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
         sparse = self.prompt_encoder.sparse(_to_canvas(prompt.points, size), prompt.labels, box)
         (candidates,) = self.mask_decoder.candidates(image, [sparse], multimask=multimask)
+        return candidates
+
+    def _answer(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Segmentation:
+        candidates = self._candidates(embedding, prompt, multimask)
         low_res, scores = candidates.draw(), candidates.scores
         masks = kernels.resize_logits(
             low_res,
             crop=embedding.input_size,
-            size=size if mask_size is None else mask_size,
+            size=embedding.original_size,
             threshold=0.0,
             threads=self.threads,
         )

@@ -34,7 +34,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 VIEWPORT = {"width": 1280, "height": 800}
 SIZES: tuple[Size, ...] = ((1024, 683), (4000, 3000))
 PATIENCE = 120_000  # milliseconds that a step in the browser may take, on a machine that does much else
-PAUSE = 0.1  # seconds between a preview and the next move: a hand's, and OpenMP's workers have gone to sleep
+PAUSE = 0.05  # seconds at most between a preview and the next move; drawn evenly, or moves would keep step with frames
 # Where a photo's pixel (0, 0) is on the screen, and how many CSS pixels one of its pixels takes.
 WHERE = "() => { const box = photo.getBoundingClientRect(); return [box.x, box.y, box.width / photo.offsetWidth]; }"
 
@@ -116,7 +116,7 @@ def times(page: Page, size: Size, moves: int) -> list[float]:
         show(f"{size[0]}x{size[1]}: move {max(i + 1, 0)} of {moves}")
         u, v = (i * 0.7548776662) % 1, (i * 0.5698402910) % 1  # evenly spread: the R2 sequence
         taken.append(preview(page, int(size[0] * (0.05 + 0.9 * u)), int(size[1] * (0.05 + 0.9 * v))))
-        time.sleep(PAUSE)
+        time.sleep(PAUSE * (i * 0.6180339887 % 1))
     show("")
     return taken[3:]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mobilesam import rle
-from mobilesam.api import Embedding, Segmentation
+from mobilesam.api import Embedding, ScoredRLE
 from mobilesam.image import Size, mask_image
 from mobilesam.polygons import outlines
 
@@ -18,27 +18,31 @@ from .limits import Refused
 from .schema import Mask, Masks, MasksRequest, Prompt, RunLengths
 
 
-def segment(embedding: Embedding, prompt: Prompt, size: Size | None = None) -> Segmentation:
+def segment(
+    embedding: Embedding, prompt: Prompt, size: Size | None = None, *, only_best: bool = False
+) -> list[ScoredRLE]:
     """The library's answer. Raises Refused (422) for a prompt that it refuses."""
     if prompt.points is None and prompt.box is None:
         raise Refused(422, "no prompt: give points or a box")
     try:
-        return embedding.segment(prompt.points, prompt.labels, box=prompt.box, multimask=prompt.multimask, size=size)
+        return embedding.segment_rle(
+            prompt.points,
+            prompt.labels,
+            box=prompt.box,
+            multimask=prompt.multimask,
+            size=size,
+            only_best=only_best,
+        )
     except (TypeError, ValueError) as error:
         raise Refused(422, str(error)) from None
 
 
 def masks(embedding: Embedding, request: MasksRequest) -> Masks:
     """The answer to the request. Raises Refused (422)."""
-    size = display_size(embedding.original_size, request.max_side)
-    result = segment(embedding, request, size)
-    wanted = range(len(result.scores)) if request.candidates == "all" else [result.best]
-    return Masks(
-        width=size[1],
-        height=size[0],
-        best=result.best,
-        masks=[_mask(result.masks[i], i, float(result.scores[i]), request.format) for i in wanted],
-    )
+    height, width = size = display_size(embedding.original_size, request.max_side)
+    found = segment(embedding, request, size, only_best=request.candidates == "best")
+    best = max(found, key=lambda one: one.score)
+    return Masks(width=width, height=height, best=best.index, masks=[_mask(one, request.format) for one in found])
 
 
 def display_size(size: Size, max_side: int | None) -> Size:
@@ -47,16 +51,16 @@ def display_size(size: Size, max_side: int | None) -> Size:
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
 
-def _mask(mask: NDArray[np.bool_], index: int, score: float, form: str) -> Mask:
-    runs = rle.encode(mask)
-    x, y, width, height = rle.bbox(runs)
-    answer = Mask(index=index, score=score, area=rle.area(runs), bbox=(x, y, width, height))
+def _mask(found: ScoredRLE, form: str) -> Mask:
+    x, y, width, height = rle.bbox(found.rle)
+    answer = Mask(index=found.index, score=found.score, area=rle.area(found.rle), bbox=(x, y, width, height))
     if form == "rle":
-        answer.rle = run_lengths(runs)
+        answer.rle = run_lengths(found.rle)
     elif form == "polygons":
-        answer.polygons = [[list(map(tuple, ring.tolist())) for ring in polygon] for polygon in outlines(mask)]
+        rings = outlines(rle.decode(found.rle))
+        answer.polygons = [[list(map(tuple, ring.tolist())) for ring in polygon] for polygon in rings]
     else:
-        answer.png = base64.b64encode(_one_bit_png(mask)).decode("ascii")
+        answer.png = base64.b64encode(_one_bit_png(rle.decode(found.rle))).decode("ascii")
     return answer
 
 

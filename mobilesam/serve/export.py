@@ -94,12 +94,11 @@ def _object(photo: Photo, index: int, wanted: ExportObject) -> SegmentedObject:
     score = None
     try:
         if wanted.prompt is not None:
-            result = answers.segment(photo.embedding, wanted.prompt)
-            choice = result.best if wanted.choice is None else wanted.choice
-            if choice >= len(result.scores):
-                raise Refused(422, f"the prompt has {len(result.scores)} candidate masks, there is no {choice}")
-            mask, score = result.masks[choice], float(result.scores[choice])
-            runs = rle.encode(mask)  # small, while other objects are looked at
+            found = answers.segment(photo.embedding, wanted.prompt, only_best=wanted.choice is None)
+            choice = wanted.choice or 0
+            if choice >= len(found):
+                raise Refused(422, f"the prompt has {len(found)} candidate masks, there is no {choice}")
+            runs, score = found[choice].rle, found[choice].score
         elif wanted.rle is not None:
             if wanted.rle.size != size:
                 raise Refused(422, f"the rle is of size {wanted.rle.size}, the image of {size}")
