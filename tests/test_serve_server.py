@@ -31,7 +31,7 @@ from mobilesam.serve.limits import Limits, Overloaded  # noqa: E402
 
 CLIENTS, ROUNDS = 8, 6
 ROUND_BYTES = CLIENTS * 4 * (4 * 64 * 64 * 256)  # of its images: features and tokens, float32
-LOAD_SECONDS = float(os.environ.get("MOBILESAM_LOAD_SECONDS", "6"))
+LOAD_SECONDS = float(os.environ.get("MOBILESAM_LOAD_SECONDS", "10"))
 
 
 @pytest.fixture
