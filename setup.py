@@ -99,11 +99,12 @@ extensions = [
 ]
 
 setup(
-    packages=["mobilesam", "mobilesam.kernels", "mobilesam.weights"],
+    packages=["mobilesam", "mobilesam.kernels", "mobilesam.serve", "mobilesam.weights"],
     package_dir={"mobilesam": "mobilesam", "mobilesam.kernels": "kernels", "mobilesam.weights": "weights"},
     package_data={
         "mobilesam": ["py.typed", "*.pyi"],
         "mobilesam.kernels": ["*.pyi"],
+        "mobilesam.serve": ["page/*"],
         "mobilesam.weights": ["*.safetensors", "README.md", "LICENSE*"],
     },
     libraries=[

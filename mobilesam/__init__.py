@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import Embedding, MobileSAM, Segmentation, load, segment
+    from .api import Embedding, MobileSAM, ScoredRLE, Segmentation, load, segment
     from .automatic_mask_generator import SamAutomaticMaskGenerator, everything
     from .build_sam import build_sam_vit_t, sam_model_registry
     from .predictor import SamPredictor
@@ -16,6 +16,7 @@ __all__ = [
     "MobileSAM",
     "SamAutomaticMaskGenerator",
     "SamPredictor",
+    "ScoredRLE",
     "Segmentation",
     "__version__",
     "build_sam_vit_t",

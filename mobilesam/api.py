@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from . import kernels, results
+from . import kernels, results, rle
 from .checkpoint import Checkpoint, ConvertedCheckpoint, open_checkpoint
-from .decoder import ImageTokens, MaskDecoder
+from .decoder import Candidates, ImageTokens, MaskDecoder
 from .encoder import ImageEncoder
 from .image import (
     ImageLike,
@@ -117,6 +117,15 @@ class Segmentation:
             save_image(mask_image(self.mask), path)
 
 
+@dataclass(frozen=True)
+class ScoredRLE:
+    """One of the masks that answer a prompt: its place among them, its score, its run lengths (see `mobilesam.rle`)."""
+
+    index: int
+    score: float
+    rle: rle.UncompressedRLE
+
+
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """An encoded image. Immutable: any number of threads may segment it at once.
@@ -154,6 +163,36 @@ class Embedding:
         """
         prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
         return self.model._answer(self, prompt, multimask)
+
+    def segment_rle(
+        self,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        *,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask: bool = True,
+        size: Size | None = None,
+        only_best: bool = False,
+    ) -> "list[ScoredRLE]":
+        """The masks of `segment` as run lengths, for which no map of the image's size is made.
+
+        size: (h, w) of the masks, such as a display's; None for the image's own. The prompt is in the image's pixels.
+        only_best: the mask with the highest score alone; the others are never drawn. The rest as for `segment`.
+        """
+        prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
+        candidates = self.model._candidates(self, prompt, multimask)
+        wanted = [int(candidates.scores.argmax())] if only_best else list(range(len(candidates.scores)))
+        size = self.original_size if size is None else size
+        all_runs, _ = kernels.mask_runs(
+            candidates.draw(wanted), crop=self.input_size, size=size, threshold=0.0, threads=self.model.threads
+        )
+        return [
+            ScoredRLE(
+                i, float(candidates.scores[i]), {"size": list(size), "counts": rle.from_runs(runs, size).tolist()}
+            )
+            for i, runs in zip(wanted, all_runs)
+        ]
 
     def segment_many(
         self, prompts: Iterable[Mapping[str, ArrayLike | None]], *, multimask: bool = True
@@ -240,7 +279,7 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 
-    def _answer(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Segmentation:
+    def _candidates(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Candidates:
         if prompt.mask_input is None:
             image = embedding._image_tokens
         else:
@@ -249,11 +288,15 @@ class MobileSAM:
         box = None if prompt.box is None else _to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
         sparse = self.prompt_encoder.sparse(_to_canvas(prompt.points, size), prompt.labels, box)
         (candidates,) = self.mask_decoder.candidates(image, [sparse], multimask=multimask)
+        return candidates
+
+    def _answer(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Segmentation:
+        candidates = self._candidates(embedding, prompt, multimask)
         low_res, scores = candidates.draw(), candidates.scores
         masks = kernels.resize_logits(
             low_res,
             crop=embedding.input_size,
-            size=size,
+            size=embedding.original_size,
             threshold=0.0,
             threads=self.threads,
         )

@@ -140,7 +140,7 @@ def child(command: Sequence[str], folder: Path) -> tuple[float, float]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--runs", type=_positive, default=10, metavar="N", help="rounds, after one of warm-up (default: 10)")
+    add("--runs", type=positive, default=10, metavar="N", help="rounds, after one of warm-up (default: 10)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--only",
@@ -176,7 +176,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, got {text!r}")
     return int(text)

@@ -14,12 +14,14 @@ from . import (
     command_everything,
     command_info,
     command_segment,
+    command_serve,
 )
 from .console import describe
 
 COMMANDS = {
     "segment": (command_segment, "cut one object out of a photo, given points or a box"),
     "everything": (command_everything, "cut everything out of photos: all masks, without a prompt"),
+    "serve": (command_serve, "a local page to click in, and its HTTP API"),
     "download": (command_download, "fetch the official checkpoint, for --weights mobile_sam"),
     "convert": (command_convert, "convert a checkpoint to this package's safetensors"),
     "bench": (command_bench, "time it on this machine, against ONNX Runtime where that is installed"),

@@ -13,7 +13,7 @@ from golden import PHOTOS
 from PIL import Image
 
 import mobilesam
-from mobilesam import api, checkpoint
+from mobilesam import api, checkpoint, kernels, rle
 from mobilesam.image import resized_size, to_encoder_input
 from mobilesam.kernels import reference
 
@@ -214,6 +214,19 @@ def test_many_prompts_are_answered_one_at_a_time(model, embedding, monkeypatch):
     assert asked == []
     next(answers)
     assert asked == [1]
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+def test_run_lengths_are_those_of_the_masks(embedding, multimask):
+    prompt = {"points": [(220, 140), (400, 40)], "labels": [1, 0], "box": (60, 20, 430, 290), "multimask": multimask}
+    expected = embedding.segment(**prompt)
+    found = embedding.segment_rle(**prompt)
+    assert [one.index for one in found] == list(range(len(expected.masks)))
+    assert [one.score for one in found] == expected.scores.tolist()
+    assert [one.rle for one in found] == [rle.encode(mask) for mask in expected.masks]
+    assert embedding.segment_rle(**prompt, only_best=True) == [found[expected.best]]
+    smaller = kernels.resize_logits(expected.low_res, crop=embedding.input_size, size=(67, 100), threshold=0.0)
+    assert [one.rle for one in embedding.segment_rle(**prompt, size=(67, 100))] == [rle.encode(one) for one in smaller]
 
 
 def test_refining_is_the_same_prompt_with_the_best_logits_and_the_new_points(embedding):

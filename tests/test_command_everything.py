@@ -157,7 +157,7 @@ def test_the_limit_of_a_photos_size_is_the_commands(folder, monkeypatch, capsys,
 
 # The command, but that it stops and tells so: in the middle of the second photo's points, or of its JSON file.
 SLOW = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from mobilesam import decoder, files
 from mobilesam.cli import main
@@ -181,6 +181,7 @@ def slow_write(self, text, **options):
         slow()
     return write(self, text, **options)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job does not have
 if sys.argv[1] == "points":
     decoder.Candidates.draw = slow_draw
 else:

@@ -1,0 +1,77 @@
+"""From a prompt to the JSON of its masks; runs in a worker thread."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mobilesam import rle
+from mobilesam.api import Embedding, ScoredRLE
+from mobilesam.image import Size, mask_image
+from mobilesam.polygons import outlines
+
+from .limits import Refused
+from .schema import Mask, Masks, MasksRequest, Prompt, RunLengths
+
+
+def segment(
+    embedding: Embedding, prompt: Prompt, size: Size | None = None, *, only_best: bool = False
+) -> list[ScoredRLE]:
+    """The library's answer. Raises Refused (422) for a prompt that it refuses."""
+    if prompt.points is None and prompt.box is None:
+        raise Refused(422, "no prompt: give points or a box")
+    try:
+        return embedding.segment_rle(
+            prompt.points,
+            prompt.labels,
+            box=prompt.box,
+            multimask=prompt.multimask,
+            size=size,
+            only_best=only_best,
+        )
+    except (TypeError, ValueError) as error:
+        raise Refused(422, str(error)) from None
+
+
+def masks(embedding: Embedding, request: MasksRequest) -> Masks:
+    """The answer to the request. Raises Refused (422)."""
+    height, width = size = display_size(embedding.original_size, request.max_side)
+    found = segment(embedding, request, size, only_best=request.candidates == "best")
+    best = max(found, key=lambda one: one.score)
+    return Masks(width=width, height=height, best=best.index, masks=[_mask(one, request.format) for one in found])
+
+
+def display_size(size: Size, max_side: int | None) -> Size:
+    """The image's size (h, w), made smaller where its longest side exceeds `max_side`."""
+    scale = 1.0 if max_side is None else min(1.0, max_side / max(size))
+    return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+
+def _mask(found: ScoredRLE, form: str) -> Mask:
+    x, y, width, height = rle.bbox(found.rle)
+    answer = Mask(index=found.index, score=found.score, area=rle.area(found.rle), bbox=(x, y, width, height))
+    if form == "rle":
+        answer.rle = run_lengths(found.rle)
+    elif form == "polygons":
+        rings = outlines(rle.decode(found.rle))
+        answer.polygons = [[list(map(tuple, ring.tolist())) for ring in polygon] for polygon in rings]
+    else:
+        answer.png = base64.b64encode(_one_bit_png(rle.decode(found.rle))).decode("ascii")
+    return answer
+
+
+def run_lengths(runs: rle.RLE) -> RunLengths:
+    """An RLE in any form as the API's."""
+    packed = rle.compress(runs)
+    height, width = packed["size"]
+    return RunLengths(size=(height, width), counts=packed["counts"])
+
+
+def _one_bit_png(mask: NDArray[np.bool_]) -> bytes:
+    file = io.BytesIO()
+    mask_image(mask).convert("1", dither=Image.Dither.NONE).save(file, "PNG", compress_level=1)
+    return file.getvalue()

@@ -1,0 +1,262 @@
+"""The ASGI application: routes, and how errors are said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import PIL.Image
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, StringConstraints
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from mobilesam import __version__
+from mobilesam.api import Embedding, MobileSAM
+
+from . import answers, pictures
+from .everything import Search
+from .export import FORMS, File, export
+from .guard import Guard
+from .lanes import ClientGone, Lane
+from .limits import Limits, Overloaded
+from .schema import Error, EverythingLine, EverythingRequest, ExportRequest, Image, Masks, MasksRequest
+from .store import Photo, PhotoStore
+
+T = TypeVar("T")
+
+PAGE = Path(__file__).parent / "page"
+SEARCHES = 4  # one runs, the others wait
+EXPIRY_SECONDS = 30.0
+NDJSON = "application/x-ndjson"
+GONE = 499  # nobody reads it
+
+ImageId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+
+logger = logging.getLogger("mobilesam.serve")
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """How OpenAPI documents these statuses."""
+    said = {
+        400: "Not a request that can be read",
+        403: "A write from another site's page",
+        404: "No such image",
+        408: "The request came too slowly",
+        413: "Too large",
+        415: "Not a picture",
+        421: "Addressed by a name that is not this server's",
+        422: "Understood, but wrong",
+        503: "Overloaded: try again after Retry-After seconds",
+    }
+    return {status: {"model": Error, "description": said[status]} for status in (*statuses, 421, 503)}
+
+
+class Service:
+    """A model, the images it has encoded and the threads it works in."""
+
+    def __init__(self, model: MobileSAM, limits: Limits) -> None:
+        self.model, self.limits = model, limits
+        self.photos = PhotoStore(limits.images, limits.idle_seconds)
+        self.encoding = Lane("encode", workers=1, places=limits.places, share=limits.places)
+        self.segmenting = Lane("segment", workers=2, places=limits.places, share=limits.image_places)
+        self.exporting = Lane("export", workers=1, places=limits.places, share=limits.image_places)
+        self.searching = Lane("find everything", workers=1, places=SEARCHES, share=SEARCHES)
+
+    async def upload(self, request: Request) -> tuple[str, Photo]:
+        """Read, decode and encode the image of the request's body."""
+        data = await request.body()
+        embedding = await self.encoding.run(request, "", lambda: self._encode(data))
+        photo = Photo(data, embedding)
+        return self.photos.add(photo), photo
+
+    def _encode(self, data: bytes) -> Embedding:
+        return self.model.encode(pictures.decode(data, self.limits.pixels))
+
+    async def on(self, lane: Lane, request: Request, identity: str, work: Callable[[Photo], T]) -> T:
+        """Work on an image that is held."""
+        photo = self.photos.get(identity)
+        return await lane.run(request, identity, lambda: work(photo))
+
+    def search(self, identity: str, parameters: EverythingRequest) -> AsyncIterator[str]:
+        """Start to find all masks of an image that is held; their lines."""
+        photo, search = self.photos.get(identity), Search(self.model, parameters)
+        return search.lines(self.searching.submit(identity, lambda: search.run(lambda: self.picture(photo))))
+
+    def picture(self, photo: Photo) -> PIL.Image.Image:
+        """The photo's pixels; in a worker thread."""
+        return pictures.decode(photo.data, self.limits.pixels)
+
+    async def keep_expiring(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRY_SECONDS)
+            self.photos.expire()
+
+    def close(self) -> None:
+        for lane in (self.encoding, self.segmenting, self.exporting, self.searching):
+            lane.close()
+
+
+def create_app(model: MobileSAM, limits: Limits | None = None, *, hosts: Iterable[str] = ()) -> ASGIApp:
+    """The application, for any ASGI server.
+
+    hosts: names, besides addresses and localhost, under which it answers.
+    """
+    limits = limits or Limits()
+    service = Service(model, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        expiring = asyncio.create_task(service.keep_expiring())
+        yield
+        expiring.cancel()
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(
+        title="mobilesam",
+        version=__version__,
+        summary="Segment anything in a photo, on a CPU.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        responses=refusals(),
+    )
+    _add_error_handlers(app)
+    _add_routes(app, service)
+    app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
+    return Guard(app, limits, hosts)
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    photo_body = {
+        "requestBody": {
+            "required": True,
+            "description": f"The file itself: {', '.join(pictures.FORMATS)}. EXIF orientation is honoured.",
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    }
+
+    @app.post(
+        "/api/images",
+        status_code=201,
+        summary="Upload and encode an image",
+        responses=refusals(403, 408, 413, 415, 422),
+        openapi_extra=photo_body,
+    )
+    async def add_image(request: Request, response: Response) -> Image:
+        identity, photo = await service.upload(request)
+        response.headers["Location"] = f"/api/images/{identity}"
+        return _image(identity, photo)
+
+    @app.get("/api/images/{identity}", summary="What is held of an image", responses=refusals(404, 422))
+    async def get_image(identity: ImageId) -> Image:
+        return _image(identity, service.photos.get(identity))
+
+    @app.delete(
+        "/api/images/{identity}", status_code=204, summary="Let go of an image", responses=refusals(403, 404, 422)
+    )
+    async def delete_image(identity: ImageId) -> None:
+        service.photos.remove(identity)
+
+    @app.get(
+        "/api/images/{identity}/picture",
+        summary="The upright image as JPEG, for a display",
+        responses={**refusals(404, 422), 200: {"content": {"image/jpeg": {}}, "description": "JPEG"}},
+        response_class=Response,
+    )
+    async def get_picture(request: Request, identity: ImageId) -> Response:
+        def work(photo: Photo) -> bytes:
+            return pictures.display_jpeg(service.picture(photo))
+
+        return Response(await service.on(service.encoding, request, identity, work), media_type="image/jpeg")
+
+    @app.post(
+        "/api/images/{identity}/masks",
+        summary="The masks for a prompt",
+        response_model=Masks,
+        responses=refusals(400, 403, 404, 408, 413, 422),
+    )
+    async def get_masks(request: Request, identity: ImageId, prompt: MasksRequest) -> Response:
+        def work(photo: Photo) -> str:
+            return _json(answers.masks(photo.embedding, prompt))
+
+        body = await service.on(service.segmenting, request, identity, work)
+        return Response(body, media_type="application/json")
+
+    @app.post(
+        "/api/images/{identity}/everything",
+        summary="All masks, as a stream of JSON lines",
+        description="Answers at once and ends when all is searched. Hang up to stop it.",
+        responses={
+            **refusals(400, 403, 404, 408, 413, 422),
+            200: {"content": {NDJSON: {"schema": EverythingLine.model_json_schema()}}, "description": "One a line"},
+        },
+        response_class=StreamingResponse,
+    )
+    async def find_everything(identity: ImageId, parameters: EverythingRequest) -> StreamingResponse:
+        return StreamingResponse(service.search(identity, parameters), media_type=NDJSON)
+
+    @app.post(
+        "/api/images/{identity}/export",
+        summary="Objects as a file: cut-outs, label map, COCO JSON, GeoJSON, SVG",
+        responses={
+            **refusals(400, 403, 404, 408, 413, 422),
+            200: {"content": {form: {} for form in FORMS}, "description": "The file"},
+        },
+        response_class=StreamingResponse,
+    )
+    async def export_objects(request: Request, identity: ImageId, wanted: ExportRequest) -> StreamingResponse:
+        def work(photo: Photo) -> File:
+            return export(photo, wanted, lambda: service.picture(photo))
+
+        file = await service.on(service.exporting, request, identity, work)
+        named = {"Content-Disposition": f'attachment; filename="{file.name}"'}
+        return StreamingResponse(file.chunks(), media_type=file.media_type, headers=named)
+
+    def _image(identity: str, photo: Photo) -> Image:
+        return Image(id=identity, width=photo.width, height=photo.height, idle_seconds=service.limits.idle_seconds)
+
+
+def _json(answer: BaseModel) -> str:
+    return answer.model_dump_json(exclude_none=True)
+
+
+def _add_error_handlers(app: FastAPI) -> None:
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+
+    async def wrong(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return JSONResponse({"error": "; ".join(map(_sentence, error.errors()[:3]))}, 422)
+
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=GONE)
+
+    async def failed(_: Request, error: Exception) -> Response:
+        if isinstance(error, MemoryError):
+            overloaded = Overloaded("the server is out of memory", seconds=5)
+            return JSONResponse({"error": overloaded.detail}, 503, overloaded.headers)
+        return JSONResponse({"error": "the server failed on this request; its log says how"}, 500)
+
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(RequestValidationError, wrong)
+    app.add_exception_handler(ClientGone, gone)
+    app.add_exception_handler(Exception, failed)
+
+
+def _sentence(problem: dict[str, Any]) -> str:
+    """One of pydantic's problems, as `points.0.1: Input should be ...`."""
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON: {problem['ctx']['error']}"
+    if problem["type"] == "model_attributes_type":
+        return "the body must be a JSON object, sent with Content-Type: application/json"
+    where = ".".join(str(part) for part in problem["loc"] if part not in ("body", "path", "query"))
+    return f"{where or 'the body'}: {problem['msg']}"

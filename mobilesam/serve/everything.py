@@ -1,0 +1,108 @@
+"""All masks of an image, as a stream of lines while they are found."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+
+import numpy as np
+from PIL import Image
+
+from mobilesam import rle
+from mobilesam.api import MobileSAM
+from mobilesam.automatic_mask_generator import Record, SamAutomaticMaskGenerator
+from mobilesam.image import Size
+
+from .answers import display_size, run_lengths
+from .limits import Refused
+from .schema import EverythingLine, EverythingRequest, Found
+
+PROGRESS_SECONDS = 0.1
+
+logger = logging.getLogger("mobilesam.serve")
+
+
+class Stopped(Exception):
+    """The client has gone."""
+
+
+class Search:
+    """Finds the masks in a worker thread, and hands their lines to the event loop that made this.
+
+    Lines wait in memory for a client that reads slowly, not the thread: they are no more than the masks' run lengths.
+    Raises Refused (422) for impossible parameters.
+    """
+
+    def __init__(self, model: MobileSAM, request: EverythingRequest) -> None:
+        parameters = request.model_dump(exclude={"max_side"})
+        try:
+            self._generator = SamAutomaticMaskGenerator(model, output_mode="coco_rle", **parameters)
+        except ValueError as error:
+            raise Refused(422, str(error)) from None
+        self._max_side = request.max_side
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._stop = threading.Event()
+        self._told = 0.0
+
+    def run(self, open_picture: Callable[[], Image.Image]) -> None:
+        """Search; in a worker thread."""
+        try:
+            records = self._generator.generate_iter(open_picture(), progress=self._progress)
+            for record in records:
+                self._say(EverythingLine(mask=self._found(record)))
+        except Stopped:
+            pass
+        except Exception:
+            logger.exception("everything failed")
+            self._say(EverythingLine(error="the server failed on this request; its log says how"))
+        finally:
+            self._loop.call_soon_threadsafe(self._lines.put_nowait, None)
+
+    async def lines(self, work: Future[None]) -> AsyncIterator[str]:
+        """The lines as they come; `work` is what runs. Closing this stops the search."""
+        try:
+            while (line := await self._lines.get()) is not None:
+                yield line
+        finally:
+            self._stop.set()
+            work.cancel()
+
+    def _say(self, line: EverythingLine) -> None:
+        text = line.model_dump_json(exclude_none=True) + "\n"
+        self._loop.call_soon_threadsafe(self._lines.put_nowait, text)
+
+    def _progress(self, done: int, total: int) -> None:
+        if self._stop.is_set():
+            raise Stopped
+        now = time.monotonic()
+        if done == total or now - self._told > PROGRESS_SECONDS:
+            self._told = now
+            self._say(EverythingLine(progress=(done, total)))
+
+    def _found(self, record: Record) -> Found:
+        runs = record["segmentation"]
+        assert isinstance(runs, dict)
+        x, y, width, height = rle.bbox(runs)
+        found = Found(
+            score=record["predicted_iou"],
+            stability=record["stability_score"],
+            area=record["area"],
+            bbox=(x, y, width, height),
+            rle=run_lengths(runs),
+        )
+        size: Size = tuple(runs["size"])  # type: ignore[assignment]
+        smaller = display_size(size, self._max_side)
+        if self._max_side is not None:
+            found.display = run_lengths(_sampled(runs, size, smaller)) if smaller != size else found.rle
+        return found
+
+
+def _sampled(runs: rle.RLE, size: Size, smaller: Size) -> rle.RLE:
+    """The mask at the middles of fewer, larger pixels."""
+    rows, columns = (((np.arange(few) + 0.5) * (many / few)).astype(np.intp) for few, many in zip(smaller, size))
+    return rle.encode(rle.decode(runs)[rows[:, None], columns])

@@ -1,0 +1,112 @@
+"""Kept objects as files: cut-outs, a label map, COCO JSON, GeoJSON, SVG; runs in a worker thread."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO
+
+from PIL import Image
+
+from mobilesam import results, rle
+from mobilesam.results import SegmentedObject
+
+from . import answers
+from .limits import Refused
+from .schema import ExportObject, ExportRequest
+from .store import Photo
+
+FORMS = ("image/png", "application/zip", "application/json", "application/geo+json", "image/svg+xml")
+IN_MEMORY = 8 << 20  # bytes of a file, beyond which it goes to the disk
+CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to download, open at its beginning; deleted when it is closed."""
+
+    content: IO[bytes]
+    media_type: str
+    name: str
+
+    def chunks(self) -> Iterator[bytes]:
+        with self.content:
+            yield from iter(lambda: self.content.read(CHUNK), b"")
+
+
+def export(photo: Photo, request: ExportRequest, open_picture: Callable[[], Image.Image]) -> File:
+    """The objects in the format that is asked for. Raises Refused (422) for an object that is not in the photo."""
+    objects = [_object(photo, i, wanted) for i, wanted in enumerate(request.objects)]
+    content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
+    try:
+        media_type, name = _write(content, objects, request, open_picture)
+        content.seek(0)
+    except BaseException:
+        content.close()
+        raise
+    return File(content, media_type, name)
+
+
+def _write(
+    file: IO[bytes], objects: list[SegmentedObject], request: ExportRequest, open_picture: Callable[[], Image.Image]
+) -> tuple[str, str]:
+    """The file's media type and name."""
+    if request.format == "labels":
+        Image.fromarray(results.label_map(objects)).save(file, "PNG")
+        return "image/png", "labels.png"
+    if request.format == "coco":
+        file.write(json.dumps(results.coco(objects, file_name=request.file_name)).encode())
+        return "application/json", "coco.json"
+    if request.format == "geojson":
+        file.write(json.dumps(results.geojson(objects)).encode())
+        return "application/geo+json", "objects.geojson"
+    if request.format == "svg":
+        file.write(results.svg(objects).encode())
+        return "image/svg+xml", "objects.svg"
+    picture = open_picture()
+    if len(objects) == 1:
+        _cutout(file, picture, objects[0], request.crop)
+        return "image/png", "cutout.png"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed
+        for number, item in enumerate(objects, 1):
+            with archive.open(f"{number:03} {_plain(item.name)}.png", "w") as member:
+                _cutout(member, picture, item, request.crop)
+    return "application/zip", "cutouts.zip"
+
+
+def _cutout(file: IO[bytes], picture: Image.Image, item: SegmentedObject, crop: bool) -> None:
+    crop = crop and bool(item.pixels().any())  # an empty mask has no box to crop to
+    results.cutout(picture, [item], crop=crop).save(file, "PNG", compress_level=3)
+
+
+def _plain(name: str) -> str:
+    """The name without what a file's name may not hold somewhere."""
+    return re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]+', "_", name).strip(" .") or "object"
+
+
+def _object(photo: Photo, index: int, wanted: ExportObject) -> SegmentedObject:
+    size = photo.embedding.original_size
+    colour = None if wanted.colour is None else tuple(bytes.fromhex(wanted.colour[1:]))
+    score = None
+    try:
+        if wanted.prompt is not None:
+            found = answers.segment(photo.embedding, wanted.prompt, only_best=wanted.choice is None)
+            choice = wanted.choice or 0
+            if choice >= len(found):
+                raise Refused(422, f"the prompt has {len(found)} candidate masks, there is no {choice}")
+            runs, score = found[choice].rle, found[choice].score
+        elif wanted.rle is not None:
+            if wanted.rle.size != size:
+                raise Refused(422, f"the rle is of size {wanted.rle.size}, the image of {size}")
+            runs = rle.decompress(wanted.rle.model_dump())
+        else:
+            raise Refused(422, "give a prompt or an rle")
+    except Refused as refused:
+        raise Refused(422, f"objects.{index}: {refused.detail}") from None
+    except (TypeError, ValueError) as error:
+        raise Refused(422, f"objects.{index}: {error}") from None
+    return SegmentedObject(runs, wanted.name, score, colour)  # type: ignore[arg-type]

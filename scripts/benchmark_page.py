@@ -1,0 +1,9 @@
+"""Time the page of `mobilesam serve` in a headless Chromium; see --help."""
+
+import sys
+from pathlib import Path
+
+from mobilesam.benchmark_page import main
+
+if __name__ == "__main__":
+    sys.exit(main(image=Path(__file__).parents[1] / "tests" / "data" / "rocket.jpg"))

@@ -1,0 +1,17 @@
+"""Pictures to send to a server."""
+
+import io
+
+from golden import PHOTOS
+from PIL import Image
+
+CHELSEA = PHOTOS["chelsea"].read_bytes()  # 451x300
+JSON = {"Content-Type": "application/json"}
+
+
+def picture(width: int, height: int, form: str = "JPEG") -> bytes:
+    """The photo rocket in another size, as a file."""
+    file = io.BytesIO()
+    with Image.open(PHOTOS["rocket"]) as photo:
+        photo.convert("RGB").resize((width, height)).save(file, form)
+    return file.getvalue()
