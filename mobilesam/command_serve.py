@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .serve.limits import Limits
 
     with server.listen(arguments.host, arguments.port, DEFAULT_PORT) as listener:
-        model = api.load(arguments.weights, threads=arguments.threads)
+        model = api.load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
         app = app_module.create_app(model, Limits(images=arguments.images), hosts=arguments.allow_host)
         address = server.address(listener)
 
