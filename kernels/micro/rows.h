@@ -1,54 +1,57 @@
 /* Norms, softmax and what else sees one row or column at a time. Included by generic.h. */
 
-INLINE float row_sum(const float *x, int64_t n)
+/* The sum of (x - mean)^power for each of a few rows, which hide each other's latency; power 1 or 2. */
+INLINE void row_moments(const int rows, const int power, float *y, const float *x, int64_t ldx, int64_t n, const float *mean)
 {
-    vf s0 = splat(0.f), s1 = splat(0.f);
+    vf s0[4], s1[4], d;
+    UNROLL for (int r = 0; r < rows; r++) s0[r] = s1[r] = splat(0.f);
+#define INCLUDE(s, value) d = value - mean[r]; s[r] += power == 1 ? d : d * d
     int64_t c = 0;
-    for (; c + 2 * VL <= n; c += 2 * VL) {
-        s0 += load(x + c);
-        s1 += load(x + c + VL);
-    }
+    for (; c + 2 * VL <= n; c += 2 * VL)
+        UNROLL for (int r = 0; r < rows; r++) {
+            INCLUDE(s0, load(x + r * ldx + c));
+            INCLUDE(s1, load(x + r * ldx + c + VL));
+        }
     for (; c + VL <= n; c += VL)
-        s0 += load(x + c);
+        UNROLL for (int r = 0; r < rows; r++) {
+            INCLUDE(s0, load(x + r * ldx + c));
+        }
     if (c < n)
-        s1 += load_part(x + c, n - c, 0.f);
-    return sum_lanes(s0 + s1);
+        UNROLL for (int r = 0; r < rows; r++) {
+            INCLUDE(s1, load_part(x + r * ldx + c, n - c, mean[r]));
+        }
+#undef INCLUDE
+    UNROLL for (int r = 0; r < rows; r++) y[r] = sum_lanes(s0[r] + s1[r]);
 }
 
-INLINE float row_variance(const float *x, int64_t n, float mean)
+INLINE void layer_norm_rows(const int rows, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const float *weight,
+                            const float *bias, float eps, int act)
 {
-    vf s0 = splat(0.f), s1 = splat(0.f), d;
+    float mean[4] = {0}, scale[4];
+    row_moments(rows, 1, mean, x, ldx, n, mean);
+    UNROLL for (int r = 0; r < rows; r++) mean[r] /= n;
+    row_moments(rows, 2, scale, x, ldx, n, mean);
+    UNROLL for (int r = 0; r < rows; r++) scale[r] = 1.f / sqrtf(scale[r] / n + eps);
     int64_t c = 0;
-    for (; c + 2 * VL <= n; c += 2 * VL) {
-        d = load(x + c) - mean;
-        s0 += d * d;
-        d = load(x + c + VL) - mean;
-        s1 += d * d;
-    }
-    for (; c + VL <= n; c += VL) {
-        d = load(x + c) - mean;
-        s0 += d * d;
-    }
-    if (c < n) {
-        d = load_part(x + c, n - c, mean) - mean;
-        s1 += d * d;
-    }
-    return sum_lanes(s0 + s1) / n;
+    for (; c + VL <= n; c += VL)
+        UNROLL for (int r = 0; r < rows; r++)
+            store(y + r * ldy + c, (load(x + r * ldx + c) - mean[r]) * scale[r] * load(weight + c) + load(bias + c));
+    for (; c < n; c++)
+        UNROLL for (int r = 0; r < rows; r++)
+            y[r * ldy + c] = (x[r * ldx + c] - mean[r]) * scale[r] * weight[c] + bias[c];
+    if (act)
+        for (int r = 0; r < rows; r++)
+            activate(y + r * ldy, y + r * ldy, n, act);
 }
 
 static void layer_norm(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *weight,
                        const float *bias, float eps, int act)
 {
-    for (int64_t i = 0; i < m; i++, x += ldx, y += ldy) {
-        const float mean = row_sum(x, n) / n, scale = 1.f / sqrtf(row_variance(x, n, mean) + eps);
-        int64_t c = 0;
-        for (; c + VL <= n; c += VL)
-            store(y + c, (load(x + c) - mean) * scale * load(weight + c) + load(bias + c));
-        for (; c < n; c++)
-            y[c] = (x[c] - mean) * scale * weight[c] + bias[c];
-        if (act)
-            activate(y, y, n, act);
-    }
+    int64_t i = 0;
+    for (; i + 4 <= m; i += 4)
+        layer_norm_rows(4, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
+    for (; i < m; i++)
+        layer_norm_rows(1, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
 }
 
 static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
