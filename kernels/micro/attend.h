@@ -6,8 +6,9 @@ enum { WORDS = TILE_ROWS * COLUMNS }; /* of a panel, one tile deep */
 /* 2^x for x <= 0, at least 2^-126: a relative error of 3e-6, where bf16's is 2e-3 */
 INLINE vf exp2_narrow(vf x)
 {
-    const vf shifted = vmax(x, splat(-126.f)) + 12582912.f;
-    const vf f = vmax(x, splat(-126.f)) - (shifted - 12582912.f);
+    x = vmax(splat(-126.f), x); /* in this order NaN stays */
+    const vf shifted = x + 12582912.f;
+    const vf f = x - (shifted - 12582912.f);
     vf p = f * 0.00957010407f + 0.0559179038f;
     p = p * f + 0.240247458f;
     p = p * f + 0.693121791f;
