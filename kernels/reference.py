@@ -49,9 +49,9 @@ def narrow(x: ArrayLike, precision: str) -> Array:
     """
     if precision == "fp32":
         return _f64(x)
-    x = np.asarray(x, np.float32)
+    x = single = np.asarray(x, np.float32)
     if precision == "bf16":
-        bits = x.view(np.uint32).astype(np.uint64)
+        bits = single.view(np.uint32).astype(np.uint64)
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
         y = rounded.astype(np.uint32).view(np.float32)
         return _f64(np.where(np.isnan(x), x, np.where(abs(x) < np.finfo(np.float32).tiny, 0, y)))
@@ -243,14 +243,14 @@ def fold_heads(tokens: ArrayLike, weight: ArrayLike) -> Array:
     return y.reshape(-1, weight.shape[1])
 
 
-def attend_image(x: ArrayLike, pe: ArrayLike, queries: ArrayLike) -> Array:
+def attend_image(x: ArrayLike, pe: ArrayLike, queries: ArrayLike, *, precision: str = "fp32") -> Array:
     """y[r] = Σ_n P[r, n]·x[n],  P = softmax(queries·(x + pe)ᵀ)
 
     x and pe (N, D), queries and y (R, D). SAM's token to image attention before the value projection, with
-    queries from `fold_heads`.
+    queries from `fold_heads`. `precision` is that of the product with the queries.
     """
     x = _f64(x)
-    return _f64(softmax(_f64(queries) @ (x + _f64(pe)).T) @ x)
+    return _f64(softmax(linear(x + _f64(pe), Packed(queries, precision)).T) @ x)
 
 
 def update_image(
@@ -266,28 +266,31 @@ def update_image(
     source: ArrayLike | None = None,
     queries: ArrayLike | None = None,
     eps: float = 1e-5,
+    precision: str = "fp32",
 ) -> tuple[Array, Array | None]:
     """y = layer_norm(x + P·values + bias),  P[n, r] = softmax_t(source[n]·keys[r] + key_bias[r]), r = 8·t + h
 
     x, pe and y (N, D); keys (8T, K), key_bias (8T,), values (8T, D); bias, norm_weight and norm_bias (D,);
     source (N, K), x + pe by default. The second result is `attend_image(y, pe, queries)`, None without
     queries. SAM's image to token attention, keys and values from `fold_heads`, and the next attention back.
+    `precision` is that of the products with keys, values and queries.
     """
     x, pe = _f64(x), _f64(pe)
-    scores = (x + pe if source is None else _f64(source)) @ _f64(keys).T + _f64(key_bias)
+    scores = linear(x + pe if source is None else source, Packed(keys, precision), key_bias)
     by_head = scores.reshape(len(x), -1, HEADS).swapaxes(1, 2)
     weights = softmax(by_head).swapaxes(1, 2).reshape(scores.shape)
-    y = layer_norm(x + weights @ _f64(values) + _f64(bias), norm_weight, norm_bias, eps=eps)
-    return y, None if queries is None else attend_image(y, pe, queries)
+    y = linear(weights, Packed(_f64(values).T, precision), bias, residual=x)
+    y = layer_norm(y, norm_weight, norm_bias, eps=eps)
+    return y, None if queries is None else attend_image(y, pe, queries, precision=precision)
 
 
 def upscale_masks(
     x: ArrayLike,
-    w1: ArrayLike,
+    w1: Weight,
     b1: ArrayLike,
     norm_weight: ArrayLike,
     norm_bias: ArrayLike,
-    w2: ArrayLike,
+    w2: Weight,
     b2: ArrayLike,
     hyper: ArrayLike,
     *,
@@ -297,15 +300,16 @@ def upscale_masks(
 
     x (H, W, C); w1 (4·C1, C) and w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`; b1, norm_weight
     and norm_bias (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` and the masks drawn from it
-    in SAM's `mask_decoder.py`.
+    in SAM's `mask_decoder.py`. hyper has the precision of w2.
     """
 
-    def upscale(x: Array, rows: ArrayLike, bias: ArrayLike) -> Array:
-        weight = _f64(rows).reshape(2, 2, -1, x.shape[-1])
-        return conv_transpose2d(x, weight.transpose(2, 0, 1, 3), bias)
+    def upscale(x: Array, rows: Weight, bias: ArrayLike) -> Array:
+        array, precision = _unpacked(rows)
+        weight = array.reshape(2, 2, -1, x.shape[-1]).transpose(2, 0, 1, 3)
+        return conv_transpose2d(x, Packed(weight, precision), bias)
 
     t = layer_norm(upscale(_f64(x), w1, b1), norm_weight, norm_bias, eps=eps, activation="gelu")
-    return np.moveaxis(gelu(upscale(t, w2, b2)) @ _f64(hyper).T, -1, 0)
+    return np.moveaxis(linear(gelu(upscale(t, w2, b2)), Packed(hyper, _unpacked(w2)[1])), -1, 0)
 
 
 def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[int, int]) -> Array:

@@ -1,6 +1,6 @@
 """Runs a module's tests under every ISA, or every narrow precision, of the host.
 
-`from isas import every_isa` (or `every_narrow`) and mark the module with it.
+`from isas import every_isa` and mark the module with it; tests take `every_narrow` or `every_bf16` for what it is.
 """
 
 from collections.abc import Iterator
@@ -26,8 +26,8 @@ def has(name: str, precision: str) -> bool:
     return name in isa.available() and precision in isa.precisions(name)
 
 
-def narrow_parameters() -> list[object]:
-    """A parameter (ISA, precision) for each of NARROW, skipped in words where the host lacks it."""
+def narrow_parameters(*precisions: str) -> list[object]:
+    """A parameter (ISA, precision) for each of NARROW in these, skipped in words where the host lacks it."""
     return [
         pytest.param(
             pair,
@@ -35,6 +35,7 @@ def narrow_parameters() -> list[object]:
             marks=() if has(*pair) else pytest.mark.skip(reason=f"this CPU, or its OS, lacks {instructions}"),
         )
         for pair, instructions in NARROW.items()
+        if pair[1] in precisions
     ]
 
 
@@ -44,9 +45,17 @@ def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
         yield request.param
 
 
-@pytest.fixture(scope="module", params=narrow_parameters())
+@pytest.fixture(scope="module", params=narrow_parameters("bf16", "int8"))
 def every_narrow(request: pytest.FixtureRequest) -> Iterator[str]:
     """The precision; its ISA is in force."""
+    name, precision = request.param
+    with isa.use(name):
+        yield precision
+
+
+@pytest.fixture(scope="module", params=narrow_parameters("bf16"))
+def every_bf16(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Of `every_narrow` those in bf16."""
     name, precision = request.param
     with isa.use(name):
         yield precision

@@ -148,8 +148,8 @@ NARROW_GELU_ERROR = 4e-6  # what gelu_narrow of kernels/micro/narrow.h promises
 def narrow_sum_bound(precision: str, x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -> np.ndarray:
     """For a product in a narrow precision of rows x (..., K) with weight (N, K), and what is added to it.
 
-    bf16: products are exact in float32, of their sums that below the normal numbers may become 0. int8: the sum is exact
-    and is rounded to float32, and so are the scales' product, its product with the sum, and two additions.
+    bf16: products are exact in float32; what is below the normal numbers may become 0. int8: the sum is exact and is
+    rounded to float32, and so are the scales' product, its product with the sum, and two additions.
     """
     x, weight = reference.narrow(x, precision), reference.narrow(weight, precision)
     others = sum(abs(np.float64(array)) for array in added if array is not None)
@@ -194,11 +194,13 @@ def whole_numbers(precision: str, *shape: int) -> np.ndarray:
 NARROW_SPACING = {"bf16": 2.0**-7, "int8": 6 / 127}  # of neighbouring values, for values of order 1 below 6
 
 
-def narrow_pass_bound(precision: str, exact: float, roundings: int) -> float:
-    """The relative error, by norm, of a pass that rounds `roundings` times what is known within `exact` before.
+def narrow_pass_bound(precision: str, *depths: int, gelus: int = 0, roundings: int, count: int) -> float:
+    """The relative error, by norm, of a pass as in `pass_bound` that rounds `roundings` times `count` values it made.
 
     A value within δ of the reference's is rounded to another neighbour, a spacing s away, where a boundary lies between
-    the two: with probability δ/s. The mean square of that is s·δ. Independent such errors add up by squares; two
-    standard deviations. One that is no flip, a rounding left out or one too many, is s/√12, ten times more.
+    the two: with probability δ/s, δ a standard deviation. That many of the values, and four more for a few values'
+    luck, err by s, the others as in float32. A rounding left out, or one too many, is s/√12 in all of them.
     """
-    return exact + 2 * (roundings * NARROW_SPACING[precision] * exact) ** 0.5
+    spread = pass_bound(*depths) / 4 + NARROW_GELU_ERROR * gelus
+    spacing = NARROW_SPACING[precision]
+    return 4 * spread + spacing * (roundings * (spread / spacing + 4 / count)) ** 0.5
