@@ -49,12 +49,12 @@ def narrow(x: ArrayLike, precision: str) -> Array:
     """
     if precision == "fp32":
         return _f64(x)
-    x = single = np.asarray(x, np.float32)
+    x = np.asarray(x, np.float32)
     if precision == "bf16":
-        bits = single.view(np.uint32).astype(np.uint64)
+        bits = x.view(np.uint32).astype(np.uint64)
         rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-        y = rounded.astype(np.uint32).view(np.float32)
-        return _f64(np.where(np.isnan(x), x, np.where(abs(x) < np.finfo(np.float32).tiny, 0, y)))
+        normal = np.where(abs(x) < 2.0**-126, 0, rounded.astype(np.uint32).view(np.float32))
+        return _f64(np.where(np.isnan(x), x, normal))
     if precision != "int8":
         raise ValueError(f"precision must be 'fp32', 'bf16' or 'int8', not {precision!r}")
     top = abs(x).max(axis=-1, keepdims=True)

@@ -31,8 +31,9 @@ INLINE void transpose_words(uint32_t *y, vi *rows)
         UNROLL for (int i = 0; i < 16; i++)
             if (!(i & s)) {
                 const vi a = rows[i], b = rows[i | s], odd = (lane & s) != 0;
-                rows[i] = __builtin_shuffle(a, b, (odd & ((lane ^ s) + 16)) | (~odd & lane));
-                rows[i | s] = __builtin_shuffle(a, b, (odd & (lane + 16)) | (~odd & (lane ^ s)));
+                const vi low = (odd & ((lane ^ s) + 16)) | (~odd & lane), high = (odd & (lane + 16)) | (~odd & (lane ^ s));
+                rows[i] = (vi)_mm512_permutex2var_epi32((__m512i)a, (__m512i)low, (__m512i)b);
+                rows[i | s] = (vi)_mm512_permutex2var_epi32((__m512i)a, (__m512i)high, (__m512i)b);
             }
     UNROLL for (int p = 0; p < 16; p++) memcpy(y + p * COLUMNS, &rows[p], sizeof rows[p]);
 }
