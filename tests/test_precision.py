@@ -207,6 +207,21 @@ def test_any_number_of_threads_gives_the_same_bits(models, precision):
         np.testing.assert_array_equal(got.segment([CAT]).low_res, expected.segment([CAT]).low_res)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    raises=ValueError,
+    reason="the decoder packs keys, values and queries for the ISA in force, not the model's",
+)
+@narrow
+def test_a_model_outlives_a_change_of_isa(models, precision):
+    """As an fp32 one does, whose weights keep running under the ISA that they were packed for."""
+    expected = models[precision].encode(CHELSEA).segment([CAT]).masks
+    for name in kernels.isa.available():
+        with kernels.isa.use(name):
+            got = models[precision].encode(CHELSEA).segment([CAT]).masks
+        assert iou(got, expected).min() >= 0.99
+
+
 @pytest.fixture(scope="module")
 def losses(models) -> dict[str, list[loss.Loss]]:
     """Of every photo of data/, 25 clicks with three masks each, for every narrow precision."""

@@ -142,9 +142,6 @@ def pass_bound(*depths: int, gelus: int = 0) -> float:
     return 4 * U * sum(depth**0.5 + 1 for depth in depths) + 4 * GELU_ERROR * gelus
 
 
-NARROW_GELU_ERROR = 4e-6  # what gelu_narrow of kernels/micro/narrow.h promises
-
-
 def narrow_sum_bound(precision: str, x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -> np.ndarray:
     """For a product in a narrow precision of rows x (..., K) with weight (N, K), and what is added to it.
 
@@ -157,11 +154,6 @@ def narrow_sum_bound(precision: str, x: np.ndarray, weight: np.ndarray, *added: 
         return 5 * U / (1 - 5 * U) * (abs(x @ weight.T) + others) + 5 * TINY
     depth = x.shape[-1]
     return sum_bound(depth, abs(x) @ abs(weight).T + others) + 2 * depth * TINY
-
-
-def narrow_activation_bound(error: np.ndarray, y: np.ndarray, activation: str | None) -> np.ndarray:
-    """As `activation_bound`, of a GELU that belongs to a narrow product."""
-    return GELU_SLOPE * error + np.maximum(NARROW_GELU_ERROR, 2 * U * abs(y)) if activation == "gelu" else error
 
 
 def assert_narrow_sum(
@@ -178,7 +170,7 @@ def assert_narrow_sum(
     packed = reference.Packed(weight, precision)
     expected = reference.linear(x, packed, bias, residual=residual, activation=activation)
     bound = narrow_sum_bound(precision, x, weight, bias, residual)
-    assert_within(got, expected, narrow_activation_bound(bound, expected, activation))
+    assert_within(got, expected, activation_bound(bound, expected, activation))
 
 
 def whole_numbers(precision: str, *shape: int) -> np.ndarray:
@@ -201,6 +193,6 @@ def narrow_pass_bound(precision: str, *depths: int, gelus: int = 0, roundings: i
     the two: with probability δ/s, δ a standard deviation. That many of the values, and four more for a few values'
     luck, err by s, the others as in float32. A rounding left out, or one too many, is s/√12 in all of them.
     """
-    spread = pass_bound(*depths) / 4 + NARROW_GELU_ERROR * gelus
+    spread = pass_bound(*depths) / 4 + GELU_ERROR * gelus
     spacing = NARROW_SPACING[precision]
     return 4 * spread + spacing * (roundings * (spread / spacing + 4 / count)) ** 0.5
