@@ -72,7 +72,7 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
 
     cdef int64_t runs = (p.conv.width + RUN - 1) // RUN, unit
     p.run = (p.conv.width + runs - 1) // runs
-    cdef size_t size = sizeof(float) * (2 * p.run * p.c + p.run * p.hidden + 48
+    cdef size_t size = sizeof(float) * (2 * p.run * p.c + max(p.run, 8) * p.hidden + 48
                                         + max(operand_floats(&p.fc1, p.run), operand_floats(&p.fc2, p.run)))
     cdef float *scratch
     cdef int failed = 0
@@ -98,7 +98,7 @@ cdef void run_of_row(const micro *u, const mlp_pass *p, int64_t h, int64_t w0, f
         return
     local = take(&free, p.run * c)
     normed = take(&free, p.run * c)
-    hidden = take(&free, p.run * p.hidden)
+    hidden = take(&free, max(p.run, 8) * p.hidden)  # in bf16, whole tiles of 16 rows
     depthwise3x3_row(u, &p.conv, h, w0, w0 + m, local)
     u.layer_norm(normed, c, local, c, m, c, p.norm_weight, p.norm_bias, p.eps, ACT_NONE)
     product(&p.fc1, m, normed, c, p.fc1_bias, NULL, 0, hidden, p.hidden, ACT_GELU, free, ACT_NONE, hidden if p.narrow else NULL)

@@ -4,13 +4,17 @@ Each function opens with its equation and says, as simply as possible, what the 
 must compute. It takes the kernel's arguments (without `threads` and `out`), computes in float64 and returns
 float64.
 
+A weight that is given as `Packed` has a precision, and a product with it is one of `narrow(x)` with `narrow(weight)`.
+The kernels sum it in 32 bits: float32 in bf16, whose products are exact in float32, and whole numbers in int8. All
+else is float32 there.
+
 Layout: maps are (..., H, W, C), channels last; `...` is any number of batch axes. Convolution weights are
 (OC, KH, KW, C), linear weights (N, K). `activation` is None, "gelu" or "relu".
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,14 +22,51 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
 
+
+class Packed(NamedTuple):
+    """A weight and the precision that products with it have: "fp32", "bf16" or "int8"."""
+
+    weight: ArrayLike
+    precision: str
+
+
+Weight = ArrayLike | Packed
+
 HEADS = 8  # of the mask decoder's attentions between tokens and image
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
 
+def narrow(x: ArrayLike, precision: str) -> Array:
+    """What a product in a precision reads in place of x (..., K), which narrower ones take as float32.
+
+    "fp32": y = x.
+    "bf16": y = x to 8 significant bits, to nearest, ties to even; 0 where |x| < 2⁻¹²⁶, the least normal number.
+    "int8": y[..., k] = q[..., k]·(t/127),  q = round(x[..., k]·(127/t)),  t = max_k |x[..., k]|, to nearest, ties to
+        even; both quotients and the product in q are float32. A row with t < 2⁻¹²¹, where 127/t overflows, gives
+        zeros, a row with NaN or ∞ NaN.
+    NaN and ∞ stay what they are in bf16; numbers that round beyond the largest, 2¹²⁸ − 2¹²⁰, become ∞.
+    """
+    if precision == "fp32":
+        return _f64(x)
+    x = np.asarray(x, np.float32)
+    if precision == "bf16":
+        bits = x.view(np.uint32).astype(np.uint64)
+        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
+        normal = np.where(abs(x) < 2.0**-126, 0, rounded.astype(np.uint32).view(np.float32))
+        return _f64(np.where(np.isnan(x), x, normal))
+    if precision != "int8":
+        raise ValueError(f"precision must be 'fp32', 'bf16' or 'int8', not {precision!r}")
+    top = abs(x).max(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        q = np.rint(x * (np.float32(127) / np.where(top < 2.0**-121, np.float32(np.inf), top)))
+        y = _f64(q) * _f64(top / np.float32(127))
+    return np.where(np.isfinite(top), y, np.nan)
+
+
 def linear(
     x: ArrayLike,
-    weight: ArrayLike,
+    weight: Weight,
     bias: ArrayLike | None = None,
     *,
     activation: str | None = None,
@@ -35,12 +76,13 @@ def linear(
 
     x (..., K), weight (N, K), bias (N,), residual and y (..., N). As `torch.nn.functional.linear`.
     """
-    return _epilogue(_f64(x) @ _f64(weight).T, bias, residual, activation)
+    rows, precision = _unpacked(weight)
+    return _epilogue(narrow(x, precision) @ narrow(rows, precision).T, bias, residual, activation)
 
 
 def conv2d(
     x: ArrayLike,
-    weight: ArrayLike,
+    weight: Weight,
     bias: ArrayLike | None = None,
     *,
     stride: Pair = 1,
@@ -54,11 +96,13 @@ def conv2d(
 
     x (..., H, W, C), zero outside the map; weight (OC, KH, KW, C), bias (OC,),
     residual and y (..., OH, OW, OC) with OH = (H + 2p − d·(KH − 1) − 1) // s + 1.
-    A cross-correlation, as `torch.nn.functional.conv2d`.
+    A cross-correlation, as `torch.nn.functional.conv2d`. The rows that int8 scales are an output pixel's KH·KW·C
+    values of x, zeros outside the map among them, and an output channel's KH·KW·C weights.
     """
-    w = np.ascontiguousarray(np.moveaxis(_f64(weight), 0, -1))
-    taps = _taps(_f64(x), w.shape[:2], stride, pad, dilation)
-    return _epilogue(sum(tap @ w[i, j] for i, j, tap in taps), bias, residual, activation)
+    w, precision = _unpacked(weight)
+    taps = _taps(_f64(x), w.shape[1:3], stride, pad, dilation)
+    windows = np.concatenate([tap for _, _, tap in taps], axis=-1)
+    return linear(windows, Packed(w.reshape(len(w), -1), precision), bias, activation=activation, residual=residual)
 
 
 def depthwise_conv2d(
@@ -82,14 +126,15 @@ def depthwise_conv2d(
 
 
 def conv_transpose2d(
-    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None, *, activation: str | None = None
+    x: ArrayLike, weight: Weight, bias: ArrayLike | None = None, *, activation: str | None = None
 ) -> Array:
     """y[..., 2h+i, 2w+j, o] = act(Σ_c x[..., h, w, c]·weight[o, i, j, c] + bias[o]),  i, j in {0, 1}
 
     x (..., H, W, C), weight (OC, 2, 2, C), bias (OC,), y (..., 2H, 2W, OC). As `torch.nn.ConvTranspose2d`
     with kernel and stride 2, where each output pixel has one input pixel.
     """
-    y = np.einsum("...hwc,oijc->...hiwjo", _f64(x), _f64(weight))
+    w, precision = _unpacked(weight)
+    y = np.einsum("...hwc,oijc->...hiwjo", narrow(x, precision), narrow(w, precision))
     *batch, h, i, w, j, channels = y.shape
     return _epilogue(y.reshape(*batch, h * i, w * j, channels), bias, None, activation)
 
@@ -133,13 +178,14 @@ def window_attention(
     x: ArrayLike,
     norm_weight: ArrayLike,
     norm_bias: ArrayLike,
-    qkv_weight: ArrayLike,
+    qkv_weight: Weight,
     qkv_bias: ArrayLike,
-    proj_weight: ArrayLike,
+    proj_weight: Weight,
     proj_bias: ArrayLike,
     attention_bias: ArrayLike,
     *,
     window: int,
+    attend: str = "fp32",
     eps: float = 1e-5,
 ) -> Array:
     """y = x + proj(concat_h softmax(q_h·k_hᵀ/√d + attention_bias[h])·v_h),  q, k, v = qkv(layer_norm(x))
@@ -150,6 +196,9 @@ def window_attention(
     indexed by head, query, key. The map is padded with zeros on the right and at the bottom to whole windows
     *before* the norm: a padded token enters as norm_bias and is a key like any other. The attention half of
     TinyViT's block (arXiv:2207.10666; `Attention` and `TinyViTBlock` in MobileSAM's `tiny_vit_sam.py`).
+
+    `attend` is the precision of softmax's two products: in "bf16", which a narrow qkv_weight brings where the CPU has
+    it, q, k and v are rounded, and so are the exponentials that v is multiplied by, but not those of their sum.
     """
     x, bias = _f64(x), _f64(attention_bias)
     height, width, channels = x.shape
@@ -161,8 +210,11 @@ def window_attention(
 
     qkv = linear(layer_norm(windows, norm_weight, norm_bias, eps=eps), qkv_weight, qkv_bias)
     head_dim = channels // heads
-    q, k, v = np.moveaxis(qkv.reshape(-1, tokens, heads, 3, head_dim), (3, 2), (0, 2))
-    mixed = softmax(q @ k.swapaxes(-1, -2) / math.sqrt(head_dim) + bias) @ v
+    q, k, v = np.moveaxis(narrow(qkv, attend).reshape(-1, tokens, heads, 3, head_dim), (3, 2), (0, 2))
+    scores = q @ k.swapaxes(-1, -2) / math.sqrt(head_dim) + bias
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    mixed = narrow(powers, attend) @ v / powers.sum(axis=-1, keepdims=True)
     y = linear(mixed.swapaxes(1, 2).reshape(-1, tokens, channels), proj_weight, proj_bias)
 
     y = y.reshape(down, across, window, window, channels).swapaxes(1, 2).reshape(padded.shape)
@@ -191,14 +243,14 @@ def fold_heads(tokens: ArrayLike, weight: ArrayLike) -> Array:
     return y.reshape(-1, weight.shape[1])
 
 
-def attend_image(x: ArrayLike, pe: ArrayLike, queries: ArrayLike) -> Array:
+def attend_image(x: ArrayLike, pe: ArrayLike, queries: ArrayLike, *, precision: str = "fp32") -> Array:
     """y[r] = Σ_n P[r, n]·x[n],  P = softmax(queries·(x + pe)ᵀ)
 
     x and pe (N, D), queries and y (R, D). SAM's token to image attention before the value projection, with
-    queries from `fold_heads`.
+    queries from `fold_heads`. `precision` is that of the product with the queries.
     """
     x = _f64(x)
-    return _f64(softmax(_f64(queries) @ (x + _f64(pe)).T) @ x)
+    return _f64(softmax(linear(x + _f64(pe), Packed(queries, precision)).T) @ x)
 
 
 def update_image(
@@ -214,28 +266,31 @@ def update_image(
     source: ArrayLike | None = None,
     queries: ArrayLike | None = None,
     eps: float = 1e-5,
+    precision: str = "fp32",
 ) -> tuple[Array, Array | None]:
     """y = layer_norm(x + P·values + bias),  P[n, r] = softmax_t(source[n]·keys[r] + key_bias[r]), r = 8·t + h
 
     x, pe and y (N, D); keys (8T, K), key_bias (8T,), values (8T, D); bias, norm_weight and norm_bias (D,);
     source (N, K), x + pe by default. The second result is `attend_image(y, pe, queries)`, None without
     queries. SAM's image to token attention, keys and values from `fold_heads`, and the next attention back.
+    `precision` is that of the products with keys, values and queries.
     """
     x, pe = _f64(x), _f64(pe)
-    scores = (x + pe if source is None else _f64(source)) @ _f64(keys).T + _f64(key_bias)
+    scores = linear(x + pe if source is None else source, Packed(keys, precision), key_bias)
     by_head = scores.reshape(len(x), -1, HEADS).swapaxes(1, 2)
     weights = softmax(by_head).swapaxes(1, 2).reshape(scores.shape)
-    y = layer_norm(x + weights @ _f64(values) + _f64(bias), norm_weight, norm_bias, eps=eps)
-    return y, None if queries is None else attend_image(y, pe, queries)
+    y = linear(weights, Packed(_f64(values).T, precision), bias, residual=x)
+    y = layer_norm(y, norm_weight, norm_bias, eps=eps)
+    return y, None if queries is None else attend_image(y, pe, queries, precision=precision)
 
 
 def upscale_masks(
     x: ArrayLike,
-    w1: ArrayLike,
+    w1: Weight,
     b1: ArrayLike,
     norm_weight: ArrayLike,
     norm_bias: ArrayLike,
-    w2: ArrayLike,
+    w2: Weight,
     b2: ArrayLike,
     hyper: ArrayLike,
     *,
@@ -245,15 +300,16 @@ def upscale_masks(
 
     x (H, W, C); w1 (4·C1, C) and w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`; b1, norm_weight
     and norm_bias (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` and the masks drawn from it
-    in SAM's `mask_decoder.py`.
+    in SAM's `mask_decoder.py`. hyper has the precision of w2.
     """
 
-    def upscale(x: Array, rows: ArrayLike, bias: ArrayLike) -> Array:
-        weight = _f64(rows).reshape(2, 2, -1, x.shape[-1])
-        return conv_transpose2d(x, weight.transpose(2, 0, 1, 3), bias)
+    def upscale(x: Array, rows: Weight, bias: ArrayLike) -> Array:
+        array, precision = _unpacked(rows)
+        weight = array.reshape(2, 2, -1, x.shape[-1]).transpose(2, 0, 1, 3)
+        return conv_transpose2d(x, Packed(weight, precision), bias)
 
     t = layer_norm(upscale(_f64(x), w1, b1), norm_weight, norm_bias, eps=eps, activation="gelu")
-    return np.moveaxis(gelu(upscale(t, w2, b2)) @ _f64(hyper).T, -1, 0)
+    return np.moveaxis(linear(gelu(upscale(t, w2, b2)), Packed(hyper, _unpacked(w2)[1])), -1, 0)
 
 
 def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[int, int]) -> Array:
@@ -274,7 +330,7 @@ def winograd_conv3x3(x: ArrayLike, weight: ArrayLike) -> Array:
     return conv2d(x, weight, pad=1)
 
 
-def patch_embed(x: ArrayLike, w1: ArrayLike, b1: ArrayLike, w2: ArrayLike, b2: ArrayLike) -> Array:
+def patch_embed(x: ArrayLike, w1: Weight, b1: ArrayLike, w2: Weight, b2: ArrayLike) -> Array:
     """y = conv2d(gelu(conv2d(x, w1) + b1), w2) + b2, both 3×3 with stride 2 and pad 1
 
     x (H, W, C), w1 (C1, 3, 3, C), b1 (C1,), w2 (C2, 3, 3, C1), b2 (C2,), y (⌈⌈H/2⌉/2⌉, ⌈⌈W/2⌉/2⌉, C2). TinyViT's
@@ -286,11 +342,11 @@ def patch_embed(x: ArrayLike, w1: ArrayLike, b1: ArrayLike, w2: ArrayLike, b2: A
 
 def mbconv(
     x: ArrayLike,
-    w1: ArrayLike,
+    w1: Weight,
     b1: ArrayLike,
     w2: ArrayLike,
     b2: ArrayLike,
-    w3: ArrayLike,
+    w3: Weight,
     b3: ArrayLike,
     *,
     stride: int = 1,
@@ -314,9 +370,9 @@ def local_mlp(
     conv_bias: ArrayLike,
     norm_weight: ArrayLike,
     norm_bias: ArrayLike,
-    fc1_weight: ArrayLike,
+    fc1_weight: Weight,
     fc1_bias: ArrayLike,
-    fc2_weight: ArrayLike,
+    fc2_weight: Weight,
     fc2_bias: ArrayLike,
     *,
     eps: float = 1e-5,
@@ -378,6 +434,11 @@ def mask_runs(
 
 def _f64(x: ArrayLike) -> Array:
     return np.asarray(x, np.float64)
+
+
+def _unpacked(weight: Weight) -> tuple[NDArray[np.floating[Any]], str]:
+    array, precision = weight if isinstance(weight, Packed) else (weight, "fp32")
+    return np.asarray(array), precision
 
 
 def _pair(value: Pair) -> tuple[int, int]:

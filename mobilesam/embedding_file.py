@@ -74,9 +74,8 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32
         raise ValueError(f"{path}: a damaged embedding: {problem}")
     if metadata.get("checkpoint_sha256") != maker.checkpoint_sha256:
         theirs = f"{metadata.get('checkpoint_sha256')!a:.20}"
-        problem = (
-            f"made with the checkpoint of SHA-256 {theirs}..., but the model's is {maker.checkpoint_sha256[:18]!r}..."
-        )
+        ours = f"{maker.checkpoint_sha256[:18]!r}"
+        problem = f"made with the checkpoint of SHA-256 {theirs}..., but the model's is {ours}..."
         raise ValueError(f"{path}: {problem}: give the model of that checkpoint, or encode the image again")
     if metadata.get("precision") != maker.precision:
         problem = f"made in precision {metadata.get('precision')!a:.20}, but the model's is {maker.precision!r}"

@@ -1,7 +1,7 @@
 # The kernels' signatures for type checkers; kernels/ is installed as mobilesam.kernels.
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ Weight: TypeAlias = F32 | Panels
 class _Isa(ModuleType):
     def available(self) -> tuple[str, ...]: ...
     def current(self) -> str: ...
-    def index(self, name: str | None = None) -> int: ...
+    def precisions(self, name: str | None = None) -> tuple[str, ...]: ...
+    def index(self, name: str | None = None, precision: str = "fp32") -> int: ...
     def panel_width(self, name: str | None = None) -> int: ...
     def register_tile(self, name: str | None = None) -> tuple[int, int, int]: ...
     def openmp(self) -> bool: ...
@@ -30,12 +31,16 @@ class _Threads(ModuleType):
     def checked(self, threads: object, name: str = "threads") -> int: ...
     def resolve(self, threads: int | None) -> int: ...
 
+class _Memory(ModuleType):
+    def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]: ...
+
 isa: _Isa
+memory: _Memory
 threads: _Threads
 
 @dataclass(frozen=True, slots=True)
 class Panels:
-    data: F32
+    words: NDArray[np.uint32]
     shape: tuple[int, ...]
     isa: int
     @property
@@ -61,7 +66,7 @@ def pack_winograd(weight: F32, *, threads: int | None = None) -> WinogradPanels:
 def winograd_conv3x3(
     x: F32, weight: F32 | WinogradPanels, *, out: F32 | None = None, threads: int | None = None
 ) -> F32: ...
-def pack(weight: F32 | NDArray[np.generic], *, threads: int | None = None) -> Panels: ...
+def pack(weight: F32 | NDArray[np.generic], *, precision: str = "fp32", threads: int | None = None) -> Panels: ...
 def pack_transpose(weight: F32, *, threads: int | None = None) -> Panels: ...
 def pad_attention_bias(bias: F32) -> F32: ...
 def pack_keys_values(k: F32, v: F32, *, heads: int, threads: int | None = None) -> KeysValues: ...
@@ -187,7 +192,7 @@ def local_mlp(
     out: F32 | None = None,
     threads: int | None = None,
 ) -> F32: ...
-def attend_image(x: F32, pe: F32, queries: F32, *, threads: int | None = None) -> F32: ...
+def attend_image(x: F32, pe: F32, queries: F32, *, precision: str = "fp32", threads: int | None = None) -> F32: ...
 def update_image(
     x: F32,
     pe: F32,
@@ -201,18 +206,19 @@ def update_image(
     source: F32 | None = None,
     queries: F32,
     eps: float = 1e-5,
+    precision: str = "fp32",
     threads: int | None = None,
 ) -> tuple[F32, F32]: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
 def fold_heads(tokens: F32, weight: F32) -> F32: ...
 def upscale_masks(
     x: F32,
-    w1: F32,
-    b1: F32,
+    w1: Weight,
+    b1: F32 | None,
     norm_weight: F32,
     norm_bias: F32,
-    w2: F32,
-    b2: F32,
+    w2: Weight,
+    b2: F32 | None,
     hyper: F32,
     *,
     eps: float = 1e-6,

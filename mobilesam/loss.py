@@ -1,7 +1,7 @@
 """What a precision loses: its embeddings and masks against those of fp32. `scripts/measure_loss.py` runs it.
 
-For every photo, the relative error (L2) of the embedding; and for a grid of clicks the IoU of each of the three masks with
-fp32's of the same token, whichever has the best score. Two empty masks agree.
+For every photo, the relative error (L2) of the embedding; and for a grid of clicks the IoU of each of the three masks
+with fp32's of the same token, whichever has the best score. Two empty masks agree.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Worst:
         exact, narrow = self.masks
         pixels = np.asarray(self.photo, np.float32).copy()
         for region, colour in ((exact & narrow, BOTH), (exact & ~narrow, LOST), (narrow & ~exact, GAINED)):
-            pixels[region] = 0.4 * pixels[region] + 0.6 * np.float32(colour)
+            pixels[region] = 0.4 * pixels[region] + 0.6 * np.array(colour, np.float32)
         x, y = (round(value) for value in self.click)
         pixels[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = 255
         return Image.fromarray(pixels.astype(np.uint8))
@@ -119,9 +119,8 @@ def _run(options: argparse.Namespace) -> int:
     narrow = api.load(options.weights, threads=options.threads, precision=options.precision)
     losses: list[Loss] = []
     width = max(len(path.name) for path in options.images)
-    print(
-        f"{options.precision} against fp32, IoU of {3 * options.grid**2} masks a photo\n{'':{width}}  embedding  {HEADER}"
-    )
+    print(f"{options.precision} against fp32, IoU of {3 * options.grid**2} masks a photo")
+    print(f"{'':{width}}  embedding  {HEADER}")
     for path in options.images:
         losses.append(measure(open_rgb(path), exact, narrow, options.grid))
         print(f"{path.name:{width}}  {losses[-1].embedding:9.2e}  {summary(losses[-1].ious)}", flush=True)
@@ -131,8 +130,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.overlay:
         save_image(worst.overlay(), options.overlay)
         x, y = worst.click
-        print(
-            f"worst: token {worst.token + 1} of the click {x:g},{y:g}, IoU {worst.iou:.5f}: {options.overlay}",
-            file=sys.stderr,
-        )
+        what = f"worst: token {worst.token + 1} of the click {x:g},{y:g}, IoU {worst.iou:.5f}"
+        print(f"{what}: {options.overlay}", file=sys.stderr)
     return 0

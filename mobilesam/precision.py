@@ -1,7 +1,7 @@
 """In what arithmetic the products with weights are computed, and what each costs in accuracy.
 
-Everything else (LayerNorm, softmax, GELU, depthwise convolutions, sums) is float32 in every precision. `kernels.reference`
-defines the roundings; `scripts/measure_loss.py` measures what they do to masks.
+Everything else (LayerNorm, softmax, GELU, depthwise convolutions, sums) is float32 in every precision.
+`kernels.reference` defines the roundings; `scripts/measure_loss.py` measures what they do to masks.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Runs a module's tests under every ISA of the host: `from isas import every_isa` and mark them with it."""
+"""Runs a module's tests under every ISA, or every narrow precision, of the host.
+
+`from isas import every_isa` and mark the module with it; tests take `every_narrow` or `every_bf16` for what it is.
+"""
 
 from collections.abc import Iterator
 
@@ -6,8 +9,53 @@ import pytest
 
 from mobilesam.kernels import isa
 
+# AMX has no float32: its tables hold avx512's own micro-kernels, which need not be tested twice.
+FLOAT32 = tuple(name for name in isa.available() if name != "amx")
 
-@pytest.fixture(scope="module", params=isa.available())
+# the products in a narrow precision, by ISA, and the instructions each wants
+NARROW = {
+    ("amx", "bf16"): "AMX's bf16 tiles",
+    ("amx", "int8"): "AMX's int8 tiles",
+    ("avx512", "bf16"): "AVX-512 BF16",
+    ("avx512", "int8"): "AVX-512 VNNI",
+    ("avx2", "int8"): "AVX-VNNI",
+}
+
+
+def has(name: str, precision: str) -> bool:
+    return name in isa.available() and precision in isa.precisions(name)
+
+
+def narrow_parameters(*precisions: str) -> list[object]:
+    """A parameter (ISA, precision) for each of NARROW in these, skipped in words where the host lacks it."""
+    return [
+        pytest.param(
+            pair,
+            id="-".join(pair),
+            marks=() if has(*pair) else pytest.mark.skip(reason=f"this CPU, or its OS, lacks {instructions}"),
+        )
+        for pair, instructions in NARROW.items()
+        if pair[1] in precisions
+    ]
+
+
+@pytest.fixture(scope="module", params=FLOAT32)
 def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     with isa.use(request.param):
         yield request.param
+
+
+@pytest.fixture(scope="module", params=narrow_parameters("bf16", "int8"))
+def every_narrow(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The precision; its ISA is in force."""
+    name, precision = request.param
+    with isa.use(name):
+        yield precision
+
+
+@pytest.fixture(scope="module", params=narrow_parameters("bf16"))
+def every_bf16(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Of `every_narrow` those in bf16."""
+    name, precision = request.param
+    with isa.use(name):
+        yield precision

@@ -177,9 +177,11 @@ PACKERS = {
 }
 
 
-def packed(case: Case, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def packed(case: Case, arrays: Mapping[str, np.ndarray], precision: str = "fp32") -> dict[str, Any]:
     """`arrays` with the weights packed that can be, for the ISA in force."""
-    return arrays | {name: pack(arrays[name]) for name, pack in PACKERS[case.operation].items()}
+    if precision == "fp32":
+        return arrays | {name: pack(arrays[name]) for name, pack in PACKERS[case.operation].items()}
+    return arrays | {name: kernels.pack(arrays[name], precision=precision) for name in PACKERS[case.operation]}
 
 
 def required(case: Case) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import DATA, PHOTOS, iou
+from isas import FLOAT32
 from PIL import Image
 
 import mobilesam
@@ -16,7 +17,6 @@ from mobilesam.automatic_mask_generator import Record
 from mobilesam.image import read_image
 from mobilesam.regions import remove_small_regions
 
-ISAS = kernels.isa.available()
 GOLDEN = json.loads((DATA / "everything.json").read_text())
 LOOSE = {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.6}
 
@@ -53,7 +53,7 @@ def test_golden_records(name, model):
     check_against_golden(run(name, model), GOLDEN[name]["records"])
 
 
-@pytest.mark.parametrize("isa_name", ISAS[1:])
+@pytest.mark.parametrize("isa_name", FLOAT32[1:])
 def test_every_isa(isa_name):
     with kernels.isa.use(isa_name):
         check_against_golden(run("rocket", mobilesam.load()), GOLDEN["rocket"]["records"])

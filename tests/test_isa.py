@@ -4,11 +4,14 @@ import platform
 from pathlib import Path
 
 import pytest
+from isas import NARROW
+from kernel_cases import CASES, PACKERS, packed
 from test_kernels_processes import output, run
+from tolerances import assert_same
 
 from mobilesam.kernels import isa
 
-NAMES = ("avx512", "avx2", "x86-64-v2", "neon")
+NAMES = ("amx", "avx512", "avx2", "x86-64-v2", "neon")
 CPUINFO = Path("/proc/cpuinfo")
 CURRENT = "from mobilesam.kernels import isa; print(isa.current())"
 
@@ -30,14 +33,27 @@ def test_available_is_best_first():
 def test_available_is_what_the_kernel_of_the_os_reports():
     """Linux lists a feature only if it saves its registers."""
     flags = set(next(line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")).split())
+    avx512 = {"avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl"}
     needs = {
-        "avx512": {"avx512f", "avx512dq", "avx512bw", "avx512vl"},
+        "amx": avx512 | {"amx_tile", "amx_bf16"},
+        "avx512": avx512,
         "avx2": {"avx2", "fma", "f16c"},
         "x86-64-v2": {"sse4_2", "ssse3", "popcnt"},
     }
     assert set(isa.available()) == {name for name, needed in needs.items() if needed <= flags}
+    narrow = {
+        ("amx", "bf16"): {"avx512_bf16"},
+        ("amx", "int8"): {"amx_int8"},
+        ("avx512", "bf16"): {"avx512_bf16"},
+        ("avx512", "int8"): {"avx512_vnni"},
+        ("avx2", "int8"): {"avx_vnni"},
+    }
+    assert narrow.keys() == NARROW.keys()
+    for name in isa.available():
+        others = [precision for (one, precision), needed in narrow.items() if one == name and needed <= flags]
+        assert isa.precisions(name) == ("fp32", *others)
     features = set(isa.cpu_features())
-    for feature in ("avx512-bf16", "avx512-vnni", "avx-vnni"):
+    for feature in ("avx512-bf16", "avx512-vnni", "avx-vnni", "amx-bf16", "amx-int8"):
         assert (feature in features) == (feature.replace("-", "_") in flags)
 
 
@@ -89,7 +105,7 @@ def test_panel_width(name):
     assert width == nr
     assert nr % vl == 0
     assert mr > 0
-    assert vl == {"avx512": 16, "avx2": 8, "x86-64-v2": 4, "neon": 4}[name]
+    assert vl == {"amx": 16, "avx512": 16, "avx2": 8, "x86-64-v2": 4, "neon": 4}[name]
     with isa.use(name):
         assert isa.panel_width() == width
 
@@ -111,6 +127,20 @@ def test_the_environment_cannot_force_what_the_host_lacks(name):
     assert last.startswith("RuntimeError: MOBILESAM_ISA")
     assert repr(name) in last
     assert all(known in last for known in isa.available())
+
+
+def test_amx_has_the_float32_of_avx512():
+    """So that what is tested of avx512 in float32 holds for amx (isas.py)."""
+    if "amx" not in isa.available():
+        pytest.skip("this CPU, or its OS, lacks AMX")
+    assert isa.register_tile("amx") == isa.register_tile("avx512")
+    results = []
+    for name in ("amx", "avx512"):
+        with isa.use(name):
+            results.append([case(packed(case, case.arrays())) for case in map(CASES.get, PACKERS)])
+            results[-1] += [case(case.arrays()) for case in CASES.values()]
+    for one, other in zip(*results, strict=True):
+        assert_same(one, other)
 
 
 def test_openmp_is_yes_or_no():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from isas import FLOAT32
 
 import mobilesam
 from mobilesam import kernels
@@ -12,7 +13,7 @@ SIDE = 1024
 FILLED = (1, 4, 100, 575, 576, 577, 683, 768, 900)
 
 
-@pytest.fixture(scope="module", params=kernels.isa.available())
+@pytest.fixture(scope="module", params=FLOAT32)
 def encoder(request: pytest.FixtureRequest) -> ImageEncoder:
     with kernels.isa.use(request.param):
         return mobilesam.load().image_encoder

@@ -140,3 +140,59 @@ def pass_bound(*depths: int, gelus: int = 0) -> float:
     what it promises.
     """
     return 4 * U * sum(depth**0.5 + 1 for depth in depths) + 4 * GELU_ERROR * gelus
+
+
+def narrow_sum_bound(precision: str, x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -> np.ndarray:
+    """For a product in a narrow precision of rows x (..., K) with weight (N, K), and what is added to it.
+
+    bf16: products are exact in float32; what is below the normal numbers may become 0. int8: the sum is exact and is
+    rounded to float32, and so are the scales' product, its product with the sum, and two additions.
+    """
+    x, weight = reference.narrow(x, precision), reference.narrow(weight, precision)
+    others = sum(abs(np.float64(array)) for array in added if array is not None)
+    if precision == "int8":
+        return 5 * U / (1 - 5 * U) * (abs(x @ weight.T) + others) + 5 * TINY
+    depth = x.shape[-1]
+    return sum_bound(depth, abs(x) @ abs(weight).T + others) + 2 * depth * TINY
+
+
+def assert_narrow_sum(
+    got: np.ndarray,
+    precision: str,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    *,
+    residual: np.ndarray | None = None,
+    activation: str | None = None,
+) -> None:
+    """`got` is `linear` of rows x (..., K) with a weight (N, K) packed in a precision."""
+    packed = reference.Packed(weight, precision)
+    expected = reference.linear(x, packed, bias, residual=residual, activation=activation)
+    bound = narrow_sum_bound(precision, x, weight, bias, residual)
+    assert_within(got, expected, activation_bound(bound, expected, activation))
+
+
+def whole_numbers(precision: str, *shape: int) -> np.ndarray:
+    """`integers` that a narrow precision holds exactly, as products of them: in int8 one of a row is ±127, which makes
+    its scale 1.
+    """
+    x = integers(*shape)
+    if precision == "int8":
+        x[..., shape[-1] // 2] = 127 * np.where(x[..., 0] < 0, -1, 1)
+    return x
+
+
+NARROW_SPACING = {"bf16": 2.0**-7, "int8": 6 / 127}  # of neighbouring values, for values of order 1 below 6
+
+
+def narrow_pass_bound(precision: str, *depths: int, gelus: int = 0, roundings: int, count: int) -> float:
+    """The relative error, by norm, of a pass as in `pass_bound` that rounds `roundings` times `count` values it made.
+
+    A value within δ of the reference's is rounded to another neighbour, a spacing s away, where a boundary lies between
+    the two: with probability δ/s, δ a standard deviation. That many of the values, and four more for a few values'
+    luck, err by s, the others as in float32. A rounding left out, or one too many, is s/√12 in all of them.
+    """
+    spread = pass_bound(*depths) / 4 + GELU_ERROR * gelus
+    spacing = NARROW_SPACING[precision]
+    return 4 * spread + spacing * (roundings * (spread / spacing + 4 / count)) ** 0.5

@@ -6,8 +6,9 @@ enum { WORDS = TILE_ROWS * COLUMNS }; /* of a panel, one tile deep */
 /* 2^x for x <= 0, at least 2^-126: a relative error of 3e-6, where bf16's is 2e-3 */
 INLINE vf exp2_narrow(vf x)
 {
-    const vf shifted = vmax(x, splat(-126.f)) + 12582912.f;
-    const vf f = vmax(x, splat(-126.f)) - (shifted - 12582912.f);
+    x = vmax(splat(-126.f), x); /* in this order NaN stays */
+    const vf shifted = x + 12582912.f;
+    const vf f = x - (shifted - 12582912.f);
     vf p = f * 0.00957010407f + 0.0559179038f;
     p = p * f + 0.240247458f;
     p = p * f + 0.693121791f;
@@ -30,8 +31,9 @@ INLINE void transpose_words(uint32_t *y, vi *rows)
         UNROLL for (int i = 0; i < 16; i++)
             if (!(i & s)) {
                 const vi a = rows[i], b = rows[i | s], odd = (lane & s) != 0;
-                rows[i] = __builtin_shuffle(a, b, (odd & ((lane ^ s) + 16)) | (~odd & lane));
-                rows[i | s] = __builtin_shuffle(a, b, (odd & (lane + 16)) | (~odd & (lane ^ s)));
+                const vi low = (odd & ((lane ^ s) + 16)) | (~odd & lane), high = (odd & (lane + 16)) | (~odd & (lane ^ s));
+                rows[i] = (vi)_mm512_permutex2var_epi32((__m512i)a, (__m512i)low, (__m512i)b);
+                rows[i | s] = (vi)_mm512_permutex2var_epi32((__m512i)a, (__m512i)high, (__m512i)b);
             }
     UNROLL for (int p = 0; p < 16; p++) memcpy(y + p * COLUMNS, &rows[p], sizeof rows[p]);
 }

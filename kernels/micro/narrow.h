@@ -3,7 +3,8 @@
  * in a 32-bit word: 2 for bf16, 4 for int8), VL, vmin and vmax, includes this, and then defines `multiply` and its frame.
  *
  * bf16 rounds to nearest, ties to even, and takes what is below the normal numbers for zero, as the instructions do.
- * int8 has a scale for each row of a and each column of b, largest magnitude / 127, and rounds to nearest, ties to even.
+ * int8 has a scale for each row of a and each column of b, largest magnitude / 127, and rounds to nearest, ties to even;
+ * the scale is NaN where a value is not finite.
  *
  * An operand is cut into tiles of 16 rows by 64 bytes, in the order (row / 16, k / DEPTH), zeros beyond m and k: AMX loads
  * one as it is, other instructions broadcast its words. int8 has the rows' scales behind the tiles. */
@@ -16,6 +17,7 @@ typedef float sum;
 enum { EXTRA = 0 };
 #else
 typedef int32_t sum;
+static const float LEAST = 0x1p-121f; /* of a row's largest; the inverse of the scale overflows below */
 enum { EXTRA = 2 }; /* rows of a panel: the columns' scales, and -128 times their sums for stubs that add 128 to a */
 #ifndef OFFSET
 #define OFFSET 0
@@ -79,7 +81,7 @@ INLINE void activate_row(float *x, int64_t n, const int act)
 /* max |x|, and NaN where x has one or an infinity */
 INLINE float largest(const float *x, int64_t n, float before)
 {
-    vf top = splat(before), bad = splat(0.f);
+    vf top = splat(before), bad = splat(before * 0.f);
     int64_t j = 0;
     for (; j + VL <= n; j += VL) {
         const vf v = load(x + j);
@@ -134,7 +136,7 @@ INLINE void narrow_rows_act(const gemm_args *g, int64_t tiles, const int act)
             activate_row((float *)g->a + i * g->lda, g->k, act);
         for (int64_t s = 0; s < g->segments; s++)
             top = largest(g->a + i * g->lda + (g->offset ? g->offset[s] : 0), g->k, top);
-        inverse = top > 0.f ? 127.f / top : 0.f;
+        inverse = top >= LEAST ? 127.f / top : 0.f;
         ((float *)(operand + rows * tiles * 64))[i] = top / 127.f;
 #endif
         narrow_row(g, g->a + i * g->lda, tiles, y, inverse, act);
@@ -278,14 +280,16 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
             column[p / 2 * 2 * COLUMNS + p % 2] = to_bf16(half ? from_half(h[p]) : f[p]);
 #else
         int8_t *column = (int8_t *)(y + j);
-        float top = 0.f;
+        float top = 0.f, bad = 0.f;
         int32_t total = 0;
         for (int64_t p = 0; p < k; p++) {
             const float x = fabsf(half ? from_half(h[p]) : f[p]);
             top = x > top ? x : top;
+            bad += x * 0.f;
         }
-        const float inverse = top > 0.f ? 127.f / top : 0.f;
-        for (int64_t p = 0; p < k; p++) {
+        top += bad;
+        const float inverse = top >= LEAST ? 127.f / top : 0.f;
+        for (int64_t p = 0; inverse && p < k; p++) {
             const int32_t q = (int32_t)rintf((half ? from_half(h[p]) : f[p]) * inverse);
             column[p / 4 * 4 * COLUMNS + p % 4] = (int8_t)q;
             total += q;
