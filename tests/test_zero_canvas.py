@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from isas import FLOAT32
+from isas import FLOAT32, narrow_parameters
 
 import mobilesam
 from mobilesam import kernels
@@ -13,10 +13,14 @@ SIDE = 1024
 FILLED = (1, 4, 100, 575, 576, 577, 683, 768, 900)
 
 
-@pytest.fixture(scope="module", params=FLOAT32)
+PAIRS = [pytest.param((name, "fp32"), id=name) for name in FLOAT32] + narrow_parameters("bf16", "int8")
+
+
+@pytest.fixture(scope="module", params=PAIRS)
 def encoder(request: pytest.FixtureRequest) -> ImageEncoder:
-    with kernels.isa.use(request.param):
-        return mobilesam.load().image_encoder
+    name, precision = request.param
+    with kernels.isa.use(name):
+        return mobilesam.load(precision=precision).image_encoder
 
 
 @pytest.mark.parametrize("axis", (0, 1))
