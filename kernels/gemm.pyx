@@ -5,7 +5,8 @@ from cython.parallel cimport parallel, prange
 
 from common cimport *
 
-from mobilesam.kernels import check, isa
+from mobilesam.kernels import check
+from mobilesam.kernels import isa as isas
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.threads import resolve
 
@@ -18,15 +19,17 @@ cdef int64_t BLOCK = 168
 cdef int64_t PARALLEL_WORK = 1 << 21
 
 
-def pack(weight, *, precision="fp32", threads=None):
-    """Pack a weight for the ISA in force.
+def pack(weight, *, precision="fp32", isa=None, threads=None):
+    """Pack a weight for an ISA.
 
     Args:
         weight: (N, K) of a linear layer or (OC, KH, KW, C) of a convolution, float32 or float16.
         precision: "fp32", "bf16" or "int8": what products with it are computed in; see :mod:`mobilesam.kernels.reference`.
+        isa: its name; by default the one in force.
 
     Returns:
-        Panels, accepted wherever the kernels take that weight. ValueError for a precision that this CPU lacks.
+        Panels, accepted wherever the kernels take that weight. ValueError for a precision that this CPU lacks, and for
+        more than 65,536 columns in int8, whose sums of products have 32 bits.
     """
     if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float32, np.float16):
         kind = weight.dtype if isinstance(weight, np.ndarray) else type(weight).__name__
@@ -36,7 +39,9 @@ def pack(weight, *, precision="fp32", threads=None):
     cdef int nthreads = resolve(threads)
     flat = np.ascontiguousarray(weight).reshape(weight.shape[0], -1)
     cdef bint half = flat.dtype == np.float16
-    cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isa.index(None, precision), j
+    cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isas.index(isa, precision), j
+    if precision == "int8" and k > 1 << 16:
+        raise ValueError(f"weight: expected at most {1 << 16} columns in int8, got {k}")
     cdef const micro *u = &rt.tables[index]
     cdef int64_t nr = u.weight.columns, panels = round_up(n, nr) // nr
     words = np.empty((panels, panel_words(u, k) // nr, nr), np.uint32)

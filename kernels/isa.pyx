@@ -80,6 +80,11 @@ def index(name: str | None = None, precision: str = "fp32") -> int:
     return first + _precisions.index(precision)
 
 
+def name_of(table: int) -> str:
+    """The ISA of a place in the tables, such as packed weights remember."""
+    return _names[table // PRECISIONS]
+
+
 def panel_width(name: str | None = None) -> int:
     """Columns of a packed weight's panel (NR) under ISA ``name``, by default the one in force."""
     return tables[<int>index(name)].nr

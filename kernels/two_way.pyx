@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 from common cimport *
 
 from mobilesam.kernels import check
+from mobilesam.kernels import isa as isas
 from mobilesam.kernels.gemm import pack
 from mobilesam.kernels.threads import resolve
 
@@ -48,22 +49,23 @@ cdef struct image_pass:
     float *mixed  # (chunks, r2, d)
 
 
-def attend_image(x, pe, queries, *, precision="fp32", threads=None):
+def attend_image(x, pe, queries, *, precision="fp32", isa=None, threads=None):
     """mixed[r] = Σ_n softmax_n((x + pe)_n · queries_r) x_n: tokens to image, before the value projection.
 
     Args:
         x, pe: (N, D) float32, the image's tokens and their positional encoding; D a multiple of 64.
         queries: (R, D) float32, folded through the key projection and scaled; see :func:`fold_heads`.
         precision: "fp32" or "bf16": of the product with the queries.
+        isa: the name of the ISA to run on; by default the one in force.
 
     Returns:
         (R, D) float32.
     """
-    return _run(x, pe, None, check.array(queries, "queries", ("R", "D")), precision, threads)[1]
+    return _run(x, pe, None, check.array(queries, "queries", ("R", "D")), precision, isa, threads)[1]
 
 
 def update_image(x, pe, keys, key_bias, values, bias, norm_weight, norm_bias, *, source=None, queries=None, eps=1e-5,
-                 precision="fp32", threads=None):
+                 precision="fp32", isa=None, threads=None):
     """y = layer_norm(x + Σ_r P[:, r] values_r + bias), P = softmax_t(source · keysᵀ + key_bias) for each head: image to tokens.
 
     Args:
@@ -74,17 +76,20 @@ def update_image(x, pe, keys, key_bias, values, bias, norm_weight, norm_bias, *,
         source: (N, K) float32, what the keys are compared with; x + pe (K = D) by default.
         queries: (R, D) float32 to attend to the result, as :func:`attend_image` does.
         precision: "fp32" or "bf16": of the products with keys, values and queries.
+        isa: the name of the ISA to run on; by default the one in force.
 
     Returns:
         (y, mixed): (N, D) float32, and (R, D) float32 or None.
     """
-    return _run(x, pe, (keys, key_bias, values, bias, norm_weight, norm_bias, source, eps), queries, precision, threads)
+    return _run(x, pe, (keys, key_bias, values, bias, norm_weight, norm_bias, source, eps), queries, precision, isa, threads)
 
 
-def _run(x, pe, update, queries, precision, threads):
+def _run(x, pe, update, queries, precision, isa, threads):
     cdef image_pass p
     cdef int nthreads = resolve(threads)
-    cdef const micro *u = &rt.tables[rt.active[0]]
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
     x = check.array(x, "x", ("N", "D"))
     pe = check.array(pe, "pe", x.shape)
     if x.shape[1] % 64:
@@ -111,7 +116,7 @@ def _run(x, pe, update, queries, precision, threads):
             raise ValueError(f"keys: expected {HEADS} rows a token, got {p.r} rows")
         key_bias = np.pad(check.array(key_bias, "key_bias", (p.r,)), (0, p.columns - p.r), constant_values=-np.inf)
         values = np.ascontiguousarray(check.array(values, "values", (p.r, p.d)).T)
-        packed_keys, packed_values = pack(keys, precision=precision, threads=1), pack(values, precision=precision, threads=1)
+        packed_keys, packed_values = pack(keys, precision=precision, isa=isa, threads=1), pack(values, precision=precision, isa=isa, threads=1)
         p.keys, p.values = as_matrix(rt, packed_keys), as_matrix(rt, packed_values)
         p.keys.n = p.columns  # zeros beyond r
         operand = max(operand_floats(&p.keys, ROWS), operand_floats(&p.values, ROWS))
@@ -127,7 +132,7 @@ def _run(x, pe, update, queries, precision, threads):
     if queries is not None:
         queries = check.array(queries, "queries", ("R", p.d))
         p.r2, p.columns2 = queries.shape[0], round_up(queries.shape[0], u.nr)
-        packed_queries = pack(queries, precision=precision, threads=1)
+        packed_queries = pack(queries, precision=precision, isa=isa, threads=1)
         p.queries = as_matrix(rt, packed_queries)
         p.queries.n = p.columns2
         operand = max(operand, operand_floats(&p.queries, ROWS))

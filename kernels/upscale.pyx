@@ -5,7 +5,7 @@ from cython.parallel cimport parallel, prange
 
 from common cimport *
 
-from mobilesam.kernels import check
+from mobilesam.kernels import check, isa
 from mobilesam.kernels.gemm import as_panels, pack
 from mobilesam.kernels.threads import resolve
 
@@ -62,7 +62,8 @@ def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6,
     each = np.zeros((4, p.masks, 4, c2), np.float32)
     for i in range(4):
         each[i, :, i] = hyper
-    drawers = pack(each.reshape(4 * p.masks, 4 * c2), precision="bf16" if p.narrow else "fp32", threads=1)
+    drawers = pack(each.reshape(4 * p.masks, 4 * c2), precision="bf16" if p.narrow else "fp32",
+                   isa=isa.name_of(w1.isa), threads=1)
     p.hyper = as_matrix(rt, drawers)
     check_same_isa(&p.hyper, &p.w1, "hyper")
     cdef const float[::1] b1v = np.tile(check.array(b1, "b1", (c1,)), 4), b2v = np.tile(check.array(b2, "b2", (c2,)), 4)

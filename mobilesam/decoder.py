@@ -70,7 +70,7 @@ class TokenToImage:
 
     def __init__(self, p: Parameters) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
-        self.precision = p.precision
+        self.precision, self.isa = p.precision, kernels.isa.current()
         self.k_rows = p.tensor("k_proj.weight")
         self.out_proj = p.linear("out_proj")
 
@@ -101,7 +101,7 @@ class ImageToToken:
     def __init__(self, p: Parameters, norm: Vectors) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
         self.out_proj, self.norm = p.linear("out_proj"), norm
-        self.precision = p.precision
+        self.precision, self.isa = p.precision, kernels.isa.current()
         self.q_rows = p.tensor("q_proj.weight")
         self.q_bias, self.out_bias = p.tensor("q_proj.bias"), p.tensor("out_proj.bias")
         self.out_rows = np.ascontiguousarray(p.tensor("out_proj.weight").T)
@@ -128,7 +128,7 @@ class ImageToToken:
         y, mixed = kernels.update_image(
             image.x, image.pe, keys, key_bias, kernels.fold_heads(v, self.out_rows), self.out_bias,
             self.norm.weight, self.norm.bias, source=image.queries, queries=next_queries,
-            eps=LAYER_NORM_EPS, precision=self.precision, threads=threads,
+            eps=LAYER_NORM_EPS, precision=self.precision, isa=self.isa, threads=threads,
         )  # fmt: skip
         return y, mixed
 
@@ -212,7 +212,9 @@ class TwoWayTransformer:
         if len(tokens) > FOLDED_TOKENS:
             return attention.direct(tokens, attention.keys_values(image.x, image.pe, threads), threads)
         folded = attention.fold(tokens, threads)
-        mixed = kernels.attend_image(image.x, image.pe, folded, precision=attention.precision, threads=threads)
+        mixed = kernels.attend_image(
+            image.x, image.pe, folded, precision=attention.precision, isa=attention.isa, threads=threads
+        )
         return attention.unfold(mixed, threads)
 
 

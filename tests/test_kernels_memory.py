@@ -22,8 +22,8 @@ def address(array: np.ndarray) -> int:
 
 @pytest.fixture
 def drained() -> list[np.ndarray]:
-    """Arrays in use, more than the pool has slots (POOL_SLOTS), so that it holds none of 0.6 to 2 MB."""
-    return [memory.empty((rows, 1024)) for rows in (256, 150) for _ in range(17)]
+    """Arrays in use, untouched, of each size more than the pool has slots (POOL_SLOTS), so that it holds none."""
+    return [memory.empty((64 << i, 1024)) for i in reversed(range(8)) for _ in range(17)]
 
 
 @pytest.mark.parametrize("shape", [(), (0, 5), (3,), (65535,), LARGE, (2, 3, 129, 513)], ids=str)

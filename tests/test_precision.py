@@ -208,11 +208,6 @@ def test_any_number_of_threads_gives_the_same_bits(models, precision):
         np.testing.assert_array_equal(got.segment([CAT]).low_res, expected.segment([CAT]).low_res)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="the decoder packs keys and queries for the ISA in force, not the model's",
-)
 @narrow
 def test_a_model_outlives_a_change_of_isa(models, precision):
     """As an fp32 one does, whose weights keep running under the ISA that they were packed for."""
