@@ -1,14 +1,5 @@
 /* The GEMM: its register tile, its edges, and the packing of its weights. Included by generic.h. */
 
-INLINE void activate_row(float *y, const float *x, int64_t n, const int act)
-{
-    int64_t j = 0;
-    for (; j + VL <= n; j += VL)
-        store(y + j, act_v(load(x + j), act));
-    if (j < n)
-        store_part(y + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
-}
-
 static void activate(float *y, const float *x, int64_t n, int act)
 {
     if (act == ACT_GELU)

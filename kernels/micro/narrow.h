@@ -69,15 +69,6 @@ INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 #endif
 }
 
-INLINE void activate_row(float *x, int64_t n, const int act)
-{
-    int64_t j = 0;
-    for (; j + VL <= n; j += VL)
-        store(x + j, act_v(load(x + j), act));
-    if (j < n)
-        store_part(x + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
-}
-
 /* max |x|, and NaN where x has one or an infinity */
 INLINE float largest(const float *x, int64_t n, float before)
 {
@@ -133,7 +124,7 @@ INLINE void narrow_rows_act(const gemm_args *g, int64_t tiles, const int act)
 #if TERMS == 4
         float top = 0.f;
         if (act)
-            activate_row((float *)g->a + i * g->lda, g->k, act);
+            activate_row((float *)g->a + i * g->lda, g->a + i * g->lda, g->k, act);
         for (int64_t s = 0; s < g->segments; s++)
             top = largest(g->a + i * g->lda + (g->offset ? g->offset[s] : 0), g->k, top);
         inverse = top >= LEAST ? 127.f / top : 0.f;

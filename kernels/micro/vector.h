@@ -118,3 +118,12 @@ INLINE vf act_v(vf x, const int act)
 {
     return act == ACT_GELU ? gelu_v(x) : act == ACT_RELU ? vmax(splat(0.f), x) : x;
 }
+
+INLINE void activate_row(float *y, const float *x, int64_t n, const int act)
+{
+    int64_t j = 0;
+    for (; j + VL <= n; j += VL)
+        store(y + j, act_v(load(x + j), act));
+    if (j < n)
+        store_part(y + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
+}
