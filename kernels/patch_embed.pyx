@@ -51,7 +51,7 @@ def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
 
     cdef int64_t bands = max(1, min(p.h2 // 8, 4 * nthreads)), unit
     p.band = (p.h2 + bands - 1) // bands
-    cdef size_t size = sizeof(float) * (3 * (round_up((p.width + 2) * p.c, 16) + round_up((p.width1 + 2) * p.c1, 16))
+    cdef size_t size = sizeof(float) * (3 * round_up((p.width1 + 2) * p.c1, 16) + round_up(9 * p.c, 16) + 3 * round_up(p.width * p.c, 16)
                                         + max(operand_floats(&p.w1, p.width1), operand_floats(&p.w2, p.width2)))
     cdef float *scratch
     cdef int failed = 0
@@ -72,39 +72,68 @@ cdef void one_band(const embed_pass *p, int64_t h0, float *free) noexcept nogil:
     cdef int64_t h, r, i, next_row = 2 * h0 - 1
     cdef int64_t offset[3]
     cdef float *ring[3]
-    cdef float *rows[3]
+    cdef float *border[3]
+    cdef float *edge
     for i in range(3):
         ring[i] = take(&free, (p.width1 + 2) * p.c1)
-        rows[i] = take(&free, (p.width + 2) * p.c)
+        border[i] = take(&free, p.width * p.c)
+    edge = take(&free, 9 * p.c)
     for h in range(h0, min(h0 + p.band, p.h2)):
         r = 2 * h - 1
         while next_row < r + 3:
-            embed_row(p, next_row, rows, ring[(next_row + 3) % 3], free)
+            embed_row(p, next_row, border, edge, ring[(next_row + 3) % 3], free)
             next_row += 1
         for i in range(3):
             offset[i] = ring[(r + i + 3) % 3] - ring[0]
         strided_product(&p.w2, p.width2, offset, ring[0], 2 * p.c1, p.b2, p.y + h * p.width2 * p.c2, ACT_NONE, free)
 
 
-cdef void embed_row(const embed_pass *p, int64_t r, float **rows, float *hidden, float *operand) noexcept nogil:
-    """Row r of the first map, after its GELU, between two pixels of zeros; all zeros outside the map."""
-    cdef int64_t i, h
+cdef void embed_row(const embed_pass *p, int64_t r, float **border, float *edge, float *hidden, float *operand) noexcept nogil:
+    """Row r of the first map, after its GELU, between two pixels of zeros; all zeros outside the map.
+
+    It reads x in place, but where rows are outside x, which ``border`` then completes with zeros.
+    """
+    cdef int64_t i, h, inside = (p.width - 2) // 2  # the pixels 1 to inside have all their columns in x
     cdef int64_t offset[3]
+    cdef const float *rows[3]
     if not 0 <= r < p.h1:
         memset(hidden, 0, (p.width1 + 2) * p.c1 * sizeof(float))
         return
     for i in range(3):
         h = 2 * r - 1 + i
-        memset(rows[i], 0, p.c * sizeof(float))
-        if 0 <= h < p.height:
-            memcpy(rows[i] + p.c, p.x + h * p.width * p.c, p.width * p.c * sizeof(float))
-        else:
-            memset(rows[i] + p.c, 0, p.width * p.c * sizeof(float))
-        memset(rows[i] + (p.width + 1) * p.c, 0, p.c * sizeof(float))
+        rows[i] = p.x + h * p.width * p.c
+    if r == 0 or 2 * r + 1 >= p.height:
+        for i in range(3):
+            h = 2 * r - 1 + i
+            if 0 <= h < p.height:
+                memcpy(border[i], rows[i], p.width * p.c * sizeof(float))
+            else:
+                memset(border[i], 0, p.width * p.c * sizeof(float))
+            rows[i] = border[i]
+    for i in range(3):
         offset[i] = rows[i] - rows[0]
     memset(hidden, 0, p.c1 * sizeof(float))
-    strided_product(&p.w1, p.width1, offset, rows[0], 2 * p.c, p.b1, hidden + p.c1, ACT_GELU, operand)
+    edge_pixel(p, 0, rows, edge, hidden + p.c1, operand)
+    if inside > 0:
+        strided_product(&p.w1, inside, offset, rows[0] + p.c, 2 * p.c, p.b1, hidden + 2 * p.c1, ACT_GELU, operand)
+    if inside + 1 < p.width1:
+        edge_pixel(p, p.width1 - 1, rows, edge, hidden + p.width1 * p.c1, operand)
     memset(hidden + (p.width1 + 1) * p.c1, 0, p.c1 * sizeof(float))
+
+
+cdef void edge_pixel(const embed_pass *p, int64_t w, const float **rows, float *edge, float *y, float *operand) noexcept nogil:
+    """Pixel w of the first map, of which some columns are outside x."""
+    cdef int64_t i, j, column
+    cdef int64_t offset[3]
+    for i in range(3):
+        offset[i] = 3 * i * p.c
+        for j in range(3):
+            column = 2 * w - 1 + j
+            if 0 <= column < p.width:
+                memcpy(edge + (3 * i + j) * p.c, rows[i] + column * p.c, p.c * sizeof(float))
+            else:
+                memset(edge + (3 * i + j) * p.c, 0, p.c * sizeof(float))
+    strided_product(&p.w1, 1, offset, edge, 3 * p.c, p.b1, y, ACT_GELU, operand)
 
 
 cdef inline void strided_product(const matrix *w, int64_t m, const int64_t *offset, const float *a, int64_t lda,

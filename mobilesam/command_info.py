@@ -56,7 +56,7 @@ def optional_packages() -> Iterator[tuple[str, str]]:
     from importlib.metadata import PackageNotFoundError, requires, version
 
     extra = re.compile(r"([\w.-]+).*extra == ['\"](?!test|dev|docs)")
-    for name in sorted({match[1] for match in map(extra.match, requires("mobilesam") or ()) if match}):
+    for name in sorted({match[1] for match in map(extra.match, requires("mobilesam") or ()) if match} - {"mobilesam"}):
         with suppress(PackageNotFoundError):
             yield name, version(name)
 
