@@ -93,7 +93,7 @@ typedef struct {
     /* a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, zeros beyond; w's rows are float32, or float16 */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
     void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
-    /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j] */
+    /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  index ascending */
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);
     void (*normalize)(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n); /* y = (x - mean)/std */
     void (*above)(uint8_t *y, const float *x, float threshold, int64_t count); /* y = x > threshold */

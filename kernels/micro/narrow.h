@@ -149,7 +149,11 @@ INLINE vf widen(const sum *sums, const float *scales, float scale, int v)
     (void)scales, (void)scale;
     return load(sums + v);
 #else
-    const vi whole = *(const vi *)(sums + v) + *(const vi *)(scales + COLUMNS + v) * (OFFSET != 0);
+    vi whole, correction;
+    memcpy(&whole, sums + v, sizeof whole);
+    memcpy(&correction, scales + COLUMNS + v, sizeof correction);
+    if (OFFSET)
+        whole += correction;
     return __builtin_convertvector(whole, vf) * (load(scales + v) * scale);
 #endif
 }
