@@ -52,6 +52,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     The map is zero-padded right and below to a multiple of the window *before* the norm, so a padded token is the norm's
     bias, and an unmasked key; all padded tokens project to the same q, k, v, which are computed once. For head h
     ``softmax(q_h k_hᵀ · d^−½ + attention_bias[h]) v_h``, heads concatenated, then the projection and the shortcut.
+    Where qkv_weight is packed in a narrow precision, both of attention's products are bf16, if the CPU has that.
 
     Args:
         x: (H, W, C) float32.

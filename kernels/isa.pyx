@@ -86,7 +86,7 @@ def name_of(table: int) -> str:
 
 
 def panel_width(name: str | None = None) -> int:
-    """Columns of a packed weight's panel (NR) under ISA ``name``, by default the one in force."""
+    """Columns of a float32 weight's panel (NR) under ISA ``name``, by default the one in force."""
     return tables[<int>index(name)].nr
 
 

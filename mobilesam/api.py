@@ -317,8 +317,8 @@ def load(
     `mobilesam download` fetches; None for the packaged one.
     threads: how many threads a call uses; None for MOBILESAM_NUM_THREADS, else the CPUs this process may use.
     The results do not depend on it.
-    precision: "fp32", "bf16", "int8" or "auto", the fastest here; None for MOBILESAM_PRECISION, else "fp32". What the
-    narrow ones change in masks is in the README; `scripts/measure_loss.py` measures it.
+    precision: "fp32", "bf16", "int8" or "auto", bf16 where that is faster; None for MOBILESAM_PRECISION, else "fp32".
+    What the narrow ones change in masks is in the README; `scripts/measure_loss.py` measures it.
     Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a
     checkpoint, ValueError for an impossible number of threads or a precision that this CPU lacks.
     """

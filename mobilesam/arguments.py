@@ -14,5 +14,5 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision",
         metavar="NAME",
-        help="fp32, bf16, int8 or auto, the fastest here (default: MOBILESAM_PRECISION, else fp32)",
+        help="fp32, bf16, int8 or auto: bf16 where that is faster (default: MOBILESAM_PRECISION, else fp32)",
     )

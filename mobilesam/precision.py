@@ -21,7 +21,7 @@ AUTO = "auto"
 
 
 def resolve(precision: str | None) -> str:
-    """One of PRECISIONS: what is asked for, or MOBILESAM_PRECISION, or "fp32"; "auto" is the fastest here.
+    """One of PRECISIONS: what is asked for, or MOBILESAM_PRECISION, or "fp32"; "auto" is what `fastest` says.
 
     Raises ValueError for one that does not exist, or that the CPU lacks under the ISA in force.
     """
@@ -43,9 +43,10 @@ def decoder_precision(precision: str) -> str:
 
 
 def fastest() -> str:
-    """What "auto" is here: bf16 where its products are faster than float32's, as a trial of a millisecond shows.
+    """What "auto" is here, the fastest that changes little.
 
-    Not all are: without AMX, Intel's take twice the time of float32's. int8 is never chosen, for what it does to masks.
+    That is bf16 where its products are faster than float32's, as a trial of a millisecond shows. Not all
+    are: without AMX, Intel's take twice the time of float32's. int8 is never chosen, for what it does to masks.
     """
     return _faster(kernels.isa.current()) if "bf16" in kernels.isa.precisions() else "fp32"
 

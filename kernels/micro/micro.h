@@ -1,5 +1,6 @@
-/* The table of micro-kernels that one ISA offers, and the arguments they take. Every stub (avx512.c, avx2.c, ...)
- * compiles generic.h into one such table; isa.pyx chooses among them at run time. Lengths and strides count floats. */
+/* The table of micro-kernels that one ISA offers in one precision, and the arguments they take. A stub (avx512.c, avx2.c, ...)
+ * compiles generic.h into an ISA's float32 table, or narrow.h into what its table in another precision has instead (amx_bf16.c,
+ * ...); host.h puts them together and isa.pyx chooses at run time. Lengths and strides count floats. */
 #ifndef MOBILESAM_MICRO_H
 #define MOBILESAM_MICRO_H
 #include <stdint.h>
@@ -9,8 +10,8 @@ enum { FP32 = 0, BF16 = 1, INT8 = 2, PRECISIONS = 3 };
 enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
 
 /* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
- * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. Packed weights have ldb = NR, panel =
- * segments*k*NR, and zeros behind the last column; rows of a map serve as b with ldb their stride and panel = NR, n % NR = 0.
+ * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. Weights packed in float32 have ldb = NR,
+ * panel = segments*k*NR, and zeros behind the last column; rows of a map serve as b with ldb their stride and panel = NR, n % NR = 0.
  * A 1x1 convolution has one segment; a 3x3 one has three, each KW*C contiguous floats of an input row. */
 typedef struct {
     int64_t m, n, k, segments;
