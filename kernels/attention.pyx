@@ -42,7 +42,7 @@ cdef struct window_pass:
     const float *pad_qkv  # (3c): what a padded token projects to
     int64_t height, width, c, heads, d, window, n, columns
     float eps, scale
-    bint narrow  # attends in bf16
+    bint narrow  # attends by `attend`
 
 
 def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, attention_bias, *, window,
@@ -102,7 +102,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     cdef size_t size = sizeof(float) * (5 * p.n * p.c + p.columns * p.d + p.n * round_up(p.d, u.nr)
                                         + (QUERIES + p.n) * p.columns + 128
                                         + max(operand_floats(&p.qkv, p.n), operand_floats(&p.proj, p.n))
-                                        + attend_bytes(p.n, p.d) // 4) + p.n * sizeof(float *)
+                                        + (attend_bytes(u, p.n, p.d) // 4 if p.narrow else 0)) + p.n * sizeof(float *)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):

@@ -36,7 +36,7 @@ cdef extern from "micro.h" nogil:
         int64_t ldy
         void *scratch
     ctypedef struct weight_form:
-        int columns, terms, depth, extra
+        int columns, terms, depth, extra, pieces
     ctypedef struct depthwise3x3_args:
         int64_t width, channels, stride
         const float *x[3]
@@ -70,8 +70,8 @@ cdef extern from "micro.h" nogil:
         int64_t (*count_above)(const float *, float, int64_t) noexcept nogil
         void (*fma_probe)(float *, float, int64_t) noexcept nogil
 
-    int64_t panel_words(const micro *, int64_t k)
-    int64_t attend_bytes(int64_t n, int64_t d)
+    int64_t panel_words(const micro *, int64_t k, bint half)
+    int64_t attend_bytes(const micro *, int64_t n, int64_t d)
     int64_t operand_bytes(const micro *, int64_t m, int64_t k)
     int PRECISIONS
 

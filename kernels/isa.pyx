@@ -85,6 +85,11 @@ def name_of(table: int) -> str:
     return _names[table // PRECISIONS]
 
 
+def precision_of(table: int) -> str:
+    """The precision of such a place."""
+    return _precisions[table % PRECISIONS]
+
+
 def panel_width(name: str | None = None) -> int:
     """Columns of a float32 weight's panel (NR) under ISA ``name``, by default the one in force."""
     return tables[<int>index(name)].nr

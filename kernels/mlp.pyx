@@ -24,7 +24,7 @@ cdef struct mlp_pass:
     const float *fc2_bias
     float *y
     int64_t c, hidden, run
-    bint narrow  # the hidden layer goes from one product to the next in bf16
+    bint chained  # the hidden layer goes from one product to the next as its operand
     float eps
 
 
@@ -68,11 +68,11 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     p.norm_weight, p.norm_bias, p.y = &nw[0], &nb[0], &yv[0]
     p.fc1_bias, p.fc2_bias = &b1[0], &b2[0]
 
-    p.narrow = p.fc1.u == p.fc2.u and p.fc1.u.weight.terms == 2 and p.hidden % p.fc1.u.weight.columns == 0
+    p.chained = p.fc1.u == p.fc2.u and p.fc1.u.weight.terms == 2 and p.hidden % p.fc1.u.weight.columns == 0
 
     cdef int64_t runs = (p.conv.width + RUN - 1) // RUN, unit
     p.run = (p.conv.width + runs - 1) // runs
-    cdef size_t size = sizeof(float) * (2 * p.run * p.c + max(p.run, 8) * p.hidden + 48
+    cdef size_t size = sizeof(float) * (2 * p.run * p.c + hidden_floats(&p) + 48
                                         + max(operand_floats(&p.fc1, p.run), operand_floats(&p.fc2, p.run)))
     cdef float *scratch
     cdef int failed = 0
@@ -88,6 +88,10 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     return y
 
 
+cdef int64_t hidden_floats(const mlp_pass *p) noexcept nogil:
+    return operand_floats(&p.fc2, p.run) if p.chained else p.run * p.hidden
+
+
 cdef void run_of_row(const micro *u, const mlp_pass *p, int64_t h, int64_t w0, float *free) noexcept nogil:
     """Tokens w0 to w0 + run of row h."""
     cdef int64_t c = p.c, m = min(p.run, p.conv.width - w0)
@@ -98,10 +102,10 @@ cdef void run_of_row(const micro *u, const mlp_pass *p, int64_t h, int64_t w0, f
         return
     local = take(&free, p.run * c)
     normed = take(&free, p.run * c)
-    hidden = take(&free, max(p.run, 8) * p.hidden)  # in bf16, whole tiles of 16 rows
+    hidden = take(&free, hidden_floats(p))
     depthwise3x3_row(u, &p.conv, h, w0, w0 + m, local)
     u.layer_norm(normed, c, local, c, m, c, p.norm_weight, p.norm_bias, p.eps, ACT_NONE)
-    product(&p.fc1, m, normed, c, p.fc1_bias, NULL, 0, hidden, p.hidden, ACT_GELU, free, ACT_NONE, hidden if p.narrow else NULL)
-    if p.narrow:
+    product(&p.fc1, m, normed, c, p.fc1_bias, NULL, 0, hidden, p.hidden, ACT_GELU, free, ACT_NONE, hidden if p.chained else NULL)
+    if p.chained:
         free, hidden = hidden, NULL
     product(&p.fc2, m, hidden, p.hidden, p.fc2_bias, local, c, p.y + (h * p.conv.width + w0) * c, c, ACT_NONE, free)

@@ -23,7 +23,7 @@ cdef struct upscale_pass:
     float *y  # (masks, 4*height, 4*width)
     int64_t height, width, masks
     float eps
-    bint narrow  # what w2 makes goes to the last product in bf16
+    bint chained  # what w2 makes goes to the last product as its operand
 
 
 def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6, out=None, threads=None):
@@ -35,7 +35,7 @@ def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6,
         x: (H, W, C) float32.
         w1: (4·C1, C), rows (i, j, o), a transposed convolution's (OC, 2, 2, C) with its axes moved; b1: (C1,).
         norm_weight, norm_bias: (C1,) of the LayerNorm2d.
-        w2: (4·C2, C1) likewise; b2: (C2,). In bf16 C2 is a multiple of 8.
+        w2: (4·C2, C1) likewise; b2: (C2,).
         hyper: (M, C2) float32, what the hypernetworks made of each mask's token.
         out: (M, 4H, 4W) to write into.
 
@@ -54,18 +54,16 @@ def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6,
     c2 = in_fours(w2, "w2")
     p.w1, p.w2 = as_matrix(rt, w1), as_matrix(rt, w2)
     check_same_isa(&p.w2, &p.w1, "w2")
-    p.narrow = p.w2.u.weight.terms == 2
-    if p.narrow and c2 % 8:
-        raise ValueError(f"w2: expected a multiple of 32 rows in bf16, got shape {w2.shape}")
     hyper = check.array(hyper, "hyper", ("M", c2))
     p.masks = hyper.shape[0]
     each = np.zeros((4, p.masks, 4, c2), np.float32)
     for i in range(4):
         each[i, :, i] = hyper
-    drawers = pack(each.reshape(4 * p.masks, 4 * c2), precision="bf16" if p.narrow else "fp32",
-                   isa=isa.name_of(w1.isa), threads=1)
+    precision = "bf16" if isa.precision_of(w2.isa) == "bf16" else "fp32"
+    drawers = pack(each.reshape(4 * p.masks, 4 * c2), precision=precision, isa=isa.name_of(w1.isa), threads=1)
     p.hyper = as_matrix(rt, drawers)
     check_same_isa(&p.hyper, &p.w1, "hyper")
+    p.chained = p.w2.u == p.hyper.u and p.w2.u.weight.terms == 2 and p.w2.n % p.w2.u.weight.columns == 0
     cdef const float[::1] b1v = np.tile(check.array(b1, "b1", (c1,)), 4), b2v = np.tile(check.array(b2, "b2", (c2,)), 4)
     cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (c1,)), nb = check.array(norm_bias, "norm_bias", (c1,))
     y = check.output(out, (p.masks, 4 * p.height, 4 * p.width), x, norm_weight, norm_bias, hyper)
@@ -74,8 +72,9 @@ def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6,
     p.x, p.y, p.b1, p.b2, p.norm_weight, p.norm_bias = &xv[0], &yv[0], &b1v[0], &b2v[0], &nw[0], &nb[0]
 
     cdef int64_t unit, rows = 4 * p.width
-    cdef size_t size = sizeof(float) * (rows * (p.w2.k + p.w2.n + p.hyper.n) + 64
-                                        + max(operand_floats(&p.w1, p.width), operand_floats(&p.w2, rows)))
+    cdef size_t size = sizeof(float) * (rows * (p.w2.k + p.hyper.n) + fine_floats(&p, rows) + 64
+                                        + max(operand_floats(&p.w1, p.width), operand_floats(&p.w2, rows),
+                                              operand_floats(&p.hyper, rows)))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -97,18 +96,23 @@ def in_fours(rows, name):
     return rows.shape[0] // 4
 
 
+cdef int64_t fine_floats(const upscale_pass *p, int64_t rows) noexcept nogil:
+    return operand_floats(&p.hyper, rows) if p.chained else rows * p.w2.n
+
+
 cdef void upscale_row(const upscale_pass *p, int64_t h, float *free) noexcept nogil:
     """Row h of the embedding: (w, i, j) are rows of the second product, (i2, j2, mask) columns of the third."""
     cdef int64_t n = p.width, c1 = p.w2.k, columns = p.hyper.n, m
     cdef bint narrow = p.w2.u.weight.terms > 1  # whose product applies the GELU as it reads
     cdef float *middle = take(&free, 4 * n * c1)
     cdef float *drawn = take(&free, 4 * n * columns)
-    cdef float *fine = take(&free, 4 * n * p.w2.n)
+    cdef float *fine = take(&free, fine_floats(p, 4 * n))
     product(&p.w1, n, p.x + h * n * p.w1.k, p.w1.k, p.b1, NULL, 0, middle, 4 * c1, ACT_NONE, free)
     p.w1.u.layer_norm(middle, c1, middle, c1, 4 * n, c1, p.norm_weight, p.norm_bias, p.eps, ACT_NONE if narrow else ACT_GELU)
     product(&p.w2, 4 * n, middle, c1, p.b2, NULL, 0, fine, p.w2.n, ACT_GELU, free, ACT_GELU if narrow else ACT_NONE,
-            fine if p.narrow else NULL)
-    product(&p.hyper, 4 * n, NULL if p.narrow else fine, p.w2.n, NULL, NULL, 0, drawn, columns, ACT_NONE, fine)
+            fine if p.chained else NULL)
+    product(&p.hyper, 4 * n, NULL if p.chained else fine, p.w2.n, NULL, NULL, 0, drawn, columns, ACT_NONE,
+            fine if p.chained else free)
     for m in range(p.masks):
         interleave(p, drawn + m, h, m)
 

@@ -5,12 +5,10 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from mobilesam.kernels import isa
-
-# AMX has no float32: its tables hold avx512's own micro-kernels, which need not be tested twice.
-FLOAT32 = tuple(name for name in isa.available() if name != "amx")
 
 # the products in a narrow precision, by ISA, and the instructions each wants
 NARROW = {
@@ -39,7 +37,18 @@ def narrow_parameters(*precisions: str) -> list[object]:
     ]
 
 
-@pytest.fixture(scope="module", params=FLOAT32)
+def as_products_give(y: np.ndarray) -> np.ndarray:
+    """y, the exact result of products with packed weights, as the ISA in force gives float32's special values.
+
+    AMX's pieces of float32 turn infinities into NaN and what is below the normal numbers into 0 (narrow.h).
+    """
+    if isa.current() != "amx":
+        return y
+    y = np.where(np.isinf(y), np.nan, y)
+    return np.where(abs(y) < np.finfo(np.float32).tiny, 0, y)
+
+
+@pytest.fixture(scope="module", params=isa.available())
 def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
     with isa.use(request.param):
         yield request.param

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import DATA, PHOTOS, iou
-from isas import FLOAT32
 from PIL import Image
 
 import mobilesam
@@ -53,7 +52,7 @@ def test_golden_records(name, model):
     check_against_golden(run(name, model), GOLDEN[name]["records"])
 
 
-@pytest.mark.parametrize("isa_name", FLOAT32[1:])
+@pytest.mark.parametrize("isa_name", kernels.isa.available()[1:])
 def test_every_isa(isa_name):
     with kernels.isa.use(isa_name):
         check_against_golden(run("rocket", mobilesam.load()), GOLDEN["rocket"]["records"])

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from golden import PHOTOS, PROMPTS, Golden, iou, undecided
-from isas import FLOAT32
 
 import mobilesam
 from mobilesam import kernels
@@ -38,16 +37,16 @@ def masks(isa_name: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def masks_of_first_isa():
-    return masks(FLOAT32[0])
+    return masks(kernels.isa.available()[0])
 
 
-@pytest.mark.parametrize("name", FLOAT32[1:])
+@pytest.mark.parametrize("name", kernels.isa.available()[1:])
 def test_every_isa_gives_the_same_masks(name, masks_of_first_isa):
     for (one, undecided_one), (other, undecided_other) in zip(masks_of_first_isa, masks(name), strict=True):
         assert iou(one, other, except_at=undecided_one | undecided_other).min() >= 0.9999
 
 
-@pytest.mark.parametrize("name", FLOAT32)
+@pytest.mark.parametrize("name", kernels.isa.available())
 def test_any_number_of_threads_gives_the_same_bits(name):
     results = []
     for threads in (1, 2, 3, 4):

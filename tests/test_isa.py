@@ -5,9 +5,7 @@ from pathlib import Path
 
 import pytest
 from isas import NARROW
-from kernel_cases import CASES, PACKERS, packed
 from test_kernels_processes import output, run
-from tolerances import assert_same
 
 from mobilesam.kernels import isa
 
@@ -127,20 +125,6 @@ def test_the_environment_cannot_force_what_the_host_lacks(name):
     assert last.startswith("RuntimeError: MOBILESAM_ISA")
     assert repr(name) in last
     assert all(known in last for known in isa.available())
-
-
-def test_amx_has_the_float32_of_avx512():
-    """So that what is tested of avx512 in float32 holds for amx (isas.py)."""
-    if "amx" not in isa.available():
-        pytest.skip("this CPU, or its OS, lacks AMX")
-    assert isa.register_tile("amx") == isa.register_tile("avx512")
-    results = []
-    for name in ("amx", "avx512"):
-        with isa.use(name):
-            results.append([case(packed(case, case.arrays())) for case in map(CASES.get, PACKERS)])
-            results[-1] += [case(case.arrays()) for case in CASES.values()]
-    for one, other in zip(*results, strict=True):
-        assert_same(one, other)
 
 
 def test_openmp_is_yes_or_no():

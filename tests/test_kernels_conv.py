@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from isas import every_isa  # noqa: F401
+from isas import as_products_give, every_isa  # noqa: F401
 from tolerances import assert_same, assert_sum, assert_within, integers, normal
 
 from mobilesam import kernels
@@ -140,6 +140,7 @@ def test_a_bad_pixel_spoils_only_what_sees_it(name, value, at, geometry):
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         expected = getattr(reference, name)(x, weight, **geometry)
     seen = ~np.isfinite(expected)
+    expected = as_products_give(expected) if name == "conv2d" else expected
     assert seen.any()
     assert_within(np.where(seen, y, 0), np.where(seen, expected, 0), 0.0)
     assert_same(np.where(seen, 0, y), np.where(seen, 0, clean))

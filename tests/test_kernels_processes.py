@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from isas import FLOAT32
 
 from mobilesam.kernels import isa, threads
 
@@ -67,7 +66,7 @@ for case in [*CASES.values(), *small]:
 """
 
 
-@pytest.mark.parametrize("name", FLOAT32)
+@pytest.mark.parametrize("name", isa.available())
 def test_nothing_outside_an_array_is_touched(name):
     done = run(STAYS_INSIDE, MOBILESAM_ISA=name)
     last = done.stdout.strip().rpartition("\n")[2]

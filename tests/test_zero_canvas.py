@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from isas import FLOAT32, narrow_parameters
+from isas import narrow_parameters
 
 import mobilesam
 from mobilesam import kernels
@@ -13,7 +13,7 @@ SIDE = 1024
 FILLED = (1, 4, 100, 575, 576, 577, 683, 768, 900)
 
 
-PAIRS = [pytest.param((name, "fp32"), id=name) for name in FLOAT32] + narrow_parameters("bf16", "int8")
+PAIRS = [pytest.param((name, "fp32"), id=name) for name in kernels.isa.available()] + narrow_parameters("bf16", "int8")
 
 
 @pytest.fixture(scope="module", params=PAIRS)

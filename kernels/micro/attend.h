@@ -1,11 +1,13 @@
-/* One head of attention in bf16, both products of it; softmax in float32, normalised after the second. Included by the
- * stubs of bf16, after narrow.h. */
+/* One head of attention, both products of it in bf16 or its pieces; softmax in float32, normalised after the second. Included
+ * by narrow.h. */
 
-enum { WORDS = TILE_ROWS * COLUMNS }; /* of a panel, one tile deep */
-
-/* 2^x for x <= 0, at least 2^-126: a relative error of 3e-6, where bf16's is 2e-3 */
-INLINE vf exp2_narrow(vf x)
+#if PIECES == 3
+INLINE vf power(vf x) { return exp_v(x); }
+#else
+/* e^x for x <= 0, at least 2^-126: a relative error of 3e-6, where bf16's is 2e-3 */
+INLINE vf power(vf x)
 {
+    x *= 1.44269504f;
     x = vmax(splat(-126.f), x); /* in this order NaN stays */
     const vf shifted = x + 12582912.f;
     const vf f = x - (shifted - 12582912.f);
@@ -15,78 +17,78 @@ INLINE vf exp2_narrow(vf x)
     p = p * f + 0.999999285f;
     return (vf)((vi)p + ((vi)shifted << 23));
 }
+#endif
 
-/* d floats in bf16 as one row of `tiles` tiles */
+/* d floats as one row of `tiles` tiles */
 INLINE void narrow_vector(char *y, const float *x, int64_t d, int64_t tiles)
 {
     const gemm_args whole = {.k = d, .segments = 1};
-    narrow_row(&whole, x, tiles, y, 1.f, ACT_NONE);
+    for (int64_t t = 0; t < tiles; t++)
+        narrow_depth(&whole, x, t, y + t * PIECES * TILE, 1.f, ACT_NONE);
 }
 
-/* words[p][j] of 16 keys j from the 16 words p of each */
-INLINE void transpose_words(uint32_t *y, vi *rows)
-{
-    static const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    UNROLL for (int s = 1; s < 16; s *= 2)
-        UNROLL for (int i = 0; i < 16; i++)
-            if (!(i & s)) {
-                const vi a = rows[i], b = rows[i | s], odd = (lane & s) != 0;
-                const vi low = (odd & ((lane ^ s) + 16)) | (~odd & lane), high = (odd & (lane + 16)) | (~odd & (lane ^ s));
-                rows[i] = (vi)_mm512_permutex2var_epi32((__m512i)a, (__m512i)low, (__m512i)b);
-                rows[i | s] = (vi)_mm512_permutex2var_epi32((__m512i)a, (__m512i)high, (__m512i)b);
-            }
-    UNROLL for (int p = 0; p < 16; p++) memcpy(y + p * COLUMNS, &rows[p], sizeof rows[p]);
-}
-
-/* keys, (columns / 32, d_tiles * 16, 32) words: a panel's columns are keys, its rows pairs of channels */
+/* keys, (columns / 32, d_tiles, PIECES, 16, 32) words: a panel's columns are keys, its rows pairs of channels */
 static void pack_keys(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_t columns)
 {
-    char words[TILE_ROWS * 64];
+    char words[PIECES * TILE];
+    vi rows[TILE_ROWS];
     for (int64_t t = 0; t < d_tiles; t++)
         for (int64_t j = 0; j < columns; j += TILE_ROWS) {
-            vi rows[TILE_ROWS];
             for (int64_t i = 0; i < TILE_ROWS; i++) {
                 if (j + i < g->n)
-                    narrow_vector(words, g->tokens[j + i] + g->at_k + 32 * t, g->d - 32 * t < 32 ? g->d - 32 * t : 32, 1);
+                    narrow_vector(words + 64 * i, g->tokens[j + i] + g->at_k + 32 * t, g->d - 32 * t < 32 ? g->d - 32 * t : 32, 1);
                 else
-                    memset(words, 0, 64);
-                memcpy(&rows[i], words, sizeof rows[i]);
+                    for (int q = 0; q < PIECES; q++)
+                        memset(words + q * TILE + 64 * i, 0, 64);
             }
-            transpose_words(y + (j / COLUMNS * d_tiles + t) * WORDS + j % COLUMNS, rows);
+            for (int q = 0; q < PIECES; q++) {
+                memcpy(rows, words + q * TILE, sizeof rows);
+                transpose_words(y + ((j / COLUMNS * d_tiles + t) * PIECES + q) * WORDS + j % COLUMNS, rows);
+            }
         }
 }
 
-/* values, (d_tiles, columns / 2, 32) words: a panel's columns are channels, its rows pairs of keys */
+/* lane i of x0 and x1 to word i, of each piece, a panel's tile apart */
+INLINE void narrow_lanes(uint32_t *y, vf x0, vf x1)
+{
+#if PIECES == 3
+    narrow_pair((char *)y, WORDS * sizeof *y, x0, x1);
+#else
+    const __m256i low = (__m256i)_mm512_cvtneps_pbh((__m512)x0), high = (__m256i)_mm512_cvtneps_pbh((__m512)x1);
+    const __m512i words = _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+    memcpy(y, &words, sizeof words);
+#endif
+}
+
+/* the keys that word p of a tile holds: neighbours, or those that a pair of vectors brings together */
+enum { PAIR_STEP = PIECES == 3 ? 1 : 2, PAIR_APART = PIECES == 3 ? TILE_ROWS : 1 };
+
+/* values, (d_tiles, columns / 32, PIECES, 16, 32) words: a panel's columns are channels, its rows pairs of keys */
 static void pack_values(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_t columns)
 {
     static const float none[32];
     for (int64_t t = 0; t < d_tiles; t++)
-        for (int64_t p = 0; p < columns / 2; p++, y += COLUMNS) {
-            float pair[2][32] = {0};
-            const float *x[2];
-            for (int i = 0; i < 2; i++) {
-                x[i] = 2 * p + i < g->n ? g->tokens[2 * p + i] + g->at_v + 32 * t : none;
-                if (g->d - 32 * t < 32 && x[i] != none)
-                    x[i] = memcpy(pair[i], x[i], (g->d - 32 * t) * sizeof(float));
+        for (int64_t first = 0; first < columns; first += DEPTH, y += PIECES * WORDS)
+            for (int64_t p = 0; p < TILE_ROWS; p++) {
+                float pair[2][32] = {0};
+                const float *x[2];
+                for (int i = 0; i < 2; i++) {
+                    const int64_t j = first + p * PAIR_STEP + i * PAIR_APART;
+                    x[i] = j < g->n ? g->tokens[j] + g->at_v + 32 * t : none;
+                    if (g->d - 32 * t < 32 && x[i] != none)
+                        x[i] = memcpy(pair[i], x[i], (g->d - 32 * t) * sizeof(float));
+                }
+                UNROLL for (int c = 0; c < COLUMNS; c += VL) narrow_lanes(y + p * COLUMNS + c, load(x[0] + c), load(x[1] + c));
             }
-            UNROLL for (int c = 0; c < COLUMNS; c += VL) {
-                const __m256i low = (__m256i)_mm512_cvtneps_pbh((__m512)load(x[0] + c));
-                const __m256i high = (__m256i)_mm512_cvtneps_pbh((__m512)load(x[1] + c));
-                const __m512i words = _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-                memcpy(y + c, &words, sizeof words);
-            }
-        }
 }
 
-/* exp of a row of scores, in bf16, to its row of tiles; its sum */
+/* exp of a row of scores to its row of tiles; its sum */
 INLINE float exp_row(char *y, const float *scores, int64_t columns, float top)
 {
     vf total = splat(0.f);
-    for (int64_t j = 0; j < columns; j += 32, y += TILE) {
-        const vf e0 = exp2_narrow((load(scores + j) - top) * 1.44269504f);
-        const vf e1 = exp2_narrow((load(scores + j + 16) - top) * 1.44269504f);
-        const __m512bh pair = _mm512_cvtne2ps_pbh((__m512)e1, (__m512)e0);
-        memcpy(y, &pair, sizeof pair);
+    for (int64_t j = 0; j < columns; j += 32, y += PIECES * TILE) {
+        const vf e0 = power(load(scores + j) - top), e1 = power(load(scores + j + VL) - top);
+        narrow_pair(y, TILE, e0, e1);
         total += e0 + e1;
     }
     return sum_lanes(total);
@@ -95,9 +97,9 @@ INLINE float exp_row(char *y, const float *scores, int64_t columns, float top)
 static void attend(const attend_args *g)
 {
     const int64_t n_tiles = (g->n + 31) / 32, d_tiles = (g->d + 31) / 32, columns = 32 * n_tiles;
-    uint32_t *keys = g->scratch, *values = keys + n_tiles * d_tiles * WORDS;
-    float *scores = (float *)(values + n_tiles * d_tiles * WORDS);
-    char *queries = (char *)(scores + BLOCK * columns), *weights = queries + 2 * d_tiles * TILE;
+    uint32_t *keys = g->scratch, *values = keys + n_tiles * d_tiles * PIECES * WORDS;
+    float *scores = (float *)(values + n_tiles * d_tiles * PIECES * WORDS);
+    char *queries = (char *)(scores + BLOCK * columns), *weights = queries + 2 * d_tiles * PIECES * TILE;
     sum sums[BLOCK][COLUMNS] __attribute__((aligned(64)));
     vf tops[BLOCK];
     float total[BLOCK];
@@ -107,11 +109,11 @@ static void attend(const attend_args *g)
     for (int64_t i = 0; i < g->m; i += BLOCK) {
         const int64_t m = g->m - i < BLOCK ? g->m - i : BLOCK;
         for (int64_t r = 0; r < m; r++) {
-            narrow_vector(queries + (r / TILE_ROWS * d_tiles * TILE_ROWS + r % TILE_ROWS) * 64, g->q + (i + r) * g->ldq, g->d, d_tiles);
+            narrow_vector(queries + r / TILE_ROWS * d_tiles * PIECES * TILE + r % TILE_ROWS * 64, g->q + (i + r) * g->ldq, g->d, d_tiles);
             tops[r] = splat(-INFINITY);
         }
         for (int64_t j = 0; j < columns; j += COLUMNS) {
-            multiply(sums, m, queries, d_tiles, keys + j / COLUMNS * d_tiles * WORDS);
+            multiply(sums, m, queries, d_tiles, keys + j / COLUMNS * d_tiles * PIECES * WORDS, PIECES, NULL);
             for (int64_t r = 0; r < m; r++)
                 UNROLL for (int v = 0; v < COLUMNS; v += VL) {
                     const vf s = load(sums[r] + v) * g->scale + load(g->bias + (i + r) * g->ldbias + j + v);
@@ -120,9 +122,9 @@ static void attend(const attend_args *g)
                 }
         }
         for (int64_t r = 0; r < m; r++)
-            total[r] = 1.f / exp_row(weights + (r / TILE_ROWS * n_tiles * TILE_ROWS + r % TILE_ROWS) * 64, scores + r * columns, columns, max_lanes(tops[r]));
+            total[r] = 1.f / exp_row(weights + r / TILE_ROWS * n_tiles * PIECES * TILE + r % TILE_ROWS * 64, scores + r * columns, columns, max_lanes(tops[r]));
         for (int64_t c = 0; c < g->d; c += COLUMNS) {
-            multiply(sums, m, weights, n_tiles, values + c / COLUMNS * n_tiles * WORDS);
+            multiply(sums, m, weights, n_tiles, values + c / COLUMNS * n_tiles * PIECES * WORDS, PIECES, NULL);
             for (int64_t r = 0; r < m; r++)
                 for (int64_t v = c; v < g->d && v < c + COLUMNS; v += VL) {
                     const vf s = load(sums[r] + v - c) * total[r];

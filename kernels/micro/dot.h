@@ -5,9 +5,11 @@
 static void begin(void) {}
 static void end(void) {}
 
-static void multiply(sum (*sums)[COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b)
+static void multiply(sum (*sums)[COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b, int64_t pieces,
+                     block *before)
 {
     enum { VECTORS = COLUMNS / VL };
+    (void)pieces, (void)before;
     for (int64_t r = 0; r < rows; r += STEP) {
         const char *at = a + (r / TILE_ROWS * tiles * TILE_ROWS + r % TILE_ROWS) * 64;
         const uint32_t *words = b;

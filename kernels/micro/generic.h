@@ -23,7 +23,7 @@ static void fma_probe(float *y, float x, int64_t steps)
 
 const micro NAME(ISA) = {
     .vl = VL, .mr = MR, .nr = NR,
-    .gemm = gemm, .product = gemm, .weight = {.columns = NR, .terms = 1, .depth = 1},
+    .gemm = gemm, .product = gemm, .weight = {.columns = NR, .terms = 1, .depth = 1, .pieces = 1},
     .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
     .winograd_input = winograd_input, .winograd_output = winograd_output,
     .layer_norm = layer_norm, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,

@@ -24,7 +24,7 @@ typedef struct {
 #include <unistd.h>
 
 static const isa_entry isas[] = {
-    {"amx", &micro_avx512, {NULL, &narrow_amx_bf16, &narrow_amx_int8},
+    {"amx", &micro_avx512, {&narrow_amx_fp32, &narrow_amx_bf16, &narrow_amx_int8},
      {CPU_AVX512 | CPU_AMX_BF16, CPU_AVX512_BF16, CPU_AMX_INT8}},
     {"avx512", &micro_avx512, {NULL, &narrow_avx512_bf16, &narrow_avx512_int8}, {CPU_AVX512, CPU_AVX512_BF16, CPU_AVX512_VNNI}},
     {"avx2", &micro_avx2, {NULL, NULL, &narrow_avx2_int8}, {CPU_AVX2_FMA, 0, CPU_AVX_VNNI}},
@@ -104,7 +104,9 @@ static void make_tables(int features)
                 table->product = narrow->product;
                 table->weight = narrow->weight;
                 table->pack = narrow->pack;
-                table->attend = isa_has(i, BF16, features) ? isas[i].narrow[BF16]->attend : NULL;
+                table->attend = narrow->attend; /* int8's is bf16's */
+                if (p == INT8 && isa_has(i, BF16, features))
+                    table->attend = isas[i].narrow[BF16]->attend;
             }
         }
 }

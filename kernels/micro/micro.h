@@ -48,9 +48,10 @@ typedef struct {
 } attend_args;
 
 /* How `product` reads a packed weight: a panel of `columns` columns has k, padded to a multiple of `depth`, / `terms` rows
- * of 32-bit words, each holding `terms` neighbouring k, and then `extra` rows that say how to scale the sums. */
+ * of 32-bit words, each holding `terms` k, and then `extra` rows that say how to scale the sums. Where `pieces` > 1, float32
+ * is cut into that many bf16, float16 into two, and each `depth` of k has its rows once for every piece. */
 typedef struct {
-    int columns, terms, depth, extra;
+    int columns, terms, depth, extra, pieces;
 } weight_form;
 
 /* y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),  w < width, every tap inside;
@@ -69,7 +70,7 @@ typedef struct {
     void (*gemm)(const gemm_args *); /* of float32 */
     void (*product)(const gemm_args *); /* with b a weight that `pack` has packed, in the table's precision; step 1 */
     weight_form weight;
-    void (*attend)(const attend_args *); /* in bf16; NULL where the CPU lacks that */
+    void (*attend)(const attend_args *); /* in bf16, or with PIECES; NULL where the CPU lacks that */
     void (*depthwise3x3)(const depthwise3x3_args *);
     /* y[c] = act(sum_t x[t][c] * w[t][c] + bias[c]),  t < taps, c < channels */
     void (*depthwise_taps)(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
@@ -102,7 +103,7 @@ typedef struct {
     void (*fma_probe)(float *y, float x, int64_t steps); /* y[f] += y[f]*x, steps times, f < mr*nr, in registers */
 } micro;
 
-/* Another precision's product, with which a table of the same ISA makes one of that precision. */
+/* Another product, with which a table of the same ISA makes one of another precision, or a faster one of the same. */
 typedef struct {
     void (*product)(const gemm_args *);
     weight_form weight;
@@ -110,27 +111,28 @@ typedef struct {
     void (*attend)(const attend_args *);
 } narrow_product;
 
-/* words of a panel of a weight with k columns */
-static inline int64_t panel_words(const micro *u, int64_t k)
+/* words of a panel of a weight with k columns, float16 or float32 */
+static inline int64_t panel_words(const micro *u, int64_t k, int half)
 {
     const weight_form *w = &u->weight;
-    return ((k + w->depth - 1) / w->depth * w->depth / w->terms + w->extra) * w->columns;
+    const int pieces = half && w->pieces > 2 ? 2 : w->pieces;
+    return ((k + w->depth - 1) / w->depth * w->depth / w->terms * pieces + w->extra) * w->columns;
 }
 
 /* bytes of the operand for m rows of a, k deep */
 static inline int64_t operand_bytes(const micro *u, int64_t m, int64_t k)
 {
     const weight_form *w = &u->weight;
-    return w->terms == 1 ? 0 : (m + 15) / 16 * 16 * ((k + w->depth - 1) / w->depth * 64 + 4);
+    return w->terms == 1 ? 0 : (m + 15) / 16 * 16 * ((k + w->depth - 1) / w->depth * 64 * w->pieces + 4);
 }
 
-static inline int64_t attend_bytes(int64_t n, int64_t d)
+static inline int64_t attend_bytes(const micro *u, int64_t n, int64_t d)
 {
-    const int64_t n_tiles = (n + 31) / 32, d_tiles = (d + 31) / 32;
-    return 1024 * (4 * n_tiles * d_tiles + 4 * n_tiles + 2 * d_tiles + 2 * n_tiles);
+    const int64_t n_tiles = (n + 31) / 32, d_tiles = (d + 31) / 32, pieces = u->weight.pieces;
+    return 1024 * (pieces * (4 * n_tiles * d_tiles + 2 * d_tiles + 2 * n_tiles) + 4 * n_tiles);
 }
 
-extern const narrow_product narrow_amx_bf16, narrow_amx_int8, narrow_avx512_bf16, narrow_avx512_int8, narrow_avx2_int8;
+extern const narrow_product narrow_amx_fp32, narrow_amx_bf16, narrow_amx_int8, narrow_avx512_bf16, narrow_avx512_int8, narrow_avx2_int8;
 extern const micro micro_x86_64_v2, micro_avx2, micro_avx512, micro_neon;
 
 #endif

@@ -1,16 +1,24 @@
 /* The product in a narrow precision: a's rows are converted to bf16 or int8, multiplied by a weight of the same kind and
- * summed in 32 bits; the epilogue goes on in float32. A stub defines PRODUCT (the struct's suffix), TERMS (neighbouring k
- * in a 32-bit word: 2 for bf16, 4 for int8), VL, vmin and vmax, includes this, and then defines `multiply` and its frame.
+ * summed in 32 bits; the epilogue goes on in float32. A stub defines PRODUCT (the struct's suffix), TERMS (k in a 32-bit
+ * word: 2 for bf16, 4 for int8), VL, vmin and vmax, includes this, and then defines `multiply` and its frame.
+ *
+ * With PIECES 3, float32 by way of bf16 (Henry, Tang & Heinecke, arXiv:1904.06376): x = x0 + x1 + x2, each the rest rounded
+ * to bf16's eight bits, which is exact; float16, in a weight, is x0 + x1. Products of a piece i of a with a piece j of b are
+ * summed in float32 where i + j <= 2; what is left out is below 2^-25 of |a||b|. An infinity gives NaN, as does
+ * what rounds to one in bf16, and pieces below the normal numbers are taken for zero.
  *
  * bf16 rounds to nearest, ties to even, and takes what is below the normal numbers for zero, as the instructions do.
  * int8 has a scale for each row of a and each column of b, largest magnitude / 127, and rounds to nearest, ties to even;
  * the scale is NaN where a value is not finite.
  *
- * An operand is cut into tiles of 16 rows by 64 bytes, in the order (row / 16, k / DEPTH), zeros beyond m and k: AMX loads
- * one as it is, other instructions broadcast its words. int8 has the rows' scales behind the tiles. */
+ * An operand is cut into tiles of 16 rows by 64 bytes, in the order (row / 16, k / DEPTH, piece), zeros beyond m and k: AMX
+ * loads one as it is, other instructions broadcast its words. int8 has the rows' scales behind the tiles. */
 #include "vector.h"
+#ifndef PIECES
+#define PIECES 1
+#endif
 
-enum { COLUMNS = 32, TILE_ROWS = 16, TILE = 1024, DEPTH = 16 * TERMS, BLOCK = 2 * TILE_ROWS };
+enum { COLUMNS = 32, TILE_ROWS = 16, TILE = 1024, DEPTH = 16 * TERMS, BLOCK = 2 * TILE_ROWS, WORDS = TILE_ROWS * COLUMNS };
 
 #if TERMS == 2
 typedef float sum;
@@ -24,29 +32,36 @@ enum { EXTRA = 2 }; /* rows of a panel: the columns' scales, and -128 times thei
 #endif
 #endif
 
-/* sums[i][j] of rows i < 16, or < 32 where rows > 16, and one panel: `tiles` tiles deep, rows of tiles that far apart */
-static void multiply(sum (*sums)[COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b);
 static void begin(void); /* a thread's products, and their end */
 static void end(void);
 
-#if TERMS == 2
-INLINE uint16_t to_bf16(float x)
+#if PIECES == 3
+/* 32 floats to 64 bytes of each piece, `apart` from one another: word p holds what came from x0[p] and x1[p] */
+INLINE void narrow_pair(char *y, int64_t apart, vf x0, vf x1)
 {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if ((bits & 0x7f800000) == 0)
-        return bits >> 16 & 0x8000;
-    if ((bits & 0x7fffffff) > 0x7f800000)
-        return bits >> 16 | 0x40;
-    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    UNROLL for (int q = 0; q < PIECES; q++, y += apart) {
+        const int half = q < PIECES - 1 ? 0x8000 : 0; /* of the last piece nothing is left */
+        const vi y0 = ((vi)x0 + half) & -0x10000, y1 = ((vi)x1 + half) & -0x10000, words = (vi)((vu)y0 >> 16) | y1;
+        memcpy(y, &words, sizeof words);
+        x0 -= (vf)y0;
+        x1 -= (vf)y1;
+    }
 }
+#elif TERMS == 2
+INLINE void narrow_pair(char *y, int64_t apart, vf x0, vf x1)
+{
+    (void)apart;
+    const __m512bh pair = _mm512_cvtne2ps_pbh((__m512)x1, (__m512)x0);
+    memcpy(y, &pair, sizeof pair);
+}
+#endif
 
-/* DEPTH floats to 64 bytes */
+/* DEPTH floats to 64 bytes, of each piece */
+#if TERMS == 2
 INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 {
     (void)scale;
-    const __m512bh pair = _mm512_cvtne2ps_pbh((__m512)act_v(load(x + 16), act), (__m512)act_v(load(x), act));
-    memcpy(y, &pair, sizeof pair);
+    narrow_pair(y, TILE, act_v(load(x), act), act_v(load(x + VL), act));
 }
 #else
 INLINE void narrow_block(char *y, const float *x, float scale, const int act)
@@ -88,49 +103,58 @@ INLINE float largest(const float *x, int64_t n, float before)
 }
 #endif
 
-/* One row of a, from its segments, to its place in the operand. */
-INLINE void narrow_row(const gemm_args *g, const float *a, int64_t tiles, char *y, float scale, const int act)
+/* What row i of a is multiplied by before it is rounded. int8 keeps the inverse behind the operand, and is activated here. */
+INLINE float row_scale(const gemm_args *g, int64_t i, int64_t tiles, const int act)
 {
-    for (int64_t t = 0; t < tiles; t++, y += TILE) {
-        int64_t s = 0, p = t * DEPTH;
-        while (p >= g->k && s + 1 < g->segments)
-            p -= g->k, s++;
-        if (p + DEPTH <= g->k) {
-            narrow_block(y, a + (g->offset ? g->offset[s] : 0) + p, scale, act);
-            continue;
-        }
-        float block[DEPTH] = {0};
-        for (int64_t room = DEPTH; room && s < g->segments; s++, p = 0) {
-            const int64_t count = g->k - p < room ? g->k - p : room;
-            memcpy(block + DEPTH - room, a + (g->offset ? g->offset[s] : 0) + p, count * sizeof(float));
-            room -= count;
-        }
-        narrow_block(y, block, scale, act);
-    }
+#if TERMS == 2
+    (void)g, (void)i, (void)tiles, (void)act;
+    return 1.f;
+#else
+    const int64_t rows = (g->m + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    float top = 0.f;
+    if (act)
+        activate_row((float *)g->a + i * g->lda, g->a + i * g->lda, g->k, act);
+    for (int64_t s = 0; s < g->segments; s++)
+        top = largest(g->a + i * g->lda + (g->offset ? g->offset[s] : 0), g->k, top);
+    ((float *)((char *)g->operand + rows * tiles * 64))[i] = top / 127.f;
+    return top >= LEAST ? 127.f / top : 0.f;
+#endif
 }
 
+/* Tile t of one row of a, from the row's segments. */
+INLINE void narrow_depth(const gemm_args *g, const float *a, int64_t t, char *y, float scale, const int act)
+{
+    int64_t s = 0, p = t * DEPTH;
+    while (p >= g->k && s + 1 < g->segments)
+        p -= g->k, s++;
+    if (p + DEPTH <= g->k) {
+        narrow_block(y, a + (g->offset ? g->offset[s] : 0) + p, scale, act);
+        return;
+    }
+    float block[DEPTH] = {0};
+    for (int64_t room = DEPTH; room && s < g->segments; s++, p = 0) {
+        const int64_t count = g->k - p < room ? g->k - p : room;
+        memcpy(block + DEPTH - room, a + (g->offset ? g->offset[s] : 0) + p, count * sizeof(float));
+        room -= count;
+    }
+    narrow_block(y, block, scale, act);
+}
+
+/* TILE_ROWS rows at a time and tile by tile: a whole row's would meet in a few sets of L1. */
 INLINE void narrow_rows_act(const gemm_args *g, int64_t tiles, const int act)
 {
-    const int64_t rows = (g->m + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-    char *operand = g->operand;
-    for (int64_t i = 0; i < rows; i++) {
-        char *y = operand + (i / TILE_ROWS * tiles * TILE_ROWS + i % TILE_ROWS) * 64;
-        if (i >= g->m) {
-            for (int64_t t = 0; t < tiles; t++)
-                memset(y + t * TILE, 0, 64);
-            continue;
+    char *y = g->operand;
+    for (int64_t i = 0; i < g->m; i += TILE_ROWS) {
+        const int64_t count = g->m - i < TILE_ROWS ? g->m - i : TILE_ROWS;
+        float inverse[TILE_ROWS];
+        for (int64_t r = 0; r < count; r++)
+            inverse[r] = row_scale(g, i + r, tiles, act);
+        for (int64_t t = 0; t < tiles; t++, y += PIECES * TILE) {
+            for (int64_t r = 0; r < count; r++)
+                narrow_depth(g, g->a + (i + r) * g->lda, t, y + r * 64, inverse[r], act);
+            for (int q = 0; q < PIECES && count < TILE_ROWS; q++)
+                memset(y + q * TILE + count * 64, 0, (TILE_ROWS - count) * 64);
         }
-        float inverse = 1.f;
-#if TERMS == 4
-        float top = 0.f;
-        if (act)
-            activate_row((float *)g->a + i * g->lda, g->a + i * g->lda, g->k, act);
-        for (int64_t s = 0; s < g->segments; s++)
-            top = largest(g->a + i * g->lda + (g->offset ? g->offset[s] : 0), g->k, top);
-        inverse = top >= LEAST ? 127.f / top : 0.f;
-        ((float *)(operand + rows * tiles * 64))[i] = top / 127.f;
-#endif
-        narrow_row(g, g->a + i * g->lda, tiles, y, inverse, act);
     }
 }
 
@@ -158,20 +182,37 @@ INLINE vf widen(const sum *sums, const float *scales, float scale, int v)
 #endif
 }
 
-typedef struct {
+/* A block of sums on its way to y. `multiply` of the next one finishes its rows between its own steps, where tiles leave the
+ * vector units idle. */
+typedef struct block {
     const gemm_args *g;
     sum (*sums)[COLUMNS];
     const float *row_scales, *scales, *bias; /* of this block's rows and columns, bias never NULL */
     int64_t i, j, m; /* where the block is, and its rows */
+    int64_t done; /* rows that have been finished */
+    void (*finish)(const struct block *, int64_t first, int64_t end);
 } block;
 
-/* a whole block of y, 32 columns */
-INLINE void finish(const block *b, const int residual, const int act)
+INLINE void advance(block *b, int64_t rows)
+{
+    const int64_t end = b->done + rows < b->m ? b->done + rows : b->m;
+    if (b->done < end)
+        b->finish(b, b->done, end);
+    b->done = end;
+}
+
+/* sums[i][j] of rows i < 16, or < 32 where rows > 16, and one panel: `tiles` tiles deep, rows of tiles that far apart; b has
+ * so many pieces, up to PIECES. `before`, where not NULL, may be advanced meanwhile. */
+static void multiply(sum (*sums)[COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b, int64_t pieces,
+                     block *before);
+
+/* rows of y, 32 columns */
+INLINE void finish(const block *b, int64_t first, int64_t end, const int residual, const int act)
 {
     const gemm_args *g = b->g;
     vf bias[COLUMNS / VL];
     UNROLL for (int v = 0; v < COLUMNS / VL; v++) bias[v] = load(b->bias + v * VL);
-    for (int64_t r = 0; r < b->m; r++) {
+    for (int64_t r = first; r < end; r++) {
         float *y = g->y + (b->i + r) * g->ldy + b->j;
         UNROLL for (int v = 0; v < COLUMNS / VL; v++) {
             vf s = widen(b->sums[r], b->scales, EXTRA ? b->row_scales[r] : 1.f, v * VL) + bias[v];
@@ -182,85 +223,137 @@ INLINE void finish(const block *b, const int residual, const int act)
     }
 }
 
-static void finish_whole(const block *b)
-{
-#define FINISH(a) if (b->g->residual) finish(b, 1, a); else finish(b, 0, a);
-    if (b->g->act == ACT_GELU) {
-        FINISH(ACT_GELU)
-    } else if (b->g->act == ACT_RELU) {
-        FINISH(ACT_RELU)
-    } else {
-        FINISH(ACT_NONE)
-    }
-#undef FINISH
-}
+#define FINISH(name, residual, act) \
+    static void name(const block *b, int64_t first, int64_t end) { finish(b, first, end, residual, act); }
+FINISH(finish_plain, 0, ACT_NONE)
+FINISH(finish_gelu, 0, ACT_GELU)
+FINISH(finish_relu, 0, ACT_RELU)
+FINISH(finish_sum, 1, ACT_NONE)
+FINISH(finish_sum_gelu, 1, ACT_GELU)
+FINISH(finish_sum_relu, 1, ACT_RELU)
 
-/* the last, partial panel, n < 32 columns, through a whole-width copy */
-static void finish_part(const block *b, int64_t n)
+static void (*const finishes[2][3])(const block *, int64_t, int64_t) = { /* with a residual or none, and by activation */
+    {finish_plain, finish_gelu, finish_relu}, {finish_sum, finish_sum_gelu, finish_sum_relu},
+};
+
+/* rows of the last, partial panel through a whole-width copy */
+static void finish_part(const block *b, int64_t first, int64_t end)
 {
-    float y[BLOCK][COLUMNS], residual[BLOCK][COLUMNS], bias[COLUMNS];
+    float y[COLUMNS], residual[COLUMNS], bias[COLUMNS];
+    const int64_t bytes = (b->g->n - b->j) * sizeof(float);
     gemm_args g = *b->g;
     block whole = *b;
-    memcpy(bias, b->bias, n * sizeof(float));
-    for (int64_t r = 0; g.residual && r < b->m; r++)
-        memcpy(residual[r], g.residual + (b->i + r) * g.ldr + b->j, n * sizeof(float));
-    g.y = y[0], g.ldy = g.ldr = COLUMNS, g.residual = g.residual ? residual[0] : NULL;
-    whole.g = &g, whole.bias = bias, whole.i = whole.j = 0;
-    finish_whole(&whole);
-    for (int64_t r = 0; r < b->m; r++)
-        memcpy(b->g->y + (b->i + r) * b->g->ldy + b->j, y[r], n * sizeof(float));
+    memcpy(bias, b->bias, bytes);
+    g.y = y, g.ldy = g.ldr = 0, g.residual = g.residual ? residual : NULL;
+    whole.g = &g, whole.bias = bias, whole.j = 0;
+    for (int64_t r = first; r < end; r++) {
+        if (g.residual)
+            memcpy(residual, b->g->residual + (b->i + r) * b->g->ldr + b->j, bytes);
+        finishes[g.residual != NULL][g.act](&whole, r, r + 1);
+        memcpy(b->g->y + (b->i + r) * b->g->ldy + b->j, y, bytes);
+    }
 }
 
 #if TERMS == 2
-/* a whole block in bf16, to the operand of the next product */
-INLINE void finish_next(const block *b, const int act)
+/* rows to the operand of the next product */
+INLINE void finish_next(const block *b, int64_t first, int64_t end, const int act)
 {
     const vf bias0 = load(b->bias), bias1 = load(b->bias + VL);
-    for (int64_t r = 0; r < b->m; r++) {
-        const vf s0 = act_v(load(b->sums[r]) + bias0, act), s1 = act_v(load(b->sums[r] + VL) + bias1, act);
-        const __m512bh pair = _mm512_cvtne2ps_pbh((__m512)s1, (__m512)s0);
+    for (int64_t r = first; r < end; r++) {
         const int64_t i = b->i + r, tile = i / TILE_ROWS * (b->g->n / COLUMNS) + b->j / COLUMNS;
-        memcpy((char *)b->g->next + tile * TILE + i % TILE_ROWS * 64, &pair, sizeof pair);
+        narrow_pair((char *)b->g->next + tile * PIECES * TILE + i % TILE_ROWS * 64, TILE,
+                    act_v(load(b->sums[r]) + bias0, act), act_v(load(b->sums[r] + VL) + bias1, act));
     }
 }
+
+static void finish_next_plain(const block *b, int64_t first, int64_t end) { finish_next(b, first, end, ACT_NONE); }
+static void finish_next_gelu(const block *b, int64_t first, int64_t end) { finish_next(b, first, end, ACT_GELU); }
 #endif
 
 static void product(const gemm_args *g)
 {
     static const float zeros[COLUMNS];
     const int64_t tiles = (g->segments * g->k + DEPTH - 1) / DEPTH, rows = (g->m + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    const int64_t pieces = PIECES == 1 ? 1 : g->panel / (tiles * WORDS);
     const char *operand = g->operand;
-    sum sums[BLOCK][COLUMNS] __attribute__((aligned(64)));
-    block b = {.g = g, .sums = sums};
+    sum sums[2][BLOCK][COLUMNS] __attribute__((aligned(64)));
+    block blocks[2] = {{.g = g, .sums = sums[0]}, {.g = g, .sums = sums[1]}}, *b = blocks, *before = blocks + 1;
     if (g->a)
         narrow_rows(g, tiles);
     begin();
-    for (b.j = 0; b.j < g->n; b.j += COLUMNS) {
-        const float *panel = g->b + b.j / COLUMNS * g->panel;
-        b.scales = panel + tiles * TILE_ROWS * COLUMNS;
-        b.bias = g->bias ? g->bias + b.j : zeros;
-        for (b.i = 0; b.i < g->m; b.i += BLOCK) {
-            b.m = g->m - b.i < BLOCK ? g->m - b.i : BLOCK;
-            b.row_scales = (const float *)(operand + rows * tiles * 64) + b.i;
-            multiply(sums, b.m, operand + b.i / TILE_ROWS * tiles * TILE, tiles, (const uint32_t *)panel);
+    for (int64_t j = 0; j < g->n; j += COLUMNS) {
+        const float *panel = g->b + j / COLUMNS * g->panel;
+        for (int64_t i = 0; i < g->m; i += BLOCK) {
+            b->i = i, b->j = j, b->m = g->m - i < BLOCK ? g->m - i : BLOCK, b->done = 0;
+            b->scales = panel + tiles * TILE_ROWS * COLUMNS;
+            b->row_scales = (const float *)(operand + rows * tiles * 64) + i;
+            b->bias = g->bias ? g->bias + j : zeros;
+            b->finish = g->n - j < COLUMNS ? finish_part : finishes[g->residual != NULL][g->act];
 #if TERMS == 2
-            if (g->next) {
-                if (g->act == ACT_GELU)
-                    finish_next(&b, ACT_GELU);
-                else
-                    finish_next(&b, ACT_NONE);
-                continue;
-            }
+            if (g->next)
+                b->finish = g->act == ACT_GELU ? finish_next_gelu : finish_next_plain;
 #endif
-            if (g->n - b.j >= COLUMNS)
-                finish_whole(&b);
-            else
-                finish_part(&b, g->n - b.j);
+            multiply(b->sums, b->m, operand + i / TILE_ROWS * tiles * PIECES * TILE, tiles, (const uint32_t *)panel, pieces, before);
+            advance(before, BLOCK);
+            block *const swap = b;
+            b = before, before = swap;
         }
     }
+    advance(before, BLOCK);
     end();
 }
 
+#if TERMS == 2
+/* words[p][j] of 16 columns j from the 16 words p of each */
+INLINE void transpose_words(uint32_t *y, vi *rows)
+{
+    static const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    UNROLL for (int s = 1; s < 16; s *= 2)
+        UNROLL for (int i = 0; i < 16; i++)
+            if (!(i & s)) {
+                const vi a = rows[i], b = rows[i | s], odd = (lane & s) != 0;
+                const vi low = (odd & ((lane ^ s) + 16)) | (~odd & lane), high = (odd & (lane + 16)) | (~odd & (lane ^ s));
+                rows[i] = (vi)_mm512_permutex2var_epi32((__m512i)a, (__m512i)low, (__m512i)b);
+                rows[i | s] = (vi)_mm512_permutex2var_epi32((__m512i)a, (__m512i)high, (__m512i)b);
+            }
+    UNROLL for (int p = 0; p < 16; p++) memcpy(y + p * COLUMNS, &rows[p], sizeof rows[p]);
+}
+
+/* y[i] = x[i], halves or floats, i < n <= DEPTH, and zeros beyond */
+INLINE void read_weights(float *y, const void *x, int half, int64_t n)
+{
+    if (half && n == DEPTH) {
+        UNROLL for (int i = 0; i < DEPTH; i += VL) {
+            const __m512 v = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)((const uint16_t *)x + i)));
+            memcpy(y + i, &v, sizeof v);
+        }
+        return;
+    }
+    for (int64_t i = 0; i < DEPTH; i++)
+        y[i] = i >= n ? 0.f : half ? from_half(((const uint16_t *)x)[i]) : ((const float *)x)[i];
+}
+
+/* A panel of words: for each DEPTH of k and each piece, 16 words of every column. */
+static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
+{
+    const int64_t item = half ? sizeof(uint16_t) : sizeof(float), pieces = half && PIECES > 2 ? 2 : PIECES;
+    char words[PIECES * TILE];
+    vi rows[TILE_ROWS];
+    float x[DEPTH];
+    for (int64_t p = 0; p < k; p += DEPTH, y += pieces * WORDS)
+        for (int64_t first = 0; first < COLUMNS; first += TILE_ROWS) {
+            for (int64_t i = 0; i < TILE_ROWS; i++) {
+                const int64_t j = first + i, left = j < n ? k - p : 0;
+                read_weights(x, (const char *)w + (left ? j * ldw + p : 0) * item, half, left < DEPTH ? left : DEPTH);
+                narrow_block(words + 64 * i, x, 1.f, ACT_NONE);
+            }
+            for (int64_t q = 0; q < pieces; q++) {
+                memcpy(rows, words + q * TILE, sizeof rows);
+                transpose_words((uint32_t *)y + q * WORDS + first, rows);
+            }
+        }
+}
+#else
 /* A panel of words, k fastest, then what EXTRA says. */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
@@ -269,11 +362,6 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
     for (int64_t j = 0; j < n; j++) {
         const uint16_t *h = (const uint16_t *)w + j * ldw;
         const float *f = (const float *)w + j * ldw;
-#if TERMS == 2
-        uint16_t *column = (uint16_t *)(y + j);
-        for (int64_t p = 0; p < k; p++)
-            column[p / 2 * 2 * COLUMNS + p % 2] = to_bf16(half ? from_half(h[p]) : f[p]);
-#else
         int8_t *column = (int8_t *)(y + j);
         float top = 0.f, bad = 0.f;
         int32_t total = 0;
@@ -292,9 +380,9 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
         const int32_t correction = -128 * total;
         y[words * COLUMNS + j] = top / 127.f;
         memcpy(y + (words + 1) * COLUMNS + j, &correction, sizeof correction);
-#endif
     }
 }
+#endif
 
 #if TERMS == 2
 #include "attend.h"
@@ -306,7 +394,7 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
 const narrow_product NAME(PRODUCT) = {
     .product = product,
     .pack = pack,
-    .weight = {.columns = COLUMNS, .terms = TERMS, .depth = DEPTH, .extra = EXTRA},
+    .weight = {.columns = COLUMNS, .terms = TERMS, .depth = DEPTH, .extra = EXTRA, .pieces = PIECES},
 #if TERMS == 2
     .attend = attend,
 #endif
