@@ -37,20 +37,19 @@ PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 class Segmentation:
     """The masks that answer one prompt.
 
-    masks (C, H, W) bool, in the image's own size; scores (C,) float32, each mask's IoU with the object as the
-    model predicts it (it may exceed 1); low_res (C, 256, 256) float32 logits, of which one may be the next
-    prompt's `mask_input`. C is 3 (the model's mask tokens 1 to 3) with multimask, else 1 (token 0). prompt is what was
-    asked, in pixels of the image, and embedding the image, kept in memory by its answers.
+    scores (C,) float32, each mask's IoU with the object as the model predicts it (it may exceed 1); low_res
+    (C, 256, 256) float32 logits, of which one may be the next prompt's `mask_input`. C is 3 (the model's mask tokens 1
+    to 3) with multimask, else 1 (token 0). prompt is what was asked, in pixels of the image, and embedding the image,
+    kept in memory by its answers. Masks in the image's own size are made when they are first asked for.
     """
 
-    masks: NDArray[np.bool_]
     scores: NDArray[np.float32]
     low_res: NDArray[np.float32]
     prompt: "Prompt"
     embedding: "Embedding"
 
     def __repr__(self) -> str:
-        height, width = self.masks.shape[1:]
+        height, width = self.embedding.original_size
         scores = ", ".join(f"{score:.3f}" for score in self.scores)
         return f"<Segmentation: masks of {width}x{height} pixels, scores {scores}>"
 
@@ -59,11 +58,28 @@ class Segmentation:
         """The index of the mask with the highest score."""
         return int(self.scores.argmax())
 
-    @property
+    @cached_property
+    def masks(self) -> NDArray[np.bool_]:
+        """The masks (C, H, W) bool, in the image's own size."""
+        return self._resized(slice(None))
+
+    @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        """The mask (H, W) bool with the highest score."""
-        mask: NDArray[np.bool_] = self.masks[self.best]
+        """The mask (H, W) bool with the highest score; the others are not made for it."""
+        drawn = self.__dict__.get("masks")
+        mask: NDArray[np.bool_] = (
+            self._resized(slice(self.best, self.best + 1))[0] if drawn is None else drawn[self.best]
+        )
         return mask
+
+    def _resized(self, wanted: slice) -> NDArray[np.bool_]:
+        return kernels.resize_logits(
+            self.low_res[wanted],
+            crop=self.embedding.input_size,
+            size=self.embedding.original_size,
+            threshold=0.0,
+            threads=self.embedding.model.threads,
+        )
 
     def refine(
         self,
@@ -292,15 +308,7 @@ class MobileSAM:
 
     def _answer(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Segmentation:
         candidates = self._candidates(embedding, prompt, multimask)
-        low_res, scores = candidates.draw(), candidates.scores
-        masks = kernels.resize_logits(
-            low_res,
-            crop=embedding.input_size,
-            size=embedding.original_size,
-            threshold=0.0,
-            threads=self.threads,
-        )
-        return Segmentation(masks, scores, low_res, prompt, embedding)
+        return Segmentation(candidates.scores, candidates.draw(), prompt, embedding)
 
     def _image_tokens(self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None) -> ImageTokens:
         prompts = self.prompt_encoder

@@ -104,6 +104,8 @@ def _answers(
         return
     for task in tasks:
         try:
-            yield task, embedding.segment(**task.prompt.on(*rgb.size), multimask=multimask)
+            answer = embedding.segment(**task.prompt.on(*rgb.size), multimask=multimask)
+            _ = answer.mask  # made here, where a lack of memory is this task's failure
+            yield task, answer
         except (MemoryError, TypeError, ValueError) as error:
             yield task, Failure(task, describe(error))

@@ -127,12 +127,24 @@ def test_shapes_and_dtypes(embedding, multimask, count):
 
 
 def test_mask_is_the_best_by_score(embedding):
-    masks = np.zeros((3, 2, 2), bool)
-    masks[1] = True
+    low_res = np.full((3, 256, 256), -1, np.float32)
+    low_res[1] = 1
     scores = np.array([0.5, 1.02, 0.9], np.float32)
-    result = dataclasses.replace(embedding.segment([(220, 140)]), masks=masks, scores=scores)
+    result = dataclasses.replace(embedding.segment([(220, 140)]), low_res=low_res, scores=scores)
     assert result.best == 1
     assert result.mask.all()
+    assert not result.masks[::2].any()
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+def test_a_mask_is_the_same_alone_and_among_all(embedding, multimask):
+    alone, among = (embedding.segment([(220, 140)], multimask=multimask) for _ in range(2))
+    masks = among.masks
+    np.testing.assert_array_equal(alone.mask, masks[alone.best])
+    np.testing.assert_array_equal(alone.masks, masks)
+    np.testing.assert_array_equal(among.mask, masks[among.best])
+    assert alone.mask is alone.mask
+    assert alone.masks is alone.masks
 
 
 def test_embedding(model, embedding):

@@ -81,7 +81,7 @@ def test_segment_writes_every_kind_of_result(folder, capsys, embedding):
 
 
 def test_a_mask_without_a_pixel_is_cut_out_whole(folder, embedding, monkeypatch):
-    empty = dataclasses.replace(embedding.segment([(220, 140)]), masks=np.zeros((3, 300, 451), bool))
+    empty = dataclasses.replace(embedding.segment([(220, 140)]), low_res=np.full((3, 256, 256), -1, np.float32))
     monkeypatch.setattr("mobilesam.api.segment", lambda *_, **__: empty)
     assert main(["segment", CHELSEA, "--point", "220,140", "--cutout", "cut.png", "--crop"]) == 0
     with Image.open("cut.png") as cut:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -286,8 +287,8 @@ class CountingModel:
             self.most_behind = max(self.most_behind, self.encoded - self.written)
         return self
 
-    def segment(self, **prompt: object) -> None:
-        return None
+    def segment(self, **prompt: object) -> SimpleNamespace:
+        return SimpleNamespace(mask=None)
 
     def write(self, *answer: object) -> None:
         time.sleep(0.03)  # slower than encoding: answers would pile up
