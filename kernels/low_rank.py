@@ -17,6 +17,7 @@ image's own |x|², and a quadratic form in S. `kernels/two_way.pyx` does so; the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,11 +104,11 @@ class LowRank:
 
 
 def low_rank(
-    outs: tuple[Linear, Linear],
-    norms: tuple[Norm, Norm],
-    queries: tuple[Linear, Linear],
-    keys: tuple[Linear, Linear],
-    values: tuple[Linear, Linear],
+    outs: Sequence[Linear],
+    norms: Sequence[Norm],
+    queries: Sequence[Linear],
+    keys: Sequence[Linear],
+    values: Sequence[Linear],
     last: Linear,
 ) -> LowRank:
     """The constants of two updates.

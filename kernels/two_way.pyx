@@ -275,7 +275,7 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
         p.query_pe, p.scale_before = &ev[0, <int64_t>update.pe_at, 0], &before_[0, 0]
     p.basis, p.scale = &bv[0, 0, 0], &sv[0, 0]
     value_rows, kept = compose(u, &p, update)
-    tops, sums = np.empty((chunks, p.columns), np.float32), np.empty((chunks, p.columns), np.float32)
+    tops, sums = np.zeros((chunks, p.columns), np.float32), np.ones((chunks, p.columns), np.float32)  # beyond 8·T2 so
     mixed = memory.empty((chunks, e // HEADS + p.rank, p.columns))
     cdef float[:, ::1] tv = tops, uv = sums
     cdef float[:, :, ::1] xv = mixed
