@@ -1,4 +1,4 @@
-"""The image's tokens as a prompt updates them, which are never made: `low_rank.py` says what of them there is instead.
+"""The image's tokens as a prompt updates them, which are never made: `mobilesam/low_rank.py` says what of them there is instead.
 
 Image tokens lie along the vectors, in chunks that stay in L2: a chunk of an image's map, of softmax over the tokens or of scores
 is some rows of CHUNK image tokens. A head's scores are products 16 deep of the tokens' queries and its rows of a map.
@@ -13,13 +13,15 @@ from libc.string cimport memcpy, memset
 
 from common cimport *
 
-from mobilesam.kernels import check, low_rank, memory
+from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-cdef int64_t HEADS = low_rank.HEADS
+cdef int64_t HEADS = 8
+# What every ISA's panels divide.
+cdef int64_t PANEL = 32
 # Image tokens of a chunk, which never depends on the threads: each chunk's softmax is whole, and they combine in order.
 cdef int64_t CHUNK = 256
 # The stride of rows that are written here: whole cache lines, odd in number, that L1's sets are all used.
@@ -230,8 +232,8 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     """An image's tokens attend to a prompt's, and what of them has changed; then the prompt's next tokens attend to them.
 
     Args:
-        maps: ImageMaps of the image, pe those of the positional encoding; see :class:`mobilesam.kernels.low_rank.LowRank`.
-        update: a :class:`mobilesam.kernels.low_rank.Update`.
+        maps: ImageMaps of the image, pe those of the positional encoding; see :class:`mobilesam.low_rank.LowRank`.
+        update: a :class:`mobilesam.low_rank.Update`.
         keys, values: (T, E) float32, the prompt's; keys scaled.
         queries: (T2, E) float32, scaled, of the attention to the result.
         before: the UpdatedImage that the first of two updates made, which the second continues; else None.
@@ -449,8 +451,8 @@ def update_rows(image, rows, *, isa=None):
     cdef int64_t e = image.values[0].shape[1]
     b.tokens, b.e, b.updates = image.values[0].shape[0], e, len(image.values)
     rows = check.array(rows, "rows", (rank(b.updates, e), "OC"))
-    if rows.shape[1] % low_rank.PANEL:
-        raise ValueError(f"rows: expected a multiple of {low_rank.PANEL} columns, got {rows.shape[1]}")
+    if rows.shape[1] % PANEL:
+        raise ValueError(f"rows: expected a multiple of {PANEL} columns, got {rows.shape[1]}")
     cdef const float[:, ::1] v0 = image.values[0], v1 = image.values[len(image.values) - 1], rv = rows
     b.values[0], b.values[1] = &v0[0, 0], &v1[0, 0]
     y = np.empty((image.rank, rv.shape[1]), np.float32)

@@ -2,7 +2,7 @@
 
 Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Prompt tokens are
 (T, 256), the image N = 4096 tokens of 256 channels; float32. The attentions between the two have two forms with the
-same result. The direct one updates the image and projects it. The other (see kernels/low_rank.py) projects it once for
+same result. The direct one updates the image and projects it. The other (see low_rank.py) projects it once for
 all prompts, and keeps a prompt's update in low rank: cheaper while its tokens are few.
 """
 
@@ -25,8 +25,8 @@ from .config import (
     LAYER_NORM_EPS,
     MASK_TOKENS,
 )
-from .kernels import ImageMaps, KeysValues, UpdatedImage, low_rank
-from .kernels.low_rank import LowRank
+from .kernels import ImageMaps, KeysValues, UpdatedImage
+from .low_rank import Linear, LowRank, Norm, low_rank
 from .parameters import F32, Layer, Parameters, Vectors
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
@@ -151,7 +151,9 @@ class TwoWayTransformer:
         self.final_attn_token_to_image = TokenToImage(p / "final_attn_token_to_image")
         self.norm_final_attn = p.norm("norm_final_attn")
 
-    def __call__(self, image: ImageTokens, tokens: F32, kept: list[int], threads: int) -> tuple[F32, UpdatedImage | F32]:
+    def __call__(
+        self, image: ImageTokens, tokens: F32, kept: list[int], threads: int
+    ) -> tuple[F32, UpdatedImage | F32]:
         """The tokens that are ``kept`` (K, 256) and the image after the transformer, in low rank or (N, 256).
 
         The last attention leaves out the tokens whose answer nobody reads.
@@ -205,9 +207,7 @@ class DirectUpdates:
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
         """As that of `LowRankUpdates`."""
         self.image = update.direct(self.image, self._pe, tokens, token_pe, self._threads)
-        return attention.direct(
-            asking, attention.keys_values(self.image, self._pe, self._threads), self._threads
-        )
+        return attention.direct(asking, attention.keys_values(self.image, self._pe, self._threads), self._threads)
 
 
 class MLP:
@@ -287,7 +287,11 @@ class MaskDecoder:
             coarse, update = image.last, x
             rows = kernels.update_rows(x, self.constants.last_basis, isa=self.isa)
         else:
-            coarse, update, rows = kernels.linear(x, self.upscale1.weight, self.upscale1_bias, threads=self.threads), None, None
+            coarse, update, rows = (
+                kernels.linear(x, self.upscale1.weight, self.upscale1_bias, threads=self.threads),
+                None,
+                None,
+            )
         return kernels.upscale_masks(
             coarse.reshape(EMBED_SIZE, EMBED_SIZE, -1), self.upscale_norm.weight, self.upscale_norm.bias,
             self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=self.constants.last_shift,
@@ -301,17 +305,17 @@ def low_rank_constants(p: Parameters) -> LowRank:
     updates = [layer / "cross_attn_image_to_token" for layer in layers]
     attentions = [layers[1] / "cross_attn_token_to_image", p / "transformer.final_attn_token_to_image"]
 
-    def linear(module: Parameters, name: str) -> low_rank.Linear:
-        return low_rank.Linear.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
+    def linear(module: Parameters, name: str) -> Linear:
+        return Linear.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
 
     upscale = p.tensor("output_upscaling.0.weight")
-    return low_rank.low_rank(
+    return low_rank(
         outs=[linear(module, "out_proj") for module in updates],
-        norms=[low_rank.Norm.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
+        norms=[Norm.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
         queries=[linear(module, "q_proj") for module in updates],
         keys=[linear(module, "k_proj") for module in attentions],
         values=[linear(module, "v_proj") for module in attentions],
-        last=low_rank.Linear.of(
+        last=Linear.of(
             upscale.transpose(2, 3, 1, 0).reshape(-1, len(upscale)), np.tile(p.tensor("output_upscaling.0.bias"), 4)
         ),
     )
@@ -331,7 +335,9 @@ class Candidates:
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
         """low_res (W, 256, 256) of the ``wanted`` ones, by their place in ``scores``; of all by default."""
         places = range(len(self.scores)) if wanted is None else wanted
-        return self._decoder._draw(self._image, self._updated, self._tokens[list(places)], [self._indices[i] for i in places])
+        return self._decoder._draw(
+            self._image, self._updated, self._tokens[list(places)], [self._indices[i] for i in places]
+        )
 
 
 def _linear(x: F32, layer: Layer, threads: int, residual: F32 | None = None) -> F32:

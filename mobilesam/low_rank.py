@@ -26,8 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
-HEADS = 8
-# Panels of every ISA's register tile divide this.
+# The panels of every ISA's register tile divide this.
 PANEL = 32
 
 
@@ -83,7 +82,7 @@ class Update:
 class LowRank:
     """The two updates, what the image's maps are made with, and the first product that follows.
 
-    The maps are rows·(x + shift)ᵀ, |x₁|² and |x₂|² of :func:`project_image`; `scale` is γ₁.
+    The maps are rows·(x + shift)ᵀ, |x₁|² and |x₂|² of `kernels.project_image`; `scale` is γ₁.
     pe_rows: (4·E, C), whose products with the positional encoding, and pe_bias (4·E,), are what it adds to the first
         update's queries and the keys after it, and to the second's; the first E are added to the image's first maps.
     last_rows: (OC, C), last_bias (OC,): what is asked of y₂ at the end, as far as it is x's own part of Z₂;
