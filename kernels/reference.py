@@ -244,7 +244,7 @@ def project_image(
     """y[m, n] = rows[m]·(x[n] + shift) + added[m, n],  and as two rows more |x₁[n]|² and |x₂[n]|²
 
     x₁ is x + shift less its mean, x₂ is x₁∘scale less its mean. x (N, C), shift and scale (C,), rows (M, C), added
-    (M0, N) with M0 ≤ M, y (M + 2, N). What the decoder asks of an image, whatever the prompt; see `mobilesam/low_rank.py`.
+    (M0, N) with M0 ≤ M, y (M + 2, N). What the decoder asks of an image, whatever the prompt: `mobilesam/low_rank.py`.
     """
     x = _f64(x) + _f64(shift)
     y = linear(rows, Packed(x.astype(np.float32), precision))

@@ -37,10 +37,11 @@ LOW_RANK_TOKENS = 16
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
-    """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256), and what prompts ask of it.
+    """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256).
 
-    Of the first layer the keys and values for the tokens' attention; the maps of both updates in low rank, with those of
-    the positional encoding; and ``last`` (N, 256), the part of the upscaling's first product that is the image's own.
+    And what every prompt would compute of them again: the first layer's keys and values for the tokens' attention; for
+    the updates in low rank, their constants, the image's maps and those of the positional encoding; and ``last``
+    (N, 256), the part of the upscaling's first product that is the image's own.
     """
 
     x: F32

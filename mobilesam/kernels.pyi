@@ -242,7 +242,7 @@ def upscale_masks(
     norm_weight: F32,
     norm_bias: F32,
     w2: Weight,
-    b2: F32,
+    b2: F32 | None,
     hyper: F32,
     *,
     update: UpdatedImage | None = None,

@@ -1,18 +1,19 @@
 """What the mask decoder's updates of the image's tokens come to in low rank: constants of a model, made once.
 
-A prompt of T tokens updates the N image tokens by attention: z = x + P·U + b, with P (N, 8·T) the softmax over the tokens of
-each head and U[h·T + t] = v[t, h]·O[h], head h's value of token t through its 16 rows of the output projection O (128, 256);
-then y = (z − mean)/σ∘γ + β. Two of them make Z, which differs from an image's own x by a matrix of rank 16·T + 1 at most:
+A prompt of T tokens updates the N image tokens by attention: z = x + P·U + b, with P (N, 8·T) the softmax over the
+tokens of each head and U[h·T + t] = v[t, h]·O[h], head h's value of token t through its rows of the output
+projection O (128, 256); then y = (z − mean)/σ∘γ + β. Two of these, where C takes a row's mean from it, make of x
 
-    Z₁ = x₁ + P₁·U₁           y₁ = Z₁/σ₁∘γ₁ + β₁    x₁ = (x + b₁)C    U₁ of O₁C
-    Z₂ = x₂ + S·[U₁'; β'; U₂]  y₂ = Z₂/σ₂∘γ₂ + β₂    x₂ = (x₁∘γ₁)C    U₁' of O₁Cγ₁C    β' = (β₁ + b₂)C    U₂ of O₂C
+    Z₁ = x₁ + P₁·U₁             y₁ = Z₁/σ₁∘γ₁ + β₁    x₁ = (x + b₁)C    U₁ of O₁C
+    Z₂ = x₂ + S·[U₁'; β'; U₂]   y₂ = Z₂/σ₂∘γ₂ + β₂    x₂ = (x₁∘γ₁)C     U₁' of O₁Cγ₁C, β' = (β₁ + b₂)C, U₂ of O₂C
 
-where C takes a row's mean from it, S = [P₁, s₁, s₁P₂] with s₁ the deviation by which Z₁ is divided, and σ₂ the one of Z₂ with
-eps·s₁² in place of eps: a common factor of a row passes through a norm. So y₁ and y₂ are never made. What is asked of them
-is linear in Z, an image's own map (of x₁ or x₂, the same for every prompt) and a small matrix times S; and |Z|² is an
-image's own |x|², and a quadratic form in S. `kernels/two_way.pyx` does so; the constants here are made in float64.
+with S = [P₁, σ₁, σ₁P₂], and σ₂ the deviation of Z₂ with eps·σ₁² for eps: a common factor of a row passes through a
+norm. So y₁ and y₂ are never made. What is asked of them is linear in Z: a map of x₁ or x₂, the same for every prompt,
+and a small matrix times S. And |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding:
+its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
+`kernels/two_way.pyx` computes so; the constants here are made in float64.
 
-"Rows" of a basis are those of O₁C, or of O₁Cγ₁C, β' and O₂C: J = 128 or 257 vectors of 256 channels.
+A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
 """
 
 from __future__ import annotations
@@ -58,11 +59,11 @@ class Norm:
 class Update:
     """The constants of one update and of the attention to its result, E = 128 inner channels; float32.
 
-    at: which rows of the image's maps are its own, in order E that its queries come from (x of the update), J with twice
-        the products of x with the basis, E of the keys and E of the values of the attention.
+    at: which rows of the image's maps are its own, in order E of its queries, J with twice the products of x₁ or x₂
+        with the basis, E of the keys and E of the values of the attention.
     squares: which row holds |x|².
     pe_at: which rows of the positional encoding's maps are its own: E of its queries, E of the attention's keys.
-    gram: (J, J), products of the basis, those of one block with the blocks before it twice, with those after it none.
+    gram: (J, J), products of the basis: those of a block with the blocks before it twice, with those after it none.
     query_rows: (E, J of the update before), what the queries are of the basis; None for the first update.
     key_rows: (E, J), value_rows: (J, E) and value_bias: (E,): what the attention's keys and values are of it.
     The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels.

@@ -108,10 +108,10 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
 
 
 def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **options) -> None:
-    """Maps, scores, softmax over the tokens, a quadratic form for the deviation, scores again, softmax over the image, sums.
+    """Maps, scores, softmax over the tokens, a quadratic form, scores again, softmax over the image, sums.
 
-    Terms of a squared deviation err by their own size, which `condition` compares with the sum's, and exponentials by their
-    scores', which are `sharper` times of order 1.
+    Terms of a squared deviation err by their own size, which `condition` compares with the sum's, and exponentials by
+    their scores', which are `sharper` times of order 1.
     """
     case = scene(n, tokens, asking, sharper)
     image, attended = case.update(case.maps(**options), **options)
