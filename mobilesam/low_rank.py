@@ -9,7 +9,7 @@ projection O (128, 256); then y = (z − mean)/σ∘γ + β. Two of these, where
 
 with S = [P₁, σ₁, σ₁P₂], and σ₂ the deviation of Z₂ with eps·σ₁² for eps: a common factor of a row passes through a
 norm. So y₁ and y₂ are never made. What is asked of them is linear in Z: a map of x₁ or x₂, the same for every prompt,
-and a small matrix times S. And |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding:
+and a small matrix times S; |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding;
 its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
 `kernels/two_way.pyx` computes so; the constants here are made in float64.
 
