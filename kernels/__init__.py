@@ -18,21 +18,21 @@ from mobilesam.kernels.patch_embed import patch_embed
 from mobilesam.kernels.probe import fma_peak
 from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
-from mobilesam.kernels.two_way import attend_image, fold_heads, update_image
+from mobilesam.kernels.two_way import ImageMaps, UpdatedImage, project_image, update_image, update_rows
 from mobilesam.kernels.upscale import upscale_masks
 from mobilesam.kernels.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
 
 __all__ = [
+    "ImageMaps",
     "KeysValues",
     "Panels",
+    "UpdatedImage",
     "WinogradPanels",
-    "attend_image",
     "conv2d",
     "conv_transpose2d",
     "cross_attention",
     "depthwise_conv2d",
     "fma_peak",
-    "fold_heads",
     "gelu",
     "isa",
     "layer_norm",
@@ -47,10 +47,12 @@ __all__ = [
     "pack_winograd",
     "pad_attention_bias",
     "patch_embed",
+    "project_image",
     "resize_logits",
     "softmax",
     "threads",
     "update_image",
+    "update_rows",
     "upscale_masks",
     "window_attention",
     "winograd_conv3x3",

@@ -58,8 +58,13 @@ cdef extern from "micro.h" nogil:
         void (*layer_norm)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                            float, int) noexcept nogil
         void (*softmax)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
-        void (*softmax_heads)(float *, int64_t, int64_t, int64_t) noexcept nogil
-        void (*exp_columns)(float *, int64_t, int64_t, int64_t, float *, float *) noexcept nogil
+        void (*softmax_columns)(float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*exp_rows)(float *, int64_t, int64_t, int64_t, float *, float *) noexcept nogil
+        void (*scale_columns)(float *, int64_t, int64_t, int64_t, const float *) noexcept nogil
+        void (*scale_rows)(float *, int64_t, int64_t, int64_t, const float *, const float *) noexcept nogil
+        void (*dot_columns)(float *, const float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*spread)(float *, const float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*transpose)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*activate)(float *, const float *, int64_t, int) noexcept nogil
         void (*add)(float *, const float *, const float *, int64_t) noexcept nogil
         void (*pack)(float *, const void *, int, int64_t, int64_t, int64_t) noexcept nogil

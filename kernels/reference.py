@@ -232,62 +232,52 @@ def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> 
     return _f64(np.concatenate(list(y), axis=1))
 
 
-def fold_heads(tokens: ArrayLike, weight: ArrayLike) -> Array:
-    """y[8·t + h, d] = Σ_i tokens[t, h·e + i]·weight[h·e + i, d],  i < e = E/8, h < 8
+def project_image(
+    x: ArrayLike,
+    shift: ArrayLike,
+    scale: ArrayLike,
+    rows: ArrayLike,
+    added: ArrayLike | None = None,
+    *,
+    precision: str = "fp32",
+) -> Array:
+    """y[m, n] = rows[m]·(x[n] + shift) + added[m, n],  and as two rows more |x₁[n]|² and |x₂[n]|²
 
-    tokens (T, E), weight (E, D), y (8T, D). A head's scores q_h·(W_h·x) are (W_hᵀ·q_h)·x: the projection of many x
-    becomes one of few q.
+    x₁ is x + shift less its mean, x₂ is x₁∘scale less its mean. x (N, C), shift and scale (C,), rows (M, C), added
+    (M0, N) with M0 ≤ M, y (M + 2, N). What the decoder asks of an image, whatever the prompt: `mobilesam/low_rank.py`.
     """
-    tokens, weight = _f64(tokens), _f64(weight)
-    y = np.einsum("the,hed->thd", tokens.reshape(len(tokens), HEADS, -1), weight.reshape(HEADS, -1, weight.shape[1]))
-    return y.reshape(-1, weight.shape[1])
-
-
-def attend_image(x: ArrayLike, pe: ArrayLike, queries: ArrayLike, *, precision: str = "fp32") -> Array:
-    """y[r] = Σ_n P[r, n]·x[n],  P = softmax(queries·(x + pe)ᵀ)
-
-    x and pe (N, D), queries and y (R, D). SAM's token to image attention before the value projection, with
-    queries from `fold_heads`. `precision` is that of the product with the queries.
-    """
-    x = _f64(x)
-    return _f64(softmax(linear(x + _f64(pe), Packed(queries, precision)).T) @ x)
+    x = _f64(x) + _f64(shift)
+    y = linear(rows, Packed(x.astype(np.float32), precision))
+    if added is not None:
+        y[: np.shape(added)[0]] += _f64(added)
+    x1 = x - x.mean(axis=1, keepdims=True)
+    x2 = x1 * _f64(scale)
+    x2 -= x2.mean(axis=1, keepdims=True)
+    return np.concatenate([y, np.square(x1).sum(axis=1)[None], np.square(x2).sum(axis=1)[None]])
 
 
 def update_image(
     x: ArrayLike,
     pe: ArrayLike,
     keys: ArrayLike,
-    key_bias: ArrayLike,
     values: ArrayLike,
-    bias: ArrayLike,
-    norm_weight: ArrayLike,
-    norm_bias: ArrayLike,
+    query: tuple[ArrayLike, ArrayLike],
+    out: tuple[ArrayLike, ArrayLike],
+    norm: tuple[ArrayLike, ArrayLike],
     *,
-    source: ArrayLike | None = None,
-    queries: ArrayLike | None = None,
     eps: float = 1e-5,
-    precision: str = "fp32",
-) -> tuple[Array, Array | None]:
-    """y = layer_norm(x + P·values + bias),  P[n, r] = softmax_t(source[n]·keys[r] + key_bias[r]), r = 8·t + h
+) -> Array:
+    """y = layer_norm(x + out(attention(query(x + pe), keys, values)))
 
-    x, pe and y (N, D); keys (8T, K), key_bias (8T,), values (8T, D); bias, norm_weight and norm_bias (D,);
-    source (N, K), x + pe by default. The second result is `attend_image(y, pe, queries)`, None without
-    queries. SAM's image to token attention, keys and values from `fold_heads`, and the next attention back.
-    `precision` is that of the products with keys, values and queries.
+    x, pe and y (N, C); keys and values (T, E); query, out and norm each a weight and a bias, (E, C), (C, E) and (C,).
+    The image's side of `TwoWayAttentionBlock` in SAM's `transformer.py`. The kernel has it in low rank, keys scaled.
     """
-    x, pe = _f64(x), _f64(pe)
-    scores = linear(x + pe if source is None else source, Packed(keys, precision), key_bias)
-    by_head = scores.reshape(len(x), -1, HEADS).swapaxes(1, 2)
-    weights = softmax(by_head).swapaxes(1, 2).reshape(scores.shape)
-    y = linear(weights, Packed(_f64(values).T, precision), bias, residual=x)
-    y = layer_norm(y, norm_weight, norm_bias, eps=eps)
-    return y, None if queries is None else attend_image(y, pe, queries, precision=precision)
+    attended = cross_attention(linear(_f64(x) + _f64(pe), *query), keys, values, heads=HEADS)
+    return layer_norm(linear(attended, *out, residual=x), *norm, eps=eps)
 
 
 def upscale_masks(
     x: ArrayLike,
-    w1: Weight,
-    b1: ArrayLike,
     norm_weight: ArrayLike,
     norm_bias: ArrayLike,
     w2: Weight,
@@ -296,20 +286,20 @@ def upscale_masks(
     *,
     eps: float = 1e-6,
 ) -> Array:
-    """t = gelu(layer_norm(conv_transpose2d(x, w1, b1)));  y[m] = gelu(conv_transpose2d(t, w2, b2))·hyper[m]
+    """t = gelu(layer_norm(z));  y[m] = gelu(conv_transpose2d(t, w2, b2))·hyper[m]
 
-    x (H, W, C); w1 (4·C1, C) and w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`; b1, norm_weight
-    and norm_bias (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` and the masks drawn from it
-    in SAM's `mask_decoder.py`. hyper has the precision of w2.
+    x (H, W, 4·C1), and z (2H, 2W, C1) its pixels spread, z[2h+i, 2w+j] = x[h, w, (i, j)]: what a transposed convolution
+    makes; w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`; norm_weight and norm_bias (C1,), b2 (C2,), hyper
+    (M, C2), y (M, 4H, 4W). `output_upscaling` from its first norm on and the masks drawn from it in SAM's
+    `mask_decoder.py`. hyper has the precision of w2.
     """
-
-    def upscale(x: Array, rows: Weight, bias: ArrayLike) -> Array:
-        array, precision = _unpacked(rows)
-        weight = array.reshape(2, 2, -1, x.shape[-1]).transpose(2, 0, 1, 3)
-        return conv_transpose2d(x, Packed(weight, precision), bias)
-
-    t = layer_norm(upscale(_f64(x), w1, b1), norm_weight, norm_bias, eps=eps, activation="gelu")
-    return np.moveaxis(linear(gelu(upscale(t, w2, b2)), Packed(hyper, _unpacked(w2)[1])), -1, 0)
+    x = _f64(x)
+    height, width, channels = x.shape
+    z = x.reshape(height, width, 2, 2, channels // 4).swapaxes(1, 2).reshape(2 * height, 2 * width, -1)
+    t = layer_norm(z, norm_weight, norm_bias, eps=eps, activation="gelu")
+    array, precision = _unpacked(w2)
+    weight = Packed(array.reshape(2, 2, -1, t.shape[-1]).transpose(2, 0, 1, 3), precision)
+    return np.moveaxis(linear(gelu(conv_transpose2d(t, weight, b2)), Packed(hyper, precision)), -1, 0)
 
 
 def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[int, int]) -> Array:

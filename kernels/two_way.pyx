@@ -1,148 +1,109 @@
-"""Attention between a few prompt tokens and the image, with the projections folded onto the tokens.
+"""The image's tokens as a prompt updates them, which are never made: `mobilesam/low_rank.py` says what of them there is instead.
 
-With X' = X + PE, a head's scores q_h · (Wk_h X'_n + bk_h) are X'_n · (Wk_hᵀ q_h) and a term that is constant along the softmax;
-the image to token direction folds likewise, and Σ_t P v_t Wo is a product with T·heads projected values. So the N image tokens
-meet R = 8·T vectors, row t·8 + h of them for token t and head h, and are never projected themselves. One pass over the image,
-in chunks that stay in L2, updates it and lets the next layer's tokens attend to the result.
+Image tokens lie along the vectors, in chunks that stay in L2: a chunk of an image's map, of softmax over the tokens or of scores
+is some rows of CHUNK image tokens. A head's scores are products 16 deep of the tokens' queries and its rows of a map.
 """
+from dataclasses import dataclass
+
 import numpy as np
 
 from cython.parallel cimport parallel, prange
-from libc.string cimport memcpy
+from libc.math cimport sqrtf
+from libc.string cimport memcpy, memset
 
 from common cimport *
 
-from mobilesam.kernels import check
+from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
-from mobilesam.kernels.gemm import pack
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-HEADS = 8
+cdef int64_t HEADS = 8
+# What every ISA's panels divide.
+cdef int64_t PANEL = 32
 # Image tokens of a chunk, which never depends on the threads: each chunk's softmax is whole, and they combine in order.
 cdef int64_t CHUNK = 256
-# Rows whose sum with the positional encoding is held at once.
-cdef int64_t ROWS = 64
-
-cdef struct image_pass:
-    const float *x  # (n, d)
-    const float *pe  # (n, d)
-    int64_t n, d
-    # update: y = layer_norm(x + softmax_t(from · keys + key_bias) · values + bias)
-    float *y  # (n, d), NULL where x stays as it is
-    const float *source  # (n, k), NULL for x + pe
-    matrix keys  # (columns, k)
-    const float *key_bias  # (columns), -inf beyond the tokens
-    matrix values  # (d, r)
-    const float *bias
-    const float *norm_weight
-    const float *norm_bias
-    int64_t k, r, columns
-    float eps
-    # attend: mixed[chunk] = sum_n exp((y + pe)_n · queries - top) y_n
-    matrix queries  # (columns2, d)
-    bint attends
-    int64_t r2, columns2
-    float *top  # (chunks, columns2)
-    float *sum  # (chunks, columns2)
-    float *mixed  # (chunks, r2, d)
+# The stride of rows that are written here: whole cache lines, odd in number, that L1's sets are all used.
+cdef int64_t STRIDE = CHUNK + 16
+# Rows of a map that are made at once.
+cdef int64_t ROWS = 168
 
 
-def attend_image(x, pe, queries, *, precision="fp32", isa=None, threads=None):
-    """mixed[r] = Σ_n softmax_n((x + pe)_n · queries_r) x_n: tokens to image, before the value projection.
+@dataclass(frozen=True, slots=True)
+class ImageMaps:
+    """Maps (M, N) of an image of n tokens in chunks (⌈N / 256⌉, M, 256), zeros beyond: what :func:`project_image` makes."""
+
+    data: np.ndarray
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdatedImage:
+    """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
+
+    basis: (chunks, room, STRIDE), of which ``rank`` rows are filled; scale: (chunks, 256), one over the deviations.
+    values: (T, E) of each update, which the rows are made of; see :func:`update_rows`.
+    """
+
+    n: int
+    rank: int
+    basis: np.ndarray
+    scale: np.ndarray
+    values: tuple[np.ndarray, ...]
+
+
+cdef struct projection:
+    const float *x  # (n, c)
+    const float *shift
+    const float *scale
+    const float *zeros
+    const float *rows  # (m, c)
+    const float *added  # (chunks, added_rows, CHUNK), NULL for none
+    float *y  # (chunks, m + 2, CHUNK)
+    int64_t n, c, m, first, added_rows
+    matrix form  # of a chunk's tokens as a packed weight; its data is in the scratch
+
+
+def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=None, threads=None):
+    """Maps rows·(x + shift)ᵀ, |x₁|² and |x₂|² of x₁ = (x + shift)C and x₂ = (x₁∘scale)C, C centring.
 
     Args:
-        x, pe: (N, D) float32, the image's tokens and their positional encoding; D a multiple of 64.
-        queries: (R, D) float32, folded through the key projection and scaled; see :func:`fold_heads`.
-        precision: "fp32" or "bf16": of the product with the queries.
+        x: (N, C) float32; shift, scale: (C,).
+        rows: (M, C) float32.
+        added: ImageMaps and a number: how many of its first maps to add to the first of these.
+        precision: "fp32" or "bf16": of the product.
         isa: the name of the ISA to run on; by default the one in force.
 
     Returns:
-        (R, D) float32.
+        ImageMaps of M + 2 maps.
     """
-    return _run(x, pe, None, check.array(queries, "queries", ("R", "D")), precision, isa, threads)[1]
-
-
-def update_image(x, pe, keys, key_bias, values, bias, norm_weight, norm_bias, *, source=None, queries=None, eps=1e-5,
-                 precision="fp32", isa=None, threads=None):
-    """y = layer_norm(x + Σ_r P[:, r] values_r + bias), P = softmax_t(source · keysᵀ + key_bias) for each head: image to tokens.
-
-    Args:
-        x, pe: (N, D) float32; D a multiple of 64.
-        keys: (8·T, K) float32, row t·8 + h; key_bias: (8·T,).
-        values: (8·T, D) float32, the tokens' values through the output projection.
-        bias, norm_weight, norm_bias: (D,) float32.
-        source: (N, K) float32, what the keys are compared with; x + pe (K = D) by default.
-        queries: (R, D) float32 to attend to the result, as :func:`attend_image` does.
-        precision: "fp32" or "bf16": of the products with keys, values and queries.
-        isa: the name of the ISA to run on; by default the one in force.
-
-    Returns:
-        (y, mixed): (N, D) float32, and (R, D) float32 or None.
-    """
-    return _run(x, pe, (keys, key_bias, values, bias, norm_weight, norm_bias, source, eps), queries, precision, isa, threads)
-
-
-def _run(x, pe, update, queries, precision, isa, threads):
-    cdef image_pass p
+    cdef projection p
     cdef int nthreads = resolve(threads)
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
-    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
-    x = check.array(x, "x", ("N", "D"))
-    pe = check.array(pe, "pe", x.shape)
-    if x.shape[1] % 64:
-        raise ValueError(f"x: expected a multiple of 64 channels, got {x.shape[1]}")
-    p.n, p.d = x.shape
-    chunks_ = (p.n + CHUNK - 1) // CHUNK
-    y = top_ = sum_ = mixed_ = None
-    cdef const float[:, ::1] xv = x, pv = pe
-    cdef float[:, ::1] yv
-    cdef const float[:, ::1] fv
-    cdef const float[::1] kb, ob, nw, nb
-    cdef float[:, ::1] tv, sv
-    cdef float[:, :, ::1] mv
-    p.x, p.pe, p.y, p.source, p.attends = &xv[0, 0], &pv[0, 0], NULL, NULL, queries is not None
-    p.columns = p.columns2 = 0
-    cdef int64_t operand = 0
-    if update is not None:
-        keys, key_bias, values, bias, norm_weight, norm_bias, source, p.eps = update
-        source = check.optional(source, "source", (p.n, "K"))
-        p.k = p.d if source is None else source.shape[1]
-        keys = check.array(keys, "keys", ("8·T", p.k))
-        p.r, p.columns = keys.shape[0], round_up(keys.shape[0], u.nr)
-        if p.r % HEADS:
-            raise ValueError(f"keys: expected {HEADS} rows a token, got {p.r} rows")
-        key_bias = np.pad(check.array(key_bias, "key_bias", (p.r,)), (0, p.columns - p.r), constant_values=-np.inf)
-        values = np.ascontiguousarray(check.array(values, "values", (p.r, p.d)).T)
-        packed_keys, packed_values = pack(keys, precision=precision, isa=isa, threads=1), pack(values, precision=precision, isa=isa, threads=1)
-        p.keys, p.values = as_matrix(rt, packed_keys), as_matrix(rt, packed_values)
-        p.keys.n = p.columns  # zeros beyond r
-        operand = max(operand_floats(&p.keys, ROWS), operand_floats(&p.values, ROWS))
-        kb, ob = key_bias, check.array(bias, "bias", (p.d,))
-        nw, nb = check.array(norm_weight, "norm_weight", (p.d,)), check.array(norm_bias, "norm_bias", (p.d,))
-        y = np.empty_like(x)
-        yv = y
-        p.y, p.key_bias = &yv[0, 0], &kb[0]
-        p.bias, p.norm_weight, p.norm_bias = &ob[0], &nw[0], &nb[0]
-        if source is not None:
-            fv = source
-            p.source = &fv[0, 0]
-    if queries is not None:
-        queries = check.array(queries, "queries", ("R", p.d))
-        p.r2, p.columns2 = queries.shape[0], round_up(queries.shape[0], u.nr)
-        packed_queries = pack(queries, precision=precision, isa=isa, threads=1)
-        p.queries = as_matrix(rt, packed_queries)
-        p.queries.n = p.columns2
-        operand = max(operand, operand_floats(&p.queries, ROWS))
-        top_, sum_ = np.empty((chunks_, p.columns2), np.float32), np.empty((chunks_, p.columns2), np.float32)
-        mixed_ = np.empty((chunks_, p.r2, p.d), np.float32)
-        tv, sv, mv = top_, sum_, mixed_
-        p.top, p.sum, p.mixed = &tv[0, 0], &sv[0, 0], &mv[0, 0, 0]
-
-    cdef int64_t chunks = chunks_, unit
-    cdef size_t size = sizeof(float) * (ROWS * (p.d + p.columns) + CHUNK * (p.columns2 + p.d) + 64 + operand)
+    x = check.array(x, "x", ("N", "C"))
+    p.n, p.c = x.shape
+    cdef const float[::1] shift_ = check.array(shift, "shift", (p.c,)), scale_ = check.array(scale, "scale", (p.c,))
+    cdef const float[::1] zeros = np.zeros(p.c, np.float32)
+    rows = check.array(rows, "rows", ("M", p.c))
+    p.m = rows.shape[0]
+    cdef int64_t chunks = (p.n + CHUNK - 1) // CHUNK, unit
+    cdef const float[:, ::1] xv = x, rv = rows
+    cdef const float[:, :, ::1] av
+    p.added, p.first, p.added_rows = NULL, 0, 0
+    if added is not None:
+        maps, p.first = added
+        if maps.n != p.n or not 0 < p.first <= min(p.m, maps.data.shape[1]):
+            raise ValueError(f"added: expected at most {p.m} maps of {p.n} tokens, got {p.first} of {maps.n}")
+        av = maps.data
+        p.added, p.added_rows = &av[0, 0, 0], av.shape[1]
+    y = memory.empty((chunks, p.m + 2, CHUNK))
+    cdef float[:, :, ::1] yv = y
+    p.x, p.shift, p.scale, p.zeros, p.rows, p.y = &xv[0, 0], &shift_[0], &scale_[0], &zeros[0], &rv[0, 0], &yv[0, 0, 0]
+    p.form.u = &rt.tables[<int>isas.index(isa, precision)]
+    p.form.n, p.form.k = CHUNK, p.c
+    p.form.panel = panel_words(p.form.u, p.c, False)
+    cdef size_t size = sizeof(float) * (2 * CHUNK * p.c + CHUNK // p.form.u.weight.columns * p.form.panel
+                                        + operand_floats(&p.form, ROWS) + 64)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -151,98 +112,350 @@ def _run(x, pe, update, queries, precision, isa, threads):
             if scratch == NULL:
                 failed += 1
             else:
-                one_chunk(u, &p, unit, scratch)
+                project_chunk(&p, unit, scratch)
     if failed:
-        raise MemoryError(f"two-way attention: no memory for {size} bytes of scratch")
-    return y, None if queries is None else _combine(u, top_, sum_, mixed_)
+        raise MemoryError(f"project_image: no memory for {size} bytes of scratch")
+    return ImageMaps(y, p.n)
 
 
-cdef _combine(const micro *u, top, total, const float[:, :, ::1] mixed):
-    """The chunks' softmax numerators and denominators brought to a common maximum and added in order."""
-    scale = np.exp(top - top.max(axis=0))
-    scale /= (total * scale).sum(axis=0)
-    y = np.empty((mixed.shape[1], mixed.shape[2]), np.float32)
-    cdef const float[:, ::1] sv = scale
-    cdef float[:, ::1] yv = y
-    cdef int64_t r
+cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcept nogil:
+    """A chunk's tokens are packed as a weight would be, so that they become the product's columns."""
+    cdef const micro *u = p.form.u
+    cdef int64_t first = chunk * CHUNK, count = min(CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns
+    cdef matrix tokens = p.form
+    cdef float *x = take(&free, CHUNK * c)
+    cdef float *scaled = take(&free, CHUNK * c)
+    cdef float *panels = take(&free, CHUNK // nr * tokens.panel)
+    cdef float *y = p.y + chunk * (p.m + 2) * CHUNK
+    cdef float *squares = y + p.m * CHUNK
+    cdef const float *added
+    cdef float eps = 1e-5
+    for i in range(count):
+        u.add(x + i * c, p.x + (first + i) * c, p.shift, c)
+    memset(x + count * c, 0, (CHUNK - count) * c * sizeof(float))
+    for i in range(CHUNK // nr):
+        u.pack(panels + i * tokens.panel, x + i * nr * c, 0, nr, c, c)
+    tokens.data = panels
+    u.spread(squares, x, c, CHUNK, c)
+    u.layer_norm(scaled, c, x, c, CHUNK, c, p.scale, p.zeros, eps, ACT_NONE)
+    u.spread(squares + CHUNK, scaled, c, CHUNK, c)
+    for i in range(CHUNK):
+        squares[CHUNK + i] *= squares[i] / c + eps
+    for i in range((p.m + ROWS - 1) // ROWS):
+        product(&tokens, min(ROWS, p.m - i * ROWS), p.rows + i * ROWS * c, c, NULL, NULL, 0, y + i * ROWS * CHUNK, CHUNK,
+                ACT_NONE, free)
+    if p.added != NULL:
+        added = p.added + chunk * p.added_rows * CHUNK
+        u.add(y, y, added, p.first * CHUNK)
+
+
+# The rows of a basis: 8·t for each update's values, row h·t + i of token i and head h, and between two updates another.
+cdef struct basis_form:
+    int64_t tokens, e, updates
+    const float *values[2]  # (tokens, e)
+    float *turned[2]  # (e, columns)
+    int64_t columns
+
+
+cdef inline int64_t rank(int64_t updates, int64_t inner) noexcept nogil:
+    """Rows of a basis of updates by ``inner`` values each."""
+    return updates * inner + updates - 1
+
+
+cdef void fold(const micro *u, int64_t tokens, int64_t e, const float *values, const float *rows, int64_t n, float *y,
+               int64_t ldy) noexcept nogil:
+    """y[h·tokens + i] = Σ_j values[i, h·d + j]·rows[h·d + j], of (tokens, e) and (e, n): every head by itself."""
+    cdef int64_t d = e // HEADS, h
     cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = 1, yv.shape[1], mixed.shape[0], 1, NULL
-    g.lda, g.step, g.ldb, g.panel = 1, sv.shape[1], yv.shape[0] * yv.shape[1], u.nr
-    g.bias, g.residual, g.ldr, g.ldy, g.act = NULL, NULL, 0, yv.shape[1], ACT_NONE
-    for r in range(yv.shape[0]):
-        g.a, g.b, g.y = &sv[0, r], &mixed[0, r, 0], &yv[r, 0]
+    g.m, g.n, g.k, g.segments, g.offset = tokens, n, d, 1, NULL
+    g.lda, g.step, g.ldb, g.panel = e, 1, n, u.nr
+    g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, ldy
+    for h in range(HEADS):
+        g.a, g.b, g.y = values + h * d, rows + h * d * n, y + h * tokens * ldy
         u.gemm(&g)
-    return y
 
 
-cdef void one_chunk(const micro *u, const image_pass *p, int64_t chunk, float *free) noexcept nogil:
-    """Image tokens chunk · CHUNK and on."""
-    cdef int64_t first = chunk * CHUNK, count = min(CHUNK, p.n - first), d = p.d, i, m, block
-    cdef float *placed = take(&free, ROWS * d)
-    cdef float *scores = take(&free, ROWS * p.columns)
-    cdef float *weights = take(&free, CHUNK * p.columns2)
-    cdef float *panels = take(&free, CHUNK * d)
-    cdef const float *x = p.x if p.y == NULL else p.y
+cdef void fold_basis(const micro *u, const basis_form *b, const float *rows, int64_t n, float *y, int64_t ldy) noexcept nogil:
+    """y (rank, n): the values of every update through its rows."""
+    cdef int64_t i, r = HEADS * b.tokens
+    for i in range(b.updates):
+        fold(u, b.tokens, b.e, b.values[i], rows + i * (b.e + 1) * n, n, y + i * (r + 1) * ldy, ldy)
+    if b.updates == 2:
+        memcpy(y + r * ldy, rows + b.e * n, n * sizeof(float))
+
+
+cdef void unfold(const micro *u, const basis_form *b, int64_t updates, int64_t m, const float *x, int64_t ldx, float *y,
+                 int64_t ldy) noexcept nogil:
+    """y (m, rank) = x (m, ldx) · the basis' rows of the first updates."""
+    cdef int64_t d = b.e // HEADS, r = HEADS * b.tokens, i, h
     cdef gemm_args g
-    for block in range((count + ROWS - 1) // ROWS):
-        i = first + block * ROWS
-        m = min(ROWS, first + count - i)
-        if p.y != NULL:
-            if p.source == NULL:
-                u.add(placed, p.x + i * d, p.pe + i * d, m * d)
-            product(&p.keys, m, placed if p.source == NULL else p.source + i * p.k, p.k, p.key_bias, NULL, 0, scores,
-                    p.columns, ACT_NONE, free)
-            u.softmax_heads(scores, p.columns, m, p.columns)
-            product(&p.values, m, scores, p.columns, p.bias, p.x + i * d, d, p.y + i * d, d, ACT_NONE, free)
-            u.layer_norm(p.y + i * d, d, p.y + i * d, d, m, d, p.norm_weight, p.norm_bias, p.eps, ACT_NONE)
-        if p.attends:
-            u.add(placed, x + i * d, p.pe + i * d, m * d)
-            product(&p.queries, m, placed, d, NULL, NULL, 0, weights + block * ROWS * p.columns2, p.columns2, ACT_NONE, free)
-            pack_chunk(u.nr, x + i * d, m, d, count, panels + block * ROWS * u.nr)
-    if not p.attends:
-        return
-    u.exp_columns(weights, p.columns2, count, p.columns2, p.top + chunk * p.columns2, p.sum + chunk * p.columns2)
-    g.m, g.n, g.k, g.segments, g.offset = p.r2, d, count, 1, NULL
-    g.a, g.lda, g.step = weights, 1, p.columns2
-    g.b, g.ldb, g.panel = panels, u.nr, count * u.nr
-    g.bias, g.residual, g.ldr, g.act = NULL, NULL, 0, ACT_NONE
-    g.y, g.ldy = p.mixed + chunk * p.r2 * d, d
+    g.m, g.n, g.k, g.segments, g.offset = m, b.tokens, d, 1, NULL
+    g.lda, g.step, g.ldb, g.panel = ldx, 1, b.columns, u.nr
+    g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, ldy
+    for i in range(updates):
+        for h in range(HEADS):
+            g.a, g.b = x + i * (b.e + 1) + h * d, b.turned[i] + h * d * b.columns
+            g.y = y + i * (r + 1) + h * b.tokens
+            u.gemm(&g)
+    if updates == 2:
+        for i in range(m):
+            y[i * ldy + r] = x[i * ldx + b.e]
+
+
+cdef struct update_pass:
+    basis_form form
+    int64_t n, rank, before, asking, columns  # before: rows of the basis that were there; columns: 8·asking in whole panels
+    int64_t maps_step, pe_step, basis_step  # a chunk's floats
+    const float *query_map
+    const float *linear_map
+    const float *key_map
+    const float *value_map
+    const float *squares
+    const float *query_pe  # NULL in a first update
+    const float *key_pe
+    const float *keys  # (tokens, e)
+    const float *queries  # (asking, e)
+    const float *scale_before
+    const float *old_keys  # (8·tokens, before - 1)
+    const float *gram  # (rank, rank)
+    const float *asked  # (8·asking, rank)
+    float *basis  # (rank + 1, STRIDE) and more
+    float *scale  # (CHUNK)
+    float *top  # (chunks, columns)
+    float *sum
+    float *mixed  # (chunks, e / 8 + rank, columns)
+    float eps
+    int64_t channels
+
+
+def update_image(maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5, isa=None, threads=None):
+    """An image's tokens attend to a prompt's, and what of them has changed; then the prompt's next tokens attend to them.
+
+    Args:
+        maps: ImageMaps of the image, pe those of the positional encoding; see :class:`mobilesam.low_rank.LowRank`.
+        update: a :class:`mobilesam.low_rank.Update`.
+        keys, values: (T, E) float32, the prompt's; keys scaled.
+        queries: (T2, E) float32, scaled, of the attention to the result.
+        before: the UpdatedImage that the first of two updates made, which the second continues; else None.
+        channels: C of the image's tokens.
+        isa: the name of the ISA to run on; by default the one in force.
+
+    Returns:
+        (UpdatedImage, attended): attended (T2, E) float32 are the attention's heads, concatenated.
+    """
+    cdef update_pass p
+    cdef int nthreads = resolve(threads)
+    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
+    keys = check.array(keys, "keys", ("T", update.value_bias.shape[0]))
+    values = check.array(values, "values", keys.shape)
+    queries = check.array(queries, "queries", ("T2", keys.shape[1]))
+    if before is not None and before.values[0].shape != values.shape:
+        raise ValueError(f"values: expected shape {before.values[0].shape}, that of the update before, got {values.shape}")
+    every = (values,) if before is None else (*before.values, values)
+    cdef int64_t chunks = maps.data.shape[0], tokens = keys.shape[0], e = keys.shape[1], unit, i
+    p.n, p.eps, p.channels, p.asking = maps.n, eps, channels, queries.shape[0]
+    p.before = 0 if before is None else before.rank + 1
+    p.rank = p.before + HEADS * tokens
+    p.columns = round_up(HEADS * p.asking, u.nr)
+    basis = memory.empty((chunks, rank(2, HEADS * tokens) + 1, STRIDE)) if before is None else before.basis
+    scale = memory.empty((chunks, CHUNK))
+    p.form.tokens, p.form.e, p.form.updates, p.form.columns = tokens, e, len(every), round_up(tokens, u.nr)
+    cdef const float[:, ::1] kv = keys, qv = queries, v0 = every[0], v1 = every[len(every) - 1]
+    p.keys, p.queries, p.form.values[0], p.form.values[1] = &kv[0, 0], &qv[0, 0], &v0[0, 0], &v1[0, 0]
+    cdef const float[:, :, ::1] mv = maps.data, ev = pe.data
+    cdef float[:, :, ::1] bv = basis
+    cdef float[:, ::1] sv = scale
+    cdef const float[:, ::1] before_
+    cdef int64_t at = update.at, basis_rows = update.gram.shape[0]
+    p.maps_step, p.pe_step, p.basis_step = mv.shape[1] * CHUNK, ev.shape[1] * CHUNK, bv.shape[1] * STRIDE
+    p.query_map, p.linear_map = &mv[0, at, 0], &mv[0, at + e, 0]
+    p.key_map, p.value_map = &mv[0, at + e + basis_rows, 0], &mv[0, at + 2 * e + basis_rows, 0]
+    p.squares, p.key_pe = &mv[0, <int64_t>update.squares, 0], &ev[0, <int64_t>update.pe_at + e, 0]
+    p.query_pe, p.scale_before = NULL, NULL
+    if before is not None:
+        before_ = before.scale
+        p.query_pe, p.scale_before = &ev[0, <int64_t>update.pe_at, 0], &before_[0, 0]
+    p.basis, p.scale = &bv[0, 0, 0], &sv[0, 0]
+    value_rows, kept = compose(u, &p, update)
+    tops, sums = np.zeros((chunks, p.columns), np.float32), np.ones((chunks, p.columns), np.float32)  # beyond 8·T2 so
+    mixed = memory.empty((chunks, e // HEADS + p.rank, p.columns))
+    cdef float[:, ::1] tv = tops, uv = sums
+    cdef float[:, :, ::1] xv = mixed
+    p.top, p.sum, p.mixed = &tv[0, 0], &uv[0, 0], &xv[0, 0, 0]
+
+    cdef size_t size = sizeof(float) * ((p.rank + p.columns) * STRIDE + CHUNK * p.columns + 256)
+    cdef float *scratch
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for unit in prange(chunks, schedule="dynamic"):
+            if scratch == NULL:
+                failed += 1
+            else:
+                update_chunk(u, &p, unit, scratch)
+    if failed:
+        raise MemoryError(f"update_image: no memory for {size} bytes of scratch")
+    return UpdatedImage(p.n, p.rank, basis, scale, every), combine(u, &p, tops, sums, mixed, value_rows, update.value_bias)
+
+
+cdef compose(const micro *u, update_pass *p, update):
+    """Set what a prompt's tokens make of the update's constants. Returns the basis' rows as values, and what to keep alive."""
+    cdef const float[:, ::1] gram = update.gram, key_rows = update.key_rows, value_rows = update.value_rows, query_rows
+    cdef basis_form *b = &p.form
+    cdef int64_t r = HEADS * b.tokens, asking = HEADS * p.asking, wide = gram.shape[1], i
+    cdef int64_t turned = b.e * b.columns + u.nr
+    room = np.zeros(2 * turned + (p.rank + max(r, asking)) * wide + (p.rank + r + asking) * p.rank + 256, np.float32)
+    values = np.empty((p.rank + 1, value_rows.shape[1]), np.float32)  # a row more, as panels are read whole
+    cdef float[::1] rv = room
+    cdef float[:, ::1] vv = values
+    cdef float *free = &rv[0]
+    for i in range(b.updates):
+        b.turned[i] = take(&free, turned)
+        u.transpose(b.turned[i], b.columns, b.values[i], b.e, b.tokens, b.e)
+    cdef float *folded = take(&free, max(p.rank, max(r, asking)) * wide)
+    cdef float *made = take(&free, p.rank * p.rank)
+    fold_basis(u, b, &gram[0, 0], wide, folded, wide)
+    unfold(u, b, b.updates, p.rank, folded, wide, made, p.rank)
+    p.gram, made = made, take(&free, asking * p.rank)
+    fold(u, p.asking, b.e, p.queries, &key_rows[0, 0], key_rows.shape[1], folded, key_rows.shape[1])
+    unfold(u, b, b.updates, asking, folded, key_rows.shape[1], made, p.rank)
+    p.asked, p.old_keys = made, NULL
+    if p.before:
+        query_rows = update.query_rows
+        made = take(&free, r * r)
+        fold(u, b.tokens, b.e, p.keys, &query_rows[0, 0], query_rows.shape[1], folded, query_rows.shape[1])
+        unfold(u, b, 1, r, folded, query_rows.shape[1], made, r)
+        p.old_keys = made
+    fold_basis(u, b, &value_rows[0, 0], value_rows.shape[1], &vv[0, 0], value_rows.shape[1])
+    return values, room
+
+
+cdef void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const float *map, bint adds, float *y) noexcept nogil:
+    """y[h·tokens + i] (+)= x[i, head h]·the head's rows of a chunk's map."""
+    cdef int64_t d = e // HEADS, h
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments, g.offset = tokens, CHUNK, d, 1, NULL
+    g.lda, g.step, g.ldb, g.panel = e, 1, CHUNK, u.nr
+    g.bias, g.ldr, g.act, g.ldy = NULL, STRIDE, ACT_NONE, STRIDE
+    for h in range(HEADS):
+        g.a, g.b, g.y = x + h * d, map + h * d * CHUNK, y + h * tokens * STRIDE
+        g.residual = g.y if adds else NULL
+        u.gemm(&g)
+
+
+cdef void dense(const micro *u, int64_t m, int64_t k, const float *x, int64_t ldx, const float *basis, float *y) noexcept nogil:
+    """y (m, CHUNK) = x (m, k)·basis (k, CHUNK)."""
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments, g.offset = m, CHUNK, k, 1, NULL
+    g.a, g.lda, g.step, g.b, g.ldb, g.panel = x, ldx, 1, basis, STRIDE, u.nr
+    g.bias, g.residual, g.ldr, g.act, g.y, g.ldy = NULL, NULL, 0, ACT_NONE, y, STRIDE
     u.gemm(&g)
 
 
-cdef void pack_chunk(int64_t nr, const float *x, int64_t m, int64_t d, int64_t count, float *panels) noexcept nogil:
-    """m rows of a chunk of ``count`` into its panels (d/NR, count, NR): in place, their stride would alias in L1."""
-    cdef int64_t i, j
-    for j in range(d // nr):
-        for i in range(m):
-            memcpy(panels + (j * count + i) * nr, x + i * d + j * nr, nr * sizeof(float))
+cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, float *free) noexcept nogil:
+    """Softmax over the tokens, the deviations, scores of the next attention, and its sums over these image tokens."""
+    cdef int64_t t = p.form.tokens, e = p.form.e, r = HEADS * t, asking = HEADS * p.asking, i, h
+    cdef int64_t count = min(CHUNK, p.n - chunk * CHUNK), at_maps = chunk * p.maps_step, at_pe = chunk * p.pe_step
+    cdef float *basis = p.basis + chunk * p.basis_step
+    cdef float *new = basis + p.before * STRIDE
+    cdef float *before = basis + (p.before - 1) * STRIDE  # the deviations that the first update's sums are divided by
+    cdef float *scale = p.scale + chunk * CHUNK
+    cdef float *linear = take(&free, p.rank * STRIDE)
+    cdef float *scores = take(&free, p.columns * STRIDE)
+    cdef float *turned = take(&free, CHUNK * p.columns + u.nr)
+    cdef float *mixed = p.mixed + chunk * (e // HEADS + p.rank) * p.columns
+    if p.before:
+        dense(u, r, r, p.old_keys, r, basis, new)
+        heads(u, t, e, p.keys, p.query_map + at_maps, True, new)
+        u.scale_columns(new, STRIDE, r, CHUNK, p.scale_before + chunk * CHUNK)
+        heads(u, t, e, p.keys, p.query_pe + at_pe, True, new)
+    else:
+        heads(u, t, e, p.keys, p.query_map + at_maps, False, new)
+    for h in range(HEADS):
+        u.softmax_columns(new + h * t * STRIDE, STRIDE, t, CHUNK)
+    if p.before:
+        u.scale_columns(new, STRIDE, r, CHUNK, before)
+
+    if p.before:
+        dense(u, p.before, p.before, p.gram, p.rank, basis, linear)
+        heads(u, t, e, p.form.values[0], p.linear_map + at_maps, True, linear)
+        u.add(linear + r * STRIDE, linear + r * STRIDE, p.linear_map + at_maps + e * CHUNK, CHUNK)
+    dense(u, r, p.rank, p.gram + p.before * p.rank, p.rank, basis, linear + p.before * STRIDE)
+    heads(u, t, e, p.form.values[p.form.updates - 1], p.linear_map + at_maps + (e + 1) * CHUNK * (p.form.updates - 1), True,
+          linear + p.before * STRIDE)
+    memcpy(scale, p.squares + at_maps, CHUNK * sizeof(float))
+    u.dot_columns(scale, basis, STRIDE, linear, STRIDE, p.rank, CHUNK)
+    for i in range(CHUNK):
+        scale[i] = 1 / sqrtf(scale[i] / p.channels + p.eps * (before[i] * before[i] if p.before else 1))
+    if not p.before:
+        for i in range(CHUNK):
+            new[r * STRIDE + i] = 1 / scale[i]
+
+    dense(u, asking, p.rank, p.asked, p.rank, basis, scores)
+    heads(u, p.asking, e, p.queries, p.key_map + at_maps, True, scores)
+    u.scale_columns(scores, STRIDE, asking, CHUNK, scale)
+    heads(u, p.asking, e, p.queries, p.key_pe + at_pe, True, scores)
+    u.exp_rows(scores, STRIDE, asking, count, p.top + chunk * p.columns, p.sum + chunk * p.columns)
+    u.scale_columns(scores, STRIDE, asking, CHUNK, scale)
+    for i in range(asking, p.columns):
+        memset(scores + i * STRIDE, 0, CHUNK * sizeof(float))
+    u.transpose(turned, p.columns, scores, STRIDE, p.columns, CHUNK)
+    mix(u, p, count, turned, p.value_map + at_maps, basis, mixed)
 
 
-def fold_heads(tokens, weight):
-    """y[t·8 + h] = Σ_i tokens[t, h·e + i] · weight[h·e + i]: a projection moved from the image's side to the tokens'.
-
-    Args:
-        tokens: (T, E) float32, E = 8·e inner channels.
-        weight: (E, D) float32, D a multiple of 64.
-
-    Returns:
-        (8·T, D) float32.
-    """
-    tokens = check.array(tokens, "tokens", ("T", "E"))
-    weight = check.array(weight, "weight", (tokens.shape[1], "D"))
-    if tokens.shape[1] % HEADS or weight.shape[1] % 64:
-        raise ValueError(f"weight: expected a shape of multiples of ({HEADS}, 64), got {weight.shape}")
-    y = np.empty((tokens.shape[0] * HEADS, weight.shape[1]), np.float32)
-    cdef const micro *u = &rt.tables[rt.active[0]]
-    cdef const float[:, ::1] tv = tokens, wv = weight
-    cdef float[:, ::1] yv = y
-    cdef int64_t heads = HEADS, e = tv.shape[1] // heads, d = wv.shape[1], h
+cdef void mix(const micro *u, const update_pass *p, int64_t count, const float *weights, const float *values, const float *basis,
+              float *y) noexcept nogil:
+    """y (e / 8 + rank, columns): each head's values and all of the basis, times the weights (count, columns)."""
+    cdef int64_t d = p.form.e // HEADS, h
     cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = tv.shape[0], d, e, 1, NULL
-    g.lda, g.step, g.ldb, g.panel = tv.shape[1], 1, d, u.nr
-    g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, heads * d
-    for h in range(heads):
-        g.a, g.b, g.y = &tv[0, h * e], &wv[h * e, 0], &yv[h, 0]
+    g.m, g.n, g.k, g.segments, g.offset = d, p.asking, count, 1, NULL
+    g.lda, g.step, g.ldb, g.panel = CHUNK, 1, p.columns, u.nr
+    g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, p.columns
+    for h in range(HEADS):
+        g.a, g.b, g.y = values + h * d * CHUNK, weights + h * p.asking, y + h * p.asking
         u.gemm(&g)
+    g.m, g.n, g.a, g.lda, g.b, g.y = p.rank, p.columns, basis, STRIDE, weights, y + d * p.columns
+    u.gemm(&g)
+
+
+cdef combine(const micro *u, const update_pass *p, top, total, const float[:, :, ::1] mixed, const float[:, ::1] value_rows,
+             const float[::1] bias):
+    """The chunks' sums brought to a common maximum and added in order; then the values that they are of."""
+    scale = np.exp(top - top.max(axis=0))
+    scale /= (total * scale).sum(axis=0)
+    cdef int64_t d = p.form.e // HEADS, asking = HEADS * p.asking, h, i, j
+    whole = np.zeros((d + p.rank, p.columns), np.float32)
+    y = np.empty((p.asking, p.form.e), np.float32)
+    cdef const float[:, ::1] sv = scale
+    cdef float[:, ::1] wv = whole, yv = y
+    cdef gemm_args g
+    for i in range(d + p.rank):
+        u.dot_columns(&wv[i, 0], &mixed[0, i, 0], mixed.shape[1] * p.columns, &sv[0, 0], p.columns, sv.shape[0], p.columns)
+    g.m, g.n, g.k, g.segments, g.offset = p.asking, d, p.rank, 1, NULL
+    g.lda, g.step, g.ldb, g.panel = 1, p.columns, value_rows.shape[1], u.nr
+    g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, p.form.e
+    for h in range(HEADS):
+        g.a, g.b, g.y = &wv[d, h * p.asking], &value_rows[0, h * d], &yv[0, h * d]
+        g.bias = &bias[h * d]
+        u.gemm(&g)
+        for i in range(p.asking):
+            for j in range(d):
+                yv[i, h * d + j] += wv[j, h * p.asking + i]
     return y
 
+
+def update_rows(image, rows, *, isa=None):
+    """The rows (rank, OC) of an UpdatedImage's basis, from the constant ``rows`` (J, OC) that its values go through."""
+    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
+    cdef basis_form b
+    cdef int64_t e = image.values[0].shape[1]
+    b.tokens, b.e, b.updates = image.values[0].shape[0], e, len(image.values)
+    rows = check.array(rows, "rows", (rank(b.updates, e), "OC"))
+    if rows.shape[1] % PANEL:
+        raise ValueError(f"rows: expected a multiple of {PANEL} columns, got {rows.shape[1]}")
+    cdef const float[:, ::1] v0 = image.values[0], v1 = image.values[len(image.values) - 1], rv = rows
+    b.values[0], b.values[1] = &v0[0, 0], &v1[0, 0]
+    y = np.empty((image.rank, rv.shape[1]), np.float32)
+    cdef float[:, ::1] yv = y
+    fold_basis(u, &b, &rv[0, 0], rv.shape[1], &yv[0, 0], rv.shape[1])
+    return y

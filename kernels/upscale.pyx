@@ -12,9 +12,12 @@ from mobilesam.kernels.threads import resolve
 cdef const runtime *rt = shared_runtime()
 
 cdef struct upscale_pass:
-    const float *x  # (height, width, c)
-    matrix w1  # (4*c1, c), rows (i, j, o)
-    const float *b1  # (4*c1)
+    const float *x  # (height, width, 4*c1)
+    const float *basis  # (chunks, basis_room, stride) of an updated image, NULL for none
+    const float *scale  # (chunks, chunk)
+    const float *rows  # (rank, ldr)
+    const float *shift  # (4*c1)
+    int64_t chunk, stride, basis_room, rank, ldr
     const float *norm_weight
     const float *norm_bias
     matrix w2  # (4*c2, c1)
@@ -26,17 +29,19 @@ cdef struct upscale_pass:
     bint chained  # what w2 makes goes to the last product as its operand
 
 
-def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6, out=None, threads=None):
-    """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(conv_transpose(x, w1) + b1)), w2) + b2), both 2×2 with stride 2.
+def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows=None, shift=None, eps=1e-6, out=None,
+                  threads=None):
+    """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(z)), w2) + b2), 2×2 with stride 2, where z is x upscaled likewise.
 
     Neither upscaled map is written: an embedding row becomes four rows of every mask.
 
     Args:
-        x: (H, W, C) float32.
-        w1: (4·C1, C), rows (i, j, o), a transposed convolution's (OC, 2, 2, C) with its axes moved; b1: (C1,).
+        x: (H, W, 4·C1) float32, what a first transposed convolution makes: z's (i, j, C1) for each pixel.
         norm_weight, norm_bias: (C1,) of the LayerNorm2d.
-        w2: (4·C2, C1) likewise; b2: (C2,).
+        w2: (4·C2, C1), rows (i, j, o), a transposed convolution's (OC, 2, 2, C) with its axes moved; b2: (C2,).
         hyper: (M, C2) float32, what the hypernetworks made of each mask's token.
+        update: None, or an UpdatedImage of H·W tokens, rows (rank, 4·C1) of its basis and shift (4·C1,): z is then
+            scale∘(x + basisᵀ·rows) + shift, and 4·C1 a multiple of 32.
         out: (M, 4H, 4W) to write into.
 
     Returns:
@@ -46,35 +51,35 @@ def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6,
     """
     cdef upscale_pass p
     cdef int nthreads = resolve(threads)
-    x = check.array(x, "x", ("H", "W", "C"))
+    x = check.array(x, "x", ("H", "W", "4·C1"))
     p.height, p.width, p.eps = x.shape[0], x.shape[1], eps
-    w1 = as_panels(w1, "w1", ("4·C1", x.shape[2]), threads=threads)
-    c1 = in_fours(w1, "w1")
+    if x.shape[2] % 4:
+        raise ValueError(f"x: expected a multiple of 4 channels, got shape {x.shape}")
+    c1 = x.shape[2] // 4
     w2 = as_panels(w2, "w2", ("4·C2", c1), threads=threads)
     c2 = in_fours(w2, "w2")
-    p.w1, p.w2 = as_matrix(rt, w1), as_matrix(rt, w2)
-    check_same_isa(&p.w2, &p.w1, "w2")
+    p.w2 = as_matrix(rt, w2)
     hyper = check.array(hyper, "hyper", ("M", c2))
     p.masks = hyper.shape[0]
     each = np.zeros((4, p.masks, 4, c2), np.float32)
     for i in range(4):
         each[i, :, i] = hyper
     precision = "bf16" if isa.precision_of(w2.isa) == "bf16" else "fp32"
-    drawers = pack(each.reshape(4 * p.masks, 4 * c2), precision=precision, isa=isa.name_of(w1.isa), threads=1)
+    drawers = pack(each.reshape(4 * p.masks, 4 * c2), precision=precision, isa=isa.name_of(w2.isa), threads=1)
     p.hyper = as_matrix(rt, drawers)
-    check_same_isa(&p.hyper, &p.w1, "hyper")
     p.chained = p.w2.u == p.hyper.u and p.w2.u.weight.terms == 2 and p.w2.n % p.w2.u.weight.columns == 0
-    cdef const float[::1] b1v = np.tile(check.array(b1, "b1", (c1,)), 4), b2v = np.tile(check.array(b2, "b2", (c2,)), 4)
+    cdef const float[::1] b2v = np.tile(check.array(b2, "b2", (c2,)), 4)
     cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (c1,)), nb = check.array(norm_bias, "norm_bias", (c1,))
     y = check.output(out, (p.masks, 4 * p.height, 4 * p.width), x, norm_weight, norm_bias, hyper)
     cdef const float[::1] xv = x.reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
-    p.x, p.y, p.b1, p.b2, p.norm_weight, p.norm_bias = &xv[0], &yv[0], &b1v[0], &b2v[0], &nw[0], &nb[0]
+    p.x, p.y, p.b2, p.norm_weight, p.norm_bias = &xv[0], &yv[0], &b2v[0], &nw[0], &nb[0]
+    p.basis = NULL
+    kept = None if update is None else set_update(&p, x, update, rows, shift)
 
-    cdef int64_t unit, rows = 4 * p.width
-    cdef size_t size = sizeof(float) * (rows * (p.w2.k + p.hyper.n) + fine_floats(&p, rows) + 64
-                                        + max(operand_floats(&p.w1, p.width), operand_floats(&p.w2, rows),
-                                              operand_floats(&p.hyper, rows)))
+    cdef int64_t unit, fine = 4 * p.width
+    cdef size_t size = sizeof(float) * (fine * (p.w2.k + p.hyper.n) + fine_floats(&p, fine) + 64
+                                        + max(operand_floats(&p.w2, fine), operand_floats(&p.hyper, fine)))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -87,6 +92,24 @@ def upscale_masks(x, w1, b1, norm_weight, norm_bias, w2, b2, hyper, *, eps=1e-6,
     if failed:
         raise MemoryError(f"upscale_masks: no memory for {size} bytes of scratch")
     return y
+
+
+cdef set_update(upscale_pass *p, x, update, rows, shift):
+    """Returns what to keep alive."""
+    cdef int64_t n = 4 * p.w2.k
+    if update.n != p.height * p.width:
+        raise ValueError(f"update: expected one of {p.height * p.width} tokens, got {update.n}")
+    if n % 32:
+        raise ValueError(f"x: expected a multiple of 32 channels with an update, got shape {x.shape}")
+    p.rank, p.ldr = update.rank, n + 16
+    apart = np.empty((p.rank, p.ldr), np.float32)  # rows of a power of two would alias in L1
+    apart[:, :n] = check.array(rows, "rows", (p.rank, n))
+    cdef const float[:, :, ::1] bv = update.basis
+    cdef const float[:, ::1] sv = update.scale, rv = apart
+    cdef const float[::1] shift_ = check.array(shift, "shift", (n,))
+    p.basis, p.scale, p.rows, p.shift = &bv[0, 0, 0], &sv[0, 0], &rv[0, 0], &shift_[0]
+    p.chunk, p.stride, p.basis_room = sv.shape[1], bv.shape[2], bv.shape[1]
+    return update, apart, shift
 
 
 def in_fours(rows, name):
@@ -107,14 +130,33 @@ cdef void upscale_row(const upscale_pass *p, int64_t h, float *free) noexcept no
     cdef float *middle = take(&free, 4 * n * c1)
     cdef float *drawn = take(&free, 4 * n * columns)
     cdef float *fine = take(&free, fine_floats(p, 4 * n))
-    product(&p.w1, n, p.x + h * n * p.w1.k, p.w1.k, p.b1, NULL, 0, middle, 4 * c1, ACT_NONE, free)
-    p.w1.u.layer_norm(middle, c1, middle, c1, 4 * n, c1, p.norm_weight, p.norm_bias, p.eps, ACT_NONE if narrow else ACT_GELU)
+    cdef const float *x = p.x + h * n * 4 * c1
+    if p.basis != NULL:
+        updated_row(p, h, middle)
+        x = middle
+    p.w2.u.layer_norm(middle, c1, x, c1, 4 * n, c1, p.norm_weight, p.norm_bias, p.eps, ACT_NONE if narrow else ACT_GELU)
     product(&p.w2, 4 * n, middle, c1, p.b2, NULL, 0, fine, p.w2.n, ACT_GELU, free, ACT_GELU if narrow else ACT_NONE,
             fine if p.chained else NULL)
     product(&p.hyper, 4 * n, NULL if p.chained else fine, p.w2.n, NULL, NULL, 0, drawn, columns, ACT_NONE,
             fine if p.chained else free)
     for m in range(p.masks):
         interleave(p, drawn + m, h, m)
+
+
+cdef void updated_row(const upscale_pass *p, int64_t h, float *y) noexcept nogil:
+    """Row h of z, as far as each chunk of the update's basis reaches."""
+    cdef const micro *u = p.w2.u
+    cdef int64_t i = h * p.width, end = i + p.width, n = 4 * p.w2.k, m
+    cdef gemm_args g
+    g.n, g.k, g.segments, g.offset, g.lda, g.step = n, p.rank, 1, NULL, 1, p.stride
+    g.b, g.ldb, g.panel, g.bias, g.ldr, g.ldy, g.act = p.rows, p.ldr, u.nr, NULL, n, n, ACT_NONE
+    while i < end:
+        m = min(end, (i // p.chunk + 1) * p.chunk) - i
+        g.m, g.a, g.residual, g.y = m, p.basis + i // p.chunk * p.basis_room * p.stride + i % p.chunk, p.x + i * n, y
+        u.gemm(&g)
+        u.scale_rows(y, n, m, n, p.scale + i, p.shift)
+        i += m
+        y += m * n
 
 
 cdef inline void interleave(const upscale_pass *p, const float *drawn, int64_t h, int64_t mask) noexcept nogil:

@@ -312,8 +312,7 @@ class MobileSAM:
 
     def _image_tokens(self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None) -> ImageTokens:
         prompts = self.prompt_encoder
-        dense, reuse = prompts.dense(mask_input), mask_input is None
-        return self.mask_decoder.image_tokens(features, prompts.dense_pe(), dense, reuse=reuse)
+        return self.mask_decoder.image_tokens(features, prompts.dense_pe(), prompts.dense(mask_input))
 
 
 def load(

@@ -121,16 +121,16 @@ class Bench(LayersBench):
         point = (np.array([self.point]) * (new_w / width, new_h / height)).astype(np.float32)
         prompt, decoder = model.prompt_encoder, model.mask_decoder
 
-        def image_tokens(reuse: bool) -> ImageTokens:
-            return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None), reuse=reuse)
+        def image_tokens() -> ImageTokens:
+            return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None))
 
         def call(image: ImageTokens) -> tuple[F32, F32]:
             (candidates,) = decoder.candidates(image, [prompt.sparse(point, label, None)], multimask=True)
             return candidates.draw(), candidates.scores
 
         if not known:
-            return lambda: call(image_tokens(reuse=False))
-        tokens = image_tokens(reuse=True)
+            return lambda: call(image_tokens())
+        tokens = image_tokens()
         return lambda: call(tokens)
 
     def precisions(self) -> list[Table]:

@@ -2,8 +2,8 @@
 
 Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Prompt tokens are
 (T, 256), the image N = 4096 tokens of 256 channels; float32. The attentions between the two have two forms with the
-same result. The direct one projects the image. The folded one (see kernels/two_way.pyx) projects the tokens instead:
-cheaper while they are few.
+same result. The direct one updates the image and projects it. The other (see low_rank.py) projects it once for
+all prompts, and keeps a prompt's update in low rank: cheaper while its tokens are few.
 """
 
 from __future__ import annotations
@@ -25,27 +25,32 @@ from .config import (
     LAYER_NORM_EPS,
     MASK_TOKENS,
 )
-from .kernels import KeysValues
+from .kernels import ImageMaps, KeysValues, UpdatedImage
+from .low_rank import Linear, LowRank, Norm, low_rank
 from .parameters import F32, Layer, Parameters, Vectors
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
-# An update and an attention cost an image token 4·256·8·T multiply-adds folded, 4·256·128 direct: equal at T = 16.
-FOLDED_TOKENS = CROSS_ATTENTION_DIM // DECODER_HEADS
+# The low-rank form costs an image token 9·(8·T)² + 850·8·T multiply-adds, the direct one 300,000: equal at T = 17.
+LOW_RANK_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTokens:
     """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256).
 
-    What every prompt would compute of them again is kept: the first layer's keys and values for the tokens' attention,
-    and its queries (N, 128) for the image's. Both are None for an image that serves one prompt only.
+    And what every prompt would compute of them again: the first layer's keys and values for the tokens' attention; for
+    the updates in low rank, their constants, the image's maps and those of the positional encoding; and ``last``
+    (N, 256), the part of the upscaling's first product that is the image's own.
     """
 
     x: F32
     pe: F32
-    keys_values: KeysValues | None = None
-    queries: F32 | None = None
+    keys_values: KeysValues
+    constants: LowRank
+    maps: ImageMaps
+    pe_maps: ImageMaps
+    last: F32
 
 
 class SelfAttention:
@@ -70,8 +75,6 @@ class TokenToImage:
 
     def __init__(self, p: Parameters) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
-        self.precision, self.isa = p.precision, kernels.isa.current()
-        self.k_rows = p.tensor("k_proj.weight")
         self.out_proj = p.linear("out_proj")
 
     def keys_values(self, image: F32, pe: F32, threads: int) -> KeysValues:
@@ -82,14 +85,9 @@ class TokenToImage:
         """attended, of tokens that carry their positional encoding."""
         return kernels.cross_attention(_linear(tokens, self.q_proj, threads), image, threads=threads)
 
-    def fold(self, tokens: F32, threads: int) -> F32:
-        """The tokens' queries (8·T, 256) to compare with the image itself."""
-        return kernels.fold_heads(_linear(tokens, self.q_proj, threads) * HEAD_SCALE, self.k_rows)
-
-    def unfold(self, mixed: F32, threads: int) -> F32:
-        """attended, from the image's tokens as each query mixed them, (8·T, 256)."""
-        values = _linear(mixed, self.v_proj, threads).reshape(-1, DECODER_HEADS, DECODER_HEADS, HEAD_DIM)
-        return np.ascontiguousarray(np.einsum("thhe->the", values)).reshape(-1, CROSS_ATTENTION_DIM)
+    def queries(self, tokens: F32, threads: int) -> F32:
+        """The tokens' queries (T, 128) for the low-rank form, scaled."""
+        return _linear(tokens, self.q_proj, threads) * HEAD_SCALE
 
     def project(self, attended: F32, residual: F32, threads: int) -> F32:
         return _linear(attended, self.out_proj, threads, residual)
@@ -100,37 +98,19 @@ class ImageToToken:
 
     def __init__(self, p: Parameters, norm: Vectors) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
-        self.out_proj, self.norm = p.linear("out_proj"), norm
-        self.precision, self.isa = p.precision, kernels.isa.current()
-        self.q_rows = p.tensor("q_proj.weight")
-        self.q_bias, self.out_bias = p.tensor("q_proj.bias"), p.tensor("out_proj.bias")
-        self.out_rows = np.ascontiguousarray(p.tensor("out_proj.weight").T)
+        self.out_proj, self.norm, self.isa = p.linear("out_proj"), norm, kernels.isa.current()
 
-    def direct(self, image: F32, queries: F32, tokens: F32, token_pe: F32, threads: int) -> F32:
-        """The updated image (N, 256), from its projected queries (N, 128)."""
+    def direct(self, image: F32, pe: F32, tokens: F32, token_pe: F32, threads: int) -> F32:
+        """The updated image (N, 256)."""
+        queries = _linear(image + pe, self.q_proj, threads)
         k, v = _linear(tokens + token_pe, self.k_proj, threads), _linear(tokens, self.v_proj, threads)
         mixed = kernels.cross_attention(queries, k, v, heads=DECODER_HEADS, threads=threads)
         return _norm(_linear(mixed, self.out_proj, threads, image), self.norm, threads)
 
-    def folded(
-        self, image: ImageTokens, tokens: F32, token_pe: F32, next_queries: F32, threads: int
-    ) -> tuple[F32, F32]:
-        """The updated image (N, 256), and its tokens as ``next_queries`` mix them."""
+    def keys_values(self, tokens: F32, token_pe: F32, threads: int) -> tuple[F32, F32]:
+        """The tokens' keys, scaled, and values (T, 128) for the low-rank form."""
         k = _linear(tokens + token_pe, self.k_proj, threads) * HEAD_SCALE
-        v = _linear(tokens, self.v_proj, threads)
-        by_head = (-1, DECODER_HEADS, HEAD_DIM)
-        if image.queries is None:
-            keys = kernels.fold_heads(k, self.q_rows)
-            key_bias = (k.reshape(by_head) * self.q_bias.reshape(by_head)).sum(axis=-1).reshape(-1)
-        else:
-            keys = kernels.fold_heads(k, np.eye(CROSS_ATTENTION_DIM, dtype=np.float32))
-            key_bias = np.zeros(len(keys), np.float32)
-        y, mixed = kernels.update_image(
-            image.x, image.pe, keys, key_bias, kernels.fold_heads(v, self.out_rows), self.out_bias,
-            self.norm.weight, self.norm.bias, source=image.queries, queries=next_queries,
-            eps=LAYER_NORM_EPS, precision=self.precision, isa=self.isa, threads=threads,
-        )  # fmt: skip
-        return y, mixed
+        return k, _linear(tokens, self.v_proj, threads)
 
 
 class TwoWayAttentionBlock:
@@ -172,50 +152,63 @@ class TwoWayTransformer:
         self.final_attn_token_to_image = TokenToImage(p / "final_attn_token_to_image")
         self.norm_final_attn = p.norm("norm_final_attn")
 
-    def __call__(self, image: ImageTokens, tokens: F32, kept: list[int], threads: int) -> tuple[F32, F32]:
-        """The tokens that are ``kept`` (K, 256) and the image (N, 256) after the transformer.
+    def __call__(
+        self, image: ImageTokens, tokens: F32, kept: list[int], threads: int
+    ) -> tuple[F32, UpdatedImage | F32]:
+        """The tokens that are ``kept`` (K, 256) and the image after the transformer, in low rank or (N, 256).
 
         The last attention leaves out the tokens whose answer nobody reads.
         """
-        first = self.layers[0]
+        first, second = self.layers
+        last = self.final_attn_token_to_image
+        updated = LowRankUpdates(image, threads) if len(tokens) <= LOW_RANK_TOKENS else DirectUpdates(image, threads)
         queries = first.attend_self(tokens, tokens, threads)
-        attended = self._first_look(first.cross_attn_token_to_image, image, queries + tokens, threads)
-        attentions = [
-            *(layer.cross_attn_token_to_image for layer in self.layers[1:]),
-            self.final_attn_token_to_image,
-        ]
-        for i, (layer, attention) in enumerate(zip(self.layers, attentions)):
-            before = layer.digest(queries, attended, threads)
-            if i == DECODER_DEPTH - 1:
-                queries, query_pe = before[kept], tokens[kept]
-            else:
-                queries, query_pe = self.layers[i + 1].attend_self(before, tokens, threads), tokens
-            update = layer.cross_attn_image_to_token
-            if len(tokens) <= FOLDED_TOKENS:
-                folded = attention.fold(queries + query_pe, threads)
-                x, mixed = update.folded(image, before, tokens, folded, threads)
-                attended = attention.unfold(mixed, threads)
-            else:
-                image_queries = image.queries
-                if image_queries is None:
-                    image_queries = _linear(image.x + image.pe, update.q_proj, threads)
-                x = update.direct(image.x, image_queries, before, tokens, threads)
-                attended = attention.direct(queries + query_pe, attention.keys_values(x, image.pe, threads), threads)
-            image = ImageTokens(x, image.pe)
-        queries = self.final_attn_token_to_image.project(attended, queries, threads)
-        return _norm(queries, self.norm_final_attn, threads), image.x
-
-    @staticmethod
-    def _first_look(attention: TokenToImage, image: ImageTokens, tokens: F32, threads: int) -> F32:
-        if image.keys_values is not None:
-            return attention.direct(tokens, image.keys_values, threads)
-        if len(tokens) > FOLDED_TOKENS:
-            return attention.direct(tokens, attention.keys_values(image.x, image.pe, threads), threads)
-        folded = attention.fold(tokens, threads)
-        mixed = kernels.attend_image(
-            image.x, image.pe, folded, precision=attention.precision, isa=attention.isa, threads=threads
+        attended = first.cross_attn_token_to_image.direct(queries + tokens, image.keys_values, threads)
+        before = first.digest(queries, attended, threads)
+        queries = second.attend_self(before, tokens, threads)
+        attended = updated.attend(
+            first.cross_attn_image_to_token, second.cross_attn_token_to_image, before, tokens, queries + tokens
         )
-        return attention.unfold(mixed, threads)
+        before = second.digest(queries, attended, threads)
+        queries = before[kept]
+        attended = updated.attend(second.cross_attn_image_to_token, last, before, tokens, queries + tokens[kept])
+        return _norm(last.project(attended, queries, threads), self.norm_final_attn, threads), updated.image
+
+
+class LowRankUpdates:
+    """The image as a prompt updates it, in low rank."""
+
+    def __init__(self, tokens: ImageTokens, threads: int) -> None:
+        self._tokens, self._threads = tokens, threads
+        self._updates = iter((tokens.constants.first, tokens.constants.second))
+        self._image: UpdatedImage | None = None
+
+    @property
+    def image(self) -> UpdatedImage:
+        assert self._image is not None, "no update yet"
+        return self._image
+
+    def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
+        """Update the image, and let the tokens ``asking``, with their positional encoding, attend to it."""
+        keys, values = update.keys_values(tokens, token_pe, self._threads)
+        self._image, attended = kernels.update_image(
+            self._tokens.maps, self._tokens.pe_maps, next(self._updates), keys, values,
+            attention.queries(asking, self._threads), self._image,
+            channels=EMBED_DIM, eps=LAYER_NORM_EPS, isa=update.isa, threads=self._threads,
+        )  # fmt: skip
+        return attended
+
+
+class DirectUpdates:
+    """The image (N, 256) as a prompt updates it."""
+
+    def __init__(self, tokens: ImageTokens, threads: int) -> None:
+        self.image, self._pe, self._threads = tokens.x, tokens.pe, threads
+
+    def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
+        """As that of `LowRankUpdates`."""
+        self.image = update.direct(self.image, self._pe, tokens, token_pe, self._threads)
+        return attention.direct(asking, attention.keys_values(self.image, self._pe, self._threads), self._threads)
 
 
 class MLP:
@@ -235,26 +228,43 @@ class MaskDecoder:
 
     def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32") -> None:
         p = Parameters(weights, threads, precision) / "mask_decoder"
-        self.threads = threads
+        self.threads, self.precision, self.isa = threads, p.precision, kernels.isa.current()
         self.transformer = TwoWayTransformer(p / "transformer")
         self.output_tokens = np.concatenate([p.tensor("iou_token.weight"), p.tensor("mask_tokens.weight")])
         self.upscale1, self.upscale2 = (p.conv_transpose(f"output_upscaling.{i}") for i in (0, 3))
+        self.upscale1_bias = np.tile(p.tensor("output_upscaling.0.bias"), 4)
         self.upscale_norm = p.norm("output_upscaling.1")
         self.output_hypernetworks_mlps = [MLP(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = MLP(p / "iou_prediction_head")
+        self.constants = low_rank_constants(p)
+        self.last = kernels.pack(self.constants.last_rows, precision=p.precision, threads=threads)
+        self._pe_maps: tuple[F32, ImageMaps] | None = None
 
-    def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
-        """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.
+    def image_tokens(self, features: F32, image_pe: F32, dense: F32) -> ImageTokens:
+        """What the decoding of every prompt on this image starts from.
 
         features, image_pe (64, 64, 256); dense (64, 64, 256), or (256,) the same everywhere.
         """
         x = (features + dense).reshape(-1, EMBED_DIM)
-        pe = image_pe.reshape(-1, EMBED_DIM)
-        if not reuse:
-            return ImageTokens(x, pe)
-        first = self.transformer.layers[0]
-        keys_values = first.cross_attn_token_to_image.keys_values(x, pe, self.threads)
-        return ImageTokens(x, pe, keys_values, _linear(x + pe, first.cross_attn_image_to_token.q_proj, self.threads))
+        pe, constants, threads = image_pe.reshape(-1, EMBED_DIM), self.constants, self.threads
+        pe_maps = self._maps_of(image_pe)
+        maps = kernels.project_image(
+            x, constants.shift, constants.scale, constants.rows, (pe_maps, CROSS_ATTENTION_DIM),
+            precision=self.precision, isa=self.isa, threads=threads,
+        )  # fmt: skip
+        keys_values = self.transformer.layers[0].cross_attn_token_to_image.keys_values(x, pe, threads)
+        last = kernels.linear(x, self.last, constants.last_bias, threads=threads)
+        return ImageTokens(x, pe, keys_values, constants, maps, pe_maps, last)
+
+    def _maps_of(self, image_pe: F32) -> ImageMaps:
+        """Those of the positional encoding, which is always the same one: made when first asked for, in float32."""
+        if self._pe_maps is None or self._pe_maps[0] is not image_pe:
+            none, constants = np.zeros(EMBED_DIM, np.float32), self.constants
+            pe = image_pe.reshape(-1, EMBED_DIM)
+            maps = kernels.project_image(pe, none, none, constants.pe_rows, isa=self.isa, threads=self.threads)
+            maps.data[:, : len(constants.pe_bias)] += constants.pe_bias[:, None]
+            self._pe_maps = image_pe, maps
+        return self._pe_maps[1]
 
     def candidates(self, image: ImageTokens, sparse: Sequence[F32], *, multimask: bool) -> Iterator[Candidates]:
         """What each prompt's masks will be, in order: their scores, and the means to draw them.
@@ -268,17 +278,48 @@ class MaskDecoder:
             tokens = np.concatenate([self.output_tokens, prompt])
             queries, x = self.transformer(image, tokens, kept, self.threads)
             scores = self.iou_prediction_head(queries[:1], self.threads)[0, wanted.start : wanted.stop]
-            yield Candidates(scores.copy(), wanted, queries[1:], x, self)
+            yield Candidates(scores.copy(), wanted, queries[1:], image, x, self)
 
-    def _draw(self, x: F32, tokens: F32, indices: Sequence[int]) -> F32:
-        """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the image x (N, 256)."""
+    def _draw(self, image: ImageTokens, x: UpdatedImage | F32, tokens: F32, indices: Sequence[int]) -> F32:
+        """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the updated image x."""
         mlps = [self.output_hypernetworks_mlps[i] for i in indices]
         hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, tokens)])
+        if isinstance(x, UpdatedImage):
+            coarse, update = image.last, x
+            rows = kernels.update_rows(x, self.constants.last_basis, isa=self.isa)
+        else:
+            coarse, update, rows = (
+                kernels.linear(x, self.upscale1.weight, self.upscale1_bias, threads=self.threads),
+                None,
+                None,
+            )
         return kernels.upscale_masks(
-            x.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM), self.upscale1.weight, self.upscale1.bias,
-            self.upscale_norm.weight, self.upscale_norm.bias, self.upscale2.weight, self.upscale2.bias, hyper,
+            coarse.reshape(EMBED_SIZE, EMBED_SIZE, -1), self.upscale_norm.weight, self.upscale_norm.bias,
+            self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=self.constants.last_shift,
             eps=LAYER_NORM_2D_EPS, threads=self.threads,
         )  # fmt: skip
+
+
+def low_rank_constants(p: Parameters) -> LowRank:
+    """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
+    layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
+    updates = [layer / "cross_attn_image_to_token" for layer in layers]
+    attentions = [layers[1] / "cross_attn_token_to_image", p / "transformer.final_attn_token_to_image"]
+
+    def linear(module: Parameters, name: str) -> Linear:
+        return Linear.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
+
+    upscale = p.tensor("output_upscaling.0.weight")
+    return low_rank(
+        outs=[linear(module, "out_proj") for module in updates],
+        norms=[Norm.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
+        queries=[linear(module, "q_proj") for module in updates],
+        keys=[linear(module, "k_proj") for module in attentions],
+        values=[linear(module, "v_proj") for module in attentions],
+        last=Linear.of(
+            upscale.transpose(2, 3, 1, 0).reshape(-1, len(upscale)), np.tile(p.tensor("output_upscaling.0.bias"), 4)
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -288,13 +329,16 @@ class Candidates:
     scores: F32
     _indices: Sequence[int]
     _tokens: F32
-    _image: F32
+    _image: ImageTokens
+    _updated: UpdatedImage | F32
     _decoder: MaskDecoder
 
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
         """low_res (W, 256, 256) of the ``wanted`` ones, by their place in ``scores``; of all by default."""
         places = range(len(self.scores)) if wanted is None else wanted
-        return self._decoder._draw(self._image, self._tokens[list(places)], [self._indices[i] for i in places])
+        return self._decoder._draw(
+            self._image, self._updated, self._tokens[list(places)], [self._indices[i] for i in places]
+        )
 
 
 def _linear(x: F32, layer: Layer, threads: int, residual: F32 | None = None) -> F32:

@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeAlias, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .low_rank import Update
+
 F32: TypeAlias = NDArray[np.float32]
 Activation: TypeAlias = Literal["gelu", "relu"] | None
 Pair: TypeAlias = int | tuple[int, int]
@@ -57,6 +59,19 @@ class KeysValues:
     shape: tuple[int, int]
     heads: int
     isa: int
+
+@dataclass(frozen=True, slots=True)
+class ImageMaps:
+    data: F32
+    n: int
+
+@dataclass(frozen=True, slots=True)
+class UpdatedImage:
+    n: int
+    rank: int
+    basis: F32
+    scale: F32
+    values: tuple[F32, ...]
 
 @dataclass(frozen=True, slots=True)
 class WinogradPanels:
@@ -196,38 +211,44 @@ def local_mlp(
     out: F32 | None = None,
     threads: int | None = None,
 ) -> F32: ...
-def attend_image(
-    x: F32, pe: F32, queries: F32, *, precision: str = "fp32", isa: str | None = None, threads: int | None = None
-) -> F32: ...
-def update_image(
+def project_image(
     x: F32,
-    pe: F32,
-    keys: F32,
-    key_bias: F32,
-    values: F32,
-    bias: F32,
-    norm_weight: F32,
-    norm_bias: F32,
+    shift: F32,
+    scale: F32,
+    rows: F32,
+    added: tuple[ImageMaps, int] | None = None,
     *,
-    source: F32 | None = None,
-    queries: F32,
-    eps: float = 1e-5,
     precision: str = "fp32",
     isa: str | None = None,
     threads: int | None = None,
-) -> tuple[F32, F32]: ...
+) -> ImageMaps: ...
+def update_image(
+    maps: ImageMaps,
+    pe: ImageMaps,
+    update: Update,
+    keys: F32,
+    values: F32,
+    queries: F32,
+    before: UpdatedImage | None = None,
+    *,
+    channels: int = 256,
+    eps: float = 1e-5,
+    isa: str | None = None,
+    threads: int | None = None,
+) -> tuple[UpdatedImage, F32]: ...
+def update_rows(image: UpdatedImage, rows: F32, *, isa: str | None = None) -> F32: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
-def fold_heads(tokens: F32, weight: F32) -> F32: ...
 def upscale_masks(
     x: F32,
-    w1: Weight,
-    b1: F32 | None,
     norm_weight: F32,
     norm_bias: F32,
     w2: Weight,
     b2: F32 | None,
     hyper: F32,
     *,
+    update: UpdatedImage | None = None,
+    rows: F32 | None = None,
+    shift: F32 | None = None,
     eps: float = 1e-6,
     out: F32 | None = None,
     threads: int | None = None,

@@ -195,12 +195,10 @@ def _predict(
     masks = np.empty((len(prompts), count, *embedding.original_size), np.float32 if return_logits else np.bool_)
     scores = np.empty((len(prompts), count), np.float32)
     low_res = np.empty((len(prompts), count, LOW_RES, LOW_RES), np.float32)
-    if mask_input is None:
-        images = [embedding._image_tokens]
-    else:
-        images = [model._image_tokens(embedding.features, mask) for mask in mask_input]
+    image = embedding._image_tokens if mask_input is None else model._image_tokens(embedding.features, mask_input[0])
     for i, prompt in enumerate(prompts):
-        image = images[i if len(images) > 1 else 0]
+        if i and mask_input is not None and len(mask_input) > 1:
+            image = model._image_tokens(embedding.features, mask_input[i])
         (candidates,) = model.mask_decoder.candidates(
             image, [prompt.tokens(model.prompt_encoder)], multimask=multimask_output
         )

@@ -43,7 +43,7 @@ def joined(answer: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
 
 def fan_in(name: str, shape: Shape) -> int:
     """How many of a weight's elements meet in one sum; 1 for what is no weight."""
-    if len(shape) == 1 or not (name.endswith("weight") or name in ("w1", "w2", "w3", "keys", "queries")):
+    if len(shape) == 1 or not (name.endswith("weight") or name in ("w1", "w2", "w3")):
         return 1
     if shape[:2] == (3, 3):
         return 9
@@ -128,29 +128,11 @@ CASES = {
         Case("patch_embed", embed_shapes(83, 61, 3, 21, 37)),
         Case("mbconv", mbconv_shapes(33, 37, 21, 43, 21), {"residual": True}),
         Case("local_mlp", mlp_shapes(19, 97, 21)),
-        Case("attend_image", {"x": (701, 64), "pe": (701, 64), "queries": (37, 64)}),
-        Case(
-            "update_image",
-            {
-                "x": (701, 64),
-                "pe": (701, 64),
-                "keys": (24, 37),
-                "key_bias": (24,),
-                "values": (24, 64),
-                "bias": (64,),
-                "norm_weight": (64,),
-                "norm_bias": (64,),
-                "source": (701, 37),
-                "queries": (13, 64),
-            },
-        ),
         Case("winograd_conv3x3", {"x": (27, 71, 48), "weight": (64, 3, 3, 48)}),
         Case(
             "upscale_masks",
             {
-                "x": (9, 11, 21),
-                "w1": (4 * 19, 21),
-                "b1": (19,),
+                "x": (9, 11, 4 * 19),
                 "norm_weight": (19,),
                 "norm_bias": (19,),
                 "w2": (4 * 13, 19),
@@ -161,9 +143,6 @@ CASES = {
         Case("resize_logits", {"x": (2, 13, 11)}, {"padded": (53, 52), "crop": (41, 52), "size": (163, 208)}),
     )
 }
-
-# the operations that write into a caller's `out`
-WITH_OUT = {name: case for name, case in CASES.items() if name not in ("attend_image", "update_image")}
 
 # where an operation also takes a weight packed, and by what
 PACKERS = {

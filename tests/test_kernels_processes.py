@@ -36,7 +36,7 @@ def output(code: str, **environment: str) -> str:
 STAYS_INSIDE = """
 import numpy as np
 from guarded import guarded
-from kernel_cases import CASES, WITH_OUT, Case, attention_shapes
+from kernel_cases import CASES, Case, attention_shapes
 from tolerances import assert_same
 
 small = [
@@ -61,8 +61,7 @@ for case in [*CASES.values(), *small]:
     for at_end in (True, False):
         print(case.operation, case.shapes, "at the end" if at_end else "at the beginning", flush=True)
         inside = {name: guarded(array, at_end=at_end) for name, array in arrays.items()}
-        out = {"out": guarded(expected, at_end=at_end)} if case.operation in WITH_OUT else {}
-        assert_same(case(inside, **out), expected)
+        assert_same(case(inside, out=guarded(expected, at_end=at_end)), expected)
 """
 
 

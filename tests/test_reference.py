@@ -130,43 +130,28 @@ def test_cross_attention(heads):
     assert_within(y, reference.cross_attention(q, k, v, heads=heads), 16 * 23 * U)
 
 
-def projected_attention(q, k, v):
-    return reference.cross_attention(q, k, v, heads=reference.HEADS)
-
-
-def test_folded_attention_is_attention_with_projections():
-    """Tokens (T, D) and image (N, D), inner width E: Wᵀ on the tokens' side instead of W on the image's."""
-    tokens, x, pe = np.float64(normal(3, 20)), np.float64(normal(11, 20)), np.float64(normal(1, 11, 20)[0])
-    w_q, w_k, w_v, w_out = np.float64(normal(4, 16, 20)) / 4
-    b_q, b_v, b_out, norm_weight, norm_bias = (
-        normal(16),
-        normal(1, 16)[0],
-        normal(20),
-        normal(1, 20)[0],
-        normal(2, 20)[1],
+def test_update_image():
+    """One head of one channel would be too few to tell heads apart: E = 16 has eight of two."""
+    x, pe, keys, values = normal(11, 20), normal(1, 11, 20)[0], normal(3, 16), normal(1, 3, 16)[0]
+    query, out = (normal(16, 20) / 4, normal(16)), (normal(20, 16) / 4, normal(20))
+    norm = normal(1, 20)[0], normal(2, 20)[1]
+    q = (x + pe) @ query[0].T + query[1]
+    heads = {"q_num_heads": reference.HEADS, "kv_num_heads": reference.HEADS}
+    attended = onnx_op("Attention", q[None], keys[None], values[None], opset=23, **heads)[0]
+    expected = onnx_op("LayerNormalization", x + attended @ out[0].T + out[1], *norm, epsilon=1e-5)
+    assert_relative_l2(
+        expected, reference.update_image(x, pe, keys, values, query, out, norm), pass_bound(20, 2, 3, 16, 20)
     )
-    scale = (16 / reference.HEADS) ** -0.5
 
-    expected = projected_attention(tokens @ w_q.T, (x + pe) @ w_k.T, x @ w_v.T)
-    mixed = reference.attend_image(x, pe, reference.fold_heads(tokens @ w_q.T * scale, w_k))
-    by_head = np.split(mixed.reshape(3, reference.HEADS, 20), reference.HEADS, axis=1)
-    values = [part[:, 0] @ w.T for part, w in zip(by_head, np.split(w_v, reference.HEADS), strict=True)]
-    np.testing.assert_allclose(np.concatenate(values, axis=1), expected, rtol=1e-12)
 
-    k, v = tokens @ w_k.T, tokens @ w_v.T + b_v
-    attended = projected_attention((x + pe) @ w_q.T + b_q, k, v) @ w_out + b_out
-    expected = reference.layer_norm(x + attended, norm_weight, norm_bias)
-    key_bias = (k * b_q * scale).reshape(-1, 16 // reference.HEADS).sum(axis=1)
-    keys, values = reference.fold_heads(k * scale, w_q), reference.fold_heads(v, w_out)
-    y, mixed = reference.update_image(x, pe, keys, key_bias, values, b_out, norm_weight, norm_bias)
-    np.testing.assert_allclose(y, expected, rtol=1e-11, atol=1e-12)
-    assert mixed is None
-
-    queries = normal(5, 20)
-    again = {"source": x + pe, "queries": queries}
-    same, mixed = reference.update_image(x, pe, keys, key_bias, values, b_out, norm_weight, norm_bias, **again)
-    assert np.array_equal(same, y)
-    np.testing.assert_allclose(mixed, reference.attend_image(y, pe, queries), rtol=1e-12)
+def test_project_image():
+    x, shift, scale, rows, added = normal(5, 8), normal(8), normal(1, 8)[0], normal(3, 8), normal(2, 5)
+    y = reference.project_image(x, shift, scale, rows, added)
+    moved = np.float64(x) + shift
+    np.testing.assert_allclose(y[:2], rows[:2] @ moved.T + added, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y[2], rows[2] @ moved.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y[3], 8 * moved.var(axis=1), rtol=1e-12)
+    np.testing.assert_allclose(y[4], 8 * ((moved - moved.mean(axis=1, keepdims=True)) * scale).var(axis=1), rtol=1e-12)
 
 
 def test_upscale_masks():
@@ -177,7 +162,8 @@ def test_upscale_masks():
     t = onnx_op("Gelu", onnx_op("LayerNormalization", nhwc(t), norm_weight, norm_bias, epsilon=1e-6))
     t = onnx_op("Gelu", onnx_op("ConvTranspose", nchw(t), w2.transpose(3, 0, 1, 2), b2, **how))
     rows = [w.transpose(1, 2, 0, 3).reshape(-1, w.shape[-1]) for w in (w1, w2)]
-    y = reference.upscale_masks(x, rows[0], b1, norm_weight, norm_bias, rows[1], b2, hyper)
+    coarse = reference.linear(x, rows[0], np.tile(b1, 4))
+    y = reference.upscale_masks(coarse, norm_weight, norm_bias, rows[1], b2, hyper)
     assert_relative_l2(np.einsum("chw,mc->mhw", t[0], hyper), y, pass_bound(6, 5, 5, 7, gelus=2))
 
 

@@ -26,7 +26,8 @@ const micro NAME(ISA) = {
     .gemm = gemm, .product = gemm, .weight = {.columns = NR, .terms = 1, .depth = 1, .pieces = 1},
     .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
     .winograd_input = winograd_input, .winograd_output = winograd_output,
-    .layer_norm = layer_norm, .softmax = softmax, .softmax_heads = softmax_heads, .exp_columns = exp_columns,
+    .layer_norm = layer_norm, .softmax = softmax, .softmax_columns = softmax_columns, .exp_rows = exp_rows,
+    .scale_columns = scale_columns, .scale_rows = scale_rows, .dot_columns = dot_columns, .spread = spread, .transpose = transpose,
     .activate = activate, .add = add, .pack = pack, .blend = blend,
     .resample = resample, .normalize = normalize, .above = above, .count_above = count_above, .fma_probe = fma_probe,
 };

@@ -86,10 +86,17 @@ typedef struct {
     void (*layer_norm)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t channels,
                        const float *weight, const float *bias, float eps, int act);
     void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n);
-    /* in place, over t for each of 8 heads: x[i, 8*t + h]; n is a multiple of 16, with -inf in padded columns */
-    void (*softmax_heads)(float *x, int64_t ldx, int64_t m, int64_t n);
-    /* in place, over i for each column: x = exp(x - top), top = max_i x, sum = sum_i exp(x - top); n % vl = 0 */
-    void (*exp_columns)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
+    /* in place, over i for each column; n % vl = 0 */
+    void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n);
+    /* in place, over j for each row: x = exp(x - top), top = max_j x, sum = sum_j exp(x - top) */
+    void (*exp_rows)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
+    void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; n % vl = 0 */
+    /* x[i,j] = x[i,j] * scale[i] + bias[j]; n % vl = 0 */
+    void (*scale_rows)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale, const float *bias);
+    /* y[j] += sum_i a[i,j] * b[i,j]; n % vl = 0 */
+    void (*dot_columns)(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n);
+    void (*spread)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean_i)^2 */
+    void (*transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[j,i] = x[i,j] */
     void (*activate)(float *y, const float *x, int64_t count, int act);
     void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1 */
     /* a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, zeros beyond; w's rows are float32, or float16 */

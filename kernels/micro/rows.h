@@ -82,43 +82,122 @@ static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t 
     }
 }
 
-static void softmax_heads(float *x, int64_t ldx, int64_t m, int64_t n)
-{
-    enum { HEADS = 8, STEP = VL > HEADS ? VL : HEADS };
-    for (int64_t i = 0; i < m; i++, x += ldx)
-        for (int64_t h = 0; h < HEADS; h += VL) { /* a vector is a part of a token's heads, or whole tokens */
-            vf top = splat(-INFINITY), sum = splat(0.f);
-            for (int64_t j = h; j < n; j += STEP)
-                top = vmax(top, load(x + j));
-            for (int shift = VL / 2; shift >= HEADS; shift /= 2)
-                top = vmax(top, rotate_lanes(top, shift));
-            for (int64_t j = h; j < n; j += STEP) {
-                vf e = exp_v(load(x + j) - top);
-                sum += e;
-                store(x + j, e);
-            }
-            for (int shift = VL / 2; shift >= HEADS; shift /= 2)
-                sum += rotate_lanes(sum, shift);
-            sum = 1.f / sum;
-            for (int64_t j = h; j < n; j += STEP)
-                store(x + j, load(x + j) * sum);
-        }
-}
-
-static void exp_columns(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum)
+/* n % VL = 0 in the next four */
+static void softmax_columns(float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t j = 0; j < n; j += VL) {
-        vf t = load(x + j), s = splat(0.f);
+        vf top = load(x + j), sum = splat(0.f);
         for (int64_t i = 1; i < m; i++)
-            t = vmax(t, load(x + i * ldx + j));
+            top = vmax(top, load(x + i * ldx + j));
         for (int64_t i = 0; i < m; i++) {
-            vf e = exp_v(load(x + i * ldx + j) - t);
-            s += e;
+            vf e = exp_v(load(x + i * ldx + j) - top);
+            sum += e;
             store(x + i * ldx + j, e);
         }
-        store(top + j, t);
-        store(sum + j, s);
+        sum = 1.f / sum;
+        for (int64_t i = 0; i < m; i++)
+            store(x + i * ldx + j, load(x + i * ldx + j) * sum);
     }
+}
+
+static void scale_columns(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale)
+{
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j += VL)
+            store(x + i * ldx + j, load(x + i * ldx + j) * load(scale + j));
+}
+
+static void scale_rows(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale, const float *bias)
+{
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j += VL)
+            store(x + i * ldx + j, load(x + i * ldx + j) * scale[i] + load(bias + j));
+}
+
+static void dot_columns(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n)
+{
+    for (int64_t j = 0; j < n; j += VL) {
+        vf s0 = load(y + j), s1 = splat(0.f);
+        int64_t i = 0;
+        for (; i + 2 <= m; i += 2) {
+            s0 += load(a + i * lda + j) * load(b + i * ldb + j);
+            s1 += load(a + (i + 1) * lda + j) * load(b + (i + 1) * ldb + j);
+        }
+        if (i < m)
+            s0 += load(a + i * lda + j) * load(b + i * ldb + j);
+        store(y + j, s0 + s1);
+    }
+}
+
+static void exp_rows(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum)
+{
+    for (int64_t i = 0; i < m; i++, x += ldx) {
+        vf t = splat(-INFINITY), s = splat(0.f);
+        int64_t j = 0;
+        for (; j + VL <= n; j += VL)
+            t = vmax(t, load(x + j));
+        if (j < n)
+            t = vmax(t, load_part(x + j, n - j, -INFINITY));
+        top[i] = max_lanes(t);
+        for (j = 0; j + VL <= n; j += VL) {
+            vf e = exp_v(load(x + j) - top[i]);
+            s += e;
+            store(x + j, e);
+        }
+        if (j < n) {
+            vf e = exp_v(load_part(x + j, n - j, -INFINITY) - top[i]);
+            s += e;
+            store_part(x + j, e, n - j);
+        }
+        sum[i] = sum_lanes(s);
+    }
+}
+
+static void spread(float *y, const float *x, int64_t ldx, int64_t m, int64_t n)
+{
+    for (int64_t i = 0; i < m; i++) {
+        float mean = 0.f;
+        row_moments(1, 1, &mean, x + i * ldx, ldx, n, &mean);
+        mean /= n;
+        row_moments(1, 2, y + i, x + i * ldx, ldx, n, &mean);
+    }
+}
+
+#ifdef vpick
+INLINE void transpose_block(float *y, int64_t ldy, const float *x, int64_t ldx)
+{
+    vf rows[VL];
+    vi lane;
+    UNROLL for (int i = 0; i < VL; i++) lane[i] = i;
+    UNROLL for (int i = 0; i < VL; i++) rows[i] = load(x + i * ldx);
+    UNROLL for (int s = 1; s < VL; s *= 2)
+        UNROLL for (int i = 0; i < VL; i++)
+            if (!(i & s)) {
+                const vf a = rows[i], b = rows[i | s];
+                const vi odd = (lane & s) != 0;
+                rows[i] = vpick(a, b, (odd & ((lane ^ s) + VL)) | (~odd & lane));
+                rows[i | s] = vpick(a, b, (odd & (lane + VL)) | (~odd & (lane ^ s)));
+            }
+    UNROLL for (int i = 0; i < VL; i++) store(y + i * ldy, rows[i]);
+}
+#endif
+
+static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
+{
+    int64_t i = 0;
+#ifdef vpick
+    for (; i + VL <= m; i += VL) {
+        int64_t j = 0;
+        for (; j + VL <= n; j += VL)
+            transpose_block(y + j * ldy + i, ldy, x + i * ldx + j, ldx);
+        for (; j < n; j++)
+            for (int64_t r = i; r < i + VL; r++)
+                y[j * ldy + r] = x[r * ldx + j];
+    }
+#endif
+    for (; i < m; i++)
+        for (int64_t j = 0; j < n; j++)
+            y[j * ldy + i] = x[i * ldx + j];
 }
 
 static void add(float *y, const float *x0, const float *x1, int64_t count)

@@ -1,0 +1,183 @@
+"""What the mask decoder's updates of the image's tokens come to in low rank: constants of a model, made once.
+
+A prompt of T tokens updates the N image tokens by attention: z = x + P·U + b, with P (N, 8·T) the softmax over the
+tokens of each head and U[h·T + t] = v[t, h]·O[h], head h's value of token t through its rows of the output
+projection O (128, 256); then y = (z − mean)/σ∘γ + β. Two of these, where C takes a row's mean from it, make of x
+
+    Z₁ = x₁ + P₁·U₁             y₁ = Z₁/σ₁∘γ₁ + β₁    x₁ = (x + b₁)C    U₁ of O₁C
+    Z₂ = x₂ + S·[U₁'; β'; U₂]   y₂ = Z₂/σ₂∘γ₂ + β₂    x₂ = (x₁∘γ₁)C     U₁' of O₁Cγ₁C, β' = (β₁ + b₂)C, U₂ of O₂C
+
+with S = [P₁, σ₁, σ₁P₂], and σ₂ the deviation of Z₂ with eps·σ₁² for eps: a common factor of a row passes through a
+norm. So y₁ and y₂ are never made. What is asked of them is linear in Z: a map of x₁ or x₂, the same for every prompt,
+and a small matrix times S; |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding;
+its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
+`kernels/two_way.pyx` computes so; the constants here are made in float64.
+
+A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+
+# The panels of every ISA's register tile divide this.
+PANEL = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """weight (N, K) and bias (N,) of a linear layer, in float64."""
+
+    weight: F64
+    bias: F64
+
+    @classmethod
+    def of(cls, weight: ArrayLike, bias: ArrayLike) -> Linear:
+        return cls(np.asarray(weight, np.float64), np.asarray(bias, np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """weight and bias (C,), in float64."""
+
+    weight: F64
+    bias: F64
+
+    @classmethod
+    def of(cls, weight: ArrayLike, bias: ArrayLike) -> Norm:
+        return cls(np.asarray(weight, np.float64), np.asarray(bias, np.float64))
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """The constants of one update and of the attention to its result, E = 128 inner channels; float32.
+
+    at: which rows of the image's maps are its own, in order E of its queries, J with twice the products of x₁ or x₂
+        with the basis, E of the keys and E of the values of the attention.
+    squares: which row holds |x|².
+    pe_at: which rows of the positional encoding's maps are its own: E of its queries, E of the attention's keys.
+    gram: (J, J), products of the basis: those of a block with the blocks before it twice, with those after it none.
+    query_rows: (E, J of the update before), what the queries are of the basis; None for the first update.
+    key_rows: (E, J), value_rows: (J, E) and value_bias: (E,): what the attention's keys and values are of it.
+    The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels.
+    """
+
+    at: int
+    squares: int
+    pe_at: int
+    gram: F32
+    query_rows: F32 | None
+    key_rows: F32
+    value_rows: F32
+    value_bias: F32
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """The two updates, what the image's maps are made with, and the first product that follows.
+
+    The maps are rows·(x + shift)ᵀ, |x₁|² and |x₂|² of `kernels.project_image`; `scale` is γ₁.
+    pe_rows: (4·E, C), whose products with the positional encoding, and pe_bias (4·E,), are what it adds to the first
+        update's queries and the keys after it, and to the second's; the first E are added to the image's first maps.
+    last_rows: (OC, C), last_bias (OC,): what is asked of y₂ at the end, as far as it is x's own part of Z₂;
+    last_basis: (J, OC), of S's part, and last_shift (OC,), which is added after the division by σ₂.
+    """
+
+    shift: F32
+    scale: F32
+    rows: F32
+    pe_rows: F32
+    pe_bias: F32
+    first: Update
+    second: Update
+    last_rows: F32
+    last_bias: F32
+    last_basis: F32
+    last_shift: F32
+
+
+def low_rank(
+    outs: Sequence[Linear],
+    norms: Sequence[Norm],
+    queries: Sequence[Linear],
+    keys: Sequence[Linear],
+    values: Sequence[Linear],
+    last: Linear,
+) -> LowRank:
+    """The constants of two updates.
+
+    outs: the updates' output projections (C, E), norms the norms that follow, queries (E, C) their image's queries.
+    keys, values: (E, C) of the attention to the result of each.
+    last: (OC, C), what is asked of the second result besides.
+    """
+    (out1, out2), (norm1, norm2) = outs, norms
+    c = out1.weight.shape[0]
+    centre = np.eye(c) - 1 / c
+    to_first, to_second = centre, centre * norm1.weight @ centre  # x + shift to x₁ and x₂, by rows
+    basis1 = out1.weight.T @ centre
+    between = (norm1.bias + out2.bias) @ centre
+    basis2 = np.concatenate([out1.weight.T @ to_second, between[None], out2.weight.T @ centre])
+    e = len(basis1)
+
+    def asked(weight: F64, norm: Norm) -> F64:
+        return (weight * norm.weight).T
+
+    rows = [
+        queries[0].weight, 2 * basis1 @ to_first.T,
+        (to_first @ asked(keys[0].weight, norm1)).T, (to_first @ asked(values[0].weight, norm1)).T,
+        (to_first @ asked(queries[1].weight, norm1)).T, 2 * basis2 @ to_second.T,
+        (to_second @ asked(keys[1].weight, norm2)).T, (to_second @ asked(values[1].weight, norm2)).T,
+    ]  # fmt: skip
+    count = sum(map(len, rows))
+
+    def update(i: int, basis: F64, at: int, query_rows: F32 | None) -> Update:
+        key, value = asked(keys[i].weight, norms[i]), asked(values[i].weight, norms[i])
+        return Update(
+            at, count + i, 2 * e * i, _padded(_one_sided(basis @ basis.T, e)), query_rows, _padded((basis @ key).T),
+            _padded(basis @ value), _f32(values[i].weight @ norms[i].bias + values[i].bias),
+        )  # fmt: skip
+
+    return LowRank(
+        shift=_f32(out1.bias),
+        scale=_f32(norm1.weight),
+        rows=_f32(np.concatenate(rows)),
+        pe_rows=_f32(np.concatenate([queries[0].weight, keys[0].weight, queries[1].weight, keys[1].weight])),
+        pe_bias=_f32(
+            np.concatenate(
+                [
+                    queries[0].bias - queries[0].weight @ out1.bias,
+                    np.zeros(e),
+                    queries[1].bias + queries[1].weight @ norm1.bias,
+                    np.zeros(e),
+                ]
+            )
+        ),
+        first=update(0, basis1, 0, None),
+        second=update(1, basis2, 4 * e, _padded((basis1 @ asked(queries[1].weight, norm1)).T)),
+        last_rows=_f32((to_second @ asked(last.weight, norm2)).T),
+        last_bias=_f32(out1.bias @ to_second @ asked(last.weight, norm2)),
+        last_basis=_f32(basis2 @ asked(last.weight, norm2)),
+        last_shift=_f32(last.weight @ norm2.bias + last.bias),
+    )
+
+
+def _one_sided(gram: F64, e: int) -> F64:
+    """S·gram·Sᵀ with each block of S seen from itself, and from those after it twice."""
+    block = np.minimum(np.arange(len(gram)) // e, 1) + (np.arange(len(gram)) > e)
+    return gram * (1.0 + np.sign(block[:, None] - block))
+
+
+def _padded(rows: F64) -> F32:
+    """With columns of zeros up to whole panels."""
+    return _f32(np.pad(rows, [(0, 0), (0, -rows.shape[1] % PANEL)]))
+
+
+def _f32(x: F64) -> F32:
+    return np.ascontiguousarray(x, np.float32)
