@@ -216,9 +216,17 @@ cdef struct update_pass:
     const float *keys  # (tokens, e)
     const float *queries  # (asking, e)
     const float *scale_before
-    const float *old_keys  # (8·tokens, before - 1)
-    const float *gram  # (rank, rank)
-    const float *asked  # (8·asking, rank)
+    # the update's constants, `wide` floats a row of gram, and what the prompt's tokens make of them
+    const float *gram_rows
+    const float *query_rows
+    const float *key_rows
+    const float *value_rows
+    int64_t wide, query_wide, key_wide, value_wide
+    float *room
+    float *old_keys  # (8·tokens, before - 1)
+    float *gram  # (rank, rank)
+    float *asked  # (8·asking, rank)
+    float *values  # (rank + 1, value_wide): the basis' rows as the attention's values
     float *basis  # (rank + 1, STRIDE) and more
     float *scale  # (CHUNK)
     float *top  # (chunks, columns)
@@ -231,103 +239,131 @@ cdef struct update_pass:
 def update_image(maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5, isa=None, threads=None):
     """An image's tokens attend to a prompt's, and what of them has changed; then the prompt's next tokens attend to them.
 
+    For several prompts at once, whose answers do not depend on one another: a chunk of the image's maps is read for all.
+
     Args:
         maps: ImageMaps of the image, pe those of the positional encoding; see :class:`mobilesam.low_rank.LowRank`.
         update: a :class:`mobilesam.low_rank.Update`.
-        keys, values: (T, E) float32, the prompt's; keys scaled.
-        queries: (T2, E) float32, scaled, of the attention to the result.
-        before: the UpdatedImage that the first of two updates made, which the second continues; else None.
+        keys, values: (P, T, E) float32, of P prompts' tokens; keys scaled.
+        queries: (P, T2, E) float32, scaled, of the attention to the result.
+        before: the P UpdatedImages that the first of two updates made, which the second continues; else None.
         channels: C of the image's tokens.
         isa: the name of the ISA to run on; by default the one in force.
 
     Returns:
-        (UpdatedImage, attended): attended (T2, E) float32 are the attention's heads, concatenated.
+        (P UpdatedImages, attended): attended (P, T2, E) float32 are the attention's heads, concatenated.
     """
-    cdef update_pass p
     cdef int nthreads = resolve(threads)
     cdef const micro *u = &rt.tables[<int>isas.index(isa)]
-    keys = check.array(keys, "keys", ("T", update.value_bias.shape[0]))
+    keys = check.array(keys, "keys", ("P", "T", update.value_bias.shape[0]))
     values = check.array(values, "values", keys.shape)
-    queries = check.array(queries, "queries", ("T2", keys.shape[1]))
-    if before is not None and before.values[0].shape != values.shape:
-        raise ValueError(f"values: expected shape {before.values[0].shape}, that of the update before, got {values.shape}")
-    every = (values,) if before is None else (*before.values, values)
-    cdef int64_t chunks = maps.data.shape[0], tokens = keys.shape[0], e = keys.shape[1], unit, i
-    p.n, p.eps, p.channels, p.asking = maps.n, eps, channels, queries.shape[0]
-    p.before = 0 if before is None else before.rank + 1
-    p.rank = p.before + HEADS * tokens
-    p.columns = round_up(HEADS * p.asking, u.nr)
-    basis = memory.empty((chunks, rank(2, HEADS * tokens) + 1, STRIDE)) if before is None else before.basis
-    scale = memory.empty((chunks, CHUNK))
-    p.form.tokens, p.form.e, p.form.updates, p.form.columns = tokens, e, len(every), round_up(tokens, u.nr)
-    cdef const float[:, ::1] kv = keys, qv = queries, v0 = every[0], v1 = every[len(every) - 1]
-    p.keys, p.queries, p.form.values[0], p.form.values[1] = &kv[0, 0], &qv[0, 0], &v0[0, 0], &v1[0, 0]
-    cdef const float[:, :, ::1] mv = maps.data, ev = pe.data
-    cdef float[:, :, ::1] bv = basis
-    cdef float[:, ::1] sv = scale
-    cdef const float[:, ::1] before_
-    cdef int64_t at = update.at, basis_rows = update.gram.shape[0]
-    p.maps_step, p.pe_step, p.basis_step = mv.shape[1] * CHUNK, ev.shape[1] * CHUNK, bv.shape[1] * STRIDE
-    p.query_map, p.linear_map = &mv[0, at, 0], &mv[0, at + e, 0]
-    p.key_map, p.value_map = &mv[0, at + e + basis_rows, 0], &mv[0, at + 2 * e + basis_rows, 0]
-    p.squares, p.key_pe = &mv[0, <int64_t>update.squares, 0], &ev[0, <int64_t>update.pe_at + e, 0]
-    p.query_pe, p.scale_before = NULL, NULL
-    if before is not None:
-        before_ = before.scale
-        p.query_pe, p.scale_before = &ev[0, <int64_t>update.pe_at, 0], &before_[0, 0]
-    p.basis, p.scale = &bv[0, 0, 0], &sv[0, 0]
-    value_rows, kept = compose(u, &p, update)
-    tops, sums = np.zeros((chunks, p.columns), np.float32), np.ones((chunks, p.columns), np.float32)  # beyond 8·T2 so
-    mixed = memory.empty((chunks, e // HEADS + p.rank, p.columns))
-    cdef float[:, ::1] tv = tops, uv = sums
-    cdef float[:, :, ::1] xv = mixed
-    p.top, p.sum, p.mixed = &tv[0, 0], &uv[0, 0], &xv[0, 0, 0]
+    queries = check.array(queries, "queries", (keys.shape[0], "T2", keys.shape[2]))
+    cdef int64_t prompts = keys.shape[0], e = keys.shape[2], chunks = maps.data.shape[0], unit, i
+    if before is not None and [image.values[0].shape for image in before] != [values.shape[1:]] * prompts:
+        raise ValueError(f"values: expected those of as many prompts and tokens as the update before, got {values.shape}")
+    cdef uint8_t[::1] storage = np.zeros(prompts * sizeof(update_pass), np.uint8)
+    cdef update_pass *passes = <update_pass *>&storage[0]
+    cdef update_pass *p = passes
+    images, kept = [], []
+    for i in range(prompts):
+        passes[i].eps, passes[i].channels = eps, channels
+        images.append(set_tokens(u, &passes[i], maps, keys[i], values[i], queries[i], None if before is None else before[i]))
+        set_maps(&passes[i], maps, pe, update)
+        kept.append(set_constants(u, &passes[i], update))
+    tops, sums = np.zeros((prompts, chunks, p.columns), np.float32), np.ones((prompts, chunks, p.columns), np.float32)
+    mixed = memory.empty((prompts, chunks, e // HEADS + p.rank, p.columns))
+    cdef float[:, :, ::1] tv = tops, uv = sums
+    cdef float[:, :, :, ::1] xv = mixed
+    for i in range(prompts):
+        passes[i].top, passes[i].sum, passes[i].mixed = &tv[i, 0, 0], &uv[i, 0, 0], &xv[i, 0, 0, 0]
 
     cdef size_t size = sizeof(float) * ((p.rank + p.columns) * STRIDE + CHUNK * p.columns + 256)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
         scratch = <float *>rt.scratch(size)
+        for i in prange(prompts, schedule="dynamic"):
+            compose(u, &passes[i])
         for unit in prange(chunks, schedule="dynamic"):
             if scratch == NULL:
                 failed += 1
             else:
-                update_chunk(u, &p, unit, scratch)
+                update_chunks(u, passes, prompts, unit, scratch)
     if failed:
         raise MemoryError(f"update_image: no memory for {size} bytes of scratch")
-    return UpdatedImage(p.n, p.rank, basis, scale, every), combine(u, &p, tops, sums, mixed, value_rows, update.value_bias)
+    return images, combine(u, passes, tops, sums, mixed, update.value_bias)
 
 
-cdef compose(const micro *u, update_pass *p, update):
-    """Set what a prompt's tokens make of the update's constants. Returns the basis' rows as values, and what to keep alive."""
+cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, before):
+    """A prompt's side of the pass. Returns the UpdatedImage that it will fill."""
+    every = (values,) if before is None else (*before.values, values)
+    cdef int64_t chunks = maps.data.shape[0], tokens = keys.shape[0]
+    p.n, p.asking = maps.n, queries.shape[0]
+    p.before = 0 if before is None else before.rank + 1
+    p.rank = p.before + HEADS * tokens
+    p.columns = round_up(HEADS * p.asking, u.nr)
+    basis = memory.empty((chunks, rank(2, HEADS * tokens) + 1, STRIDE)) if before is None else before.basis
+    scale = memory.empty((chunks, CHUNK))
+    p.form.tokens, p.form.e, p.form.updates, p.form.columns = tokens, keys.shape[1], len(every), round_up(tokens, u.nr)
+    cdef const float[:, ::1] kv = keys, qv = queries, v0 = every[0], v1 = every[len(every) - 1], before_
+    cdef float[:, :, ::1] bv = basis
+    cdef float[:, ::1] sv = scale
+    p.keys, p.queries, p.form.values[0], p.form.values[1] = &kv[0, 0], &qv[0, 0], &v0[0, 0], &v1[0, 0]
+    p.basis, p.scale, p.basis_step, p.scale_before = &bv[0, 0, 0], &sv[0, 0], bv.shape[1] * STRIDE, NULL
+    if before is not None:
+        before_ = before.scale
+        p.scale_before = &before_[0, 0]
+    return UpdatedImage(p.n, p.rank, basis, scale, every)
+
+
+cdef set_maps(update_pass *p, maps, pe, update):
+    """Where the image's maps are that the update reads."""
+    cdef const float[:, :, ::1] mv = maps.data, ev = pe.data
+    cdef int64_t e = p.form.e, at = update.at, basis_rows = update.gram.shape[0], pe_at = update.pe_at, squares = update.squares
+    p.maps_step, p.pe_step = mv.shape[1] * CHUNK, ev.shape[1] * CHUNK
+    p.query_map, p.linear_map = &mv[0, at, 0], &mv[0, at + e, 0]
+    p.key_map, p.value_map = &mv[0, at + e + basis_rows, 0], &mv[0, at + 2 * e + basis_rows, 0]
+    p.squares, p.key_pe = &mv[0, squares, 0], &ev[0, pe_at + e, 0]
+    p.query_pe = &ev[0, pe_at, 0] if p.before else NULL
+
+
+cdef set_constants(const micro *u, update_pass *p, update):
+    """The update's constants, and room for what a prompt's tokens make of them. Returns what to keep alive."""
     cdef const float[:, ::1] gram = update.gram, key_rows = update.key_rows, value_rows = update.value_rows, query_rows
-    cdef basis_form *b = &p.form
-    cdef int64_t r = HEADS * b.tokens, asking = HEADS * p.asking, wide = gram.shape[1], i
-    cdef int64_t turned = b.e * b.columns + u.nr
-    room = np.zeros(2 * turned + (p.rank + max(r, asking)) * wide + (p.rank + r + asking) * p.rank + 256, np.float32)
-    values = np.empty((p.rank + 1, value_rows.shape[1]), np.float32)  # a row more, as panels are read whole
-    cdef float[::1] rv = room
-    cdef float[:, ::1] vv = values
-    cdef float *free = &rv[0]
-    for i in range(b.updates):
-        b.turned[i] = take(&free, turned)
-        u.transpose(b.turned[i], b.columns, b.values[i], b.e, b.tokens, b.e)
-    cdef float *folded = take(&free, max(p.rank, max(r, asking)) * wide)
-    cdef float *made = take(&free, p.rank * p.rank)
-    fold_basis(u, b, &gram[0, 0], wide, folded, wide)
-    unfold(u, b, b.updates, p.rank, folded, wide, made, p.rank)
-    p.gram, made = made, take(&free, asking * p.rank)
-    fold(u, p.asking, b.e, p.queries, &key_rows[0, 0], key_rows.shape[1], folded, key_rows.shape[1])
-    unfold(u, b, b.updates, asking, folded, key_rows.shape[1], made, p.rank)
-    p.asked, p.old_keys = made, NULL
+    cdef int64_t r = HEADS * p.form.tokens, asking = HEADS * p.asking
+    p.gram_rows, p.wide = &gram[0, 0], gram.shape[1]
+    p.key_rows, p.key_wide = &key_rows[0, 0], key_rows.shape[1]
+    p.value_rows, p.value_wide = &value_rows[0, 0], value_rows.shape[1]
     if p.before:
         query_rows = update.query_rows
-        made = take(&free, r * r)
-        fold(u, b.tokens, b.e, p.keys, &query_rows[0, 0], query_rows.shape[1], folded, query_rows.shape[1])
-        unfold(u, b, 1, r, folded, query_rows.shape[1], made, r)
-        p.old_keys = made
-    fold_basis(u, b, &value_rows[0, 0], value_rows.shape[1], &vv[0, 0], value_rows.shape[1])
-    return values, room
+        p.query_rows, p.query_wide = &query_rows[0, 0], query_rows.shape[1]
+    room = np.zeros(2 * (p.form.e * p.form.columns + u.nr) + max(p.rank, max(r, asking)) * p.wide
+                    + (p.rank + r + asking) * p.rank + (p.rank + 1) * p.value_wide + 256, np.float32)
+    cdef float[::1] rv = room
+    p.room = &rv[0]
+    return room
+
+
+cdef void compose(const micro *u, update_pass *p) noexcept nogil:
+    """What a prompt's tokens make of the update's constants."""
+    cdef basis_form *b = &p.form
+    cdef int64_t r = HEADS * b.tokens, asking = HEADS * p.asking, i
+    cdef float *free = p.room
+    for i in range(b.updates):
+        b.turned[i] = take(&free, b.e * b.columns + u.nr)
+        u.transpose(b.turned[i], b.columns, b.values[i], b.e, b.tokens, b.e)
+    cdef float *folded = take(&free, max(p.rank, max(r, asking)) * p.wide)
+    p.gram, p.asked = take(&free, p.rank * p.rank), take(&free, asking * p.rank)
+    fold_basis(u, b, p.gram_rows, p.wide, folded, p.wide)
+    unfold(u, b, b.updates, p.rank, folded, p.wide, p.gram, p.rank)
+    fold(u, p.asking, b.e, p.queries, p.key_rows, p.key_wide, folded, p.key_wide)
+    unfold(u, b, b.updates, asking, folded, p.key_wide, p.asked, p.rank)
+    if p.before:
+        p.old_keys = take(&free, r * r)
+        fold(u, b.tokens, b.e, p.keys, p.query_rows, p.query_wide, folded, p.query_wide)
+        unfold(u, b, 1, r, folded, p.query_wide, p.old_keys, r)
+    p.values = take(&free, (p.rank + 1) * p.value_wide)  # a row more, as panels are read whole
+    fold_basis(u, b, p.value_rows, p.value_wide, p.values, p.value_wide)
 
 
 cdef void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const float *map, bint adds, float *y) noexcept nogil:
@@ -350,6 +386,13 @@ cdef void dense(const micro *u, int64_t m, int64_t k, const float *x, int64_t ld
     g.a, g.lda, g.step, g.b, g.ldb, g.panel = x, ldx, 1, basis, STRIDE, u.nr
     g.bias, g.residual, g.ldr, g.act, g.y, g.ldy = NULL, NULL, 0, ACT_NONE, y, STRIDE
     u.gemm(&g)
+
+
+cdef void update_chunks(const micro *u, const update_pass *passes, int64_t prompts, int64_t chunk, float *scratch) noexcept nogil:
+    """A chunk of every prompt's, while the maps' rows are in L2."""
+    cdef int64_t i
+    for i in range(prompts):
+        update_chunk(u, &passes[i], chunk, scratch)
 
 
 cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, float *free) noexcept nogil:
@@ -418,30 +461,39 @@ cdef void mix(const micro *u, const update_pass *p, int64_t count, const float *
     u.gemm(&g)
 
 
-cdef combine(const micro *u, const update_pass *p, top, total, const float[:, :, ::1] mixed, const float[:, ::1] value_rows,
-             const float[::1] bias):
+cdef combine(const micro *u, const update_pass *passes, top, total, const float[:, :, :, ::1] mixed, const float[::1] bias):
     """The chunks' sums brought to a common maximum and added in order; then the values that they are of."""
-    scale = np.exp(top - top.max(axis=0))
-    scale /= (total * scale).sum(axis=0)
-    cdef int64_t d = p.form.e // HEADS, asking = HEADS * p.asking, h, i, j
+    scale = np.exp(top - top.max(axis=1, keepdims=True))
+    scale /= (total * scale).sum(axis=1, keepdims=True)
+    cdef const update_pass *p = passes
+    cdef int64_t d = p.form.e // HEADS, i
     whole = np.zeros((d + p.rank, p.columns), np.float32)
-    y = np.empty((p.asking, p.form.e), np.float32)
-    cdef const float[:, ::1] sv = scale
-    cdef float[:, ::1] wv = whole, yv = y
+    y = np.empty((len(top), p.asking, p.form.e), np.float32)
+    cdef const float[:, :, ::1] sv = scale
+    cdef float[:, ::1] wv = whole
+    cdef float[:, :, ::1] yv = y
+    for i in range(yv.shape[0]):
+        whole[:] = 0
+        combine_one(u, &passes[i], sv.shape[1], &sv[i, 0, 0], &mixed[i, 0, 0, 0], &bias[0], &wv[0, 0], &yv[i, 0, 0])
+    return y
+
+
+cdef void combine_one(const micro *u, const update_pass *p, int64_t chunks, const float *scale, const float *mixed,
+                      const float *bias, float *whole, float *y) noexcept nogil:
+    """A prompt's attended (asking, e); ``whole`` (e / 8 + rank, columns) starts as zeros."""
+    cdef int64_t d = p.form.e // HEADS, e = p.form.e, rows = d + p.rank, columns = p.columns, h, i, j
     cdef gemm_args g
-    for i in range(d + p.rank):
-        u.dot_columns(&wv[i, 0], &mixed[0, i, 0], mixed.shape[1] * p.columns, &sv[0, 0], p.columns, sv.shape[0], p.columns)
+    for i in range(rows):
+        u.dot_columns(whole + i * columns, mixed + i * columns, rows * columns, scale, columns, chunks, columns)
     g.m, g.n, g.k, g.segments, g.offset = p.asking, d, p.rank, 1, NULL
-    g.lda, g.step, g.ldb, g.panel = 1, p.columns, value_rows.shape[1], u.nr
-    g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, p.form.e
+    g.lda, g.step, g.ldb, g.panel = 1, columns, p.value_wide, u.nr
+    g.residual, g.ldr, g.act, g.ldy = NULL, 0, ACT_NONE, e
     for h in range(HEADS):
-        g.a, g.b, g.y = &wv[d, h * p.asking], &value_rows[0, h * d], &yv[0, h * d]
-        g.bias = &bias[h * d]
+        g.a, g.b, g.y, g.bias = whole + d * columns + h * p.asking, p.values + h * d, y + h * d, bias + h * d
         u.gemm(&g)
         for i in range(p.asking):
             for j in range(d):
-                yv[i, h * d + j] += wv[j, h * p.asking + i]
-    return y
+                y[i * e + h * d + j] += whole[j * columns + h * p.asking + i]
 
 
 def update_rows(image, rows, *, isa=None):

@@ -2,9 +2,10 @@
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,8 @@ class Segmentation:
             self.prompt.box if more.box is None else more.box,
             more.mask_input,
         )
-        return self.embedding.model._answer(self.embedding, prompt, multimask)
+        (answer,) = self.embedding.model._answers(self.embedding, [prompt], multimask)
+        return answer
 
     def overlay(self, image: ImageLike, *, prompt: bool = True) -> Image.Image:
         """The image, in its own size, with the best mask as a translucent colour and an outline, and the prompt.
@@ -178,7 +180,8 @@ class Embedding:
         Raises ValueError or TypeError, in one line, for anything else and where no prompt is given.
         """
         prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
-        return self.model._answer(self, prompt, multimask)
+        (answer,) = self.model._answers(self, [prompt], multimask)
+        return answer
 
     def segment_rle(
         self,
@@ -197,7 +200,7 @@ class Embedding:
         only_best: the mask with the highest score alone; the others are never drawn. The rest as for `segment`.
         """
         prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
-        candidates = self.model._candidates(self, prompt, multimask)
+        (candidates,) = self.model._candidates(self, [prompt], multimask)
         wanted = [int(candidates.scores.argmax())] if only_best else list(range(len(candidates.scores)))
         size = self.original_size if size is None else size
         all_runs, _ = kernels.mask_runs(
@@ -217,10 +220,11 @@ class Embedding:
 
         prompts: mappings with the names and values that `segment` takes, such as {"points": [(20, 30)]} or
         {"box": (0, 0, 40, 50)}. All are checked before the first is answered: raises what `segment` raises, with the
-        prompt's number, from 0, in the message. An answer has the same bits as `segment` gives.
+        prompt's number, from 0, in the message. An answer has the same bits as `segment` gives, in less time where a few
+        prompts in a row have as many points and boxes each.
         """
         checked = [_checked_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
-        return (self.model._answer(self, prompt, multimask) for prompt in checked)
+        return self.model._answers(self, checked, multimask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the embedding to a file, 4 MB of safetensors, with its sizes and what encoded it.
@@ -295,20 +299,26 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 
-    def _candidates(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Candidates:
-        if prompt.mask_input is None:
-            image = embedding._image_tokens
-        else:
-            image = self._image_tokens(embedding.features, prompt.mask_input)
+    def _candidates(self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool) -> Iterator[Candidates]:
+        """What answers each prompt, in order. Those without a mask share what depends on the image alone."""
+        for plain, alike in groupby(prompts, key=lambda prompt: prompt.mask_input is None):
+            if plain:
+                sparse = (self._tokens(embedding, prompt) for prompt in alike)
+                yield from self.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=multimask)
+                continue
+            for prompt in alike:
+                image = self._image_tokens(embedding.features, prompt.mask_input)
+                tokens = self._tokens(embedding, prompt)
+                yield from self.mask_decoder.candidates(image, [tokens], multimask=multimask)
+
+    def _tokens(self, embedding: Embedding, prompt: "Prompt") -> NDArray[np.float32]:
         size = embedding.original_size
         box = None if prompt.box is None else _to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
-        sparse = self.prompt_encoder.sparse(_to_canvas(prompt.points, size), prompt.labels, box)
-        (candidates,) = self.mask_decoder.candidates(image, [sparse], multimask=multimask)
-        return candidates
+        return self.prompt_encoder.sparse(_to_canvas(prompt.points, size), prompt.labels, box)
 
-    def _answer(self, embedding: Embedding, prompt: "Prompt", multimask: bool) -> Segmentation:
-        candidates = self._candidates(embedding, prompt, multimask)
-        return Segmentation(candidates.scores, candidates.draw(), prompt, embedding)
+    def _answers(self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool) -> Iterator[Segmentation]:
+        for prompt, candidates in zip(prompts, self._candidates(embedding, prompts, multimask), strict=True):
+            yield Segmentation(candidates.scores, candidates.draw(), prompt, embedding)
 
     def _image_tokens(self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None) -> ImageTokens:
         prompts = self.prompt_encoder
@@ -366,7 +376,8 @@ def segment(
     rgb = open_rgb(image, image_format)
     prompt = _checked_prompt((rgb.height, rgb.width), points, labels, box, mask_input)
     model = default_model() if model is None else model
-    return model._answer(model.encode(rgb), prompt, multimask)
+    (answer,) = model._answers(model.encode(rgb), [prompt], multimask)
+    return answer
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,9 @@ all prompts, and keeps a prompt's update in low rank: cheaper while its tokens a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,8 @@ HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
 # The low-rank form costs an image token 9·(8·T)² + 850·8·T multiply-adds, the direct one 300,000: equal at T = 17.
 LOW_RANK_TOKENS = 16
+# Prompts whose tokens go through the transformer together: those of four points are 28 rows of a product's 32.
+TOGETHER = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class ImageTokens:
 
 
 class SelfAttention:
-    """Attention among the tokens: residual + out_proj(attention)."""
+    """Attention among each prompt's tokens (P, T, 256): residual + out_proj(attention)."""
 
     def __init__(self, p: Parameters) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
@@ -66,12 +69,14 @@ class SelfAttention:
             _linear(k, self.k_proj, threads),
             _linear(v, self.v_proj, threads),
         )
-        mixed = kernels.cross_attention(q, k, v, heads=DECODER_HEADS, threads=threads)
+        mixed = np.stack(
+            [kernels.cross_attention(*prompt, heads=DECODER_HEADS, threads=threads) for prompt in zip(q, k, v)]
+        )
         return _linear(mixed, self.out_proj, threads, residual)
 
 
 class TokenToImage:
-    """Tokens attending to the image. ``attended`` is (T, 128), what the heads mixed, before the projection back."""
+    """Tokens (P, T, 256) attending to the image. ``attended`` is (P, T, 128), what the heads mixed, before the projection back."""
 
     def __init__(self, p: Parameters) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
@@ -83,10 +88,12 @@ class TokenToImage:
 
     def direct(self, tokens: F32, image: KeysValues, threads: int) -> F32:
         """attended, of tokens that carry their positional encoding."""
-        return kernels.cross_attention(_linear(tokens, self.q_proj, threads), image, threads=threads)
+        queries = _linear(tokens, self.q_proj, threads)
+        attended = kernels.cross_attention(queries.reshape(-1, CROSS_ATTENTION_DIM), image, threads=threads)
+        return attended.reshape(queries.shape)
 
     def queries(self, tokens: F32, threads: int) -> F32:
-        """The tokens' queries (T, 128) for the low-rank form, scaled."""
+        """The tokens' queries (P, T, 128) for the low-rank form, scaled."""
         return _linear(tokens, self.q_proj, threads) * HEAD_SCALE
 
     def project(self, attended: F32, residual: F32, threads: int) -> F32:
@@ -101,14 +108,14 @@ class ImageToToken:
         self.out_proj, self.norm, self.isa = p.linear("out_proj"), norm, kernels.isa.current()
 
     def direct(self, image: F32, pe: F32, tokens: F32, token_pe: F32, threads: int) -> F32:
-        """The updated image (N, 256)."""
+        """The updated image (N, 256), of one prompt's tokens (T, 256)."""
         queries = _linear(image + pe, self.q_proj, threads)
         k, v = _linear(tokens + token_pe, self.k_proj, threads), _linear(tokens, self.v_proj, threads)
         mixed = kernels.cross_attention(queries, k, v, heads=DECODER_HEADS, threads=threads)
         return _norm(_linear(mixed, self.out_proj, threads, image), self.norm, threads)
 
     def keys_values(self, tokens: F32, token_pe: F32, threads: int) -> tuple[F32, F32]:
-        """The tokens' keys, scaled, and values (T, 128) for the low-rank form."""
+        """The tokens' keys, scaled, and values (P, T, 128) for the low-rank form."""
         k = _linear(tokens + token_pe, self.k_proj, threads) * HEAD_SCALE
         return k, _linear(tokens, self.v_proj, threads)
 
@@ -154,14 +161,16 @@ class TwoWayTransformer:
 
     def __call__(
         self, image: ImageTokens, tokens: F32, kept: list[int], threads: int
-    ) -> tuple[F32, UpdatedImage | F32]:
-        """The tokens that are ``kept`` (K, 256) and the image after the transformer, in low rank or (N, 256).
+    ) -> tuple[F32, Sequence[UpdatedImage | F32]]:
+        """Of prompts' tokens (P, T, 256) those that are ``kept`` (P, K, 256), and P images, in low rank or (N, 256).
 
-        The last attention leaves out the tokens whose answer nobody reads.
+        With more than LOW_RANK_TOKENS, P is 1. The last attention leaves out the tokens whose answer nobody reads.
         """
         first, second = self.layers
         last = self.final_attn_token_to_image
-        updated = LowRankUpdates(image, threads) if len(tokens) <= LOW_RANK_TOKENS else DirectUpdates(image, threads)
+        updated = (
+            LowRankUpdates(image, threads) if tokens.shape[1] <= LOW_RANK_TOKENS else DirectUpdates(image, threads)
+        )
         queries = first.attend_self(tokens, tokens, threads)
         attended = first.cross_attn_token_to_image.direct(queries + tokens, image.keys_values, threads)
         before = first.digest(queries, attended, threads)
@@ -170,45 +179,47 @@ class TwoWayTransformer:
             first.cross_attn_image_to_token, second.cross_attn_token_to_image, before, tokens, queries + tokens
         )
         before = second.digest(queries, attended, threads)
-        queries = before[kept]
-        attended = updated.attend(second.cross_attn_image_to_token, last, before, tokens, queries + tokens[kept])
-        return _norm(last.project(attended, queries, threads), self.norm_final_attn, threads), updated.image
+        queries = np.ascontiguousarray(before[:, kept])
+        attended = updated.attend(second.cross_attn_image_to_token, last, before, tokens, queries + tokens[:, kept])
+        return _norm(last.project(attended, queries, threads), self.norm_final_attn, threads), updated.images
 
 
 class LowRankUpdates:
-    """The image as a prompt updates it, in low rank."""
+    """The image as each prompt updates it, in low rank."""
 
     def __init__(self, tokens: ImageTokens, threads: int) -> None:
         self._tokens, self._threads = tokens, threads
         self._updates = iter((tokens.constants.first, tokens.constants.second))
-        self._image: UpdatedImage | None = None
+        self._images: list[UpdatedImage] | None = None
 
     @property
-    def image(self) -> UpdatedImage:
-        assert self._image is not None, "no update yet"
-        return self._image
+    def images(self) -> list[UpdatedImage]:
+        assert self._images is not None, "no update yet"
+        return self._images
 
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
         """Update the image, and let the tokens ``asking``, with their positional encoding, attend to it."""
         keys, values = update.keys_values(tokens, token_pe, self._threads)
-        self._image, attended = kernels.update_image(
+        self._images, attended = kernels.update_image(
             self._tokens.maps, self._tokens.pe_maps, next(self._updates), keys, values,
-            attention.queries(asking, self._threads), self._image,
+            attention.queries(asking, self._threads), self._images,
             channels=EMBED_DIM, eps=LAYER_NORM_EPS, isa=update.isa, threads=self._threads,
         )  # fmt: skip
         return attended
 
 
 class DirectUpdates:
-    """The image (N, 256) as a prompt updates it."""
+    """The image (N, 256) as one prompt updates it."""
 
     def __init__(self, tokens: ImageTokens, threads: int) -> None:
-        self.image, self._pe, self._threads = tokens.x, tokens.pe, threads
+        self.images, self._pe, self._threads = [tokens.x], tokens.pe, threads
 
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
         """As that of `LowRankUpdates`."""
-        self.image = update.direct(self.image, self._pe, tokens, token_pe, self._threads)
-        return attention.direct(asking, attention.keys_values(self.image, self._pe, self._threads), self._threads)
+        (image,), (tokens,), (token_pe,) = self.images, tokens, token_pe
+        image = update.direct(image, self._pe, tokens, token_pe, self._threads)
+        self.images = [image]
+        return attention.direct(asking, attention.keys_values(image, self._pe, self._threads), self._threads)
 
 
 class MLP:
@@ -266,19 +277,20 @@ class MaskDecoder:
             self._pe_maps = image_pe, maps
         return self._pe_maps[1]
 
-    def candidates(self, image: ImageTokens, sparse: Sequence[F32], *, multimask: bool) -> Iterator[Candidates]:
+    def candidates(self, image: ImageTokens, sparse: Iterable[F32], *, multimask: bool) -> Iterator[Candidates]:
         """What each prompt's masks will be, in order: their scores, and the means to draw them.
 
-        sparse: the prompts' tokens, (T, 256) each, of which there may be none. The candidates are the mask tokens 1 to
-        3 with ``multimask``, else token 0.
+        sparse: the prompts' tokens, (T, 256) each, of which there may be none; a few are taken ahead. The candidates
+        are the mask tokens 1 to 3 with ``multimask``, else token 0.
         """
         wanted = range(1, MASK_TOKENS) if multimask else range(1)
         kept = [0, *(1 + i for i in wanted)]
-        for prompt in sparse:
-            tokens = np.concatenate([self.output_tokens, prompt])
-            queries, x = self.transformer(image, tokens, kept, self.threads)
-            scores = self.iou_prediction_head(queries[:1], self.threads)[0, wanted.start : wanted.stop]
-            yield Candidates(scores.copy(), wanted, queries[1:], image, x, self)
+        for group in _together(sparse):
+            tokens = np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in group])
+            queries, images = self.transformer(image, tokens, kept, self.threads)
+            scores = self.iou_prediction_head(queries[:, 0].copy(), self.threads)[:, wanted.start : wanted.stop]
+            for one, kept_tokens, x in zip(scores, queries, images):
+                yield Candidates(one.copy(), wanted, kept_tokens[1:], image, x, self)
 
     def _draw(self, image: ImageTokens, x: UpdatedImage | F32, tokens: F32, indices: Sequence[int]) -> F32:
         """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the updated image x."""
@@ -298,6 +310,14 @@ class MaskDecoder:
             self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=self.constants.last_shift,
             eps=LAYER_NORM_2D_EPS, threads=self.threads,
         )  # fmt: skip
+
+
+def _together(prompts: Iterable[F32]) -> Iterator[list[F32]]:
+    """Prompts one after the other of as many tokens, up to TOGETHER of them: they share their passes over the image."""
+    for tokens, alike in groupby(prompts, key=len):
+        most = TOGETHER if MASK_TOKENS + 1 + tokens <= LOW_RANK_TOKENS else 1
+        while group := list(islice(alike, most)):
+            yield group
 
 
 def low_rank_constants(p: Parameters) -> LowRank:

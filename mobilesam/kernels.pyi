@@ -1,4 +1,5 @@
 # The kernels' signatures for type checkers; kernels/ is installed as mobilesam.kernels.
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, overload
@@ -229,13 +230,13 @@ def update_image(
     keys: F32,
     values: F32,
     queries: F32,
-    before: UpdatedImage | None = None,
+    before: Sequence[UpdatedImage] | None = None,
     *,
     channels: int = 256,
     eps: float = 1e-5,
     isa: str | None = None,
     threads: int | None = None,
-) -> tuple[UpdatedImage, F32]: ...
+) -> tuple[list[UpdatedImage], F32]: ...
 def update_rows(image: UpdatedImage, rows: F32, *, isa: str | None = None) -> F32: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
 def upscale_masks(

@@ -195,13 +195,19 @@ def _predict(
     masks = np.empty((len(prompts), count, *embedding.original_size), np.float32 if return_logits else np.bool_)
     scores = np.empty((len(prompts), count), np.float32)
     low_res = np.empty((len(prompts), count, LOW_RES, LOW_RES), np.float32)
-    image = embedding._image_tokens if mask_input is None else model._image_tokens(embedding.features, mask_input[0])
-    for i, prompt in enumerate(prompts):
-        if i and mask_input is not None and len(mask_input) > 1:
-            image = model._image_tokens(embedding.features, mask_input[i])
-        (candidates,) = model.mask_decoder.candidates(
-            image, [prompt.tokens(model.prompt_encoder)], multimask=multimask_output
+    tokens = [prompt.tokens(model.prompt_encoder) for prompt in prompts]
+    every_mask = [None] if mask_input is None else mask_input
+    parts = [tokens] if len(every_mask) == 1 else [[one] for one in tokens]  # prompts that share their image's tokens
+    answers = (
+        candidates
+        for mask, part in zip(every_mask, parts, strict=True)
+        for candidates in model.mask_decoder.candidates(
+            embedding._image_tokens if mask is None else model._image_tokens(embedding.features, mask),
+            part,
+            multimask=multimask_output,
         )
+    )
+    for i, candidates in enumerate(answers):
         scores[i], low_res[i] = candidates.scores, candidates.draw()
         kernels.resize_logits(
             low_res[i],
