@@ -2,6 +2,7 @@
 import numpy as np
 
 from cython.parallel cimport parallel, prange
+from libc.string cimport memset
 
 from common cimport *
 
@@ -11,13 +12,16 @@ from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
+# Depths of a product that have no partial tile.
+cdef int64_t PANEL = 32
+
 cdef struct upscale_pass:
     const float *x  # (height, width, 4*c1)
     const float *basis  # (chunks, basis_room, stride) of an updated image, NULL for none
     const float *scale  # (chunks, chunk)
-    const float *rows  # (rank, ldr)
+    matrix rows  # (4*c1, rank)
     const float *shift  # (4*c1)
-    int64_t chunk, stride, basis_room, rank, ldr
+    int64_t chunk, stride, basis_room, rank
     const float *norm_weight
     const float *norm_bias
     matrix w2  # (4*c2, c1)
@@ -75,11 +79,12 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     cdef float[::1] yv = y.reshape(-1)
     p.x, p.y, p.b2, p.norm_weight, p.norm_bias = &xv[0], &yv[0], &b2v[0], &nw[0], &nb[0]
     p.basis = NULL
-    kept = None if update is None else set_update(&p, x, update, rows, shift)
+    kept = None if update is None else set_update(&p, x, update, rows, shift, w2.isa)
 
     cdef int64_t unit, fine = 4 * p.width
     cdef size_t size = sizeof(float) * (fine * (p.w2.k + p.hyper.n) + fine_floats(&p, fine) + 64
-                                        + max(operand_floats(&p.w2, fine), operand_floats(&p.hyper, fine)))
+                                        + max(operand_floats(&p.w2, fine), operand_floats(&p.hyper, fine))
+                                        + update_floats(&p))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -94,22 +99,24 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     return y
 
 
-cdef set_update(upscale_pass *p, x, update, rows, shift):
+cdef set_update(upscale_pass *p, x, update, rows, shift, isa_index):
     """Returns what to keep alive."""
     cdef int64_t n = 4 * p.w2.k
     if update.n != p.height * p.width:
         raise ValueError(f"update: expected one of {p.height * p.width} tokens, got {update.n}")
     if n % 32:
         raise ValueError(f"x: expected a multiple of 32 channels with an update, got shape {x.shape}")
-    p.rank, p.ldr = update.rank, n + 16
-    apart = np.empty((p.rank, p.ldr), np.float32)  # rows of a power of two would alias in L1
-    apart[:, :n] = check.array(rows, "rows", (p.rank, n))
+    p.rank = update.rank
+    deep = np.zeros((n, round_up(p.rank, PANEL)), np.float32)  # whole words of every precision
+    deep[:, : p.rank] = check.array(rows, "rows", (p.rank, n)).T
+    packed = pack(deep, isa=isa.name_of(isa_index), threads=1)
+    p.rows = as_matrix(rt, packed)
     cdef const float[:, :, ::1] bv = update.basis
-    cdef const float[:, ::1] sv = update.scale, rv = apart
+    cdef const float[:, ::1] sv = update.scale
     cdef const float[::1] shift_ = check.array(shift, "shift", (n,))
-    p.basis, p.scale, p.rows, p.shift = &bv[0, 0, 0], &sv[0, 0], &rv[0, 0], &shift_[0]
+    p.basis, p.scale, p.shift = &bv[0, 0, 0], &sv[0, 0], &shift_[0]
     p.chunk, p.stride, p.basis_room = sv.shape[1], bv.shape[2], bv.shape[1]
-    return update, apart, shift
+    return update, packed, shift
 
 
 def in_fours(rows, name):
@@ -132,7 +139,7 @@ cdef void upscale_row(const upscale_pass *p, int64_t h, float *free) noexcept no
     cdef float *fine = take(&free, fine_floats(p, 4 * n))
     cdef const float *x = p.x + h * n * 4 * c1
     if p.basis != NULL:
-        updated_row(p, h, middle)
+        updated_row(p, h, middle, free)
         x = middle
     p.w2.u.layer_norm(middle, c1, x, c1, 4 * n, c1, p.norm_weight, p.norm_bias, p.eps, ACT_NONE if narrow else ACT_GELU)
     product(&p.w2, 4 * n, middle, c1, p.b2, NULL, 0, fine, p.w2.n, ACT_GELU, free, ACT_GELU if narrow else ACT_NONE,
@@ -143,17 +150,22 @@ cdef void upscale_row(const upscale_pass *p, int64_t h, float *free) noexcept no
         interleave(p, drawn + m, h, m)
 
 
-cdef void updated_row(const upscale_pass *p, int64_t h, float *y) noexcept nogil:
+cdef int64_t update_floats(const upscale_pass *p) noexcept nogil:
+    return 0 if p.basis == NULL else p.width * p.rows.k + operand_floats(&p.rows, p.width) + 32
+
+
+cdef void updated_row(const upscale_pass *p, int64_t h, float *y, float *free) noexcept nogil:
     """Row h of z, as far as each chunk of the update's basis reaches."""
     cdef const micro *u = p.w2.u
-    cdef int64_t i = h * p.width, end = i + p.width, n = 4 * p.w2.k, m
-    cdef gemm_args g
-    g.n, g.k, g.segments, g.offset, g.lda, g.step = n, p.rank, 1, NULL, 1, p.stride
-    g.b, g.ldb, g.panel, g.bias, g.ldr, g.ldy, g.act = p.rows, p.ldr, u.nr, NULL, n, n, ACT_NONE
+    cdef int64_t i = h * p.width, end = i + p.width, n = 4 * p.w2.k, m, j
+    cdef float *turned = take(&free, p.width * p.rows.k)
+    if p.rows.k > p.rank:
+        for j in range(p.width):
+            memset(turned + j * p.rows.k + p.rank, 0, (p.rows.k - p.rank) * sizeof(float))
     while i < end:
         m = min(end, (i // p.chunk + 1) * p.chunk) - i
-        g.m, g.a, g.residual, g.y = m, p.basis + i // p.chunk * p.basis_room * p.stride + i % p.chunk, p.x + i * n, y
-        u.gemm(&g)
+        u.transpose(turned, p.rows.k, p.basis + i // p.chunk * p.basis_room * p.stride + i % p.chunk, p.stride, p.rank, m)
+        product(&p.rows, m, turned, p.rows.k, NULL, p.x + i * n, n, y, n, ACT_NONE, free)
         u.scale_rows(y, n, m, n, p.scale + i, p.shift)
         i += m
         y += m * n

@@ -220,8 +220,8 @@ class Embedding:
 
         prompts: mappings with the names and values that `segment` takes, such as {"points": [(20, 30)]} or
         {"box": (0, 0, 40, 50)}. All are checked before the first is answered: raises what `segment` raises, with the
-        prompt's number, from 0, in the message. An answer has the same bits as `segment` gives, in less time where a few
-        prompts in a row have as many points and boxes each.
+        prompt's number, from 0, in the message. An answer has the same bits as `segment` gives, in less time where
+        prompts in a row are alike: of as many points, and all with a box or none.
         """
         checked = [_checked_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
         return self.model._answers(self, checked, multimask)

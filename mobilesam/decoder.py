@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby, islice
 
 import numpy as np
@@ -26,7 +27,7 @@ from .config import (
     LAYER_NORM_EPS,
     MASK_TOKENS,
 )
-from .kernels import ImageMaps, KeysValues, UpdatedImage
+from .kernels import ImageMaps, KeysValues, Panels, UpdatedImage
 from .low_rank import Linear, LowRank, Norm, low_rank
 from .parameters import F32, Layer, Parameters, Vectors
 
@@ -76,7 +77,7 @@ class SelfAttention:
 
 
 class TokenToImage:
-    """Tokens (P, T, 256) attending to the image. ``attended`` is (P, T, 128), what the heads mixed, before the projection back."""
+    """Tokens (P, T, 256) attending to the image; ``attended`` (P, T, 128): what heads mixed, not yet projected back."""
 
     def __init__(self, p: Parameters) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
@@ -247,9 +248,18 @@ class MaskDecoder:
         self.upscale_norm = p.norm("output_upscaling.1")
         self.output_hypernetworks_mlps = [MLP(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = MLP(p / "iou_prediction_head")
-        self.constants = low_rank_constants(p)
-        self.last = kernels.pack(self.constants.last_rows, precision=p.precision, threads=threads)
+        self._parameters = p
         self._pe_maps: tuple[F32, ImageMaps] | None = None
+
+    @cached_property
+    def constants(self) -> LowRank:
+        """Of the updates in low rank; made with the first image."""
+        return low_rank_constants(self._parameters)
+
+    @cached_property
+    def last(self) -> Panels:
+        """The constants' `last_rows`, packed."""
+        return kernels.pack(self.constants.last_rows, precision=self.precision, isa=self.isa, threads=self.threads)
 
     def image_tokens(self, features: F32, image_pe: F32, dense: F32) -> ImageTokens:
         """What the decoding of every prompt on this image starts from.

@@ -13,7 +13,7 @@ from golden import PHOTOS
 from PIL import Image
 
 import mobilesam
-from mobilesam import api, checkpoint, kernels, rle
+from mobilesam import api, checkpoint, decoder, kernels, rle
 from mobilesam.image import resized_size, to_encoder_input
 from mobilesam.kernels import reference
 
@@ -218,14 +218,14 @@ def test_many_prompts_give_the_bits_of_each_alone_in_order(embedding, multimask)
     assert list(embedding.segment_many([])) == []
 
 
-def test_many_prompts_are_answered_one_at_a_time(model, embedding, monkeypatch):
-    asked = []
+def test_many_prompts_are_answered_a_few_at_a_time(model, embedding, monkeypatch):
+    asked: list[int] = []
     sparse = model.prompt_encoder.sparse
     monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: asked.append(1) or sparse(*given))
-    answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(3)])
+    answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(2 * decoder.TOGETHER + 1)])
     assert asked == []
-    next(answers)
-    assert asked == [1]
+    taken = [len(asked) for _ in answers]
+    assert taken == sorted([decoder.TOGETHER, 2 * decoder.TOGETHER] * decoder.TOGETHER) + [2 * decoder.TOGETHER + 1]
 
 
 @pytest.mark.parametrize("multimask", [True, False])

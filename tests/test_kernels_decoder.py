@@ -67,13 +67,20 @@ class Scene:
 
     def update(self, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], **options):
         """The updated image and what attended to it, twice."""
-        image, attended = None, []
-        for update, (keys, values, queries) in zip((self.constants.first, self.constants.second), self.tokens):
-            image, answer = kernels.update_image(
-                *maps, update, keys * SCALE, values, queries * SCALE, image, channels=CHANNELS, **options
-            )
-            attended.append(answer)
+        ((image, attended),) = updates(self.constants, maps, [self.tokens], **options)
         return image, attended
+
+
+def updates(constants: LowRank, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], prompts, **options):
+    """Each prompt's updated image and what attended to it, twice."""
+    images, attended = None, []
+    for i, update in enumerate((constants.first, constants.second)):
+        keys, values, queries = (np.stack(part) for part in zip(*(prompt[i] for prompt in prompts)))
+        images, answers = kernels.update_image(
+            *maps, update, keys * SCALE, values, queries * SCALE, images, channels=CHANNELS, **options
+        )
+        attended.append(answers)
+    return list(zip(images, zip(*attended), strict=True))
 
 
 def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
@@ -149,6 +156,18 @@ def test_updates_give_the_same_bits_on_any_threads():
             assert_same(other, one)
 
 
+def test_prompts_together_give_the_same_bits_as_alone():
+    scenes = [scene(700, 7, 4), scene(700, 7, 4, sharper=2), scene(700, 7, 4, sharper=0.5)]
+    maps = scenes[0].maps()
+    together = updates(scenes[0].constants, maps, [one.tokens for one in scenes])
+    for one, (image, attended) in zip(scenes, together):
+        ((alone, expected),) = updates(scenes[0].constants, maps, [one.tokens])
+        assert_same(image.basis[:, : image.rank, :256], alone.basis[:, : image.rank, :256])
+        assert_same(image.scale, alone.scale)
+        for got, answer in zip(attended, expected, strict=True):
+            assert_same(got, answer)
+
+
 def test_attention_of_sharp_scores():
     """Scores near ±1000 over several chunks of the image, where each chunk has a maximum of its own."""
     check_updates(1000, 3, 5, sharper=300)
@@ -157,17 +176,19 @@ def test_attention_of_sharp_scores():
 def test_updates_refuse_what_does_not_fit():
     case = scene(9, 2, 3)
     maps, c = case.maps(), case.constants
-    keys, values, queries = case.tokens[0]
-    first, _ = kernels.update_image(*maps, c.first, keys, values, queries, channels=CHANNELS)
+    keys, values, queries = (array[None] for array in case.tokens[0])
+    (first,), _ = kernels.update_image(*maps, c.first, keys, values, queries, channels=CHANNELS)
     for name, arguments in {
-        "values": (c.first, keys, values[:1], queries),
-        "queries": (c.first, keys, values, queries[:, :8]),
-        "keys": (c.first, keys[:, :8], values, queries),
+        "values": (c.first, keys, values[:, :1], queries),
+        "queries": (c.first, keys, values, queries[..., :8]),
+        "keys": (c.first, keys[..., :8], values, queries),
     }.items():
         with pytest.raises(ValueError, match=f"^{name}: "):
             kernels.update_image(*maps, *arguments, channels=CHANNELS)
     with pytest.raises(ValueError, match=r"^values: .*update before"):
-        kernels.update_image(*maps, c.second, keys[:1], values[:1], queries, first, channels=CHANNELS)
+        kernels.update_image(*maps, c.second, keys[:, :1], values[:, :1], queries, [first], channels=CHANNELS)
+    with pytest.raises(ValueError, match=r"^values: .*update before"):
+        kernels.update_image(*maps, c.second, keys, values, queries, [first, first], channels=CHANNELS)
     with pytest.raises(ValueError, match=r"^rows: .*32.*40"):
         kernels.update_rows(first, normal(INNER, 40))
     with pytest.raises(ValueError, match=r"^added: "):

@@ -329,6 +329,10 @@ INLINE void read_weights(float *y, const void *x, int half, int64_t n)
         }
         return;
     }
+    if (n == DEPTH) {
+        memcpy(y, x, DEPTH * sizeof *y);
+        return;
+    }
     for (int64_t i = 0; i < DEPTH; i++)
         y[i] = i >= n ? 0.f : half ? from_half(((const uint16_t *)x)[i]) : ((const float *)x)[i];
 }
