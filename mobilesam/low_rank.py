@@ -11,7 +11,7 @@ with S = [P₁, σ₁, σ₁P₂], and σ₂ the deviation of Z₂ with eps·σ�
 norm. So y₁ and y₂ are never made. What is asked of them is linear in Z: a map of x₁ or x₂, the same for every prompt,
 and a small matrix times S; |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding;
 its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
-`kernels/two_way.pyx` computes so; the constants here are made in float64.
+`kernels/two_way.pyx` computes so.
 
 A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
 """
@@ -24,6 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from . import kernels
+
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
@@ -33,7 +35,7 @@ PANEL = 32
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """weight (N, K) and bias (N,) of a linear layer, in float64."""
+    """weight (N, K) and bias (N,) of a linear layer."""
 
     weight: F64
     bias: F64
@@ -45,7 +47,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """weight and bias (C,), in float64."""
+    """weight and bias (C,)."""
 
     weight: F64
     bias: F64
@@ -118,30 +120,25 @@ def low_rank(
     last: (OC, C), what is asked of the second result besides.
     """
     (out1, out2), (norm1, norm2) = outs, norms
-    c = out1.weight.shape[0]
-    centre = np.eye(c) - 1 / c
-    to_first, to_second = centre, centre * norm1.weight @ centre  # x + shift to x₁ and x₂, by rows
-    basis1 = out1.weight.T @ centre
-    between = (norm1.bias + out2.bias) @ centre
-    basis2 = np.concatenate([out1.weight.T @ to_second, between[None], out2.weight.T @ centre])
+    basis1 = _centred(out1.weight.T)
+    between = _centred(norm1.bias + out2.bias)
+    basis2 = np.concatenate([_to_second(out1.weight.T, norm1), between[None], _centred(out2.weight.T)])
     e = len(basis1)
-
-    def asked(weight: F64, norm: Norm) -> F64:
-        return (weight * norm.weight).T
-
+    asked1 = [part.weight * norm1.weight for part in (keys[0], values[0], queries[1])]
+    asked2 = [part.weight * norm2.weight for part in (keys[1], values[1])]
+    last2 = last.weight * norm2.weight
     rows = [
-        queries[0].weight, 2 * basis1 @ to_first.T,
-        (to_first @ asked(keys[0].weight, norm1)).T, (to_first @ asked(values[0].weight, norm1)).T,
-        (to_first @ asked(queries[1].weight, norm1)).T, 2 * basis2 @ to_second.T,
-        (to_second @ asked(keys[1].weight, norm2)).T, (to_second @ asked(values[1].weight, norm2)).T,
+        queries[0].weight, 2 * _centred(basis1), *map(_centred, asked1),
+        2 * _to_second(basis2, norm1), *(_to_second(part, norm1) for part in asked2),
     ]  # fmt: skip
     count = sum(map(len, rows))
 
     def update(i: int, basis: F64, at: int, query_rows: F32 | None) -> Update:
-        key, value = asked(keys[i].weight, norms[i]), asked(values[i].weight, norms[i])
+        key, value = keys[i].weight * norms[i].weight, values[i].weight * norms[i].weight
         return Update(
-            at, count + i, 2 * e * i, _padded(_one_sided(basis @ basis.T, e)), query_rows, _padded((basis @ key).T),
-            _padded(basis @ value), _f32(values[i].weight @ norms[i].bias + values[i].bias),
+            at, count + i, 2 * e * i, _padded(_one_sided(_products(basis, basis), e)), query_rows,
+            _padded(_products(key, basis)), _padded(_products(basis, value)),
+            _f32(_applied(values[i], norms[i].bias)),
         )  # fmt: skip
 
     return LowRank(
@@ -152,20 +149,40 @@ def low_rank(
         pe_bias=_f32(
             np.concatenate(
                 [
-                    queries[0].bias - queries[0].weight @ out1.bias,
+                    _applied(queries[0], -out1.bias),
                     np.zeros(e),
-                    queries[1].bias + queries[1].weight @ norm1.bias,
+                    _applied(queries[1], norm1.bias),
                     np.zeros(e),
                 ]
             )
         ),
         first=update(0, basis1, 0, None),
-        second=update(1, basis2, 4 * e, _padded((basis1 @ asked(queries[1].weight, norm1)).T)),
-        last_rows=_f32((to_second @ asked(last.weight, norm2)).T),
-        last_bias=_f32(out1.bias @ to_second @ asked(last.weight, norm2)),
-        last_basis=_f32(basis2 @ asked(last.weight, norm2)),
-        last_shift=_f32(last.weight @ norm2.bias + last.bias),
+        second=update(1, basis2, 4 * e, _padded(_products(asked1[2], basis1))),
+        last_rows=_f32(_to_second(last2, norm1)),
+        last_bias=_f32((last2 * _to_second(out1.bias, norm1)).sum(axis=1)),
+        last_basis=_f32(_products(basis2, last2)),
+        last_shift=_f32(_applied(last, norm2.bias)),
     )
+
+
+def _centred(x: F64) -> F64:
+    """x·C: rows without their mean."""
+    return x - x.mean(axis=-1, keepdims=True)
+
+
+def _to_second(x: F64, norm1: Norm) -> F64:
+    """x·Cγ₁C, by which a token comes to x₂; as that is symmetric, it also makes of rows that ask x₂ rows that ask x."""
+    return _centred(_centred(x) * norm1.weight)
+
+
+def _applied(layer: Linear, x: F64) -> F64:
+    """The layer's answer to x (K,)."""
+    return (layer.weight * x).sum(axis=1) + layer.bias
+
+
+def _products(x: F64, y: F64) -> F64:
+    """x·yᵀ, of rows, in float32, which errs as the products it saves do. NumPy's threads would spin on after one."""
+    return kernels.linear(_f32(x), _f32(y)).astype(np.float64)
 
 
 def _one_sided(gram: F64, e: int) -> F64:
