@@ -16,9 +16,10 @@ from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.patch_embed import patch_embed
 from mobilesam.kernels.probe import fma_peak
+from mobilesam.kernels.project import ImageMaps, project_image
 from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
-from mobilesam.kernels.two_way import ImageMaps, UpdatedImage, project_image, update_image, update_rows
+from mobilesam.kernels.two_way import UpdatedImage, update_image, update_rows
 from mobilesam.kernels.upscale import upscale_masks
 from mobilesam.kernels.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
 

@@ -163,7 +163,7 @@ cdef const float *real_rows(const window_pass *p, const float *bias, int64_t row
 
 cdef void attend_narrow(const micro *u, const window_pass *p, int64_t rows, int64_t cols, const float *qkv, float *mixed,
                         float *edge_bias, float *free) noexcept nogil:
-    """Every head of a window in bf16."""
+    """Every head of a window, by `attend`."""
     cdef int64_t j, h, m = rows * cols
     cdef const float **tokens = <const float **>free
     cdef const float *bias

@@ -2,6 +2,9 @@
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 
+cdef enum:
+    IMAGE_CHUNK = 256  # image tokens of an image's maps that lie together, and stay in L2
+
 cdef extern from "micro.h" nogil:
     enum:
         ACT_NONE

@@ -1,7 +1,7 @@
 """The image's tokens as a prompt updates them, which are never made: `mobilesam/low_rank.py` says what of them there is instead.
 
 Image tokens lie along the vectors, in chunks that stay in L2: a chunk of an image's map, of softmax over the tokens or of scores
-is some rows of CHUNK image tokens. A head's scores are products 16 deep of the tokens' queries and its rows of a map.
+is some rows of IMAGE_CHUNK image tokens. A head's scores are products 16 deep of the tokens' queries and its rows of a map.
 """
 from dataclasses import dataclass
 
@@ -22,20 +22,9 @@ cdef const runtime *rt = shared_runtime()
 cdef int64_t HEADS = 8
 # What every ISA's panels divide.
 cdef int64_t PANEL = 32
-# Image tokens of a chunk, which never depends on the threads: each chunk's softmax is whole, and they combine in order.
-cdef int64_t CHUNK = 256
+# Chunks never depend on the threads: each one's softmax is whole, and they combine in order.
 # The stride of rows that are written here: whole cache lines, odd in number, that L1's sets are all used.
-cdef int64_t STRIDE = CHUNK + 16
-# Rows of a map that are made at once.
-cdef int64_t ROWS = 168
-
-
-@dataclass(frozen=True, slots=True)
-class ImageMaps:
-    """Maps (M, N) of an image of n tokens in chunks (⌈N / 256⌉, M, 256), zeros beyond: what :func:`project_image` makes."""
-
-    data: np.ndarray
-    n: int
+cdef int64_t STRIDE = IMAGE_CHUNK + 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,102 +40,6 @@ class UpdatedImage:
     basis: np.ndarray
     scale: np.ndarray
     values: tuple[np.ndarray, ...]
-
-
-cdef struct projection:
-    const float *x  # (n, c)
-    const float *shift
-    const float *scale
-    const float *zeros
-    const float *rows  # (m, c)
-    const float *added  # (chunks, added_rows, CHUNK), NULL for none
-    float *y  # (chunks, m + 2, CHUNK)
-    int64_t n, c, m, first, added_rows
-    matrix form  # of a chunk's tokens as a packed weight; its data is in the scratch
-
-
-def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=None, threads=None):
-    """Maps rows·(x + shift)ᵀ, |x₁|² and |x₂|² of x₁ = (x + shift)C and x₂ = (x₁∘scale)C, C centring.
-
-    Args:
-        x: (N, C) float32; shift, scale: (C,).
-        rows: (M, C) float32.
-        added: ImageMaps and a number: how many of its first maps to add to the first of these.
-        precision: "fp32" or "bf16": of the product.
-        isa: the name of the ISA to run on; by default the one in force.
-
-    Returns:
-        ImageMaps of M + 2 maps.
-    """
-    cdef projection p
-    cdef int nthreads = resolve(threads)
-    x = check.array(x, "x", ("N", "C"))
-    p.n, p.c = x.shape
-    cdef const float[::1] shift_ = check.array(shift, "shift", (p.c,)), scale_ = check.array(scale, "scale", (p.c,))
-    cdef const float[::1] zeros = np.zeros(p.c, np.float32)
-    rows = check.array(rows, "rows", ("M", p.c))
-    p.m = rows.shape[0]
-    cdef int64_t chunks = (p.n + CHUNK - 1) // CHUNK, unit
-    cdef const float[:, ::1] xv = x, rv = rows
-    cdef const float[:, :, ::1] av
-    p.added, p.first, p.added_rows = NULL, 0, 0
-    if added is not None:
-        maps, p.first = added
-        if maps.n != p.n or not 0 < p.first <= min(p.m, maps.data.shape[1]):
-            raise ValueError(f"added: expected at most {p.m} maps of {p.n} tokens, got {p.first} of {maps.n}")
-        av = maps.data
-        p.added, p.added_rows = &av[0, 0, 0], av.shape[1]
-    y = memory.empty((chunks, p.m + 2, CHUNK))
-    cdef float[:, :, ::1] yv = y
-    p.x, p.shift, p.scale, p.zeros, p.rows, p.y = &xv[0, 0], &shift_[0], &scale_[0], &zeros[0], &rv[0, 0], &yv[0, 0, 0]
-    p.form.u = &rt.tables[<int>isas.index(isa, precision)]
-    p.form.n, p.form.k = CHUNK, p.c
-    p.form.panel = panel_words(p.form.u, p.c, False)
-    cdef size_t size = sizeof(float) * (2 * CHUNK * p.c + CHUNK // p.form.u.weight.columns * p.form.panel
-                                        + operand_floats(&p.form, ROWS) + 64)
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(chunks, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                project_chunk(&p, unit, scratch)
-    if failed:
-        raise MemoryError(f"project_image: no memory for {size} bytes of scratch")
-    return ImageMaps(y, p.n)
-
-
-cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcept nogil:
-    """A chunk's tokens are packed as a weight would be, so that they become the product's columns."""
-    cdef const micro *u = p.form.u
-    cdef int64_t first = chunk * CHUNK, count = min(CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns
-    cdef matrix tokens = p.form
-    cdef float *x = take(&free, CHUNK * c)
-    cdef float *scaled = take(&free, CHUNK * c)
-    cdef float *panels = take(&free, CHUNK // nr * tokens.panel)
-    cdef float *y = p.y + chunk * (p.m + 2) * CHUNK
-    cdef float *squares = y + p.m * CHUNK
-    cdef const float *added
-    cdef float eps = 1e-5
-    for i in range(count):
-        u.add(x + i * c, p.x + (first + i) * c, p.shift, c)
-    memset(x + count * c, 0, (CHUNK - count) * c * sizeof(float))
-    for i in range(CHUNK // nr):
-        u.pack(panels + i * tokens.panel, x + i * nr * c, 0, nr, c, c)
-    tokens.data = panels
-    u.spread(squares, x, c, CHUNK, c)
-    u.layer_norm(scaled, c, x, c, CHUNK, c, p.scale, p.zeros, eps, ACT_NONE)
-    u.spread(squares + CHUNK, scaled, c, CHUNK, c)
-    for i in range(CHUNK):
-        squares[CHUNK + i] *= squares[i] / c + eps
-    for i in range((p.m + ROWS - 1) // ROWS):
-        product(&tokens, min(ROWS, p.m - i * ROWS), p.rows + i * ROWS * c, c, NULL, NULL, 0, y + i * ROWS * CHUNK, CHUNK,
-                ACT_NONE, free)
-    if p.added != NULL:
-        added = p.added + chunk * p.added_rows * CHUNK
-        u.add(y, y, added, p.first * CHUNK)
 
 
 # The rows of a basis: 8·t for each update's values, row h·t + i of token i and head h, and between two updates another.
@@ -228,7 +121,7 @@ cdef struct update_pass:
     float *asked  # (8·asking, rank)
     float *values  # (rank + 1, value_wide): the basis' rows as the attention's values
     float *basis  # (rank + 1, STRIDE) and more
-    float *scale  # (CHUNK)
+    float *scale  # (IMAGE_CHUNK)
     float *top  # (chunks, columns)
     float *sum
     float *mixed  # (chunks, e / 8 + rank, columns)
@@ -246,7 +139,8 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
         update: a :class:`mobilesam.low_rank.Update`.
         keys, values: (P, T, E) float32, of P prompts' tokens; keys scaled.
         queries: (P, T2, E) float32, scaled, of the attention to the result.
-        before: the P UpdatedImages that the first of two updates made, which the second continues; else None.
+        before: the P UpdatedImages that the first of two updates made, which the second continues, in their own memory;
+            else None.
         channels: C of the image's tokens.
         isa: the name of the ISA to run on; by default the one in force.
 
@@ -259,7 +153,11 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     values = check.array(values, "values", keys.shape)
     queries = check.array(queries, "queries", (keys.shape[0], "T2", keys.shape[2]))
     cdef int64_t prompts = keys.shape[0], e = keys.shape[2], chunks = maps.data.shape[0], unit, i
-    if before is not None and [image.values[0].shape for image in before] != [values.shape[1:]] * prompts:
+    if maps.n != pe.n or maps.data.shape[1] <= update.squares or pe.data.shape[1] < update.pe_at + 2 * e:
+        raise ValueError(f"maps: expected those of one image and of pe, for this update, got {maps.n} and {pe.n} tokens")
+    if (before is None) != (update.query_rows is None):
+        raise ValueError(f"before: expected images for the second of two updates, and for that alone, got {before!r}")
+    if before is not None and [[part.shape for part in image.values] for image in before] != [[values.shape[1:]]] * prompts:
         raise ValueError(f"values: expected those of as many prompts and tokens as the update before, got {values.shape}")
     cdef uint8_t[::1] storage = np.zeros(prompts * sizeof(update_pass), np.uint8)
     cdef update_pass *passes = <update_pass *>&storage[0]
@@ -277,7 +175,7 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     for i in range(prompts):
         passes[i].top, passes[i].sum, passes[i].mixed = &tv[i, 0, 0], &uv[i, 0, 0], &xv[i, 0, 0, 0]
 
-    cdef size_t size = sizeof(float) * ((p.rank + p.columns) * STRIDE + CHUNK * p.columns + 256)
+    cdef size_t size = sizeof(float) * ((p.rank + p.columns) * STRIDE + IMAGE_CHUNK * p.columns + 256)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -303,7 +201,7 @@ cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, bef
     p.rank = p.before + HEADS * tokens
     p.columns = round_up(HEADS * p.asking, u.nr)
     basis = memory.empty((chunks, rank(2, HEADS * tokens) + 1, STRIDE)) if before is None else before.basis
-    scale = memory.empty((chunks, CHUNK))
+    scale = memory.empty((chunks, IMAGE_CHUNK))
     p.form.tokens, p.form.e, p.form.updates, p.form.columns = tokens, keys.shape[1], len(every), round_up(tokens, u.nr)
     cdef const float[:, ::1] kv = keys, qv = queries, v0 = every[0], v1 = every[len(every) - 1], before_
     cdef float[:, :, ::1] bv = basis
@@ -320,7 +218,7 @@ cdef set_maps(update_pass *p, maps, pe, update):
     """Where the image's maps are that the update reads."""
     cdef const float[:, :, ::1] mv = maps.data, ev = pe.data
     cdef int64_t e = p.form.e, at = update.at, basis_rows = update.gram.shape[0], pe_at = update.pe_at, squares = update.squares
-    p.maps_step, p.pe_step = mv.shape[1] * CHUNK, ev.shape[1] * CHUNK
+    p.maps_step, p.pe_step = mv.shape[1] * IMAGE_CHUNK, ev.shape[1] * IMAGE_CHUNK
     p.query_map, p.linear_map = &mv[0, at, 0], &mv[0, at + e, 0]
     p.key_map, p.value_map = &mv[0, at + e + basis_rows, 0], &mv[0, at + 2 * e + basis_rows, 0]
     p.squares, p.key_pe = &mv[0, squares, 0], &ev[0, pe_at + e, 0]
@@ -370,19 +268,19 @@ cdef void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const
     """y[h·tokens + i] (+)= x[i, head h]·the head's rows of a chunk's map."""
     cdef int64_t d = e // HEADS, h
     cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = tokens, CHUNK, d, 1, NULL
-    g.lda, g.step, g.ldb, g.panel = e, 1, CHUNK, u.nr
+    g.m, g.n, g.k, g.segments, g.offset = tokens, IMAGE_CHUNK, d, 1, NULL
+    g.lda, g.step, g.ldb, g.panel = e, 1, IMAGE_CHUNK, u.nr
     g.bias, g.ldr, g.act, g.ldy = NULL, STRIDE, ACT_NONE, STRIDE
     for h in range(HEADS):
-        g.a, g.b, g.y = x + h * d, map + h * d * CHUNK, y + h * tokens * STRIDE
+        g.a, g.b, g.y = x + h * d, map + h * d * IMAGE_CHUNK, y + h * tokens * STRIDE
         g.residual = g.y if adds else NULL
         u.gemm(&g)
 
 
 cdef void dense(const micro *u, int64_t m, int64_t k, const float *x, int64_t ldx, const float *basis, float *y) noexcept nogil:
-    """y (m, CHUNK) = x (m, k)·basis (k, CHUNK)."""
+    """y (m, IMAGE_CHUNK) = x (m, k)·basis (k, IMAGE_CHUNK)."""
     cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = m, CHUNK, k, 1, NULL
+    g.m, g.n, g.k, g.segments, g.offset = m, IMAGE_CHUNK, k, 1, NULL
     g.a, g.lda, g.step, g.b, g.ldb, g.panel = x, ldx, 1, basis, STRIDE, u.nr
     g.bias, g.residual, g.ldr, g.act, g.y, g.ldy = NULL, NULL, 0, ACT_NONE, y, STRIDE
     u.gemm(&g)
@@ -398,51 +296,51 @@ cdef void update_chunks(const micro *u, const update_pass *passes, int64_t promp
 cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, float *free) noexcept nogil:
     """Softmax over the tokens, the deviations, scores of the next attention, and its sums over these image tokens."""
     cdef int64_t t = p.form.tokens, e = p.form.e, r = HEADS * t, asking = HEADS * p.asking, i, h
-    cdef int64_t count = min(CHUNK, p.n - chunk * CHUNK), at_maps = chunk * p.maps_step, at_pe = chunk * p.pe_step
+    cdef int64_t count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), at_maps = chunk * p.maps_step, at_pe = chunk * p.pe_step
     cdef float *basis = p.basis + chunk * p.basis_step
     cdef float *new = basis + p.before * STRIDE
     cdef float *before = basis + (p.before - 1) * STRIDE  # the deviations that the first update's sums are divided by
-    cdef float *scale = p.scale + chunk * CHUNK
+    cdef float *scale = p.scale + chunk * IMAGE_CHUNK
     cdef float *linear = take(&free, p.rank * STRIDE)
     cdef float *scores = take(&free, p.columns * STRIDE)
-    cdef float *turned = take(&free, CHUNK * p.columns + u.nr)
+    cdef float *turned = take(&free, IMAGE_CHUNK * p.columns + u.nr)
     cdef float *mixed = p.mixed + chunk * (e // HEADS + p.rank) * p.columns
     if p.before:
         dense(u, r, r, p.old_keys, r, basis, new)
         heads(u, t, e, p.keys, p.query_map + at_maps, True, new)
-        u.scale_columns(new, STRIDE, r, CHUNK, p.scale_before + chunk * CHUNK)
+        u.scale_columns(new, STRIDE, r, IMAGE_CHUNK, p.scale_before + chunk * IMAGE_CHUNK)
         heads(u, t, e, p.keys, p.query_pe + at_pe, True, new)
     else:
         heads(u, t, e, p.keys, p.query_map + at_maps, False, new)
     for h in range(HEADS):
-        u.softmax_columns(new + h * t * STRIDE, STRIDE, t, CHUNK)
+        u.softmax_columns(new + h * t * STRIDE, STRIDE, t, IMAGE_CHUNK)
     if p.before:
-        u.scale_columns(new, STRIDE, r, CHUNK, before)
+        u.scale_columns(new, STRIDE, r, IMAGE_CHUNK, before)
 
     if p.before:
         dense(u, p.before, p.before, p.gram, p.rank, basis, linear)
         heads(u, t, e, p.form.values[0], p.linear_map + at_maps, True, linear)
-        u.add(linear + r * STRIDE, linear + r * STRIDE, p.linear_map + at_maps + e * CHUNK, CHUNK)
+        u.add(linear + r * STRIDE, linear + r * STRIDE, p.linear_map + at_maps + e * IMAGE_CHUNK, IMAGE_CHUNK)
     dense(u, r, p.rank, p.gram + p.before * p.rank, p.rank, basis, linear + p.before * STRIDE)
-    heads(u, t, e, p.form.values[p.form.updates - 1], p.linear_map + at_maps + (e + 1) * CHUNK * (p.form.updates - 1), True,
+    heads(u, t, e, p.form.values[p.form.updates - 1], p.linear_map + at_maps + (e + 1) * IMAGE_CHUNK * (p.form.updates - 1), True,
           linear + p.before * STRIDE)
-    memcpy(scale, p.squares + at_maps, CHUNK * sizeof(float))
-    u.dot_columns(scale, basis, STRIDE, linear, STRIDE, p.rank, CHUNK)
-    for i in range(CHUNK):
-        scale[i] = 1 / sqrtf(scale[i] / p.channels + p.eps * (before[i] * before[i] if p.before else 1))
+    memcpy(scale, p.squares + at_maps, IMAGE_CHUNK * sizeof(float))
+    u.dot_columns(scale, basis, STRIDE, linear, STRIDE, p.rank, IMAGE_CHUNK)
+    for i in range(IMAGE_CHUNK):
+        scale[i] = 1 / sqrtf(max(scale[i], 0) / p.channels + p.eps * (before[i] * before[i] if p.before else 1))
     if not p.before:
-        for i in range(CHUNK):
+        for i in range(IMAGE_CHUNK):
             new[r * STRIDE + i] = 1 / scale[i]
 
     dense(u, asking, p.rank, p.asked, p.rank, basis, scores)
     heads(u, p.asking, e, p.queries, p.key_map + at_maps, True, scores)
-    u.scale_columns(scores, STRIDE, asking, CHUNK, scale)
+    u.scale_columns(scores, STRIDE, asking, IMAGE_CHUNK, scale)
     heads(u, p.asking, e, p.queries, p.key_pe + at_pe, True, scores)
     u.exp_rows(scores, STRIDE, asking, count, p.top + chunk * p.columns, p.sum + chunk * p.columns)
-    u.scale_columns(scores, STRIDE, asking, CHUNK, scale)
+    u.scale_columns(scores, STRIDE, asking, IMAGE_CHUNK, scale)
     for i in range(asking, p.columns):
-        memset(scores + i * STRIDE, 0, CHUNK * sizeof(float))
-    u.transpose(turned, p.columns, scores, STRIDE, p.columns, CHUNK)
+        memset(scores + i * STRIDE, 0, IMAGE_CHUNK * sizeof(float))
+    u.transpose(turned, p.columns, scores, STRIDE, p.columns, IMAGE_CHUNK)
     mix(u, p, count, turned, p.value_map + at_maps, basis, mixed)
 
 
@@ -452,10 +350,10 @@ cdef void mix(const micro *u, const update_pass *p, int64_t count, const float *
     cdef int64_t d = p.form.e // HEADS, h
     cdef gemm_args g
     g.m, g.n, g.k, g.segments, g.offset = d, p.asking, count, 1, NULL
-    g.lda, g.step, g.ldb, g.panel = CHUNK, 1, p.columns, u.nr
+    g.lda, g.step, g.ldb, g.panel = IMAGE_CHUNK, 1, p.columns, u.nr
     g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, p.columns
     for h in range(HEADS):
-        g.a, g.b, g.y = values + h * d * CHUNK, weights + h * p.asking, y + h * p.asking
+        g.a, g.b, g.y = values + h * d * IMAGE_CHUNK, weights + h * p.asking, y + h * p.asking
         u.gemm(&g)
     g.m, g.n, g.a, g.lda, g.b, g.y = p.rank, p.columns, basis, STRIDE, weights, y + d * p.columns
     u.gemm(&g)

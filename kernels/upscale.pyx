@@ -104,8 +104,8 @@ cdef set_update(upscale_pass *p, x, update, rows, shift, isa_index):
     cdef int64_t n = 4 * p.w2.k
     if update.n != p.height * p.width:
         raise ValueError(f"update: expected one of {p.height * p.width} tokens, got {update.n}")
-    if n % 32:
-        raise ValueError(f"x: expected a multiple of 32 channels with an update, got shape {x.shape}")
+    if n % PANEL:
+        raise ValueError(f"x: expected a multiple of {PANEL} channels with an update, got shape {x.shape}")
     p.rank = update.rank
     deep = np.zeros((n, round_up(p.rank, PANEL)), np.float32)  # whole words of every precision
     deep[:, : p.rank] = check.array(rows, "rows", (p.rank, n)).T
@@ -113,7 +113,8 @@ cdef set_update(upscale_pass *p, x, update, rows, shift, isa_index):
     p.rows = as_matrix(rt, packed)
     cdef const float[:, :, ::1] bv = update.basis
     cdef const float[:, ::1] sv = update.scale
-    cdef const float[::1] shift_ = check.array(shift, "shift", (n,))
+    shift = check.array(shift, "shift", (n,))
+    cdef const float[::1] shift_ = shift
     p.basis, p.scale, p.shift = &bv[0, 0, 0], &sv[0, 0], &shift_[0]
     p.chunk, p.stride, p.basis_room = sv.shape[1], bv.shape[2], bv.shape[1]
     return update, packed, shift

@@ -38,10 +38,10 @@ PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 class Segmentation:
     """The masks that answer one prompt.
 
-    scores (C,) float32, each mask's IoU with the object as the model predicts it (it may exceed 1); low_res
-    (C, 256, 256) float32 logits, of which one may be the next prompt's `mask_input`. C is 3 (the model's mask tokens 1
-    to 3) with multimask, else 1 (token 0). prompt is what was asked, in pixels of the image, and embedding the image,
-    kept in memory by its answers. Masks in the image's own size are made when they are first asked for.
+    scores (C,) float32, each mask's IoU with the object as the model predicts it (it may exceed 1); low_res (C, 256,
+    256) float32 logits, read-only, of which one may be the next prompt's `mask_input`. C is 3 (the model's mask
+    tokens 1 to 3) with multimask, else 1 (token 0). prompt is what was asked, in pixels of the image, and embedding
+    the image, kept in memory by its answers. Masks in the image's own size are made when they are first asked for.
     """
 
     scores: NDArray[np.float32]
@@ -216,7 +216,7 @@ class Embedding:
     def segment_many(
         self, prompts: Iterable[Mapping[str, ArrayLike | None]], *, multimask: bool = True
     ) -> Iterator[Segmentation]:
-        """The masks for many prompts of any mix, in order; each when it is taken, so that none need be held.
+        """The masks for many prompts of any mix, in order; drawn when taken, so that none need be held.
 
         prompts: mappings with the names and values that `segment` takes, such as {"points": [(20, 30)]} or
         {"box": (0, 0, 40, 50)}. All are checked before the first is answered: raises what `segment` raises, with the
@@ -318,11 +318,14 @@ class MobileSAM:
 
     def _answers(self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool) -> Iterator[Segmentation]:
         for prompt, candidates in zip(prompts, self._candidates(embedding, prompts, multimask), strict=True):
-            yield Segmentation(candidates.scores, candidates.draw(), prompt, embedding)
+            low_res = candidates.draw()
+            low_res.flags.writeable = False  # masks are made of it later
+            yield Segmentation(candidates.scores, low_res, prompt, embedding)
 
     def _image_tokens(self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None) -> ImageTokens:
         prompts = self.prompt_encoder
-        return self.mask_decoder.image_tokens(features, prompts.dense_pe(), prompts.dense(mask_input))
+        dense, reuse = prompts.dense(mask_input), mask_input is None
+        return self.mask_decoder.image_tokens(features, prompts.dense_pe(), dense, reuse=reuse)
 
 
 def load(

@@ -122,7 +122,7 @@ class Bench(LayersBench):
         prompt, decoder = model.prompt_encoder, model.mask_decoder
 
         def image_tokens() -> ImageTokens:
-            return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None))
+            return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None), reuse=True)
 
         def call(image: ImageTokens) -> tuple[F32, F32]:
             (candidates,) = decoder.candidates(image, [prompt.sparse(point, label, None)], multimask=True)

@@ -8,9 +8,9 @@ all prompts, and keeps a prompt's update in low rank: cheaper while its tokens a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby, islice
 
 import numpy as np
@@ -39,18 +39,33 @@ LOW_RANK_TOKENS = 16
 TOGETHER = 4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class ImageTokens:
     """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256).
 
-    And what every prompt would compute of them again: the first layer's keys and values for the tokens' attention; for
-    the updates in low rank, their constants, the image's maps and those of the positional encoding; and ``last``
-    (N, 256), the part of the upscaling's first product that is the image's own.
+    And what every prompt would compute of them again: the first layer's keys and values for the tokens' attention, and
+    what the low-rank form starts from, made when that is first wanted; None for an image that serves one prompt only.
     """
 
     x: F32
     pe: F32
     keys_values: KeysValues
+    project: Callable[[], ProjectedImage] | None
+
+    @cached_property
+    def projected(self) -> ProjectedImage:
+        """What the low-rank form starts from."""
+        assert self.project is not None, "an image that serves one prompt"
+        return self.project()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProjectedImage:
+    """What the updates in low rank start from: their constants, the image's maps and those of the positional encoding.
+
+    ``last`` (N, 256) is the part of the upscaling's first product that is the image's own. 23 MB of an image's own.
+    """
+
     constants: LowRank
     maps: ImageMaps
     pe_maps: ImageMaps
@@ -169,9 +184,11 @@ class TwoWayTransformer:
         """
         first, second = self.layers
         last = self.final_attn_token_to_image
-        updated = (
-            LowRankUpdates(image, threads) if tokens.shape[1] <= LOW_RANK_TOKENS else DirectUpdates(image, threads)
-        )
+        updated: LowRankUpdates | DirectUpdates
+        if image.project is not None and tokens.shape[1] <= LOW_RANK_TOKENS:
+            updated = LowRankUpdates(image.projected, threads)
+        else:
+            updated = DirectUpdates(image, threads)
         queries = first.attend_self(tokens, tokens, threads)
         attended = first.cross_attn_token_to_image.direct(queries + tokens, image.keys_values, threads)
         before = first.digest(queries, attended, threads)
@@ -188,9 +205,9 @@ class TwoWayTransformer:
 class LowRankUpdates:
     """The image as each prompt updates it, in low rank."""
 
-    def __init__(self, tokens: ImageTokens, threads: int) -> None:
-        self._tokens, self._threads = tokens, threads
-        self._updates = iter((tokens.constants.first, tokens.constants.second))
+    def __init__(self, image: ProjectedImage, threads: int) -> None:
+        self._image, self._threads = image, threads
+        self._updates = iter((image.constants.first, image.constants.second))
         self._images: list[UpdatedImage] | None = None
 
     @property
@@ -202,7 +219,7 @@ class LowRankUpdates:
         """Update the image, and let the tokens ``asking``, with their positional encoding, attend to it."""
         keys, values = update.keys_values(tokens, token_pe, self._threads)
         self._images, attended = kernels.update_image(
-            self._tokens.maps, self._tokens.pe_maps, next(self._updates), keys, values,
+            self._image.maps, self._image.pe_maps, next(self._updates), keys, values,
             attention.queries(asking, self._threads), self._images,
             channels=EMBED_DIM, eps=LAYER_NORM_EPS, isa=update.isa, threads=self._threads,
         )  # fmt: skip
@@ -236,7 +253,7 @@ class MLP:
 
 
 class MaskDecoder:
-    """Image features and a prompt's embeddings to mask logits and scores. Immutable once made."""
+    """Image features and a prompt's embeddings to mask logits and scores; what is made once is made when first used."""
 
     def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32") -> None:
         p = Parameters(weights, threads, precision) / "mask_decoder"
@@ -254,28 +271,30 @@ class MaskDecoder:
     @cached_property
     def constants(self) -> LowRank:
         """Of the updates in low rank; made with the first image."""
-        return low_rank_constants(self._parameters)
+        return low_rank_constants(self._parameters, self.isa, self.threads)
 
     @cached_property
     def last(self) -> Panels:
         """The constants' `last_rows`, packed."""
         return kernels.pack(self.constants.last_rows, precision=self.precision, isa=self.isa, threads=self.threads)
 
-    def image_tokens(self, features: F32, image_pe: F32, dense: F32) -> ImageTokens:
-        """What the decoding of every prompt on this image starts from.
+    def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
+        """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.
 
         features, image_pe (64, 64, 256); dense (64, 64, 256), or (256,) the same everywhere.
         """
-        x = (features + dense).reshape(-1, EMBED_DIM)
-        pe, constants, threads = image_pe.reshape(-1, EMBED_DIM), self.constants, self.threads
-        pe_maps = self._maps_of(image_pe)
+        x, pe = (features + dense).reshape(-1, EMBED_DIM), image_pe.reshape(-1, EMBED_DIM)
+        keys_values = self.transformer.layers[0].cross_attn_token_to_image.keys_values(x, pe, self.threads)
+        return ImageTokens(x, pe, keys_values, partial(self._projected, x, image_pe) if reuse else None)
+
+    def _projected(self, x: F32, image_pe: F32) -> ProjectedImage:
+        constants, threads, pe_maps = self.constants, self.threads, self._maps_of(image_pe)
         maps = kernels.project_image(
             x, constants.shift, constants.scale, constants.rows, (pe_maps, CROSS_ATTENTION_DIM),
             precision=self.precision, isa=self.isa, threads=threads,
         )  # fmt: skip
-        keys_values = self.transformer.layers[0].cross_attn_token_to_image.keys_values(x, pe, threads)
         last = kernels.linear(x, self.last, constants.last_bias, threads=threads)
-        return ImageTokens(x, pe, keys_values, constants, maps, pe_maps, last)
+        return ProjectedImage(constants, maps, pe_maps, last)
 
     def _maps_of(self, image_pe: F32) -> ImageMaps:
         """Those of the positional encoding, which is always the same one: made when first asked for, in float32."""
@@ -295,7 +314,7 @@ class MaskDecoder:
         """
         wanted = range(1, MASK_TOKENS) if multimask else range(1)
         kept = [0, *(1 + i for i in wanted)]
-        for group in _together(sparse):
+        for group in _together(sparse) if image.project is not None else ([prompt] for prompt in sparse):
             tokens = np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in group])
             queries, images = self.transformer(image, tokens, kept, self.threads)
             scores = self.iou_prediction_head(queries[:, 0].copy(), self.threads)[:, wanted.start : wanted.stop]
@@ -307,7 +326,7 @@ class MaskDecoder:
         mlps = [self.output_hypernetworks_mlps[i] for i in indices]
         hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, tokens)])
         if isinstance(x, UpdatedImage):
-            coarse, update = image.last, x
+            coarse, update = image.projected.last, x
             rows = kernels.update_rows(x, self.constants.last_basis, isa=self.isa)
         else:
             coarse, update, rows = (
@@ -330,7 +349,7 @@ def _together(prompts: Iterable[F32]) -> Iterator[list[F32]]:
             yield group
 
 
-def low_rank_constants(p: Parameters) -> LowRank:
+def low_rank_constants(p: Parameters, isa: str, threads: int) -> LowRank:
     """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
     layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
     updates = [layer / "cross_attn_image_to_token" for layer in layers]
@@ -349,6 +368,8 @@ def low_rank_constants(p: Parameters) -> LowRank:
         last=Linear.of(
             upscale.transpose(2, 3, 1, 0).reshape(-1, len(upscale)), np.tile(p.tensor("output_upscaling.0.bias"), 4)
         ),
+        isa=isa,
+        threads=threads,
     )
 
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -112,14 +113,19 @@ def low_rank(
     keys: Sequence[Linear],
     values: Sequence[Linear],
     last: Linear,
+    *,
+    isa: str | None = None,
+    threads: int | None = None,
 ) -> LowRank:
     """The constants of two updates.
 
     outs: the updates' output projections (C, E), norms the norms that follow, queries (E, C) their image's queries.
     keys, values: (E, C) of the attention to the result of each.
     last: (OC, C), what is asked of the second result besides.
+    isa, threads: what they are computed on; by default what is in force.
     """
     (out1, out2), (norm1, norm2) = outs, norms
+    products = partial(_products, isa=isa, threads=threads)
     basis1 = _centred(out1.weight.T)
     between = _centred(norm1.bias + out2.bias)
     basis2 = np.concatenate([_to_second(out1.weight.T, norm1), between[None], _centred(out2.weight.T)])
@@ -136,8 +142,8 @@ def low_rank(
     def update(i: int, basis: F64, at: int, query_rows: F32 | None) -> Update:
         key, value = keys[i].weight * norms[i].weight, values[i].weight * norms[i].weight
         return Update(
-            at, count + i, 2 * e * i, _padded(_one_sided(_products(basis, basis), e)), query_rows,
-            _padded(_products(key, basis)), _padded(_products(basis, value)),
+            at, count + i, 2 * e * i, _padded(_one_sided(products(basis, basis), e)), query_rows,
+            _padded(products(key, basis)), _padded(products(basis, value)),
             _f32(_applied(values[i], norms[i].bias)),
         )  # fmt: skip
 
@@ -157,10 +163,10 @@ def low_rank(
             )
         ),
         first=update(0, basis1, 0, None),
-        second=update(1, basis2, 4 * e, _padded(_products(asked1[2], basis1))),
+        second=update(1, basis2, 4 * e, _padded(products(asked1[2], basis1))),
         last_rows=_f32(_to_second(last2, norm1)),
         last_bias=_f32((last2 * _to_second(out1.bias, norm1)).sum(axis=1)),
-        last_basis=_f32(_products(basis2, last2)),
+        last_basis=_f32(products(basis2, last2)),
         last_shift=_f32(_applied(last, norm2.bias)),
     )
 
@@ -180,9 +186,9 @@ def _applied(layer: Linear, x: F64) -> F64:
     return (layer.weight * x).sum(axis=1) + layer.bias
 
 
-def _products(x: F64, y: F64) -> F64:
+def _products(x: F64, y: F64, *, isa: str | None, threads: int | None) -> F64:
     """x·yᵀ, of rows, in float32, which errs as the products it saves do. NumPy's threads would spin on after one."""
-    return kernels.linear(_f32(x), _f32(y)).astype(np.float64)
+    return kernels.linear(_f32(x), kernels.pack(_f32(y), isa=isa, threads=threads), threads=threads).astype(np.float64)
 
 
 def _one_sided(gram: F64, e: int) -> F64:

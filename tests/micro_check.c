@@ -83,6 +83,15 @@ static void expect_gaps(const float *y, int ldy, int m, int n)
             expect(i, y[i], untouched, 0);
 }
 
+/* y with what is between its rows, of n numbers, untouched */
+static float *apart(float *y, int ldy, int m, int n)
+{
+    for (int i = n; i < (m - 1) * ldy; i++)
+        if (i % ldy >= n)
+            y[i] = untouched;
+    return y;
+}
+
 /* A sum of n rounded terms errs by at most this, times the sum of their absolute values. */
 static double roundings(double n) { return n * 0x1p-24 / (1 - n * 0x1p-24); }
 
@@ -321,28 +330,79 @@ static void softmaxes(void)
                 expect_softmax(y + i * ldy, x + i * ldx, 1, n, NULL, NULL);
             expect_gaps(y, ldy, m, n);
         }
-        EACH(tokens, 1, 2, 7, 8) {
-            CASE("softmax_heads tokens %d, range %d", tokens, range);
-            const int n = (tokens + 1) / 2 * 16, ld = n + 3, size = (m - 1) * ld + n;
-            float *y = numbers(size, range);
-            for (int i = 0; i < size; i++)
-                y[i] = i % ld < 8 * tokens ? y[i] : i % ld < n ? -INFINITY : untouched;
-            const float *x = copy(y, size);
-            u->softmax_heads(y, ld, m, n);
-            for (int i = 0; i < m; i++)
-                for (int h = 0; h < 8; h++)
-                    expect_softmax(y + i * ld + h, x + i * ld + h, 8, n / 8, NULL, NULL);
+        EACH(m, 1, 2, 7, 50) {
+            CASE("softmax_columns rows %d, range %d", m, range);
+            const int n = 3 * u->vl, ld = n + 3, size = (m - 1) * ld + n;
+            float *y = apart(numbers(size, range), ld, m, n), *x = copy(y, size);
+            u->softmax_columns(y, ld, m, n);
+            for (int j = 0; j < n; j++)
+                expect_softmax(y + j, x + j, ld, m, NULL, NULL);
             expect_gaps(y, ld, m, n);
         }
-        EACH(rows, 1, 2, 50) {
-            CASE("exp_columns rows %d, range %d", rows, range);
-            const int n = 3 * u->vl, size = rows * n;
-            float *y = numbers(size, range), *x = copy(y, size), *top = blank(n), *total = blank(n);
-            u->exp_columns(y, n, rows, n, top, total);
-            for (int j = 0; j < n; j++)
-                expect_softmax(y + j, x + j, n, rows, top + j, total + j);
+        EACH(n, 1, u->vl - 1, u->vl, u->vl + 1, 256) {
+            CASE("exp_rows n %d, range %d", n, range);
+            const int ld = n + 2, size = (m - 1) * ld + n;
+            float *y = apart(numbers(size, range), ld, m, n), *x = copy(y, size), *top = blank(m), *total = blank(m);
+            u->exp_rows(y, ld, m, n, top, total);
+            for (int i = 0; i < m; i++)
+                expect_softmax(y + i * ld, x + i * ld, 1, n, top + i, total + i);
+            expect_gaps(y, ld, m, n);
         }
     }
+}
+
+static void scales(void)
+{
+    const int n = 3 * u->vl, ld = n + 3;
+    EACH(m, 1, 2, 7) {
+        CASE("scale_columns, scale_rows, dot_columns rows %d", m);
+        const int size = (m - 1) * ld + n;
+        const float *x = numbers(size, 2), *w = numbers(size, 1), *scale = numbers(n, 1), *bias = numbers(n, 1);
+        float *columns = apart(copy(x, size), ld, m, n), *rows = apart(copy(x, size), ld, m, n), *dot = copy(bias, n);
+        u->scale_columns(columns, ld, m, n, scale);
+        u->scale_rows(rows, ld, m, n, scale, bias);
+        u->dot_columns(dot, x, ld, w, ld, m, n);
+        for (int j = 0; j < n; j++) {
+            sum s = {0};
+            include(&s, bias[j]);
+            for (int i = 0; i < m; i++) {
+                const double product = (double)x[i * ld + j] * scale[j];
+                sum one = {0};
+                include(&one, (double)x[i * ld + j] * scale[i]), include(&one, bias[j]);
+                include(&s, (double)x[i * ld + j] * w[i * ld + j]);
+                expect(i * ld + j, columns[i * ld + j], product, roundings(1) * fabs(product));
+                expect(i * ld + j, rows[i * ld + j], one.value, roundings(2) * one.size);
+            }
+            expect(j, dot[j], s.value, roundings(m + 1) * s.size);
+        }
+        expect_gaps(columns, ld, m, n);
+        expect_gaps(rows, ld, m, n);
+    }
+}
+
+static void spreads(void)
+{
+    EACH(m, 1, 5)
+        EACH(n, 2, u->vl - 1, u->vl, 2 * u->vl + 1, 320) {
+            CASE("spread, transpose rows %d, columns %d", m, n);
+            const int ldx = n + 2, ldy = m + 3;
+            const float *x = numbers((m - 1) * ldx + n, 4);
+            float *y = blank(m), *turned = blank((n - 1) * ldy + m);
+            u->spread(y, x, ldx, m, n);
+            u->transpose(turned, ldy, x, ldx, m, n);
+            for (int i = 0; i < m; i++) {
+                double mean = 0, size = 0, squares = 0;
+                for (int j = 0; j < n; j++)
+                    mean += x[i * ldx + j] / (double)n, size += fabs(x[i * ldx + j]) / n;
+                for (int j = 0; j < n; j++) {
+                    squares += pow(x[i * ldx + j] - mean, 2);
+                    expect(j * ldy + i, turned[j * ldy + i], x[i * ldx + j], 0);
+                }
+                const double shift = roundings(n + 1) * size; /* of the mean, which moves every deviation */
+                expect(i, y[i], squares, roundings(n + 3) * squares + 2 * shift * sqrt(n * squares) + n * shift * shift);
+            }
+            expect_gaps(turned, ldy, n, m);
+        }
 }
 
 static void activations(void)
@@ -447,7 +507,8 @@ int main(void)
         if (arrays == MAP_FAILED || mprotect(arrays[i] + ROOM, PAGE, PROT_NONE))
             abort();
     signal(SIGSEGV, crashed);
-    gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), activations(), elementwise(), fma_probe(), pack();
+    gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), scales(), spreads(), activations(), elementwise(), fma_probe();
+    pack();
     failed += wrong > 0;
     printf(TEXT(TABLE) ": %d passed, %d failed\n", cases - failed, failed);
     return failed > 0;

@@ -10,8 +10,9 @@ enum { FP32 = 0, BF16 = 1, INT8 = 2, PRECISIONS = 3 };
 enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
 
 /* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
- * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. Weights packed in float32 have ldb = NR,
- * panel = segments*k*NR, and zeros behind the last column; rows of a map serve as b with ldb their stride and panel = NR, n % NR = 0.
+ * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. Weights packed by a float32 table have ldb = NR,
+ * panel = segments*k*NR, and zeros behind the last column; rows of a map serve as b with ldb their stride and panel = NR, read in
+ * whole panels. `product` reads weights as its table's `pack` has left them.
  * A 1x1 convolution has one segment; a 3x3 one has three, each KW*C contiguous floats of an input row. */
 typedef struct {
     int64_t m, n, k, segments;
@@ -29,7 +30,7 @@ typedef struct {
     /* of `product` in a narrow precision, see narrow.h: */
     void *operand; /* room for a's rows; they are there already where a is NULL */
     int act_a; /* an activation that a's rows, which it may change, go through first */
-    void *next; /* bf16: where not NULL, y's rows go here, an operand of n (a multiple of 32) columns, and not to y */
+    void *next; /* bf16 or its pieces: where not NULL, y's rows go here, an operand of n (a multiple of 32) columns, and not to y */
 } gemm_args;
 
 /* y[i,:] = sum_j softmax_j(scale * (q_i . k_j) + bias[i,j]) v_j,  i < m, j < n, of d channels each */

@@ -1,0 +1,122 @@
+"""What is asked of an image's tokens by every prompt, once: see ``mobilesam/low_rank.py``."""
+from dataclasses import dataclass
+
+import numpy as np
+
+from cython.parallel cimport parallel, prange
+from libc.string cimport memset
+
+from common cimport *
+
+from mobilesam.kernels import check, memory
+from mobilesam.kernels import isa as isas
+from mobilesam.kernels.threads import resolve
+
+cdef const runtime *rt = shared_runtime()
+
+# Rows of a map that are made at once.
+cdef int64_t ROWS = 168
+
+
+@dataclass(frozen=True, slots=True)
+class ImageMaps:
+    """Maps (M, N) of an image of n tokens in chunks (⌈N / 256⌉, M, 256), zeros beyond: what :func:`project_image` makes."""
+
+    data: np.ndarray
+    n: int
+
+
+cdef struct projection:
+    const float *x  # (n, c)
+    const float *shift
+    const float *scale
+    const float *zeros
+    const float *rows  # (m, c)
+    const float *added  # (chunks, added_rows, IMAGE_CHUNK), NULL for none
+    float *y  # (chunks, m + 2, IMAGE_CHUNK)
+    int64_t n, c, m, first, added_rows
+    matrix form  # of a chunk's tokens as a packed weight; its data is in the scratch
+
+
+def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=None, threads=None):
+    """Maps rows·(x + shift)ᵀ, |x₁|² and |x₂|² of x₁ = (x + shift)C and x₂ = (x₁∘scale)C, C centring.
+
+    Args:
+        x: (N, C) float32; shift, scale: (C,).
+        rows: (M, C) float32.
+        added: ImageMaps and a number: how many of its first maps to add to the first of these.
+        precision: "fp32" or "bf16": of the product.
+        isa: the name of the ISA to run on; by default the one in force.
+
+    Returns:
+        ImageMaps of M + 2 maps.
+    """
+    cdef projection p
+    cdef int nthreads = resolve(threads)
+    x = check.array(x, "x", ("N", "C"))
+    p.n, p.c = x.shape
+    cdef const float[::1] shift_ = check.array(shift, "shift", (p.c,)), scale_ = check.array(scale, "scale", (p.c,))
+    cdef const float[::1] zeros = np.zeros(p.c, np.float32)
+    rows = check.array(rows, "rows", ("M", p.c))
+    p.m = rows.shape[0]
+    cdef int64_t chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
+    cdef const float[:, ::1] xv = x, rv = rows
+    cdef const float[:, :, ::1] av
+    p.added, p.first, p.added_rows = NULL, 0, 0
+    if added is not None:
+        maps, p.first = added
+        if maps.n != p.n or not 0 < p.first <= min(p.m, maps.data.shape[1]):
+            raise ValueError(f"added: expected at most {p.m} maps of {p.n} tokens, got {p.first} of {maps.n}")
+        av = maps.data
+        p.added, p.added_rows = &av[0, 0, 0], av.shape[1]
+    y = memory.empty((chunks, p.m + 2, IMAGE_CHUNK))
+    cdef float[:, :, ::1] yv = y
+    p.x, p.shift, p.scale, p.zeros, p.rows, p.y = &xv[0, 0], &shift_[0], &scale_[0], &zeros[0], &rv[0, 0], &yv[0, 0, 0]
+    p.form.u = &rt.tables[<int>isas.index(isa, precision)]
+    p.form.n, p.form.k = IMAGE_CHUNK, p.c
+    p.form.panel = panel_words(p.form.u, p.c, False)
+    cdef size_t size = sizeof(float) * (2 * IMAGE_CHUNK * p.c + IMAGE_CHUNK // p.form.u.weight.columns * p.form.panel
+                                        + operand_floats(&p.form, ROWS) + 64)
+    cdef float *scratch
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for unit in prange(chunks, schedule="dynamic"):
+            if scratch == NULL:
+                failed += 1
+            else:
+                project_chunk(&p, unit, scratch)
+    if failed:
+        raise MemoryError(f"project_image: no memory for {size} bytes of scratch")
+    return ImageMaps(y, p.n)
+
+
+cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcept nogil:
+    """A chunk's tokens are packed as a weight would be, so that they become the product's columns."""
+    cdef const micro *u = p.form.u
+    cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns
+    cdef matrix tokens = p.form
+    cdef float *x = take(&free, IMAGE_CHUNK * c)
+    cdef float *scaled = take(&free, IMAGE_CHUNK * c)
+    cdef float *panels = take(&free, IMAGE_CHUNK // nr * tokens.panel)
+    cdef float *y = p.y + chunk * (p.m + 2) * IMAGE_CHUNK
+    cdef float *squares = y + p.m * IMAGE_CHUNK
+    cdef const float *added
+    cdef float eps = 1e-5
+    for i in range(count):
+        u.add(x + i * c, p.x + (first + i) * c, p.shift, c)
+    memset(x + count * c, 0, (IMAGE_CHUNK - count) * c * sizeof(float))
+    for i in range(IMAGE_CHUNK // nr):
+        u.pack(panels + i * tokens.panel, x + i * nr * c, 0, nr, c, c)
+    tokens.data = panels
+    u.spread(squares, x, c, IMAGE_CHUNK, c)
+    u.layer_norm(scaled, c, x, c, IMAGE_CHUNK, c, p.scale, p.zeros, eps, ACT_NONE)
+    u.spread(squares + IMAGE_CHUNK, scaled, c, IMAGE_CHUNK, c)
+    for i in range(IMAGE_CHUNK):
+        squares[IMAGE_CHUNK + i] *= squares[i] / c + eps
+    for i in range((p.m + ROWS - 1) // ROWS):
+        product(&tokens, min(ROWS, p.m - i * ROWS), p.rows + i * ROWS * c, c, NULL, NULL, 0, y + i * ROWS * IMAGE_CHUNK, IMAGE_CHUNK,
+                ACT_NONE, free)
+    if p.added != NULL:
+        added = p.added + chunk * p.added_rows * IMAGE_CHUNK
+        u.add(y, y, added, p.first * IMAGE_CHUNK)
