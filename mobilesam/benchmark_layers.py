@@ -6,7 +6,7 @@ the map of the one before, then the encoder as a whole; all on the whole canvas,
     FLOPs: nominal, 2 a multiply-add of the convolutions (depthwise ones too), the linear layers and attention's two
         products, for what the network defines on the map's own tokens: a window's padding counts only as keys, of which
         every token has window². Norms, GELU, softmax, biases and shortcuts count nothing. A pass that saves
-        multiplications, as by Winograd's convolution, counts in full and may exceed the peak.
+        multiplications, as by Winograd's convolution, counts in full and may exceed the peak, as may AMX's products.
     of peak: against `kernels.fma_peak` on as many threads, the best of tries before every round.
     bytes: compulsory traffic, each pass's input map, output map and weights once, in float32. The encoder's as a whole
         is the sum of its passes'.

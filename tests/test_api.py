@@ -124,6 +124,8 @@ def test_shapes_and_dtypes(embedding, multimask, count):
     assert (result.masks.shape, result.masks.dtype) == ((count, 300, 451), np.bool_)
     assert (result.scores.shape, result.scores.dtype) == ((count,), np.float32)
     assert (result.low_res.shape, result.low_res.dtype) == ((count, 256, 256), np.float32)
+    with pytest.raises(ValueError, match="read-only"):
+        result.low_res[0] = 0  # masks are made of it when they are asked for
 
 
 def test_mask_is_the_best_by_score(embedding):

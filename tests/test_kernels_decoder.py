@@ -189,6 +189,16 @@ def test_updates_refuse_what_does_not_fit():
         kernels.update_image(*maps, c.second, keys[:, :1], values[:, :1], queries, [first], channels=CHANNELS)
     with pytest.raises(ValueError, match=r"^values: .*update before"):
         kernels.update_image(*maps, c.second, keys, values, queries, [first, first], channels=CHANNELS)
+    (second,), _ = kernels.update_image(*maps, c.second, keys, values, queries, [first], channels=CHANNELS)
+    with pytest.raises(ValueError, match=r"^values: .*update before"):
+        kernels.update_image(*maps, c.second, keys, values, queries, [second], channels=CHANNELS)
+    for update, before in ((c.first, [first]), (c.second, None)):
+        with pytest.raises(ValueError, match=r"^before: .*second of two updates"):
+            kernels.update_image(*maps, update, keys, values, queries, before, channels=CHANNELS)
+    none = np.zeros(CHANNELS, np.float32)
+    other = kernels.project_image(case.pe[:5], none, none, c.pe_rows)
+    with pytest.raises(ValueError, match=r"^maps: .* 9 and 5 tokens"):
+        kernels.update_image(maps[0], other, c.first, keys, values, queries, channels=CHANNELS)
     with pytest.raises(ValueError, match=r"^rows: .*32.*40"):
         kernels.update_rows(first, normal(INNER, 40))
     with pytest.raises(ValueError, match=r"^added: "):
