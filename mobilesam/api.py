@@ -253,7 +253,7 @@ class Embedding:
     @cached_property
     def _image_tokens(self) -> ImageTokens:
         """What the decoding of every prompt without a mask starts from."""
-        return self.model._image_tokens(self.features, None)
+        return self.model._image_tokens(self.features, None, reuse=True)
 
 
 class MobileSAM:
@@ -299,15 +299,20 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 
-    def _candidates(self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool) -> Iterator[Candidates]:
-        """What answers each prompt, in order. Those without a mask share what depends on the image alone."""
-        for plain, alike in groupby(prompts, key=lambda prompt: prompt.mask_input is None):
-            if plain:
+    def _candidates(
+        self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool, *, once: bool = False
+    ) -> Iterator[Candidates]:
+        """What answers each prompt, in order. Those without a mask share what depends on the image alone.
+
+        once: nothing is kept for more prompts, which costs a single one less; the same but for rounding.
+        """
+        for shared, alike in groupby(prompts, key=lambda prompt: prompt.mask_input is None and not once):
+            if shared:
                 sparse = (self._tokens(embedding, prompt) for prompt in alike)
                 yield from self.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=multimask)
                 continue
             for prompt in alike:
-                image = self._image_tokens(embedding.features, prompt.mask_input)
+                image = self._image_tokens(embedding.features, prompt.mask_input, reuse=False)
                 tokens = self._tokens(embedding, prompt)
                 yield from self.mask_decoder.candidates(image, [tokens], multimask=multimask)
 
@@ -316,16 +321,19 @@ class MobileSAM:
         box = None if prompt.box is None else _to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
         return self.prompt_encoder.sparse(_to_canvas(prompt.points, size), prompt.labels, box)
 
-    def _answers(self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool) -> Iterator[Segmentation]:
-        for prompt, candidates in zip(prompts, self._candidates(embedding, prompts, multimask), strict=True):
+    def _answers(
+        self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool, *, once: bool = False
+    ) -> Iterator[Segmentation]:
+        for prompt, candidates in zip(prompts, self._candidates(embedding, prompts, multimask, once=once), strict=True):
             low_res = candidates.draw()
             low_res.flags.writeable = False  # masks are made of it later
             yield Segmentation(candidates.scores, low_res, prompt, embedding)
 
-    def _image_tokens(self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None) -> ImageTokens:
+    def _image_tokens(
+        self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None, *, reuse: bool
+    ) -> ImageTokens:
         prompts = self.prompt_encoder
-        dense, reuse = prompts.dense(mask_input), mask_input is None
-        return self.mask_decoder.image_tokens(features, prompts.dense_pe(), dense, reuse=reuse)
+        return self.mask_decoder.image_tokens(features, prompts.dense_pe(), prompts.dense(mask_input), reuse=reuse)
 
 
 def load(
@@ -374,12 +382,13 @@ def segment(
     """Encode the image and answer one prompt; for several prompts on one image use `load().encode(image)`.
 
     image and image_format as for `MobileSAM.encode`; the prompt as for `Embedding.segment`, checked before the
-    image is encoded. model: None for the packaged checkpoint, loaded once per process.
+    image is encoded. model: None for the packaged checkpoint, loaded once per process. The answer is that of
+    `Embedding.segment` but for rounding.
     """
     rgb = open_rgb(image, image_format)
     prompt = _checked_prompt((rgb.height, rgb.width), points, labels, box, mask_input)
     model = default_model() if model is None else model
-    (answer,) = model._answers(model.encode(rgb), [prompt], multimask)
+    (answer,) = model._answers(model.encode(rgb), [prompt], multimask, once=True)
     return answer
 
 

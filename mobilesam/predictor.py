@@ -202,7 +202,9 @@ def _predict(
         candidates
         for mask, part in zip(every_mask, parts, strict=True)
         for candidates in model.mask_decoder.candidates(
-            embedding._image_tokens if mask is None else model._image_tokens(embedding.features, mask),
+            embedding._image_tokens
+            if mask is None
+            else model._image_tokens(embedding.features, mask, reuse=len(part) > 1),
             part,
             multimask=multimask_output,
         )

@@ -34,7 +34,7 @@ def test_segment_writes_the_mask_and_the_overlay(folder, capsys, embedding):
     command = ["segment", CHELSEA, "--point", "220,140", "--output", "mask.png", "--overlay", "overlay.jpg"]
     assert main(command) == 0
     assert files(folder) == ["mask.png", "overlay.jpg"]
-    result = embedding.segment([(220, 140)])
+    result = mobilesam.segment(CHELSEA, [(220, 140)], model=embedding.model)
     with Image.open("mask.png") as mask, Image.open("overlay.jpg") as overlay:
         np.testing.assert_array_equal(np.asarray(mask), np.where(result.mask, 255, 0))
         assert (overlay.mode, overlay.size) == ("RGB", (451, 300))
@@ -57,7 +57,8 @@ def test_segment_takes_every_kind_of_prompt(folder, embedding):
         "1",
     ]
     assert main(["segment", CHELSEA, *prompt, "--output", "mask.tif"]) == 0
-    expected = embedding.segment([(200, 150), (20.5, 30)], [1, 0], box=(60, 40, 400, 290), multimask=False).mask
+    given = {"points": [(200, 150), (20.5, 30)], "labels": [1, 0], "box": (60, 40, 400, 290), "multimask": False}
+    expected = mobilesam.segment(CHELSEA, **given, model=embedding.model).mask
     with Image.open("mask.tif") as mask:
         np.testing.assert_array_equal(np.asarray(mask), np.where(expected, 255, 0))
 
@@ -70,7 +71,7 @@ def test_segment_writes_every_kind_of_result(folder, capsys, embedding):
     assert main(command) == 0
     assert files(folder) == sorted(names)
     assert capsys.readouterr().out.endswith(f": {', '.join(names)}\n")
-    result = embedding.segment([(220, 140)])
+    result = mobilesam.segment(CHELSEA, [(220, 140)], model=embedding.model)
     item = result.as_object("cat")
     assert json.loads(Path("object.json").read_text()) == results.coco([item], file_name="chelsea.png", polygons=True)
     assert json.loads(Path("object.geojson").read_text()) == results.geojson([item])
