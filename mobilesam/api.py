@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from . import kernels, results, rle
+from .checked_prompt import Prompt, check_mapping, check_prompt, to_canvas
 from .checkpoint import Checkpoint, ConvertedCheckpoint, open_checkpoint
 from .decoder import Candidates, ImageTokens, MaskDecoder
 from .encoder import ImageEncoder
@@ -23,15 +24,11 @@ from .image import (
     draw_prompt,
     mask_image,
     open_rgb,
-    resized_size,
     save_image,
     to_encoder_input,
 )
 from .precision import decoder_precision, resolve
 from .prompt import PromptEncoder
-
-LOW_RES = 256
-PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +43,7 @@ class Segmentation:
 
     scores: NDArray[np.float32]
     low_res: NDArray[np.float32]
-    prompt: "Prompt"
+    prompt: Prompt
     embedding: "Embedding"
 
     def __repr__(self) -> str:
@@ -95,7 +92,7 @@ class Segmentation:
         points and labels are added to those of the prompt so far; box, where given, replaces its box. One mask, the
         reference's advice beside a mask prompt, unless multimask. Raises what `Embedding.segment` raises.
         """
-        more = _checked_prompt(self.embedding.original_size, points, labels, box, self.low_res[self.best])
+        more = check_prompt(self.embedding.original_size, points, labels, box, self.low_res[self.best])
         prompt = Prompt(
             np.concatenate([self.prompt.points, more.points]),
             np.concatenate([self.prompt.labels, more.labels]),
@@ -179,7 +176,7 @@ class Embedding:
         multimask: three candidate masks rather than one.
         Raises ValueError or TypeError, in one line, for anything else and where no prompt is given.
         """
-        prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
+        prompt = check_prompt(self.original_size, points, labels, box, mask_input)
         (answer,) = self.model._answers(self, [prompt], multimask)
         return answer
 
@@ -199,7 +196,7 @@ class Embedding:
         size: (h, w) of the masks, such as a display's; None for the image's own. The prompt is in the image's pixels.
         only_best: the mask with the highest score alone; the others are never drawn. The rest as for `segment`.
         """
-        prompt = _checked_prompt(self.original_size, points, labels, box, mask_input)
+        prompt = check_prompt(self.original_size, points, labels, box, mask_input)
         (candidates,) = self.model._candidates(self, [prompt], multimask)
         wanted = [int(candidates.scores.argmax())] if only_best else list(range(len(candidates.scores)))
         size = self.original_size if size is None else size
@@ -223,7 +220,7 @@ class Embedding:
         prompt's number, from 0, in the message. An answer has the same bits as `segment` gives, in less time where
         prompts in a row are alike: of as many points, and all with a box or none.
         """
-        checked = [_checked_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
+        checked = [check_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
         return self.model._answers(self, checked, multimask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -300,7 +297,7 @@ class MobileSAM:
         return Embedding(features, (rgb.height, rgb.width), input_size, self)
 
     def _candidates(
-        self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool, *, once: bool = False
+        self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool, *, once: bool = False
     ) -> Iterator[Candidates]:
         """What answers each prompt, in order. Those without a mask share what depends on the image alone.
 
@@ -316,13 +313,13 @@ class MobileSAM:
                 tokens = self._tokens(embedding, prompt)
                 yield from self.mask_decoder.candidates(image, [tokens], multimask=multimask)
 
-    def _tokens(self, embedding: Embedding, prompt: "Prompt") -> NDArray[np.float32]:
+    def _tokens(self, embedding: Embedding, prompt: Prompt) -> NDArray[np.float32]:
         size = embedding.original_size
-        box = None if prompt.box is None else _to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
-        return self.prompt_encoder.sparse(_to_canvas(prompt.points, size), prompt.labels, box)
+        box = None if prompt.box is None else to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
+        return self.prompt_encoder.sparse(to_canvas(prompt.points, size), prompt.labels, box)
 
     def _answers(
-        self, embedding: Embedding, prompts: Sequence["Prompt"], multimask: bool, *, once: bool = False
+        self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool, *, once: bool = False
     ) -> Iterator[Segmentation]:
         for prompt, candidates in zip(prompts, self._candidates(embedding, prompts, multimask, once=once), strict=True):
             low_res = candidates.draw()
@@ -386,119 +383,7 @@ def segment(
     `Embedding.segment` but for rounding.
     """
     rgb = open_rgb(image, image_format)
-    prompt = _checked_prompt((rgb.height, rgb.width), points, labels, box, mask_input)
+    prompt = check_prompt((rgb.height, rgb.width), points, labels, box, mask_input)
     model = default_model() if model is None else model
     (answer,) = model._answers(model.encode(rgb), [prompt], multimask, once=True)
     return answer
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """A checked prompt in pixels of the image: points (P, 2), labels (P,), box (4,), mask_input (256, 256)."""
-
-    points: NDArray[np.float64]
-    labels: NDArray[np.int32]
-    box: NDArray[np.float64] | None
-    mask_input: NDArray[np.float32] | None
-
-
-def _checked_prompt(
-    size: Size,
-    points: ArrayLike | None,
-    labels: ArrayLike | None,
-    box: ArrayLike | None,
-    mask_input: ArrayLike | None,
-) -> Prompt:
-    if points is None and labels is not None:
-        raise ValueError("labels without points")
-    if points is None and box is None and mask_input is None:
-        raise ValueError("no prompt: give points, a box or a mask_input")
-    checked_points = np.empty((0, 2)) if points is None else _checked_points(points, size)
-    return Prompt(
-        checked_points,
-        _checked_labels(labels, len(checked_points)),
-        None if box is None else _checked_box(box, size),
-        None if mask_input is None else _checked_mask_input(mask_input),
-    )
-
-
-def _checked_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size) -> Prompt:
-    """One of many prompts; its number goes before what is wrong with it."""
-    if not isinstance(prompt, Mapping):
-        raise TypeError(
-            f"prompt {index}: expected a mapping such as {{'points': [(x, y)]}}, got {type(prompt).__name__}"
-        )
-    unknown = [name for name in prompt if name not in PROMPT_NAMES]
-    if unknown:
-        raise ValueError(f"prompt {index}: unknown name {unknown[0]!r}, accepted are {', '.join(PROMPT_NAMES)}")
-    try:
-        return _checked_prompt(size, *(prompt.get(name) for name in PROMPT_NAMES))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"prompt {index}: {error}") from None
-
-
-def _to_canvas(xy: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
-    """Pixels of the image to pixels of the canvas (`apply_coords` of the reference's utils/transforms.py)."""
-    (new_h, new_w), (h, w) = resized_size(*size), size
-    return (xy * (new_w / w, new_h / h)).astype(np.float32)
-
-
-def _checked_points(points: ArrayLike, size: Size) -> NDArray[np.float64]:
-    xy = _numbers(points, "points")
-    if xy.ndim != 2 or xy.shape[1] != 2 or len(xy) == 0:
-        raise ValueError(f"points must be (P, 2), one (x, y) a row, got shape {xy.shape}")
-    _check_inside(xy, size, "point")
-    return xy
-
-
-def _checked_labels(labels: ArrayLike | None, count: int) -> NDArray[np.int32]:
-    if labels is None:
-        return np.ones(count, np.int32)
-    values = _numbers(labels, "labels")
-    if values.shape != (count,):
-        raise ValueError(f"labels must be ({count},), one for each point, got shape {values.shape}")
-    wrong = values[(values != 0) & (values != 1)]
-    if wrong.size:
-        raise ValueError(f"a label is 1 (on the object) or 0 (not on it), got {wrong[0]:g}")
-    return values.astype(np.int32)
-
-
-def _checked_box(box: ArrayLike, size: Size) -> NDArray[np.float64]:
-    values = _numbers(box, "box")
-    if values.shape != (4,):
-        raise ValueError(f"box must be (x0, y0, x1, y1), got shape {values.shape}")
-    corners = values.reshape(2, 2)
-    _check_inside(corners, size, "box corner")
-    if (corners[0] > corners[1]).any():
-        raise ValueError(f"box must have x0 <= x1 and y0 <= y1, got ({', '.join(f'{v:g}' for v in values)})")
-    return values
-
-
-def _checked_mask_input(mask_input: ArrayLike) -> NDArray[np.float32]:
-    logits = np.asarray(mask_input)
-    if logits.dtype.kind != "f":
-        raise TypeError(f"mask_input must be float logits (an answer's low_res), got dtype {logits.dtype}")
-    if logits.shape not in ((LOW_RES, LOW_RES), (1, LOW_RES, LOW_RES)):
-        raise ValueError(f"mask_input must be (256, 256) or (1, 256, 256), got shape {logits.shape}")
-    logits = np.ascontiguousarray(logits.reshape(LOW_RES, LOW_RES), np.float32)
-    if not np.isfinite(logits).all():
-        raise ValueError("mask_input holds NaN or infinity")
-    return logits
-
-
-def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
-    try:
-        array = np.asarray(values)
-    except ValueError:  # rows of differing lengths
-        raise ValueError(f"{name} must be a regular array of numbers, got {values!r}") from None
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")
-    return array.astype(np.float64)
-
-
-def _check_inside(xy: NDArray[np.float64], size: Size, name: str) -> None:
-    height, width = size
-    outside = xy[~((xy >= 0) & (xy <= (width, height))).all(axis=1)]  # NaN compares false, so it is outside
-    if len(outside):
-        x, y = outside[0]
-        raise ValueError(f"{name} ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")

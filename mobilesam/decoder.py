@@ -28,14 +28,14 @@ from .config import (
     MASK_TOKENS,
 )
 from .kernels import ImageMaps, KeysValues, Panels, UpdatedImage
-from .low_rank import Linear, LowRank, Norm, low_rank
+from .low_rank import Affine, LowRank, low_rank
 from .parameters import F32, Layer, Parameters, Vectors
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
 # The low-rank form costs an image token 9·(8·T)² + 850·8·T multiply-adds, the direct one 300,000: equal at T = 17.
 LOW_RANK_TOKENS = 16
-# Prompts whose tokens go through the transformer together: those of four points are 28 rows of a product's 32.
+# Prompts whose tokens go through the transformer together: four of a point each are 28 rows of a product's 32.
 TOGETHER = 4
 
 
@@ -51,6 +51,10 @@ class ImageTokens:
     pe: F32
     keys_values: KeysValues
     project: Callable[[], ProjectedImage] | None
+
+    def takes_low_rank(self, tokens: int) -> bool:
+        """Whether prompts of so many tokens update this image in low rank; else directly, one at a time."""
+        return self.project is not None and tokens <= LOW_RANK_TOKENS
 
     @cached_property
     def projected(self) -> ProjectedImage:
@@ -180,12 +184,12 @@ class TwoWayTransformer:
     ) -> tuple[F32, Sequence[UpdatedImage | F32]]:
         """Of prompts' tokens (P, T, 256) those that are ``kept`` (P, K, 256), and P images, in low rank or (N, 256).
 
-        With more than LOW_RANK_TOKENS, P is 1. The last attention leaves out the tokens whose answer nobody reads.
+        P is 1 where the image is updated directly. The last attention leaves out the tokens whose answer nobody reads.
         """
         first, second = self.layers
         last = self.final_attn_token_to_image
         updated: LowRankUpdates | DirectUpdates
-        if image.project is not None and tokens.shape[1] <= LOW_RANK_TOKENS:
+        if image.takes_low_rank(tokens.shape[1]):
             updated = LowRankUpdates(image.projected, threads)
         else:
             updated = DirectUpdates(image, threads)
@@ -314,8 +318,8 @@ class MaskDecoder:
         """
         wanted = range(1, MASK_TOKENS) if multimask else range(1)
         kept = [0, *(1 + i for i in wanted)]
-        for group in _together(sparse) if image.project is not None else ([prompt] for prompt in sparse):
-            tokens = np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in group])
+        prompts = (np.concatenate([self.output_tokens, prompt]) for prompt in sparse)
+        for tokens in _together(prompts, image):
             queries, images = self.transformer(image, tokens, kept, self.threads)
             scores = self.iou_prediction_head(queries[:, 0].copy(), self.threads)[:, wanted.start : wanted.stop]
             for one, kept_tokens, x in zip(scores, queries, images):
@@ -325,28 +329,25 @@ class MaskDecoder:
         """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the updated image x."""
         mlps = [self.output_hypernetworks_mlps[i] for i in indices]
         hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, tokens)])
+        update = rows = shift = None
         if isinstance(x, UpdatedImage):
-            coarse, update = image.projected.last, x
+            coarse, update, shift = image.projected.last, x, self.constants.last_shift
             rows = kernels.update_rows(x, self.constants.last_basis, isa=self.isa)
         else:
-            coarse, update, rows = (
-                kernels.linear(x, self.upscale1.weight, self.upscale1_bias, threads=self.threads),
-                None,
-                None,
-            )
+            coarse = kernels.linear(x, self.upscale1.weight, self.upscale1_bias, threads=self.threads)
         return kernels.upscale_masks(
             coarse.reshape(EMBED_SIZE, EMBED_SIZE, -1), self.upscale_norm.weight, self.upscale_norm.bias,
-            self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=self.constants.last_shift,
+            self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=shift,
             eps=LAYER_NORM_2D_EPS, threads=self.threads,
         )  # fmt: skip
 
 
-def _together(prompts: Iterable[F32]) -> Iterator[list[F32]]:
-    """Prompts one after the other of as many tokens, up to TOGETHER of them: they share their passes over the image."""
+def _together(prompts: Iterable[F32], image: ImageTokens) -> Iterator[F32]:
+    """Tokens (P, T, 256) of prompts (T, 256) in a row that have as many, which share their passes over the image."""
     for tokens, alike in groupby(prompts, key=len):
-        most = TOGETHER if MASK_TOKENS + 1 + tokens <= LOW_RANK_TOKENS else 1
+        most = TOGETHER if image.takes_low_rank(tokens) else 1
         while group := list(islice(alike, most)):
-            yield group
+            yield np.stack(group)
 
 
 def low_rank_constants(p: Parameters, isa: str, threads: int) -> LowRank:
@@ -355,17 +356,17 @@ def low_rank_constants(p: Parameters, isa: str, threads: int) -> LowRank:
     updates = [layer / "cross_attn_image_to_token" for layer in layers]
     attentions = [layers[1] / "cross_attn_token_to_image", p / "transformer.final_attn_token_to_image"]
 
-    def linear(module: Parameters, name: str) -> Linear:
-        return Linear.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
+    def linear(module: Parameters, name: str) -> Affine:
+        return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
 
     upscale = p.tensor("output_upscaling.0.weight")
     return low_rank(
         outs=[linear(module, "out_proj") for module in updates],
-        norms=[Norm.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
+        norms=[Affine.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
         queries=[linear(module, "q_proj") for module in updates],
         keys=[linear(module, "k_proj") for module in attentions],
         values=[linear(module, "v_proj") for module in attentions],
-        last=Linear.of(
+        last=Affine.of(
             upscale.transpose(2, 3, 1, 0).reshape(-1, len(upscale)), np.tile(p.tensor("output_upscaling.0.bias"), 4)
         ),
         isa=isa,

@@ -35,26 +35,14 @@ PANEL = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """weight (N, K) and bias (N,) of a linear layer."""
+class Affine:
+    """weight and bias in float64: (N, K) and (N,) of a linear layer, (C,) both of a norm."""
 
     weight: F64
     bias: F64
 
     @classmethod
-    def of(cls, weight: ArrayLike, bias: ArrayLike) -> Linear:
-        return cls(np.asarray(weight, np.float64), np.asarray(bias, np.float64))
-
-
-@dataclass(frozen=True, slots=True)
-class Norm:
-    """weight and bias (C,)."""
-
-    weight: F64
-    bias: F64
-
-    @classmethod
-    def of(cls, weight: ArrayLike, bias: ArrayLike) -> Norm:
+    def of(cls, weight: ArrayLike, bias: ArrayLike) -> Affine:
         return cls(np.asarray(weight, np.float64), np.asarray(bias, np.float64))
 
 
@@ -107,12 +95,12 @@ class LowRank:
 
 
 def low_rank(
-    outs: Sequence[Linear],
-    norms: Sequence[Norm],
-    queries: Sequence[Linear],
-    keys: Sequence[Linear],
-    values: Sequence[Linear],
-    last: Linear,
+    outs: Sequence[Affine],
+    norms: Sequence[Affine],
+    queries: Sequence[Affine],
+    keys: Sequence[Affine],
+    values: Sequence[Affine],
+    last: Affine,
     *,
     isa: str | None = None,
     threads: int | None = None,
@@ -176,12 +164,12 @@ def _centred(x: F64) -> F64:
     return x - x.mean(axis=-1, keepdims=True)
 
 
-def _to_second(x: F64, norm1: Norm) -> F64:
+def _to_second(x: F64, norm1: Affine) -> F64:
     """x·Cγ₁C, by which a token comes to x₂; as that is symmetric, it also makes of rows that ask x₂ rows that ask x."""
     return _centred(_centred(x) * norm1.weight)
 
 
-def _applied(layer: Linear, x: F64) -> F64:
+def _applied(layer: Affine, x: F64) -> F64:
     """The layer's answer to x (K,)."""
     return (layer.weight * x).sum(axis=1) + layer.bias
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import kernels
-from .api import LOW_RES, Embedding, MobileSAM
+from .api import Embedding, MobileSAM
+from .checked_prompt import LOW_RES
 from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
 from .image import IMAGE_FORMATS, ImageLike, Size
 from .parameters import F32

@@ -263,6 +263,14 @@ def test_refining_is_the_same_prompt_with_the_best_logits_and_the_new_points(emb
         first.refine(labels=[1])
 
 
+def test_one_prompt_for_a_photo_prepares_for_no_others():
+    model = mobilesam.load()
+    answer = mobilesam.segment(CHELSEA, [(220, 140)], model=model)
+    assert "constants" not in vars(model.mask_decoder)
+    answer.embedding.segment([(220, 140)])
+    assert "constants" in vars(model.mask_decoder)
+
+
 def test_a_path_a_picture_and_an_array_give_the_same(model, embedding):
     expected = mobilesam.segment(CHELSEA, [(220, 140)], model=model)
     kept = embedding.segment([(220, 140)])

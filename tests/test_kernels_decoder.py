@@ -12,7 +12,7 @@ from tolerances import assert_relative_l2, assert_same, normal, pass_bound
 
 from mobilesam import kernels
 from mobilesam.kernels import isa, reference
-from mobilesam.low_rank import F32, Linear, LowRank, Norm, low_rank
+from mobilesam.low_rank import F32, Affine, LowRank, low_rank
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
@@ -89,12 +89,12 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
     def random(*shape: int) -> F32:
         return rng.standard_normal(shape, np.float32)
 
-    def linear(rows: int, columns: int) -> Linear:
-        return Linear.of(random(rows, columns) / np.float32(columns**0.5), random(rows) * np.float32(0.3))
+    def linear(rows: int, columns: int) -> Affine:
+        return Affine.of(random(rows, columns) / np.float32(columns**0.5), random(rows) * np.float32(0.3))
 
     x, pe, e, c = random(n, CHANNELS), random(n, CHANNELS), INNER, CHANNELS
     outs, queries, keys, values = ([linear(*shape), linear(*shape)] for shape in ((c, e), (e, c), (e, c), (e, c)))
-    norms = [Norm.of(1 + random(c) / 4, random(c) / 4) for _ in range(2)]
+    norms = [Affine.of(1 + random(c) / 4, random(c) / 4) for _ in range(2)]
     last = linear(LAST, c)
     prompt = tuple(
         (random(tokens, e), random(tokens, e), random(count, e) * np.float32(sharper)) for count in (tokens, asking)

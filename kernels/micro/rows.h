@@ -54,27 +54,35 @@ static void layer_norm(float *y, int64_t ldy, const float *x, int64_t ldx, int64
         layer_norm_rows(1, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
 }
 
+/* y = exp(x - top), top the largest; their sum */
+INLINE float exp_row(float *y, const float *x, int64_t n, float *top)
+{
+    vf high = splat(-INFINITY), sum = splat(0.f);
+    int64_t j = 0;
+    for (; j + VL <= n; j += VL)
+        high = vmax(high, load(x + j));
+    if (j < n)
+        high = vmax(high, load_part(x + j, n - j, -INFINITY));
+    const float highest = *top = max_lanes(high);
+    for (j = 0; j + VL <= n; j += VL) {
+        const vf e = exp_v(load(x + j) - highest);
+        sum += e;
+        store(y + j, e);
+    }
+    if (j < n) {
+        const vf e = exp_v(load_part(x + j, n - j, -INFINITY) - highest);
+        sum += e;
+        store_part(y + j, e, n - j);
+    }
+    return sum_lanes(sum);
+}
+
 static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t i = 0; i < m; i++, x += ldx, y += ldy) {
-        vf top = splat(-INFINITY), sum = splat(0.f);
-        int64_t j = 0;
-        for (; j + VL <= n; j += VL)
-            top = vmax(top, load(x + j));
-        if (j < n)
-            top = vmax(top, load_part(x + j, n - j, -INFINITY));
-        const float highest = max_lanes(top);
-        for (j = 0; j + VL <= n; j += VL) {
-            vf e = exp_v(load(x + j) - highest);
-            sum += e;
-            store(y + j, e);
-        }
-        if (j < n) {
-            vf e = exp_v(load_part(x + j, n - j, -INFINITY) - highest);
-            sum += e;
-            store_part(y + j, e, n - j);
-        }
-        const float scale = 1.f / sum_lanes(sum);
+        float top;
+        const float scale = 1.f / exp_row(y, x, n, &top);
+        int64_t j;
         for (j = 0; j + VL <= n; j += VL)
             store(y + j, load(y + j) * scale);
         for (; j < n; j++)
@@ -131,26 +139,8 @@ static void dot_columns(float *y, const float *a, int64_t lda, const float *b, i
 
 static void exp_rows(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum)
 {
-    for (int64_t i = 0; i < m; i++, x += ldx) {
-        vf t = splat(-INFINITY), s = splat(0.f);
-        int64_t j = 0;
-        for (; j + VL <= n; j += VL)
-            t = vmax(t, load(x + j));
-        if (j < n)
-            t = vmax(t, load_part(x + j, n - j, -INFINITY));
-        top[i] = max_lanes(t);
-        for (j = 0; j + VL <= n; j += VL) {
-            vf e = exp_v(load(x + j) - top[i]);
-            s += e;
-            store(x + j, e);
-        }
-        if (j < n) {
-            vf e = exp_v(load_part(x + j, n - j, -INFINITY) - top[i]);
-            s += e;
-            store_part(x + j, e, n - j);
-        }
-        sum[i] = sum_lanes(s);
-    }
+    for (int64_t i = 0; i < m; i++, x += ldx)
+        sum[i] = exp_row(x, x, n, &top[i]);
 }
 
 static void spread(float *y, const float *x, int64_t ldx, int64_t m, int64_t n)
