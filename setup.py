@@ -29,6 +29,7 @@ X86 = {
     "avx512": AVX512,
     "avx2": AVX2,
     "x86_64_v2": ["-march=x86-64-v2"],
+    "zen4": AVX512,
     "amx_fp32": [*AVX512, "-mamx-tile", "-mamx-bf16"],
     "amx_bf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
     "amx_int8": [*AVX512, "-mamx-tile", "-mamx-int8"],

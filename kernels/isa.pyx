@@ -28,7 +28,7 @@ cdef extern from "host.h" nogil:
     const int isa_count
     const int PRECISIONS
     const int has_openmp
-    int CPU_SSE42, CPU_AVX2_FMA, CPU_AVX512, CPU_NEON, CPU_AVX512_BF16, CPU_AVX512_VNNI, CPU_AVX_VNNI, CPU_AMX_BF16, CPU_AMX_INT8
+    int CPU_SSE42, CPU_AVX2_FMA, CPU_AVX512, CPU_NEON, CPU_AVX512_BF16, CPU_AVX512_VNNI, CPU_AVX_VNNI, CPU_AMX_BF16, CPU_AMX_INT8, CPU_ADDS_BESIDE
     int cpu_supports()
     bint isa_has(int i, int precision, int features)
     int scratch_init()
@@ -109,7 +109,7 @@ def openmp() -> bool:
 def cpu_features() -> tuple[str, ...]:
     """What the kernels look for and this CPU and OS have."""
     flags = {"sse4.2": CPU_SSE42, "avx2+fma": CPU_AVX2_FMA, "avx512": CPU_AVX512, "avx512-bf16": CPU_AVX512_BF16,
-             "avx512-vnni": CPU_AVX512_VNNI, "avx-vnni": CPU_AVX_VNNI, "amx-bf16": CPU_AMX_BF16,
+             "avx512-vnni": CPU_AVX512_VNNI, "adds-beside-fma": CPU_ADDS_BESIDE, "avx-vnni": CPU_AVX_VNNI, "amx-bf16": CPU_AMX_BF16,
              "amx-int8": CPU_AMX_INT8, "neon": CPU_NEON}
     return tuple(name for name, flag in flags.items() if _supported & flag)
 

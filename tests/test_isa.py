@@ -9,7 +9,7 @@ from test_kernels_processes import output, run
 
 from mobilesam.kernels import isa
 
-NAMES = ("amx", "avx512", "avx2", "x86-64-v2", "neon")
+NAMES = ("amx", "zen4", "avx512", "avx2", "x86-64-v2", "neon")
 CPUINFO = Path("/proc/cpuinfo")
 CURRENT = "from mobilesam.kernels import isa; print(isa.current())"
 
@@ -30,10 +30,15 @@ def test_available_is_best_first():
 )
 def test_available_is_what_the_kernel_of_the_os_reports():
     """Linux lists a feature only if it saves its registers."""
-    flags = set(next(line for line in CPUINFO.read_text().splitlines() if line.startswith("flags")).split())
+    lines = dict(line.split("\t: ", 1) for line in CPUINFO.read_text().split("\n\n")[0].splitlines() if "\t: " in line)
+    lines = {name.strip(): value for name, value in lines.items()}
+    flags = set(lines["flags"].split())
+    if lines["vendor_id"] == "AuthenticAMD" and int(lines["cpu family"]) >= 0x19:
+        flags.add("adds_beside_fma")  # no flag of Linux
     avx512 = {"avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl"}
     needs = {
         "amx": avx512 | {"amx_tile", "amx_bf16"},
+        "zen4": avx512 | {"adds_beside_fma"},
         "avx512": avx512,
         "avx2": {"avx2", "fma", "f16c"},
         "x86-64-v2": {"sse4_2", "ssse3", "popcnt"},
@@ -42,6 +47,8 @@ def test_available_is_what_the_kernel_of_the_os_reports():
     narrow = {
         ("amx", "bf16"): {"avx512_bf16"},
         ("amx", "int8"): {"amx_int8"},
+        ("zen4", "bf16"): {"avx512_bf16"},
+        ("zen4", "int8"): {"avx512_vnni"},
         ("avx512", "bf16"): {"avx512_bf16"},
         ("avx512", "int8"): {"avx512_vnni"},
         ("avx2", "int8"): {"avx_vnni"},
@@ -51,7 +58,7 @@ def test_available_is_what_the_kernel_of_the_os_reports():
         others = [precision for (one, precision), needed in narrow.items() if one == name and needed <= flags]
         assert isa.precisions(name) == ("fp32", *others)
     features = set(isa.cpu_features())
-    for feature in ("avx512-bf16", "avx512-vnni", "avx-vnni", "amx-bf16", "amx-int8"):
+    for feature in ("avx512-bf16", "avx512-vnni", "avx-vnni", "amx-bf16", "amx-int8", "adds-beside-fma"):
         assert (feature in features) == (feature.replace("-", "_") in flags)
 
 
@@ -103,7 +110,7 @@ def test_panel_width(name):
     assert width == nr
     assert nr % vl == 0
     assert mr > 0
-    assert vl == {"amx": 16, "avx512": 16, "avx2": 8, "x86-64-v2": 4, "neon": 4}[name]
+    assert vl == {"amx": 16, "zen4": 16, "avx512": 16, "avx2": 8, "x86-64-v2": 4, "neon": 4}[name]
     with isa.use(name):
         assert isa.panel_width() == width
 

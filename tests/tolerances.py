@@ -39,6 +39,20 @@ def sum_bound(depth: int, magnitude: np.ndarray) -> np.ndarray:
     return rounded / (1 - rounded) * magnitude
 
 
+def paired_bound(x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -> np.ndarray:
+    """For rows x (..., K) times weight (N, K) by pairs of terms (pairs.h), and what is added.
+
+    With a and b divided by powers of two such that their root mean squares are within a factor of two, the sums' terms
+    (|a0| + |b1|)(|a1| + |b0|), |a0·a1| and |b0·b1| add up to at most 1.5(|a|² + |b|²), and that to at most 3.75|a||b|.
+    Each term rounds three times before it is summed.
+    """
+    depth = x.shape[-1]
+    norms = [np.linalg.norm(np.float64(array), axis=-1) for array in (x, weight)]
+    others = sum(abs(np.float64(array)) for array in added if array is not None)
+    rounded = (depth + 8) * U
+    return rounded / (1 - rounded) * (3.75 * norms[0][..., None] * norms[1] + others)
+
+
 def gelu_bound(y: np.ndarray) -> np.ndarray:
     """Where y is the exact result: the promised error, and an ulp where y is so large that this is more."""
     return np.maximum(GELU_ERROR, 2 * U * abs(y))

@@ -10,19 +10,36 @@ static void activate(float *y, const float *x, int64_t n, int act)
         memmove(y, x, n * sizeof(float));
 }
 
-/* One register tile: mr rows (a constant after inlining) by NR columns. bias, residual and y are whole-width here.
- * Sums start from zero and are set aside in y every DEPTH terms: a long sum, or one begun at a large residual, would round
- * each of its terms to the precision of the whole. */
+#ifndef PAIRS
+/* Sums are set aside every DEPTH terms: a long one would round each of its terms to the precision of the whole. */
 enum { DEPTH = 256 };
 
+/* acc += a (mr, count) * b (count, NR), and both go on to what follows */
+INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
+                       int64_t count)
+{
+    for (int64_t p = 0; p < count; p++, *a += step, *b += ldb) {
+        vf bv[NV];
+        UNROLL for (int v = 0; v < NV; v++) bv[v] = load(*b + v * VL);
+        UNROLL for (int i = 0; i < mr; i++) {
+            float ai = (*a)[i * lda];
+            UNROLL for (int v = 0; v < NV; v++) acc[i][v] += ai * bv[v];
+        }
+    }
+}
+#endif
+
+/* One register tile: mr rows (a constant after inlining) by NR columns. bias, residual and y are whole-width here.
+ * Sums start from zero, as one begun at a large residual would round each of its terms to the precision of that. */
 INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *b, const float *bias,
                  const float *residual, int64_t ldr, float *y, int64_t ldy)
 {
     vf acc[MR][NV] = {0};
     const int64_t lda = g->lda, step = g->step, ldb = g->ldb;
     int64_t room = DEPTH, partial = 0;
+    const float *as = a;
     for (int64_t s = 0; s < g->segments; s++) {
-        const float *as = a + (g->offset ? g->offset[s] : 0);
+        as = a + (g->offset ? g->offset[s] : 0);
         for (int64_t k = g->k; k;) {
             if (!room) {
                 UNROLL for (int i = 0; i < mr; i++)
@@ -37,19 +54,15 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
             const int64_t count = k < room ? k : room;
             k -= count;
             room -= count;
-            for (int64_t p = 0; p < count; p++, as += step, b += ldb) {
-                vf bv[NV];
-                UNROLL for (int v = 0; v < NV; v++) bv[v] = load(b + v * VL);
-                UNROLL for (int i = 0; i < mr; i++) {
-                    float ai = as[i * lda];
-                    UNROLL for (int v = 0; v < NV; v++) acc[i][v] += ai * bv[v];
-                }
-            }
+            accumulate(mr, acc, &as, lda, step, &b, ldb, count);
         }
     }
     if (partial)
         UNROLL for (int i = 0; i < mr; i++)
             UNROLL for (int v = 0; v < NV; v++) acc[i][v] += load(y + i * ldy + v * VL);
+#ifdef PAIRS
+    restore(mr, acc, as, b);
+#endif
     if (bias)
         UNROLL for (int v = 0; v < NV; v++) {
             vf bv = load(bias + v * VL);
@@ -99,15 +112,23 @@ static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a
         memcpy(y + i * g->ldy, full + i * NR, nr * sizeof(float));
 }
 
+/* Rows of a tile, as even as may be: a few alone would wait for their own sums. */
+INLINE int64_t even_rows(int64_t m)
+{
+    const int64_t tiles = (m + MR - 1) / MR;
+    return tiles ? (m + tiles - 1) / tiles : MR;
+}
+
 /* Panels outside, so that one stays in L1 (or streams from L2) while the rows of the block pass by. */
 static void gemm(const gemm_args *g)
 {
+    const int64_t most = even_rows(g->m);
     for (int64_t j = 0; j < g->n; j += NR) {
         const float *b = g->b + j / NR * g->panel;
         const float *bias = g->bias ? g->bias + j : NULL;
         const int64_t nr = g->n - j < NR ? g->n - j : NR;
-        for (int64_t i = 0; i < g->m; i += MR) {
-            const int64_t mr = g->m - i < MR ? g->m - i : MR;
+        for (int64_t i = 0; i < g->m; i += most) {
+            const int64_t mr = g->m - i < most ? g->m - i : most;
             const float *a = g->a + i * g->lda;
             const float *residual = g->residual ? g->residual + i * g->ldr + j : NULL;
             float *y = g->y + i * g->ldy + j;

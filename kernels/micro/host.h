@@ -7,7 +7,7 @@
 
 enum {
     CPU_SSE42 = 1, CPU_AVX2_FMA = 2, CPU_AVX512 = 4, CPU_NEON = 8, CPU_AVX512_BF16 = 16, CPU_AVX512_VNNI = 32,
-    CPU_AVX_VNNI = 64, CPU_AMX_BF16 = 128, CPU_AMX_INT8 = 256,
+    CPU_AVX_VNNI = 64, CPU_AMX_BF16 = 128, CPU_AMX_INT8 = 256, CPU_ADDS_BESIDE = 512 /* additions beside as many FMAs */,
 };
 
 /* An ISA's float32 table, its products in other precisions, and what the CPU must have for each. */
@@ -26,6 +26,8 @@ typedef struct {
 static const isa_entry isas[] = {
     {"amx", &micro_avx512, {&narrow_amx_fp32, &narrow_amx_bf16, &narrow_amx_int8},
      {CPU_AVX512 | CPU_AMX_BF16, CPU_AVX512_BF16, CPU_AMX_INT8}},
+    {"zen4", &micro_avx512, {&narrow_zen4_fp32, &narrow_avx512_bf16, &narrow_avx512_int8},
+     {CPU_AVX512 | CPU_ADDS_BESIDE, CPU_AVX512_BF16, CPU_AVX512_VNNI}},
     {"avx512", &micro_avx512, {NULL, &narrow_avx512_bf16, &narrow_avx512_int8}, {CPU_AVX512, CPU_AVX512_BF16, CPU_AVX512_VNNI}},
     {"avx2", &micro_avx2, {NULL, NULL, &narrow_avx2_int8}, {CPU_AVX2_FMA, 0, CPU_AVX_VNNI}},
     {"x86-64-v2", &micro_x86_64_v2, {NULL}, {CPU_SSE42}},
@@ -36,6 +38,16 @@ static int may_use_tiles(unsigned long long saved)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     return (saved & 0x60000) == 0x60000 && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+}
+
+/* AMD since family 0x19 (Zen 3): two pipes multiply and add, two others add (Software Optimization Guide, 2.11). */
+static int adds_beside(void)
+{
+    unsigned a, b, c, d;
+    if (!__get_cpuid(0, &a, &b, &c, &d) || b != signature_AMD_ebx || c != signature_AMD_ecx || d != signature_AMD_edx)
+        return 0;
+    __get_cpuid(1, &a, &b, &c, &d);
+    return (a >> 8 & 15) + (a >> 20 & 255) >= 0x19;
 }
 
 /* A register set counts only if the OS saves it: XCR0 bits 1-2 for AVX, 5-7 for AVX-512 (Intel SDM vol. 1, 13.3). */
@@ -57,7 +69,7 @@ static int cpu_supports(void)
         return found;
     const int has_subleaf_1 = a >= 1, has_tiles = d >> 24 & 1, tile_bf16 = d >> 22 & 1, tile_int8 = d >> 25 & 1;
     if ((saved & 0x6) == 0x6 && (b & bit_AVX2) && fma) {
-        found |= CPU_AVX2_FMA;
+        found |= CPU_AVX2_FMA | (adds_beside() ? CPU_ADDS_BESIDE : 0);
         const unsigned all = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
         if ((saved & 0xe6) == 0xe6 && (b & all) == all) {
             found |= CPU_AVX512;

@@ -127,11 +127,12 @@ static inline int64_t panel_words(const micro *u, int64_t k, int half)
     return ((k + w->depth - 1) / w->depth * w->depth / w->terms * pieces + w->extra) * w->columns;
 }
 
-/* bytes of the operand for m rows of a, k deep */
+/* bytes of the operand for m rows of a, k deep: none where `product` reads them in place. Of a row, 256 are for its scales and
+ * for whole blocks; a row more is room for one that is made first. */
 static inline int64_t operand_bytes(const micro *u, int64_t m, int64_t k)
 {
     const weight_form *w = &u->weight;
-    return w->terms == 1 ? 0 : (m + 15) / 16 * 16 * ((k + w->depth - 1) / w->depth * 64 * w->pieces + 4);
+    return w->depth == 1 ? 0 : ((m + 15) / 16 * 16 + 1) * ((k + w->depth - 1) / w->depth * 64 * w->pieces + 256);
 }
 
 static inline int64_t attend_bytes(const micro *u, int64_t n, int64_t d)
@@ -140,7 +141,7 @@ static inline int64_t attend_bytes(const micro *u, int64_t n, int64_t d)
     return 1024 * (pieces * (4 * n_tiles * d_tiles + 2 * d_tiles + 2 * n_tiles) + 4 * n_tiles);
 }
 
-extern const narrow_product narrow_amx_fp32, narrow_amx_bf16, narrow_amx_int8, narrow_avx512_bf16, narrow_avx512_int8, narrow_avx2_int8;
+extern const narrow_product narrow_zen4_fp32, narrow_amx_fp32, narrow_amx_bf16, narrow_amx_int8, narrow_avx512_bf16, narrow_avx512_int8, narrow_avx2_int8;
 extern const micro micro_x86_64_v2, micro_avx2, micro_avx512, micro_neon;
 
 #endif

@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 
 #define POOL_LEAST ((size_t)1 << 18)
-#define POOL_LIMIT ((size_t)48 << 20)
+#define POOL_LIMIT ((size_t)60 << 20)
 enum { POOL_SLOTS = 16 };
 
 static struct {

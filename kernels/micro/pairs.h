@@ -1,0 +1,248 @@
+/* The product in float32 with two thirds of the multiplications: Winograd's inner product ("A New Algorithm for Inner Product",
+ * IEEE Trans. Comput. C-17, 1968) takes two terms by one multiplication and two additions,
+ *
+ *     a0*b0 + a1*b1 = (a0 + b1)*(a1 + b0) - a0*a1 - b0*b1,
+ *
+ * where the last two belong to a row and to a column alone and are summed once for it. Where a CPU adds beside its FMAs, as
+ * AMD's do, two of three pairs taken so keep both kinds of unit busy: four cycles' work is done in 8/3.
+ *
+ * Each row of a and each column of b is first divided by the power of two that brings its root mean square near 1, which is
+ * exact. A sum of k terms then errs by at most 4*|row|*|column| where the usual one errs by sum |a||b|, both times k roundings.
+ * An infinity gives NaN.
+ *
+ * A stub defines PRODUCT (the struct's suffix), VL, MR, NV, vmin, vmax, vswap (neighbouring lanes exchanged), and the two
+ * instructions ADD_ALL (y = b + *a) and FMA_ALL (y += b * *a) that take *a, one float for all lanes, from memory: there is no
+ * room for a third register to be read. */
+#define PAIRS
+#include "vector.h"
+
+/* An operand's rows lie by tiles of mr of them, cut into blocks of 48 floats: a block of each row, then the next, that every float
+ * is a constant away from one pointer; last, ROW floats for each row, of which two are its own products' sum and its power of
+ * two. Pair p is taken by one multiplication unless p % 3 = 2. Sums are set aside at the end of a block; see gemm.h. */
+enum { BLOCK = 48, DEPTH = 7 * BLOCK, STEP = 16, ROW = 16 };
+
+INLINE int is_paired(int64_t k) { return k / 2 % 3 < 2; }
+
+INLINE void accumulate_pair(const int mr, vf acc[][NV], const float *a, const float *b, const int paired)
+{
+    vf b0[NV], b1[NV];
+    UNROLL for (int v = 0; v < NV; v++) b0[v] = load(b + v * VL), b1[v] = load(b + NR + v * VL);
+    UNROLL for (int i = 0; i < mr; i++)
+        UNROLL for (int v = 0; v < NV; v++) {
+            if (paired) {
+                vf x, y;
+                ADD_ALL(x, b1[v], a + i * BLOCK);
+                ADD_ALL(y, b0[v], a + i * BLOCK + 1);
+                acc[i][v] += x * y;
+            } else {
+                FMA_ALL(acc[i][v], b0[v], a + i * BLOCK);
+                FMA_ALL(acc[i][v], b1[v], a + i * BLOCK + 1);
+            }
+        }
+}
+
+INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
+                       int64_t count)
+{
+    (void)lda, (void)step, (void)ldb;
+    for (; count > 0; count -= BLOCK, *a += mr * BLOCK) {
+        const float *at = *a, *end = at + (count < BLOCK ? count : BLOCK);
+        for (; at + 6 <= end; at += 6, *b += 6 * NR) {
+            accumulate_pair(mr, acc, at, *b, 1);
+            accumulate_pair(mr, acc, at + 2, *b + 2 * NR, 1);
+            accumulate_pair(mr, acc, at + 4, *b + 4 * NR, 0);
+        }
+        for (; at < end; at += 2, *b += 2 * NR)
+            accumulate_pair(mr, acc, at, *b, 1);
+    }
+}
+
+/* The sums as they would be otherwise, by what lies behind the rows and the columns. */
+INLINE void restore(const int mr, vf acc[][NV], const float *row, const float *column)
+{
+    vf own[NV], scale[NV];
+    UNROLL for (int v = 0; v < NV; v++) own[v] = load(column + v * VL), scale[v] = load(column + NR + v * VL);
+    UNROLL for (int i = 0; i < mr; i++)
+        UNROLL for (int v = 0; v < NV; v++)
+            acc[i][v] = (acc[i][v] - (own[v] + row[i * ROW])) * (row[i * ROW + 1] * scale[v]);
+}
+
+#include "gemm.h"
+
+INLINE float power_of_two(int e)
+{
+    const uint32_t bits = (uint32_t)(127 + e) << 23;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* The power of two next to a root mean square, from the mean square; 0 where that is 0, and NaN where it is not finite. */
+static float near_root(double square)
+{
+    if (!(square > 0 && square < INFINITY))
+        return square == 0 ? 0.f : NAN;
+    const int e = (ilogb(square) + 1) >> 1;
+    return power_of_two(e < -126 ? -126 : e > 126 ? 126 : e);
+}
+
+INLINE float inverse_of(float power) { return power == 0.f ? 0.f : 1.f / power; }
+
+/* Of a row whose squares overflow in float32 or may be lost. */
+static float near_extreme_root(const gemm_args *g, const float *x)
+{
+    double square = 0;
+    for (int64_t s = 0; s < g->segments; s++)
+        for (int64_t p = 0; p < g->k; p++) {
+            const double value = x[(g->offset ? g->offset[s] : 0) + p];
+            square += value * value;
+        }
+    return near_root(square / (g->segments * g->k));
+}
+
+/* Where a row goes: its place in the tile's present block, `next` from one to the next, and the block's vector. Of its own products
+ * there is a sum for each vector of a block, that none waits for the one before. */
+typedef struct {
+    float *y;
+    int64_t next;
+    int phase;
+    vf own[BLOCK / VL];
+} pair_place;
+
+/* A vector's own products go by pairs of lanes, of which `halves` has one half for each lane of a pair that is taken so. */
+INLINE void place_vector(pair_place *to, int phase, vf v)
+{
+    static const float halves[BLOCK] = {
+#define HALF(p) (p) / 2 % 3 < 2 ? 0.5f : 0.f
+#define HALVES(p) HALF(p), HALF(p + 1), HALF(p + 2), HALF(p + 3), HALF(p + 4), HALF(p + 5), HALF(p + 6), HALF(p + 7)
+        HALVES(0), HALVES(8), HALVES(16), HALVES(24), HALVES(32), HALVES(40),
+    };
+    store(to->y + phase * VL, v);
+    to->own[phase] += v * vswap(v) * load(halves + phase * VL);
+}
+
+/* A row's segment, divided by a power of two; whole vectors unless it is the last. */
+INLINE void place_segment(pair_place *to, const float *x, int64_t k, float inverse)
+{
+    int64_t p = 0;
+    while (p < k)
+        if (to->phase == 0 && p + BLOCK <= k) {
+            UNROLL for (int i = 0; i < BLOCK / VL; i++) place_vector(to, i, load(x + p + i * VL) * inverse);
+            p += BLOCK;
+            to->y += to->next;
+        } else {
+            const vf v = (p + VL <= k ? load(x + p) : load_part(x + p, k - p, 0.f)) * inverse;
+            UNROLL for (int i = 0; i < BLOCK / VL; i++)
+                if (to->phase == i)
+                    place_vector(to, i, v);
+            p += VL;
+            if (++to->phase == BLOCK / VL)
+                to->phase = 0, to->y += to->next;
+        }
+}
+
+INLINE vf squares_of(const float *x, int64_t k)
+{
+    vf squares[4] = {0};
+    int64_t p = 0;
+    for (; p + 4 * VL <= k; p += 4 * VL)
+        UNROLL for (int i = 0; i < 4; i++) squares[i] += load(x + p + i * VL) * load(x + p + i * VL);
+    for (; p < k; p += VL) {
+        const vf v = p + VL <= k ? load(x + p) : load_part(x + p, k - p, 0.f);
+        squares[0] += v * v;
+    }
+    return squares[0] + squares[1] + (squares[2] + squares[3]);
+}
+
+/* The row at x, of segments of whole vectors or of a single one, to its blocks at y; what belongs to it to `row`. */
+INLINE void pair_row(float *y, int64_t next, float *row, const gemm_args *g, const float *x)
+{
+    pair_place to = {.y = y, .next = next};
+    vf squares = splat(0.f);
+    for (int64_t s = 0; s < g->segments; s++)
+        squares += squares_of(x + (g->offset ? g->offset[s] : 0), g->k);
+    const float square = sum_lanes(squares) / (float)(g->segments * g->k);
+    int32_t bits;
+    memcpy(&bits, &square, sizeof bits);
+    const float power = square > 0x1p-100f && square < 0x1p100f ? power_of_two(((bits >> 23) - 126) >> 1) : near_extreme_root(g, x);
+    for (int64_t s = 0; s < g->segments; s++)
+        place_segment(&to, x + (g->offset ? g->offset[s] : 0), g->k, inverse_of(power));
+    UNROLL for (int i = 1; i < BLOCK / VL; i++) to.own[0] += to.own[i];
+    row[0] = sum_lanes(to.own[0]);
+    row[1] = power;
+}
+
+/* Tile by tile, as gemm will read them. Rows whose segments are no whole vectors come together behind the others first. */
+static void pair_rows(const gemm_args *g, int64_t lda)
+{
+    const int64_t most = even_rows(g->m);
+    const int gather = g->segments > 1 && g->k % VL;
+    float *const together = (float *)g->operand + g->m * lda;
+    gemm_args gathered = *g;
+    gathered.k = g->segments * g->k, gathered.segments = 1, gathered.offset = NULL;
+    for (int64_t first = 0; first < g->m; first += most) {
+        const int64_t mr = g->m - first < most ? g->m - first : most;
+        float *const tile = (float *)g->operand + first * lda;
+        for (int64_t i = 0; i < mr; i++) {
+            const float *x = g->a + (first + i) * g->lda;
+            for (int64_t s = 0; s < g->segments && gather; s++)
+                memcpy(together + s * g->k, x + g->offset[s], g->k * sizeof *x);
+            pair_row(tile + i * BLOCK, mr * BLOCK, tile + mr * (lda - ROW) + i * ROW, gather ? &gathered : g, gather ? together : x);
+        }
+    }
+}
+
+/* A row so short is not worth its scales. */
+enum { SHALLOW = 32 };
+
+static void product(const gemm_args *g)
+{
+    const int64_t k = g->segments * g->k;
+    gemm_args rows = *g;
+    if (k < SHALLOW) {
+        PLAIN.gemm(g);
+        return;
+    }
+    rows.k = (k + STEP - 1) / STEP * STEP, rows.segments = 1, rows.offset = NULL;
+    rows.a = g->operand, rows.lda = (k + BLOCK - 1) / BLOCK * BLOCK + ROW;
+    pair_rows(g, rows.lda);
+    gemm(&rows);
+}
+
+/* A panel, and behind it its columns' own products' sums and powers of two. */
+static void pack_pairs(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
+{
+    const int64_t whole = (k + STEP - 1) / STEP * STEP;
+    double squares[NR] = {0}, own[NR] = {0};
+    float inverse[NR];
+    pack(y, w, half, n, k, ldw);
+    if (k < SHALLOW)
+        return;
+    memset(y + k * NR, 0, (whole - k + 1) * NR * sizeof(float));
+    for (int64_t p = 0; p < k; p++)
+        for (int64_t j = 0; j < NR; j++)
+            squares[j] += (double)y[p * NR + j] * y[p * NR + j];
+    for (int64_t j = 0; j < NR; j++) {
+        const float power = near_root(squares[j] / k);
+        inverse[j] = inverse_of(power);
+        y[(whole + 1) * NR + j] = power;
+    }
+    for (int64_t p = 0; p < whole; p += 2, y += 2 * NR) {
+        for (int64_t j = 0; j < 2 * NR; j++)
+            y[j] *= inverse[j % NR];
+        if (is_paired(p))
+            for (int64_t j = 0; j < NR; j++)
+                own[j] += (double)y[j] * y[NR + j];
+    }
+    for (int64_t j = 0; j < NR; j++)
+        y[j] = (float)own[j];
+}
+
+#define NAME_(suffix) narrow_##suffix
+#define NAME(suffix) NAME_(suffix)
+
+const narrow_product NAME(PRODUCT) = {
+    .product = product,
+    .pack = pack_pairs,
+    .weight = {.columns = NR, .terms = 1, .depth = STEP, .extra = 2, .pieces = 1},
+};

@@ -1,0 +1,12 @@
+#include <immintrin.h>
+#define PRODUCT zen4_fp32
+#define PLAIN micro_avx512
+#define VL 16
+#define MR 12
+#define NV 2
+#define vmin(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
+#define vmax(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
+#define vswap(x) ((vf)_mm512_permute_ps((__m512)(x), 0xb1))
+#define ADD_ALL(y, b, a) __asm__("vaddps %2%{1to16%}, %1, %0" : "=v"(y) : "v"(b), "m"(*(const float *)(a)))
+#define FMA_ALL(y, b, a) __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(y) : "v"(b), "m"(*(const float *)(a)))
+#include "pairs.h"
