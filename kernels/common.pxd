@@ -39,7 +39,7 @@ cdef extern from "micro.h" nogil:
         int64_t ldy
         void *scratch
     ctypedef struct weight_form:
-        int columns, terms, depth, extra, pieces
+        int columns, terms, depth, extra, pieces, operand
     ctypedef struct depthwise3x3_args:
         int64_t width, channels, stride
         const float *x[3]
@@ -66,11 +66,16 @@ cdef extern from "micro.h" nogil:
         void (*scale_columns)(float *, int64_t, int64_t, int64_t, const float *) noexcept nogil
         void (*scale_rows)(float *, int64_t, int64_t, int64_t, const float *, const float *) noexcept nogil
         void (*dot_columns)(float *, const float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*norm_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
+                             const float *, const float *, float) noexcept nogil
+        void (*draw_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
+                             int64_t) noexcept nogil
         void (*spread)(float *, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*transpose)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*activate)(float *, const float *, int64_t, int) noexcept nogil
         void (*add)(float *, const float *, const float *, int64_t) noexcept nogil
         void (*pack)(float *, const void *, int, int64_t, int64_t, int64_t) noexcept nogil
+        void (*pack_columns)(float *, const float *, int64_t, int64_t) noexcept nogil
         void (*blend)(float *, const float *, const float *, float, int64_t) noexcept nogil
         void (*resample)(float *, const float *, const int32_t *, const float *, int64_t) noexcept nogil
         void (*normalize)(float *, const uint8_t *, const float *, const float *, int64_t) noexcept nogil

@@ -29,12 +29,12 @@ class ImageMaps:
 cdef struct projection:
     const float *x  # (n, c)
     const float *shift
-    const float *scale
+    const float *scale  # NULL: no squares are asked for
     const float *zeros
     const float *rows  # (m, c)
     const float *added  # (chunks, added_rows, IMAGE_CHUNK), NULL for none
-    float *y  # (chunks, m + 2, IMAGE_CHUNK)
-    int64_t n, c, m, first, added_rows
+    float *y  # (chunks, maps, IMAGE_CHUNK)
+    int64_t n, c, m, maps, first, added_rows
     matrix form  # of a chunk's tokens as a packed weight; its data is in the scratch
 
 
@@ -42,21 +42,22 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
     """Maps rows·(x + shift)ᵀ, |x₁|² and |x₂|² of x₁ = (x + shift)C and x₂ = (x₁∘scale)C, C centring.
 
     Args:
-        x: (N, C) float32; shift, scale: (C,).
+        x: (N, C) float32; shift: (C,) or None for zeros; scale: (C,), or None for no |x₁|² and |x₂|².
         rows: (M, C) float32.
         added: ImageMaps and a number: how many of its first maps to add to the first of these.
         precision: "fp32" or "bf16": of the product.
         isa: the name of the ISA to run on; by default the one in force.
 
     Returns:
-        ImageMaps of M + 2 maps.
+        ImageMaps of M + 2 maps, or M.
     """
     cdef projection p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("N", "C"))
     p.n, p.c = x.shape
-    cdef const float[::1] shift_ = check.array(shift, "shift", (p.c,)), scale_ = check.array(scale, "scale", (p.c,))
-    cdef const float[::1] zeros = np.zeros(p.c, np.float32)
+    zeros_ = np.zeros(p.c, np.float32)
+    cdef const float[::1] shift_ = zeros_ if shift is None else check.array(shift, "shift", (p.c,))
+    cdef const float[::1] scale_ = check.optional(scale, "scale", (p.c,)), zeros = zeros_
     rows = check.array(rows, "rows", ("M", p.c))
     p.m = rows.shape[0]
     cdef int64_t chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
@@ -69,9 +70,10 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
             raise ValueError(f"added: expected at most {p.m} maps of {p.n} tokens, got {p.first} of {maps.n}")
         av = maps.data
         p.added, p.added_rows = &av[0, 0, 0], av.shape[1]
-    y = memory.empty((chunks, p.m + 2, IMAGE_CHUNK))
+    p.maps = p.m if scale is None else p.m + 2
+    y = memory.empty((chunks, p.maps, IMAGE_CHUNK))
     cdef float[:, :, ::1] yv = y
-    p.x, p.shift, p.scale, p.zeros, p.rows, p.y = &xv[0, 0], &shift_[0], &scale_[0], &zeros[0], &rv[0, 0], &yv[0, 0, 0]
+    p.x, p.shift, p.scale, p.zeros, p.rows, p.y = &xv[0, 0], &shift_[0], floats(scale_), &zeros[0], &rv[0, 0], &yv[0, 0, 0]
     p.form.u = &rt.tables[<int>isas.index(isa, precision)]
     p.form.n, p.form.k = IMAGE_CHUNK, p.c
     p.form.panel = panel_words(p.form.u, p.c, False)
@@ -99,7 +101,7 @@ cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcep
     cdef float *x = take(&free, IMAGE_CHUNK * c)
     cdef float *scaled = take(&free, IMAGE_CHUNK * c)
     cdef float *panels = take(&free, IMAGE_CHUNK // nr * tokens.panel)
-    cdef float *y = p.y + chunk * (p.m + 2) * IMAGE_CHUNK
+    cdef float *y = p.y + chunk * p.maps * IMAGE_CHUNK
     cdef float *squares = y + p.m * IMAGE_CHUNK
     cdef const float *added
     cdef float eps = 1e-5
@@ -109,11 +111,12 @@ cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcep
     for i in range(IMAGE_CHUNK // nr):
         u.pack(panels + i * tokens.panel, x + i * nr * c, 0, nr, c, c)
     tokens.data = panels
-    u.spread(squares, x, c, IMAGE_CHUNK, c)
-    u.layer_norm(scaled, c, x, c, IMAGE_CHUNK, c, p.scale, p.zeros, eps, ACT_NONE)
-    u.spread(squares + IMAGE_CHUNK, scaled, c, IMAGE_CHUNK, c)
-    for i in range(IMAGE_CHUNK):
-        squares[IMAGE_CHUNK + i] *= squares[i] / c + eps
+    if p.scale != NULL:
+        u.spread(squares, x, c, IMAGE_CHUNK, c)
+        u.layer_norm(scaled, c, x, c, IMAGE_CHUNK, c, p.scale, p.zeros, eps, ACT_NONE)
+        u.spread(squares + IMAGE_CHUNK, scaled, c, IMAGE_CHUNK, c)
+        for i in range(IMAGE_CHUNK):
+            squares[IMAGE_CHUNK + i] *= squares[i] / c + eps
     for i in range((p.m + ROWS - 1) // ROWS):
         product(&tokens, min(ROWS, p.m - i * ROWS), p.rows + i * ROWS * c, c, NULL, NULL, 0, y + i * ROWS * IMAGE_CHUNK, IMAGE_CHUNK,
                 ACT_NONE, free)

@@ -280,26 +280,26 @@ def upscale_masks(
     x: ArrayLike,
     norm_weight: ArrayLike,
     norm_bias: ArrayLike,
-    w2: Weight,
+    w2: ArrayLike,
     b2: ArrayLike,
     hyper: ArrayLike,
     *,
     eps: float = 1e-6,
+    precision: str = "fp32",
 ) -> Array:
     """t = gelu(layer_norm(z));  y[m] = gelu(conv_transpose2d(t, w2, b2))·hyper[m]
 
-    x (H, W, 4·C1), and z (2H, 2W, C1) its pixels spread, z[2h+i, 2w+j] = x[h, w, (i, j)]: what a transposed convolution
-    makes; w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`; norm_weight and norm_bias (C1,), b2 (C2,), hyper
-    (M, C2), y (M, 4H, 4W). `output_upscaling` from its first norm on and the masks drawn from it in SAM's
-    `mask_decoder.py`. hyper has the precision of w2.
+    x (4·C1, H, W), and z (2H, 2W, C1) its maps spread, z[2h+i, 2w+j, c] = x[(i, j, c), h, w]: what a transposed
+    convolution makes; w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`, whose product is computed in
+    `precision`; norm_weight and norm_bias (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` from its
+    first norm on and the masks drawn from it in SAM's `mask_decoder.py`.
     """
     x = _f64(x)
-    height, width, channels = x.shape
-    z = x.reshape(height, width, 2, 2, channels // 4).swapaxes(1, 2).reshape(2 * height, 2 * width, -1)
+    channels, height, width = x.shape
+    z = x.reshape(2, 2, channels // 4, height, width).transpose(3, 0, 4, 1, 2).reshape(2 * height, 2 * width, -1)
     t = layer_norm(z, norm_weight, norm_bias, eps=eps, activation="gelu")
-    array, precision = _unpacked(w2)
-    weight = Packed(array.reshape(2, 2, -1, t.shape[-1]).transpose(2, 0, 1, 3), precision)
-    return np.moveaxis(linear(gelu(conv_transpose2d(t, weight, b2)), Packed(hyper, precision)), -1, 0)
+    rows = np.asarray(w2, np.float32).reshape(2, 2, -1, t.shape[-1]).transpose(2, 0, 1, 3)
+    return np.moveaxis(linear(gelu(conv_transpose2d(t, Packed(rows, precision), b2)), hyper), -1, 0)
 
 
 def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[int, int]) -> Array:

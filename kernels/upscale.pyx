@@ -1,51 +1,63 @@
-"""The decoder's upscaling and the masks drawn from it, as one pass per row of the embedding."""
+"""The decoder's upscaling and the masks drawn from it, as one pass over the embedding's pixels, which lie along the vectors."""
 import numpy as np
 
 from cython.parallel cimport parallel, prange
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from common cimport *
 
-from mobilesam.kernels import check, isa
-from mobilesam.kernels.gemm import as_panels, pack
+from mobilesam.kernels import check
+from mobilesam.kernels import isa as isas
+from mobilesam.kernels.project import ImageMaps
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-# Depths of a product that have no partial tile.
-cdef int64_t PANEL = 32
+# Pixels of a block: whole panels of every ISA, a part of a chunk; its maps of 256 channels stay in L1 and L2.
+cdef int64_t PIXELS = 64
+
+# A matrix whose rows make maps of a block's maps: they are the operand of every block's product.
+cdef struct map_rows:
+    const micro *u
+    const float *a  # (m, k), where the products read it in place
+    void *operand  # else
+    int64_t m, k
 
 cdef struct upscale_pass:
-    const float *x  # (height, width, 4*c1)
+    const float *x  # (4*c1, pixels) in chunks
+    int64_t map_step, chunk_step  # floats from one map to the next, and from a chunk's to the next one's
     const float *basis  # (chunks, basis_room, stride) of an updated image, NULL for none
-    const float *scale  # (chunks, chunk)
-    matrix rows  # (4*c1, rank)
-    const float *shift  # (4*c1)
-    int64_t chunk, stride, basis_room, rank
+    const float *scale  # (chunks, IMAGE_CHUNK)
+    int64_t stride, basis_step
+    map_rows rows  # (4*c1, rank)
+    const float *shift  # (4*c1), NULL for none
     const float *norm_weight
     const float *norm_bias
-    matrix w2  # (4*c2, c1)
-    const float *b2  # (4*c2)
-    matrix hyper  # (4*masks, 4*c2): every mask's vector for each of the four pixels that a row of w2's result holds
+    map_rows w2  # (4*c2, c1)
+    const float *b2  # (c2)
+    const float *hyper  # (masks, c2)
     float *y  # (masks, 4*height, 4*width)
-    int64_t height, width, masks
+    int64_t height, width, masks, c2
     float eps
-    bint chained  # what w2 makes goes to the last product as its operand
 
 
-def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows=None, shift=None, eps=1e-6, out=None,
-                  threads=None):
+def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows=None, shift=None, eps=1e-6, precision="fp32",
+                  isa=None, out=None, threads=None):
     """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(z)), w2) + b2), 2×2 with stride 2, where z is x upscaled likewise.
 
-    Neither upscaled map is written: an embedding row becomes four rows of every mask.
+    Neither upscaled map is written: an embedding's pixel becomes 4×4 of every mask.
 
     Args:
-        x: (H, W, 4·C1) float32, what a first transposed convolution makes: z's (i, j, C1) for each pixel.
+        x: (4·C1, H, W) float32, what a first transposed convolution makes: z's (i, j, C1) for each pixel. Or ImageMaps of
+            H·W tokens, the first of their maps that is x's, and (H, W).
         norm_weight, norm_bias: (C1,) of the LayerNorm2d.
         w2: (4·C2, C1), rows (i, j, o), a transposed convolution's (OC, 2, 2, C) with its axes moved; b2: (C2,).
         hyper: (M, C2) float32, what the hypernetworks made of each mask's token.
-        update: None, or an UpdatedImage of H·W tokens, rows (rank, 4·C1) of its basis and shift (4·C1,): z is then
-            scale∘(x + basisᵀ·rows) + shift, and 4·C1 a multiple of 32.
+        update: None, or, where x is of ImageMaps, an UpdatedImage of as many tokens, and rows (rank, 4·C1) of its basis: z is
+            then scale∘(x + rowsᵀ·basis) + shift.
+        shift: (4·C1,), or None.
+        precision: "fp32" or "bf16": of the product with w2.
+        isa: the name of the ISA to run on; by default the one in force.
         out: (M, 4H, 4W) to write into.
 
     Returns:
@@ -55,131 +67,162 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     """
     cdef upscale_pass p
     cdef int nthreads = resolve(threads)
-    x = check.array(x, "x", ("H", "W", "4·C1"))
-    p.height, p.width, p.eps = x.shape[0], x.shape[1], eps
-    if x.shape[2] % 4:
-        raise ValueError(f"x: expected a multiple of 4 channels, got shape {x.shape}")
-    c1 = x.shape[2] // 4
-    w2 = as_panels(w2, "w2", ("4·C2", c1), threads=threads)
-    c2 = in_fours(w2, "w2")
-    p.w2 = as_matrix(rt, w2)
-    hyper = check.array(hyper, "hyper", ("M", c2))
-    p.masks = hyper.shape[0]
-    each = np.zeros((4, p.masks, 4, c2), np.float32)
-    for i in range(4):
-        each[i, :, i] = hyper
-    precision = "bf16" if isa.precision_of(w2.isa) == "bf16" else "fp32"
-    drawers = pack(each.reshape(4 * p.masks, 4 * c2), precision=precision, isa=isa.name_of(w2.isa), threads=1)
-    p.hyper = as_matrix(rt, drawers)
-    p.chained = p.w2.u == p.hyper.u and p.w2.u.weight.terms == 2 and p.w2.n % p.w2.u.weight.columns == 0
-    cdef const float[::1] b2v = np.tile(check.array(b2, "b2", (c2,)), 4)
-    cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (c1,)), nb = check.array(norm_bias, "norm_bias", (c1,))
-    y = check.output(out, (p.masks, 4 * p.height, 4 * p.width), x, norm_weight, norm_bias, hyper)
-    cdef const float[::1] xv = x.reshape(-1)
+    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+    w2 = check.array(w2, "w2", ("4·C2", "C1"))
+    c1 = w2.shape[1]
+    if not isinstance(x, tuple):
+        x = check.array(x, "x", ("4·C1", "H", "W"))
+        c1 = in_fours(x, "x")
+    w2 = check.array(w2, "w2", ("4·C2", c1))
+    p.c2 = in_fours(w2, "w2")
+    data = set_maps(&p, x, 4 * c1, update)
+    norm_weight, norm_bias = check.array(norm_weight, "norm_weight", (c1,)), check.array(norm_bias, "norm_bias", (c1,))
+    b2, hyper = check.array(b2, "b2", (p.c2,)), check.array(hyper, "hyper", ("M", p.c2))
+    shift = check.optional(shift, "shift", (4 * c1,))
+    p.masks, p.eps = hyper.shape[0], eps
+    cdef const float[::1] nw = norm_weight, nb = norm_bias, bv = b2, shift_ = shift
+    cdef const float[:, ::1] hv = hyper
+    y = check.output(out, (p.masks, 4 * p.height, 4 * p.width), data, norm_weight, norm_bias, w2, b2, hyper, shift)
     cdef float[::1] yv = y.reshape(-1)
-    p.x, p.y, p.b2, p.norm_weight, p.norm_bias = &xv[0], &yv[0], &b2v[0], &nw[0], &nb[0]
-    p.basis = NULL
-    kept = None if update is None else set_update(&p, x, update, rows, shift, w2.isa)
+    p.norm_weight, p.norm_bias, p.b2, p.hyper, p.shift, p.y = &nw[0], &nb[0], &bv[0], &hv[0, 0], floats(shift_), &yv[0]
+    kept = [set_rows(&p.w2, &rt.tables[<int>isas.index(isa, precision)], w2)]
+    p.basis, p.scale = NULL, NULL
+    if update is not None:
+        kept += set_update(&p, u, update, check.array(rows, "rows", (update.rank, 4 * c1)))
 
-    cdef int64_t unit, fine = 4 * p.width
-    cdef size_t size = sizeof(float) * (fine * (p.w2.k + p.hyper.n) + fine_floats(&p, fine) + 64
-                                        + max(operand_floats(&p.w2, fine), operand_floats(&p.hyper, fine))
-                                        + update_floats(&p))
+    cdef int64_t pixels = p.height * p.width, unit
+    cdef size_t size = sizeof(float) * (PIXELS * (5 * p.w2.k + p.w2.m + 16 * p.masks) + panel_floats(&p.w2) + 64
+                                        + (0 if p.basis == NULL else panel_floats(&p.rows)))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
         scratch = <float *>rt.scratch(size)
-        for unit in prange(p.height, schedule="dynamic"):
+        for unit in prange((pixels + PIXELS - 1) // PIXELS, schedule="dynamic"):
             if scratch == NULL:
                 failed += 1
             else:
-                upscale_row(&p, unit, scratch)
+                upscale_block(u, &p, unit * PIXELS, scratch)
     if failed:
         raise MemoryError(f"upscale_masks: no memory for {size} bytes of scratch")
     return y
 
 
-cdef set_update(upscale_pass *p, x, update, rows, shift, isa_index):
-    """Returns what to keep alive."""
-    cdef int64_t n = 4 * p.w2.k
-    if update.n != p.height * p.width:
-        raise ValueError(f"update: expected one of {p.height * p.width} tokens, got {update.n}")
-    if n % PANEL:
-        raise ValueError(f"x: expected a multiple of {PANEL} channels with an update, got shape {x.shape}")
-    p.rank = update.rank
-    deep = np.zeros((n, round_up(p.rank, PANEL)), np.float32)  # whole words of every precision
-    deep[:, : p.rank] = check.array(rows, "rows", (p.rank, n)).T
-    packed = pack(deep, isa=isa.name_of(isa_index), threads=1)
-    p.rows = as_matrix(rt, packed)
-    cdef const float[:, :, ::1] bv = update.basis
-    cdef const float[:, ::1] sv = update.scale
-    shift = check.array(shift, "shift", (n,))
-    cdef const float[::1] shift_ = shift
-    p.basis, p.scale, p.shift = &bv[0, 0, 0], &sv[0, 0], &shift_[0]
-    p.chunk, p.stride, p.basis_room = sv.shape[1], bv.shape[2], bv.shape[1]
-    return update, packed, shift
-
-
 def in_fours(rows, name):
-    """How many channels a transposed convolution's (i, j, OC) rows make."""
+    """How many channels a transposed convolution's (i, j, OC) rows or maps make."""
     if rows.shape[0] % 4:
         raise ValueError(f"{name}: expected a multiple of 4 rows, got shape {rows.shape}")
     return rows.shape[0] // 4
 
 
-cdef int64_t fine_floats(const upscale_pass *p, int64_t rows) noexcept nogil:
-    return operand_floats(&p.hyper, rows) if p.chained else rows * p.w2.n
+cdef set_maps(upscale_pass *p, x, int64_t count, update):
+    """Where x is. Returns the array that holds it."""
+    cdef const float[:, :, ::1] maps
+    if not isinstance(x, tuple):
+        if update is not None:
+            raise TypeError("x: expected (ImageMaps, the first map, (H, W)) with an update, got an array")
+        p.height, p.width = x.shape[1:]
+        maps = x
+        p.x, p.map_step, p.chunk_step = &maps[0, 0, 0], p.height * p.width, IMAGE_CHUNK
+        return x
+    source, first, (p.height, p.width) = x
+    if source.n != p.height * p.width or not 0 <= first <= source.data.shape[1] - count:
+        raise ValueError(f"x: expected {count} maps of {p.height}x{p.width} tokens from map {first} on, "
+                         f"got {source.data.shape[1]} of {source.n}")
+    if update is not None and update.n != source.n:
+        raise ValueError(f"update: expected one of {source.n} tokens, got {update.n}")
+    maps = source.data
+    p.x, p.map_step, p.chunk_step = &maps[0, <int64_t>first, 0], IMAGE_CHUNK, maps.shape[1] * IMAGE_CHUNK
+    return source.data
 
 
-cdef void upscale_row(const upscale_pass *p, int64_t h, float *free) noexcept nogil:
-    """Row h of the embedding: (w, i, j) are rows of the second product, (i2, j2, mask) columns of the third."""
-    cdef int64_t n = p.width, c1 = p.w2.k, columns = p.hyper.n, m
-    cdef bint narrow = p.w2.u.weight.terms > 1  # whose product applies the GELU as it reads
-    cdef float *middle = take(&free, 4 * n * c1)
-    cdef float *drawn = take(&free, 4 * n * columns)
-    cdef float *fine = take(&free, fine_floats(p, 4 * n))
-    cdef const float *x = p.x + h * n * 4 * c1
+cdef set_update(upscale_pass *p, const micro *u, update, rows):
+    """Returns what to keep alive."""
+    cdef const float[:, ::1] rv = rows, sv = update.scale
+    cdef const float[:, :, ::1] bv = update.basis
+    turned = np.empty(rows.shape[::-1], np.float32)
+    cdef float[:, ::1] tv = turned
+    u.transpose(&tv[0, 0], tv.shape[1], &rv[0, 0], rv.shape[1], rv.shape[0], rv.shape[1])
+    p.basis, p.scale, p.stride, p.basis_step = &bv[0, 0, 0], &sv[0, 0], bv.shape[2], bv.shape[1] * bv.shape[2]
+    return [set_rows(&p.rows, u, turned)]
+
+
+cdef set_rows(map_rows *rows, const micro *u, array):
+    """Returns what to keep alive."""
+    cdef const float[:, ::1] av = array
+    cdef gemm_args g
+    rows.u, rows.m, rows.k, rows.a = u, av.shape[0], av.shape[1], &av[0, 0]
+    room = np.empty(max(1, operand_bytes(u, rows.m, rows.k)), np.uint8)
+    cdef uint8_t[::1] operand = room
+    rows.operand = &operand[0]
+    if u.weight.operand:  # a product without columns makes its operand
+        map_product(rows, NULL, 0, NULL, 0, NULL)
+        rows.a = NULL
+    return array, room
+
+
+cdef void map_product(const map_rows *rows, const float *panels, int64_t n, const float *residual, int64_t ldr,
+                      float *y) noexcept nogil:
+    """y (m, n) = rows · panels + residual."""
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments, g.offset = rows.m, n, rows.k, 1, NULL
+    g.a, g.lda, g.step, g.operand = rows.a, rows.k, 1, rows.operand
+    g.b, g.ldb, g.panel = panels, rows.u.weight.columns, panel_words(rows.u, rows.k, False)
+    g.bias, g.residual, g.ldr, g.y, g.ldy = NULL, residual, ldr, y, n
+    g.act, g.act_a, g.next = ACT_NONE, ACT_NONE, NULL
+    rows.u.product(&g)
+
+
+cdef int64_t panel_floats(const map_rows *rows) noexcept nogil:
+    return PIXELS // rows.u.weight.columns * panel_words(rows.u, rows.k, False)
+
+
+cdef void pack_block(const map_rows *rows, const float *maps, int64_t step, float *panels) noexcept nogil:
+    """A block's k maps, `step` apart, as the product's columns."""
+    cdef int64_t i, columns = rows.u.weight.columns
+    for i in range(PIXELS // columns):
+        rows.u.pack_columns(panels + i * panel_words(rows.u, rows.k, False), maps + i * columns, step, rows.k)
+
+
+cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, float *free) noexcept nogil:
+    """The pixels from `first` on: z, and for each of a pixel's four of z the norm, the product and the masks' four."""
+    cdef int64_t c1 = p.w2.k, count = min(PIXELS, p.height * p.width - first), i, q, chunk = first // IMAGE_CHUNK
+    cdef int64_t at = first % IMAGE_CHUNK
+    cdef const float *x = p.x + chunk * p.chunk_step + at
+    cdef const float *scale = NULL if p.scale == NULL else p.scale + first
+    cdef float *z = take(&free, 4 * c1 * PIXELS)
+    cdef float *middle = take(&free, c1 * PIXELS)
+    cdef float *fine = take(&free, p.w2.m * PIXELS)
+    cdef float *drawn = take(&free, 16 * p.masks * PIXELS)  # (masks, 4, 4, PIXELS)
+    cdef float *panels = take(&free, panel_floats(&p.w2))
     if p.basis != NULL:
-        updated_row(p, h, middle, free)
-        x = middle
-    p.w2.u.layer_norm(middle, c1, x, c1, 4 * n, c1, p.norm_weight, p.norm_bias, p.eps, ACT_NONE if narrow else ACT_GELU)
-    product(&p.w2, 4 * n, middle, c1, p.b2, NULL, 0, fine, p.w2.n, ACT_GELU, free, ACT_GELU if narrow else ACT_NONE,
-            fine if p.chained else NULL)
-    product(&p.hyper, 4 * n, NULL if p.chained else fine, p.w2.n, NULL, NULL, 0, drawn, columns, ACT_NONE,
-            fine if p.chained else free)
-    for m in range(p.masks):
-        interleave(p, drawn + m, h, m)
-
-
-cdef int64_t update_floats(const upscale_pass *p) noexcept nogil:
-    return 0 if p.basis == NULL else p.width * p.rows.k + operand_floats(&p.rows, p.width) + 32
-
-
-cdef void updated_row(const upscale_pass *p, int64_t h, float *y, float *free) noexcept nogil:
-    """Row h of z, as far as each chunk of the update's basis reaches."""
-    cdef const micro *u = p.w2.u
-    cdef int64_t i = h * p.width, end = i + p.width, n = 4 * p.w2.k, m, j
-    cdef float *turned = take(&free, p.width * p.rows.k)
-    if p.rows.k > p.rank:
-        for j in range(p.width):
-            memset(turned + j * p.rows.k + p.rank, 0, (p.rows.k - p.rank) * sizeof(float))
-    while i < end:
-        m = min(end, (i // p.chunk + 1) * p.chunk) - i
-        u.transpose(turned, p.rows.k, p.basis + i // p.chunk * p.basis_room * p.stride + i % p.chunk, p.stride, p.rank, m)
-        product(&p.rows, m, turned, p.rows.k, NULL, p.x + i * n, n, y, n, ACT_NONE, free)
-        u.scale_rows(y, n, m, n, p.scale + i, p.shift)
-        i += m
-        y += m * n
-
-
-cdef inline void interleave(const upscale_pass *p, const float *drawn, int64_t h, int64_t mask) noexcept nogil:
-    """Four rows of a mask: pixel (2i + i2, 2j + j2) of an embedding's pixel w."""
-    cdef int64_t n = p.width, columns = p.hyper.n, i, j, w
-    cdef float *y
-    cdef const float *source
+        pack_block(&p.rows, p.basis + chunk * p.basis_step + at, p.stride, free)
+        map_product(&p.rows, free, PIXELS, x, p.map_step, z)
+    else:
+        for i in range(4 * c1):
+            memcpy(z + i * PIXELS, x + i * p.map_step, count * sizeof(float))
+            memset(z + i * PIXELS + count, 0, (PIXELS - count) * sizeof(float))
     for i in range(4):
-        for w in range(n):
-            y = p.y + ((mask * p.height + h) * 4 + i) * 4 * n + 4 * w
-            source = drawn + (4 * w + (i >> 1) * 2) * columns + (i & 1) * 2 * p.masks
-            for j in range(4):
-                y[j] = source[(j >> 1) * columns + (j & 1) * p.masks]
+        u.norm_columns(middle, PIXELS, z + i * c1 * PIXELS, PIXELS, c1, PIXELS, scale,
+                       NULL if p.shift == NULL else p.shift + i * c1, p.norm_weight, p.norm_bias, p.eps)
+        pack_block(&p.w2, middle, PIXELS, panels)
+        map_product(&p.w2, panels, PIXELS, NULL, 0, fine)
+        for q in range(4):
+            u.draw_columns(drawn + (4 * (2 * (i >> 1) + (q >> 1)) + 2 * (i & 1) + (q & 1)) * PIXELS, 16 * PIXELS,
+                           fine + q * p.c2 * PIXELS, PIXELS, p.c2, PIXELS, p.b2, p.hyper, p.masks)
+    for i in range(p.masks * 4):
+        spread_line(p, drawn + i * 4 * PIXELS, first, count, i)
+
+
+cdef inline void spread_line(const upscale_pass *p, const float *drawn, int64_t first, int64_t count, int64_t line) noexcept nogil:
+    """One of four lines (4, PIXELS) of a mask, a pixel's four neighbours side by side."""
+    cdef int64_t h = first // p.width, w = first % p.width, i, j
+    cdef float *y
+    for i in range(count):
+        y = p.y + ((line // 4 * p.height + h) * 4 + line % 4) * 4 * p.width + 4 * w
+        for j in range(4):
+            y[j] = drawn[j * PIXELS + i]
+        w += 1
+        if w == p.width:
+            h, w = h + 1, 0

@@ -27,7 +27,7 @@ from .config import (
     LAYER_NORM_EPS,
     MASK_TOKENS,
 )
-from .kernels import ImageMaps, KeysValues, Panels, UpdatedImage
+from .kernels import ImageMaps, KeysValues, UpdatedImage
 from .low_rank import Affine, LowRank, low_rank
 from .parameters import F32, Layer, Parameters, Vectors
 
@@ -67,13 +67,12 @@ class ImageTokens:
 class ProjectedImage:
     """What the updates in low rank start from: their constants, the image's maps and those of the positional encoding.
 
-    ``last`` (N, 256) is the part of the upscaling's first product that is the image's own. 23 MB of an image's own.
+    23 MB of an image's own.
     """
 
     constants: LowRank
     maps: ImageMaps
     pe_maps: ImageMaps
-    last: F32
 
 
 class SelfAttention:
@@ -264,8 +263,7 @@ class MaskDecoder:
         self.threads, self.precision, self.isa = threads, p.precision, kernels.isa.current()
         self.transformer = TwoWayTransformer(p / "transformer")
         self.output_tokens = np.concatenate([p.tensor("iou_token.weight"), p.tensor("mask_tokens.weight")])
-        self.upscale1, self.upscale2 = (p.conv_transpose(f"output_upscaling.{i}") for i in (0, 3))
-        self.upscale1_bias = np.tile(p.tensor("output_upscaling.0.bias"), 4)
+        self.upscale1, self.upscale2 = (p.transposed(f"output_upscaling.{i}") for i in (0, 3))
         self.upscale_norm = p.norm("output_upscaling.1")
         self.output_hypernetworks_mlps = [MLP(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = MLP(p / "iou_prediction_head")
@@ -276,11 +274,6 @@ class MaskDecoder:
     def constants(self) -> LowRank:
         """Of the updates in low rank; made with the first image."""
         return low_rank_constants(self._parameters, self.isa, self.threads)
-
-    @cached_property
-    def last(self) -> Panels:
-        """The constants' `last_rows`, packed."""
-        return kernels.pack(self.constants.last_rows, precision=self.precision, isa=self.isa, threads=self.threads)
 
     def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
         """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.
@@ -297,15 +290,13 @@ class MaskDecoder:
             x, constants.shift, constants.scale, constants.rows, (pe_maps, CROSS_ATTENTION_DIM),
             precision=self.precision, isa=self.isa, threads=threads,
         )  # fmt: skip
-        last = kernels.linear(x, self.last, constants.last_bias, threads=threads)
-        return ProjectedImage(constants, maps, pe_maps, last)
+        return ProjectedImage(constants, maps, pe_maps)
 
     def _maps_of(self, image_pe: F32) -> ImageMaps:
         """Those of the positional encoding, which is always the same one: made when first asked for, in float32."""
         if self._pe_maps is None or self._pe_maps[0] is not image_pe:
-            none, constants = np.zeros(EMBED_DIM, np.float32), self.constants
-            pe = image_pe.reshape(-1, EMBED_DIM)
-            maps = kernels.project_image(pe, none, none, constants.pe_rows, isa=self.isa, threads=self.threads)
+            constants, pe = self.constants, image_pe.reshape(-1, EMBED_DIM)
+            maps = kernels.project_image(pe, None, None, constants.pe_rows, isa=self.isa, threads=self.threads)
             maps.data[:, : len(constants.pe_bias)] += constants.pe_bias[:, None]
             self._pe_maps = image_pe, maps
         return self._pe_maps[1]
@@ -329,16 +320,19 @@ class MaskDecoder:
         """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the updated image x."""
         mlps = [self.output_hypernetworks_mlps[i] for i in indices]
         hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, tokens)])
-        update = rows = shift = None
+        precision, isa, threads = self.precision, self.isa, self.threads
         if isinstance(x, UpdatedImage):
-            coarse, update, shift = image.projected.last, x, self.constants.last_shift
-            rows = kernels.update_rows(x, self.constants.last_basis, isa=self.isa)
+            constants, maps, at = self.constants, image.projected.maps, self.constants.last_at
+            update, rows, shift = x, kernels.update_rows(x, constants.last_basis, isa=isa), constants.last_shift
         else:
-            coarse = kernels.linear(x, self.upscale1.weight, self.upscale1_bias, threads=self.threads)
+            maps = kernels.project_image(
+                x, None, None, self.upscale1.weight, precision=precision, isa=isa, threads=threads
+            )
+            at, update, rows, shift = 0, None, None, np.tile(self.upscale1.bias, 4)
         return kernels.upscale_masks(
-            coarse.reshape(EMBED_SIZE, EMBED_SIZE, -1), self.upscale_norm.weight, self.upscale_norm.bias,
+            (maps, at, (EMBED_SIZE, EMBED_SIZE)), self.upscale_norm.weight, self.upscale_norm.bias,
             self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=shift,
-            eps=LAYER_NORM_2D_EPS, threads=self.threads,
+            eps=LAYER_NORM_2D_EPS, precision=precision, isa=isa, threads=threads,
         )  # fmt: skip
 
 
@@ -359,16 +353,14 @@ def low_rank_constants(p: Parameters, isa: str, threads: int) -> LowRank:
     def linear(module: Parameters, name: str) -> Affine:
         return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
 
-    upscale = p.tensor("output_upscaling.0.weight")
+    upscale = p.transposed("output_upscaling.0")
     return low_rank(
         outs=[linear(module, "out_proj") for module in updates],
         norms=[Affine.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
         queries=[linear(module, "q_proj") for module in updates],
         keys=[linear(module, "k_proj") for module in attentions],
         values=[linear(module, "v_proj") for module in attentions],
-        last=Affine.of(
-            upscale.transpose(2, 3, 1, 0).reshape(-1, len(upscale)), np.tile(p.tensor("output_upscaling.0.bias"), 4)
-        ),
+        last=Affine.of(upscale.weight, np.tile(upscale.bias, 4)),
         isa=isa,
         threads=threads,
     )

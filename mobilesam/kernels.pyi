@@ -214,8 +214,8 @@ def local_mlp(
 ) -> F32: ...
 def project_image(
     x: F32,
-    shift: F32,
-    scale: F32,
+    shift: F32 | None,
+    scale: F32 | None,
     rows: F32,
     added: tuple[ImageMaps, int] | None = None,
     *,
@@ -240,17 +240,19 @@ def update_image(
 def update_rows(image: UpdatedImage, rows: F32, *, isa: str | None = None) -> F32: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
 def upscale_masks(
-    x: F32,
+    x: F32 | tuple[ImageMaps, int, tuple[int, int]],
     norm_weight: F32,
     norm_bias: F32,
-    w2: Weight,
-    b2: F32 | None,
+    w2: F32,
+    b2: F32,
     hyper: F32,
     *,
     update: UpdatedImage | None = None,
     rows: F32 | None = None,
     shift: F32 | None = None,
     eps: float = 1e-6,
+    precision: str = "fp32",
+    isa: str | None = None,
     out: F32 | None = None,
     threads: int | None = None,
 ) -> F32: ...

@@ -77,7 +77,7 @@ class LowRank:
     The maps are rows·(x + shift)ᵀ, |x₁|² and |x₂|² of `kernels.project_image`; `scale` is γ₁.
     pe_rows: (4·E, C), whose products with the positional encoding, and pe_bias (4·E,), are what it adds to the first
         update's queries and the keys after it, and to the second's; the first E are added to the image's first maps.
-    last_rows: (OC, C), last_bias (OC,): what is asked of y₂ at the end, as far as it is x's own part of Z₂;
+    last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
     last_basis: (J, OC), of S's part, and last_shift (OC,), which is added after the division by σ₂.
     """
 
@@ -88,8 +88,7 @@ class LowRank:
     pe_bias: F32
     first: Update
     second: Update
-    last_rows: F32
-    last_bias: F32
+    last_at: int
     last_basis: F32
     last_shift: F32
 
@@ -123,7 +122,7 @@ def low_rank(
     last2 = last.weight * norm2.weight
     rows = [
         queries[0].weight, 2 * _centred(basis1), *map(_centred, asked1),
-        2 * _to_second(basis2, norm1), *(_to_second(part, norm1) for part in asked2),
+        2 * _to_second(basis2, norm1), *(_to_second(part, norm1) for part in asked2), _to_second(last2, norm1),
     ]  # fmt: skip
     count = sum(map(len, rows))
 
@@ -152,8 +151,7 @@ def low_rank(
         ),
         first=update(0, basis1, 0, None),
         second=update(1, basis2, 4 * e, _padded(products(asked1[2], basis1))),
-        last_rows=_f32(_to_second(last2, norm1)),
-        last_bias=_f32((last2 * _to_second(out1.bias, norm1)).sum(axis=1)),
+        last_at=count - len(last2),
         last_basis=_f32(products(basis2, last2)),
         last_shift=_f32(_applied(last, norm2.bias)),
     )

@@ -67,10 +67,11 @@ class Parameters:
             return kernels.pack_winograd(weight, threads=self._threads)
         return kernels.pack(weight, precision=self.precision, threads=self._threads)
 
-    def conv_transpose(self, name: str) -> Layer:
-        """(C, OC, 2, 2) as the rows (2, 2, OC) of a matrix with C columns, packed."""
+    def transposed(self, name: str) -> Vectors:
+        """(C, OC, 2, 2) of a transposed convolution as the rows (2, 2, OC) of a matrix with C columns, not packed."""
         weight = self.tensor(f"{name}.weight")
-        return self._layer(weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0]), name)
+        rows = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1, weight.shape[0])
+        return Vectors(rows, self.tensor(f"{name}.bias"))
 
     def depthwise(self, name: str) -> Vectors:
         """(C, 1, KH, KW) as (KH, KW, C)."""

@@ -45,8 +45,8 @@ PAIRED_DEPTH = 32  # of a product that zen4 takes by pairs of terms (pairs.h); A
 def as_products_give(y: np.ndarray, depth: int) -> np.ndarray:
     """y, the exact result of products of that depth with packed weights, as the ISA in force gives special values.
 
-    AMX's pieces of float32 turn infinities into NaN and what is below the normal numbers into 0 (narrow.h); pairs of terms
-    turn infinities into NaN.
+    AMX's pieces of float32 turn infinities into NaN and what is below the normal numbers into 0 (narrow.h); pairs of
+    terms turn infinities into NaN.
     """
     name = isa.current()
     if name == "amx" or (name == "zen4" and depth >= PAIRED_DEPTH):

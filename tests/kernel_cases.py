@@ -132,7 +132,7 @@ CASES = {
         Case(
             "upscale_masks",
             {
-                "x": (9, 11, 4 * 19),
+                "x": (4 * 19, 9, 11),
                 "norm_weight": (19,),
                 "norm_bias": (19,),
                 "w2": (4 * 13, 19),

@@ -271,6 +271,65 @@ static void scales(void)
     }
 }
 
+/* v * scale + shift, less the mean and divided by the deviation, of each column; errors as in expect_layer_norm, and the two
+ * roundings of v that shift each by as much */
+static void norm_columns(void)
+{
+    const float eps = 1e-6f;
+    for (int i = 0; i < 4; i++)
+        EACH(m, 1, 2, 5, 64) {
+            CASE("norm_columns rows %d, scale %d, shift %d", m, i % 2, i / 2);
+            const int n = 3 * u->vl, ldx = n + 3, ldy = n + 5;
+            const float *x = numbers((m - 1) * ldx + n, 4), *scale = i % 2 ? numbers(n, 2) : NULL, *shift = i / 2 ? numbers(m, 2) : NULL;
+            const float *weight = numbers(m, 1), *bias = numbers(m, 1);
+            float *y = blank((m - 1) * ldy + n);
+            u->norm_columns(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps);
+            for (int j = 0; j < n; j++) {
+                double v[64], mean = 0, size = 0, variance = 0;
+                for (int c = 0; c < m; c++) {
+                    v[c] = x[c * ldx + j] * (scale ? (double)scale[j] : 1) + (shift ? shift[c] : 0);
+                    size += (fabs(x[c * ldx + j] * (scale ? (double)scale[j] : 1)) + (shift ? fabs(shift[c]) : 0)) / m;
+                    mean += v[c] / m;
+                }
+                for (int c = 0; c < m; c++)
+                    variance += pow(v[c] - mean, 2) / m;
+                const double moved = roundings(m + 4) * size, spread = sqrt(variance + eps);
+                const double relative = roundings(9) + (roundings(m + 6) * variance + moved * moved + 2 * moved * sqrt(variance)) / (variance + eps);
+                for (int c = 0; c < m; c++) {
+                    const double scaled = (v[c] - mean) / spread * weight[c], own = fabs(x[c * ldx + j]) * (scale ? fabs(scale[j]) : 1) + (shift ? fabs(shift[c]) : 0);
+                    const double error = (moved + roundings(3) * own + fabs(v[c] - mean) * relative) / spread * fabs(weight[c]);
+                    expect_act(c * ldy + j, y[c * ldy + j], scaled + bias[c], error + roundings(3) * (fabs(scaled) + fabs(bias[c])), ACT_GELU);
+                }
+            }
+            expect_gaps(y, ldy, m, n);
+        }
+}
+
+static double gelu_of(double x) { return x / 2 * erfc(-x / sqrt(2)); }
+
+static void draw_columns(void)
+{
+    EACH(m, 1, 2, 3, 4, 5, 9)
+        EACH(channels, 1, 7, 32) {
+            CASE("draw_columns masks %d, channels %d", m, channels);
+            const int n = 3 * u->vl, ldx = n + 3, ldy = n + 5;
+            const float *x = numbers((channels - 1) * ldx + n, 4), *bias = numbers(channels, 2), *w = numbers(m * channels, 1);
+            float *y = blank((m - 1) * ldy + n);
+            u->draw_columns(y, ldy, x, ldx, channels, n, bias, w, m);
+            for (int i = 0; i < m; i++)
+                for (int j = 0; j < n; j++) {
+                    sum s = {0};
+                    double error = 0; /* of GELU, and of what it is given */
+                    for (int c = 0; c < channels; c++) {
+                        include(&s, w[i * channels + c] * gelu_of((double)x[c * ldx + j] + bias[c]));
+                        error += fabs(w[i * channels + c]) * (1e-6 + 1.13 * roundings(1) * (fabs(x[c * ldx + j]) + fabs(bias[c])));
+                    }
+                    expect(i * ldy + j, y[i * ldy + j], s.value, error + roundings(channels + 1) * s.size);
+                }
+            expect_gaps(y, ldy, m, n);
+        }
+}
+
 static void spreads(void)
 {
     EACH(m, 1, 5)
@@ -322,7 +381,7 @@ static void elementwise(void)
         for (int j = 0; j < n; j++) {
             t[j] = fabsf(t[j]) + 0.01f;
             levels[j] = j * 37;
-            index[j] = j * 7 % n;
+            index[j] = j * 2 / 3;
             x1[j] = j % 3 ? x1[j] : odd[j / 3 % ODD];
         }
         u->add(added, x0, x0 + 1, n);
@@ -391,6 +450,19 @@ static void pack(void)
             }
 }
 
+static void pack_columns(void)
+{
+    EACH(k, 1, 2, 7, 300) {
+        CASE("pack_columns k %d", k);
+        const int nr = u->nr, ldx = nr + 3;
+        const float *x = numbers((k - 1) * ldx + nr, 1);
+        float *y = blank(k * nr);
+        u->pack_columns(y, x, ldx, k);
+        for (int at = 0; at < k * nr; at++)
+            expect(at, y[at], x[at / nr * ldx + at % nr], 0);
+    }
+}
+
 int main(void)
 {
     arrays = mmap(NULL, ARRAYS * sizeof *arrays, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -398,8 +470,8 @@ int main(void)
         if (arrays == MAP_FAILED || mprotect(arrays[i] + ROOM, PAGE, PROT_NONE))
             abort();
     signal(SIGSEGV, crashed);
-    gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), scales(), spreads(), activations(), elementwise(), fma_probe();
-    pack();
+    gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), scales(), norm_columns(), draw_columns(), spreads(), activations(), elementwise();
+    fma_probe(), pack(), pack_columns();
     failed += wrong > 0;
     printf(TEXT(TABLE) ": %d passed, %d failed\n", cases - failed, failed);
     return failed > 0;

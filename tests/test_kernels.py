@@ -136,6 +136,8 @@ def test_empty_arrays_are_refused(case: Case, name: str):
 def test_a_wrong_shape_is_named(case: Case, name: str):
     if case.operation in ("gelu", "softmax", "resize_logits"):
         pytest.skip("takes any length")
+    if (case.operation, name) == ("upscale_masks", "x"):
+        pytest.skip("takes any width")
     arrays = case.arrays()
     longer = np.concatenate([arrays[name], arrays[name][..., :1]], axis=-1)
     with pytest.raises(ValueError) as error:

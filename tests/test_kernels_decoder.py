@@ -60,8 +60,8 @@ class Scene:
     condition: float  # how much larger the terms of a squared deviation are than their sum
 
     def maps(self, **options) -> tuple[kernels.ImageMaps, kernels.ImageMaps]:
-        c, none = self.constants, np.zeros(CHANNELS, np.float32)
-        pe = kernels.project_image(self.pe, none, none, c.pe_rows, **options)
+        c = self.constants
+        pe = kernels.project_image(self.pe, None, None, c.pe_rows, **options)
         pe.data[:, : len(c.pe_bias)] += c.pe_bias[:, None]
         return kernels.project_image(self.x, c.shift, c.scale, c.rows, (pe, INNER), **options), pe
 
@@ -121,14 +121,15 @@ def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **opt
     their scores', which are `sharper` times of order 1.
     """
     case = scene(n, tokens, asking, sharper)
-    image, attended = case.update(case.maps(**options), **options)
+    maps = case.maps(**options)
+    image, attended = case.update(maps, **options)
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
     for i, (got, expected) in enumerate(zip(attended, case.attended)):
         bound = (i + 1) * sharper * case.condition * pass_bound(*depths, *depths, n, n)
         assert_relative_l2(got, expected, bound)
     c = case.constants
     basis = image.basis.transpose(1, 0, 2)[: image.rank, :, :256].reshape(image.rank, -1)[:, :n]
-    own = case.x @ c.last_rows.T + c.last_bias
+    own = maps[0].data[:, c.last_at : c.last_at + LAST].transpose(0, 2, 1).reshape(-1, LAST)[:n]
     scale = image.scale.reshape(-1)[:n, None]
     last = (own + basis.T @ kernels.update_rows(image, c.last_basis)) * scale + c.last_shift
     assert_relative_l2(last, case.last, 2 * case.condition * pass_bound(*depths, *depths))
@@ -195,8 +196,7 @@ def test_updates_refuse_what_does_not_fit():
     for update, before in ((c.first, [first]), (c.second, None)):
         with pytest.raises(ValueError, match=r"^before: .*second of two updates"):
             kernels.update_image(*maps, update, keys, values, queries, before, channels=CHANNELS)
-    none = np.zeros(CHANNELS, np.float32)
-    other = kernels.project_image(case.pe[:5], none, none, c.pe_rows)
+    other = kernels.project_image(case.pe[:5], None, None, c.pe_rows)
     with pytest.raises(ValueError, match=r"^maps: .* 9 and 5 tokens"):
         kernels.update_image(maps[0], other, c.first, keys, values, queries, channels=CHANNELS)
     with pytest.raises(ValueError, match=r"^rows: .*32.*40"):
@@ -215,27 +215,53 @@ def test_projected_image(n, channels, count, threads):
     maps = got.data.transpose(1, 0, 2).reshape(count + 2, -1)
     assert_relative_l2(maps[:count, :n], exact[:count], pass_bound(channels))
     assert_relative_l2(maps[count:, :n], exact[count:], pass_bound(channels, channels, channels))
+    plain = kernels.project_image(x, None, None, rows, threads=threads).data.transpose(1, 0, 2).reshape(count, -1)
+    assert_relative_l2(plain[:, :n], reference.linear(rows, x), pass_bound(channels))
 
 
 def test_upscaling_an_updated_image():
-    """Rows of 9 tokens, which end within chunks and beyond them, as those of z itself."""
+    """Rows of 9 tokens, which end within blocks and chunks and beyond them."""
     case = scene(297, 7, 4)
-    image, _ = case.update(case.maps())
+    maps = case.maps()
+    image, _ = case.update(maps)
     c, c1 = case.constants, LAST // 4
-    own = case.x @ c.last_rows.T + c.last_bias
     more = normal(c1), normal(1, c1)[0], normal(32, c1) / np.float32(c1**0.5), normal(8), normal(3, 8)
     update = {"update": image, "rows": kernels.update_rows(image, c.last_basis), "shift": c.last_shift}
-    got = kernels.upscale_masks(own.reshape(33, 9, LAST), *more, **update)
-    expected = reference.upscale_masks(case.last.reshape(33, 9, LAST), *more)
+    got = kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **update)
+    expected = reference.upscale_masks(case.last.T.reshape(LAST, 33, 9), *more)
     depths = (CHANNELS, INNER // 8, 16 * 7 + 1, CHANNELS)
     assert_relative_l2(got, expected, 2 * case.condition * pass_bound(*depths, *depths, c1, c1, 8, gelus=2))
+    for threads in (1, 3, 4):
+        assert_same(kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **update, threads=threads), got)
+    with pytest.raises(ValueError, match=r"^x: expected 64 maps of 32x9 tokens .* of 297"):
+        kernels.upscale_masks((maps[0], c.last_at, (32, 9)), *more, **update)
+    with pytest.raises(ValueError, match=r"^x: expected 64 maps .* from map \d+ on"):
+        kernels.upscale_masks((maps[0], maps[0].data.shape[1] - LAST + 1, (33, 9)), *more, **update)
+    few = kernels.project_image(case.x[:288], None, None, c.rows)
     with pytest.raises(ValueError, match=r"^update: expected one of 288 tokens, got 297"):
-        kernels.upscale_masks(own[:288].reshape(32, 9, LAST), *more, **update)
+        kernels.upscale_masks((few, 0, (32, 9)), *more, **update)
+    with pytest.raises(ValueError, match=r"^rows: "):
+        kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": update["rows"][1:]}))
+    with pytest.raises(TypeError, match=r"^x: .* with an update"):
+        kernels.upscale_masks(normal(LAST, 33, 9), *more, **update)
+    with pytest.raises(ValueError, match=r"^precision: .*'int8'"):
+        kernels.upscale_masks(normal(LAST, 33, 9), *more, precision="int8")
+
+
+def test_upscaling_maps_and_their_shift():
+    """Maps in chunks as those in one piece, and a shift as if it had been added before."""
+    case = upscale_case(7, 41, 16, 8, 3)
+    arrays, rows, shift = case.arrays(), np.eye(80, dtype=np.float32), normal(64)
+    tokens = np.vstack([normal(16, 287), arrays["x"].reshape(64, -1)]).T
+    maps = kernels.project_image(np.ascontiguousarray(tokens), None, None, rows)
+    got = case(arrays | {"x": (maps, 16, (7, 41))}, shift=shift)
+    expected = case.expected(arrays | {"x": arrays["x"] + shift[:, None, None]})
+    assert_relative_l2(got, expected, pass_bound(80, 16, 16, 8, gelus=2))
 
 
 def upscale_case(height: int, width: int, c1: int, c2: int, masks: int) -> Case:
     shapes = {
-        "x": (height, width, 4 * c1),
+        "x": (4 * c1, height, width),
         "norm_weight": (c1,),
         "norm_bias": (c1,),
         "w2": (4 * c2, c1),
@@ -262,22 +288,11 @@ def test_network_upscaling(masks):
     size=st.tuples(st.integers(1, 4), st.integers(1, 70)),
     c1=st.integers(2, 40),
     c2=st.integers(8, 40),
-    masks=st.integers(1, 8),
+    masks=st.integers(1, 9),
     threads=st.integers(1, 4),
 )
 def test_any_upscaling(size, c1, c2, masks, threads):
     check_upscale(upscale_case(*size, c1, c2, masks), threads=threads)
-
-
-def test_more_masks_than_a_panel_are_right_or_refused():
-    case = upscale_case(3, 4, 19, 13, isa.panel_width() + 1)
-    arrays = case.arrays()
-    try:
-        y = case(arrays)
-    except ValueError as error:
-        assert str(error).startswith("hyper: ")
-    else:
-        assert_relative_l2(y, case.expected(arrays), pass_bound(19, 19, 13, gelus=2))
 
 
 def test_upscaling_weights_come_in_fours():

@@ -30,7 +30,7 @@ def pairs():
 
 @pytest.mark.parametrize("k", DEPTHS)
 def test_every_place_of_a_period_is_exact(k):
-    """Sums of small integers are exact in any order, and so are their pairs: nothing missing, doubled or misplaced hides."""
+    """Sums of small integers are exact in any order, and so are their pairs: nothing misplaced can hide."""
     for m, n in itertools.product((1, 2, 11, 12, 13, 25, 49, 168, 169), (1, 31, 32, 33, 65)):
         x, weight, bias = integers(m, k), integers(n, k), integers(n)
         assert np.array_equal(kernels.linear(x, weight, bias), reference.linear(x, weight, bias)), (m, n)

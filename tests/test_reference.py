@@ -163,7 +163,7 @@ def test_upscale_masks():
     t = onnx_op("Gelu", onnx_op("ConvTranspose", nchw(t), w2.transpose(3, 0, 1, 2), b2, **how))
     rows = [w.transpose(1, 2, 0, 3).reshape(-1, w.shape[-1]) for w in (w1, w2)]
     coarse = reference.linear(x, rows[0], np.tile(b1, 4))
-    y = reference.upscale_masks(coarse, norm_weight, norm_bias, rows[1], b2, hyper)
+    y = reference.upscale_masks(np.moveaxis(coarse, -1, 0), norm_weight, norm_bias, rows[1], b2, hyper)
     assert_relative_l2(np.einsum("chw,mc->mhw", t[0], hyper), y, pass_bound(6, 5, 5, 7, gelus=2))
 
 

@@ -48,21 +48,6 @@ static void pack_keys(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_
         }
 }
 
-/* lane i of x0 and x1 to word i, of each piece, a panel's tile apart */
-INLINE void narrow_lanes(uint32_t *y, vf x0, vf x1)
-{
-#if PIECES == 3
-    narrow_pair((char *)y, WORDS * sizeof *y, x0, x1);
-#else
-    const __m256i low = (__m256i)_mm512_cvtneps_pbh((__m512)x0), high = (__m256i)_mm512_cvtneps_pbh((__m512)x1);
-    const __m512i words = _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
-    memcpy(y, &words, sizeof words);
-#endif
-}
-
-/* the keys that word p of a tile holds: neighbours, or those that a pair of vectors brings together */
-enum { PAIR_STEP = PIECES == 3 ? 1 : 2, PAIR_APART = PIECES == 3 ? TILE_ROWS : 1 };
-
 /* values, (d_tiles, columns / 32, PIECES, 16, 32) words: a panel's columns are channels, its rows pairs of keys */
 static void pack_values(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_t columns)
 {

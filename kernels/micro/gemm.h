@@ -158,3 +158,9 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
                 y[(p0 + p) * NR + j] = row[p];
         }
 }
+
+static void pack_columns(float *y, const float *x, int64_t ldx, int64_t k)
+{
+    for (int64_t p = 0; p < k; p++)
+        UNROLL for (int v = 0; v < NV; v++) store(y + p * NR + v * VL, load(x + p * ldx + v * VL));
+}

@@ -116,6 +116,7 @@ static void make_tables(int features)
                 table->product = narrow->product;
                 table->weight = narrow->weight;
                 table->pack = narrow->pack;
+                table->pack_columns = narrow->pack_columns;
                 table->attend = narrow->attend; /* int8's is bf16's */
                 if (p == INT8 && isa_has(i, BF16, features))
                     table->attend = isas[i].narrow[BF16]->attend;

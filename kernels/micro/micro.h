@@ -27,8 +27,9 @@ typedef struct {
     float *y;
     int64_t ldy;
     int act;
-    /* of `product` in a narrow precision, see narrow.h: */
-    void *operand; /* room for a's rows; they are there already where a is NULL */
+    /* of `product` where it does not read a's rows in place, see narrow.h and pairs.h: */
+    void *operand; /* room for a's rows; they are there already where a is NULL. With n = 0 they are put there alone */
+    /* in a narrow precision: */
     int act_a; /* an activation that a's rows, which it may change, go through first */
     void *next; /* bf16 or its pieces: where not NULL, y's rows go here, an operand of n (a multiple of 32) columns, and not to y */
 } gemm_args;
@@ -53,6 +54,7 @@ typedef struct {
  * is cut into that many bf16, float16 into two, and each `depth` of k has its rows once for every piece. */
 typedef struct {
     int columns, terms, depth, extra, pieces;
+    int operand; /* bytes of a row of a, as `product` keeps it, for each `depth` of k; 0: it is read in place */
 } weight_form;
 
 /* y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),  w < width, every tap inside;
@@ -94,6 +96,13 @@ typedef struct {
     void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; n % vl = 0 */
     /* x[i,j] = x[i,j] * scale[i] + bias[j]; n % vl = 0 */
     void (*scale_rows)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale, const float *bias);
+    /* y[:,j] = gelu((v[:,j] - mean) / sqrt(var + eps) * weight + bias), v[i,j] = x[i,j] * scale[j] + shift[i], over i < m; scale or
+     * shift may be NULL; n % vl = 0 */
+    void (*norm_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                         const float *shift, const float *weight, const float *bias, float eps);
+    /* y[i,j] = sum_c w[i,c] * gelu(x[c,j] + bias[c]),  i < m, c < channels; n % vl = 0 */
+    void (*draw_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n, const float *bias,
+                         const float *w, int64_t m);
     /* y[j] += sum_i a[i,j] * b[i,j]; n % vl = 0 */
     void (*dot_columns)(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n);
     void (*spread)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean_i)^2 */
@@ -102,6 +111,8 @@ typedef struct {
     void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1 */
     /* a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, zeros beyond; w's rows are float32, or float16 */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
+    /* as `pack`, of a whole panel's columns, float32, that lie in k rows: y[p, j] = x[p, j] */
+    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k);
     void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
     /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  index ascending */
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);
@@ -116,6 +127,7 @@ typedef struct {
     void (*product)(const gemm_args *);
     weight_form weight;
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
+    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL: there is none */
     void (*attend)(const attend_args *);
 } narrow_product;
 
@@ -127,12 +139,12 @@ static inline int64_t panel_words(const micro *u, int64_t k, int half)
     return ((k + w->depth - 1) / w->depth * w->depth / w->terms * pieces + w->extra) * w->columns;
 }
 
-/* bytes of the operand for m rows of a, k deep: none where `product` reads them in place. Of a row, 256 are for its scales and
- * for whole blocks; a row more is room for one that is made first. */
+/* bytes of the operand for m rows of a, k deep. Of a row, 256 are for its scales and for whole blocks; a row more is room for one
+ * that is made first. */
 static inline int64_t operand_bytes(const micro *u, int64_t m, int64_t k)
 {
     const weight_form *w = &u->weight;
-    return w->depth == 1 ? 0 : ((m + 15) / 16 * 16 + 1) * ((k + w->depth - 1) / w->depth * 64 * w->pieces + 256);
+    return w->operand ? ((m + 15) / 16 * 16 + 1) * ((k + w->depth - 1) / w->depth * w->operand + 256) : 0;
 }
 
 static inline int64_t attend_bytes(const micro *u, int64_t n, int64_t d)

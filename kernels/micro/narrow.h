@@ -357,6 +357,33 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
             }
         }
 }
+/* lane i of x0 and x1 to word i, of each piece, a panel's tile apart */
+INLINE void narrow_lanes(uint32_t *y, vf x0, vf x1)
+{
+#if PIECES == 3
+    narrow_pair((char *)y, WORDS * sizeof *y, x0, x1);
+#else
+    const __m256i low = (__m256i)_mm512_cvtneps_pbh((__m512)x0), high = (__m256i)_mm512_cvtneps_pbh((__m512)x1);
+    const __m512i words = _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+    memcpy(y, &words, sizeof words);
+#endif
+}
+
+/* the k that word p of a tile holds: neighbours, or those that a pair of vectors brings together */
+enum { PAIR_STEP = PIECES == 3 ? 1 : 2, PAIR_APART = PIECES == 3 ? TILE_ROWS : 1 };
+
+/* The words that `pack` makes, of COLUMNS columns that lie in k rows. */
+static void pack_columns(float *y, const float *x, int64_t ldx, int64_t k)
+{
+    static const float none[COLUMNS];
+    uint32_t *words = (uint32_t *)y;
+    for (int64_t first = 0; first < k; first += DEPTH, words += PIECES * WORDS)
+        for (int64_t p = 0; p < TILE_ROWS; p++) {
+            const int64_t p0 = first + p * PAIR_STEP, p1 = p0 + PAIR_APART;
+            const float *x0 = p0 < k ? x + p0 * ldx : none, *x1 = p1 < k ? x + p1 * ldx : none;
+            UNROLL for (int c = 0; c < COLUMNS; c += VL) narrow_lanes(words + p * COLUMNS + c, load(x0 + c), load(x1 + c));
+        }
+}
 #else
 /* A panel of words, k fastest, then what EXTRA says. */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
@@ -398,8 +425,9 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
 const narrow_product NAME(PRODUCT) = {
     .product = product,
     .pack = pack,
-    .weight = {.columns = COLUMNS, .terms = TERMS, .depth = DEPTH, .extra = EXTRA, .pieces = PIECES},
+    .weight = {.columns = COLUMNS, .terms = TERMS, .depth = DEPTH, .extra = EXTRA, .pieces = PIECES, .operand = 64 * PIECES},
 #if TERMS == 2
+    .pack_columns = pack_columns,
     .attend = attend,
 #endif
 };

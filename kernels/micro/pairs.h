@@ -19,7 +19,7 @@
 /* An operand's rows lie by tiles of mr of them, cut into blocks of 48 floats: a block of each row, then the next, that every float
  * is a constant away from one pointer; last, ROW floats for each row, of which two are its own products' sum and its power of
  * two. Pair p is taken by one multiplication unless p % 3 = 2. Sums are set aside at the end of a block; see gemm.h. */
-enum { BLOCK = 48, DEPTH = 7 * BLOCK, STEP = 16, ROW = 16 };
+enum { BLOCK = 48, DEPTH = 7 * BLOCK, PAIR = 2, ROW = 16 };
 
 INLINE int is_paired(int64_t k) { return k / 2 % 3 < 2; }
 
@@ -192,50 +192,96 @@ static void pair_rows(const gemm_args *g, int64_t lda)
     }
 }
 
-/* A row so short is not worth its scales. */
+/* A row so short is not worth its scales: it is read in place, or as an operand from where it was copied to. */
 enum { SHALLOW = 32 };
+
+static void shallow_product(const gemm_args *g)
+{
+    gemm_args plain = *g;
+    for (int64_t i = 0; i < g->m && !g->n; i++)
+        for (int64_t s = 0; s < g->segments; s++)
+            memcpy((float *)g->operand + (i * g->segments + s) * g->k, g->a + i * g->lda + (g->offset ? g->offset[s] : 0),
+                   g->k * sizeof(float));
+    if (!g->a)
+        plain.a = g->operand, plain.lda = plain.k = g->segments * g->k, plain.segments = 1, plain.offset = NULL;
+    PLAIN.gemm(&plain);
+}
 
 static void product(const gemm_args *g)
 {
     const int64_t k = g->segments * g->k;
     gemm_args rows = *g;
     if (k < SHALLOW) {
-        PLAIN.gemm(g);
+        shallow_product(g);
         return;
     }
-    rows.k = (k + STEP - 1) / STEP * STEP, rows.segments = 1, rows.offset = NULL;
+    rows.k = (k + PAIR - 1) / PAIR * PAIR, rows.segments = 1, rows.offset = NULL;
     rows.a = g->operand, rows.lda = (k + BLOCK - 1) / BLOCK * BLOCK + ROW;
-    pair_rows(g, rows.lda);
+    if (g->a)
+        pair_rows(g, rows.lda);
     gemm(&rows);
 }
 
-/* A panel, and behind it its columns' own products' sums and powers of two. */
-static void pack_pairs(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
+/* Squares of a panel's columns may be lost or overflow in float32. */
+static void near_extreme_roots(float *powers, const float *y, int64_t k)
 {
-    const int64_t whole = (k + STEP - 1) / STEP * STEP;
-    double squares[NR] = {0}, own[NR] = {0};
-    float inverse[NR];
-    pack(y, w, half, n, k, ldw);
+    for (int64_t j = 0; j < NR; j++) {
+        double square = 0;
+        for (int64_t p = 0; p < k; p++)
+            square += (double)y[p * NR + j] * y[p * NR + j];
+        powers[j] = near_root(square / k);
+    }
+}
+
+/* A panel of k rows is divided by its columns' powers of two, which lie behind it, after the columns' own products' sums. */
+static void pair_panel(float *y, int64_t k)
+{
+    const int64_t whole = (k + PAIR - 1) / PAIR * PAIR;
+    float *const own = y + whole * NR, *const powers = own + NR;
     if (k < SHALLOW)
         return;
-    memset(y + k * NR, 0, (whole - k + 1) * NR * sizeof(float));
-    for (int64_t p = 0; p < k; p++)
-        for (int64_t j = 0; j < NR; j++)
-            squares[j] += (double)y[p * NR + j] * y[p * NR + j];
-    for (int64_t j = 0; j < NR; j++) {
-        const float power = near_root(squares[j] / k);
-        inverse[j] = inverse_of(power);
-        y[(whole + 1) * NR + j] = power;
+    memset(y + k * NR, 0, (whole - k) * NR * sizeof(float));
+    int extreme = 0;
+    for (int64_t j = 0; j < NR; j += VL) {
+        vf squares[PAIR] = {0};
+        for (int64_t p = 0; p < whole; p += PAIR)
+            UNROLL for (int i = 0; i < PAIR; i++) {
+                const vf v = load(y + (p + i) * NR + j);
+                squares[i] += v * v;
+            }
+        const vf square = (squares[0] + squares[1]) / (float)k;
+        for (int l = 0; l < VL; l++)
+            extreme |= !(square[l] > 0x1p-100f && square[l] < 0x1p100f);
+        store(powers + j, (vf)((((((vi)square >> 23) - 126) >> 1) + 127) << 23));
     }
-    for (int64_t p = 0; p < whole; p += 2, y += 2 * NR) {
-        for (int64_t j = 0; j < 2 * NR; j++)
-            y[j] *= inverse[j % NR];
-        if (is_paired(p))
-            for (int64_t j = 0; j < NR; j++)
-                own[j] += (double)y[j] * y[NR + j];
+    if (extreme)
+        near_extreme_roots(powers, y, k);
+    for (int64_t j = 0; j < NR; j += VL) {
+        vf inverse = splat(1.f) / load(powers + j), sums[2] = {0};
+        for (int l = 0; l < VL && extreme; l++)
+            inverse[l] = inverse_of(powers[j + l]);
+        for (int64_t p = 0; p < whole; p += PAIR) {
+            float *at = y + p * NR + j;
+            const vf first = load(at) * inverse, second = load(at + NR) * inverse;
+            store(at, first);
+            store(at + NR, second);
+            if (is_paired(p))
+                sums[p / 2 % 2] += first * second;
+        }
+        store(own + j, sums[0] + sums[1]);
     }
-    for (int64_t j = 0; j < NR; j++)
-        y[j] = (float)own[j];
+}
+
+static void pack_pairs(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
+{
+    pack(y, w, half, n, k, ldw);
+    pair_panel(y, k);
+}
+
+static void pack_pair_columns(float *y, const float *x, int64_t ldx, int64_t k)
+{
+    pack_columns(y, x, ldx, k);
+    pair_panel(y, k);
 }
 
 #define NAME_(suffix) narrow_##suffix
@@ -244,5 +290,6 @@ static void pack_pairs(float *y, const void *w, int half, int64_t n, int64_t k, 
 const narrow_product NAME(PRODUCT) = {
     .product = product,
     .pack = pack_pairs,
-    .weight = {.columns = NR, .terms = 1, .depth = STEP, .extra = 2, .pieces = 1},
+    .pack_columns = pack_pair_columns,
+    .weight = {.columns = NR, .terms = 1, .depth = PAIR, .extra = 2, .pieces = 1, .operand = PAIR * sizeof(float)},
 };

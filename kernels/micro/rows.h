@@ -90,7 +90,7 @@ static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t 
     }
 }
 
-/* n % VL = 0 in the next four */
+/* n % VL = 0 in the next six */
 static void softmax_columns(float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t j = 0; j < n; j += VL) {
@@ -135,6 +135,58 @@ static void dot_columns(float *y, const float *a, int64_t lda, const float *b, i
             s0 += load(a + i * lda + j) * load(b + i * ldb + j);
         store(y + j, s0 + s1);
     }
+}
+
+/* the mean over i of power-th powers of x[i,:]*scale + shift[i] - less, of a vector */
+INLINE vf column_moment(const int power, const float *x, int64_t ldx, int64_t m, vf scale, const float *shift, vf less)
+{
+    vf sums[4] = {0};
+    for (int64_t i = 0; i < m; i++) {
+        const vf v = load(x + i * ldx) * scale + (shift ? shift[i] : 0.f) - less;
+        sums[i % 4] += power == 2 ? v * v : v;
+    }
+    return (sums[0] + sums[1] + (sums[2] + sums[3])) / (float)m;
+}
+
+static void norm_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                         const float *shift, const float *weight, const float *bias, float eps)
+{
+    for (int64_t j = 0; j < n; j += VL) {
+        const vf scale_v = scale ? load(scale + j) : splat(1.f);
+        const vf mean = column_moment(1, x + j, ldx, m, scale_v, shift, splat(0.f));
+        vf inverse = column_moment(2, x + j, ldx, m, scale_v, shift, mean) + eps;
+        for (int l = 0; l < VL; l++)
+            inverse[l] = 1.f / sqrtf(inverse[l]);
+        for (int64_t i = 0; i < m; i++) {
+            const vf v = load(x + i * ldx + j) * scale_v + (shift ? shift[i] : 0.f) - mean;
+            store(y + i * ldy + j, gelu_v(v * inverse * weight[i] + bias[i]));
+        }
+    }
+}
+
+INLINE void draw_some(const int m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n,
+                      const float *bias, const float *w)
+{
+    for (int64_t j = 0; j < n; j += VL) {
+        vf sums[4] = {0};
+        for (int64_t c = 0; c < channels; c++) {
+            const vf v = gelu_v(load(x + c * ldx + j) + bias[c]);
+            UNROLL for (int i = 0; i < m; i++) sums[i] += v * w[i * channels + c];
+        }
+        UNROLL for (int i = 0; i < m; i++) store(y + i * ldy + j, sums[i]);
+    }
+}
+
+static void draw_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n, const float *bias,
+                         const float *w, int64_t m)
+{
+    for (; m > 4; m -= 4, y += 4 * ldy, w += 4 * channels)
+        draw_some(4, y, ldy, x, ldx, channels, n, bias, w);
+#define SOME(count) case count: draw_some(count, y, ldy, x, ldx, channels, n, bias, w); break;
+    switch (m) {
+        SOME(1) SOME(2) SOME(3) SOME(4)
+    }
+#undef SOME
 }
 
 static void exp_rows(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum)
