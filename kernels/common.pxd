@@ -70,6 +70,7 @@ cdef extern from "micro.h" nogil:
                              const float *, const float *, float) noexcept nogil
         void (*draw_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                              int64_t) noexcept nogil
+        void (*dot_rows)(float *, int64_t, const float *, int64_t, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*spread)(float *, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*transpose)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*activate)(float *, const float *, int64_t, int) noexcept nogil

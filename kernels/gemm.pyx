@@ -5,7 +5,7 @@ from cython.parallel cimport parallel, prange
 
 from common cimport *
 
-from mobilesam.kernels import check
+from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.threads import resolve
@@ -44,7 +44,7 @@ def pack(weight, *, precision="fp32", isa=None, threads=None):
         raise ValueError(f"weight: expected at most {1 << 16} columns in int8, got {k}")
     cdef const micro *u = &rt.tables[index]
     cdef int64_t nr = u.weight.columns, panels = round_up(n, nr) // nr
-    words = np.empty((panels, panel_words(u, k, half) // nr, nr), np.uint32)
+    words = memory.lasting((panels, panel_words(u, k, half) // nr, nr), np.uint32)
     cdef uint32_t[:, :, ::1] y = words
     cdef const uint8_t[:, ::1] w = flat.view(np.uint8)
     cdef int64_t item = 2 if half else 4

@@ -341,21 +341,20 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, floa
     for i in range(asking, p.columns):
         memset(scores + i * STRIDE, 0, IMAGE_CHUNK * sizeof(float))
     u.transpose(turned, p.columns, scores, STRIDE, p.columns, IMAGE_CHUNK)
-    mix(u, p, count, turned, p.value_map + at_maps, basis, mixed)
+    mix(u, p, count, scores, turned, p.value_map + at_maps, basis, mixed)
 
 
-cdef void mix(const micro *u, const update_pass *p, int64_t count, const float *weights, const float *values, const float *basis,
-              float *y) noexcept nogil:
-    """y (e / 8 + rank, columns): each head's values and all of the basis, times the weights (count, columns)."""
+cdef void mix(const micro *u, const update_pass *p, int64_t count, const float *weights, const float *turned, const float *values,
+              const float *basis, float *y) noexcept nogil:
+    """y (e / 8 + rank, columns): each head's values, and all of the basis, times the weights (columns, count); turned as well."""
     cdef int64_t d = p.form.e // HEADS, h
     cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = d, p.asking, count, 1, NULL
-    g.lda, g.step, g.ldb, g.panel = IMAGE_CHUNK, 1, p.columns, u.nr
-    g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, p.columns
     for h in range(HEADS):
-        g.a, g.b, g.y = values + h * d * IMAGE_CHUNK, weights + h * p.asking, y + h * p.asking
-        u.gemm(&g)
-    g.m, g.n, g.a, g.lda, g.b, g.y = p.rank, p.columns, basis, STRIDE, weights, y + d * p.columns
+        u.dot_rows(y + h * p.asking, p.columns, values + h * d * IMAGE_CHUNK, IMAGE_CHUNK, d, weights + h * p.asking * STRIDE,
+                   STRIDE, p.asking, count)
+    g.m, g.n, g.k, g.segments, g.offset = p.rank, p.columns, count, 1, NULL
+    g.a, g.lda, g.step, g.b, g.ldb, g.panel = basis, STRIDE, 1, turned, p.columns, u.nr
+    g.bias, g.residual, g.ldr, g.act, g.y, g.ldy = NULL, NULL, 0, ACT_NONE, y + d * p.columns, p.columns
     u.gemm(&g)
 
 

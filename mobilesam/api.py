@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -265,9 +266,13 @@ class MobileSAM:
         self.checkpoint = checkpoint
         self.threads = threads
         self.precision = precision
-        self.image_encoder = ImageEncoder(checkpoint, threads, precision)
-        self.prompt_encoder = PromptEncoder(checkpoint, threads)
-        self.mask_decoder = MaskDecoder(checkpoint, threads, decoder_precision(precision))
+        with ThreadPoolExecutor(1) as beside:  # the parts are packed side by side: there are many small weights
+            decoder = beside.submit(MaskDecoder, checkpoint, threads, decoder_precision(precision))
+            self.image_encoder = ImageEncoder(checkpoint, threads, precision)
+            self.prompt_encoder = PromptEncoder(checkpoint, threads)
+            self.mask_decoder = decoder.result()
+        if isinstance(checkpoint, Checkpoint):
+            checkpoint.unmap()
 
     @property
     def device(self) -> str:

@@ -56,15 +56,22 @@ class _TensorFile(Mapping[str, Array]):
         self.path = Path(path)
         if not self.path.exists():
             raise FileNotFoundError(f"no such checkpoint: {self.path}")
-        try:
-            self._file = cast(Any, safetensors.safe_open(self.path, framework="numpy"))  # its methods are untyped
-        except (OSError, safetensors.SafetensorError) as error:
-            problem = f"not a safetensors file, or a damaged one: {str(error)!a:.200}"
-            raise CheckpointError(f"{self.path}: {problem}") from None
         self.metadata: dict[str, str] = self._file.metadata() or {}
         tensors = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (no mapping)
         self._dtypes: dict[str, str] = {name: tensor.get_dtype() for name, tensor in tensors.items()}
         self._shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
+
+    @cached_property
+    def _file(self) -> Any:  # its methods are untyped
+        try:
+            return cast(Any, safetensors.safe_open)(self.path, framework="numpy")
+        except (OSError, safetensors.SafetensorError) as error:
+            problem = f"not a safetensors file, or a damaged one: {str(error)!a:.200}"
+            raise CheckpointError(f"{self.path}: {problem}") from None
+
+    def unmap(self) -> None:
+        """Let go of the file until a tensor is next asked for: what has been read of it stays in memory no longer."""
+        self.__dict__.pop("_file", None)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Every tensor's shape, without touching its data."""

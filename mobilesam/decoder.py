@@ -35,6 +35,14 @@ HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
 # The low-rank form costs an image token 9·(8·T)² + 850·8·T multiply-adds, the direct one 300,000: equal at T = 17.
 LOW_RANK_TOKENS = 16
+# What the low-rank form is made of, when that is first wanted; the checkpoint is let go after loading.
+LOW_RANK_TENSORS = (
+    "cross_attn_image_to_token",
+    "cross_attn_token_to_image",
+    "final_attn",
+    "norm4",
+    "output_upscaling.0",
+)
 # Prompts whose tokens go through the transformer together: four of a point each are 28 rows of a product's 32.
 TOGETHER = 4
 
@@ -267,13 +275,14 @@ class MaskDecoder:
         self.upscale_norm = p.norm("output_upscaling.1")
         self.output_hypernetworks_mlps = [MLP(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = MLP(p / "iou_prediction_head")
-        self._parameters = p
+        kept = {name: weights[name] for name in weights if any(part in name for part in LOW_RANK_TENSORS)}
+        self._low_rank = Parameters(kept, threads, precision) / "mask_decoder"
         self._pe_maps: tuple[F32, ImageMaps] | None = None
 
     @cached_property
     def constants(self) -> LowRank:
         """Of the updates in low rank; made with the first image."""
-        return low_rank_constants(self._parameters, self.isa, self.threads)
+        return low_rank_constants(self._low_rank, self.isa, self.threads)
 
     def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
         """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.

@@ -38,6 +38,7 @@ class _Threads(ModuleType):
 
 class _Memory(ModuleType):
     def empty(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]: ...
+    def lasting(self, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> NDArray[Any]: ...
 
 isa: _Isa
 memory: _Memory

@@ -305,6 +305,27 @@ static void norm_columns(void)
         }
 }
 
+static void dot_rows(void)
+{
+    EACH(m, 1, 3, 4, 9)
+        EACH(n, 1, 3, 4, 7, 9)
+            EACH(k, 1, u->vl - 1, u->vl, 3 * u->vl + 1, 256) {
+                CASE("dot_rows %dx%d, of %d", m, n, k);
+                const int lda = k + 2, ldb = k + 3, ldy = n + 1;
+                const float *a = numbers((m - 1) * lda + k, 1), *b = numbers((n - 1) * ldb + k, 1);
+                float *y = blank((m - 1) * ldy + n);
+                u->dot_rows(y, ldy, a, lda, m, b, ldb, n, k);
+                for (int i = 0; i < m; i++)
+                    for (int j = 0; j < n; j++) {
+                        sum s = {0};
+                        for (int p = 0; p < k; p++)
+                            include(&s, (double)a[i * lda + p] * b[j * ldb + p]);
+                        expect(i * ldy + j, y[i * ldy + j], s.value, roundings(k) * s.size);
+                    }
+                expect_gaps(y, ldy, m, n);
+            }
+}
+
 static double gelu_of(double x) { return x / 2 * erfc(-x / sqrt(2)); }
 
 static void draw_columns(void)
@@ -470,7 +491,7 @@ int main(void)
         if (arrays == MAP_FAILED || mprotect(arrays[i] + ROOM, PAGE, PROT_NONE))
             abort();
     signal(SIGSEGV, crashed);
-    gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), scales(), norm_columns(), draw_columns(), spreads(), activations(), elementwise();
+    gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), scales(), norm_columns(), draw_columns(), dot_rows(), spreads(), activations(), elementwise();
     fma_probe(), pack(), pack_columns();
     failed += wrong > 0;
     printf(TEXT(TABLE) ": %d passed, %d failed\n", cases - failed, failed);

@@ -24,6 +24,7 @@ from checkpoint_files import (
 )
 from safetensors.numpy import save_file
 
+import mobilesam
 from mobilesam import checkpoint, config, weights
 from mobilesam.checkpoint import CheckpointError
 
@@ -222,6 +223,21 @@ def test_threads_share_a_checkpoint() -> None:
     with ThreadPoolExecutor(8) as pool:
         for tensors in pool.map(dict, [opened] * 8):
             assert_same(tensors, expected)
+
+
+def test_a_loaded_model_lets_go_of_its_file(tmp_path: Path) -> None:
+    """What it makes later, such as the decoder's low-rank form, does not come from a file that has changed since."""
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(weights.default_path().read_bytes())
+    model = mobilesam.load(copy)
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(copy) not in maps.read_text()
+    copy.unlink()
+    embedding = mobilesam.Embedding(np.zeros((64, 64, 256), np.float32), (64, 64), (1024, 1024), model)
+    expected = mobilesam.Embedding(embedding.features, (64, 64), (1024, 1024), mobilesam.load())
+    prompts = [{"points": [(20, 30)]}, {"box": (1, 2, 30, 40)}]
+    for got, same in zip(embedding.segment_many(prompts), expected.segment_many(prompts), strict=True):
+        np.testing.assert_array_equal(got.low_res, same.low_res)
 
 
 def test_an_unknown_name_is_a_key_error() -> None:

@@ -38,6 +38,23 @@ def test_as_numpys_empty(shape, dtype):
     assert got.all()
 
 
+@pytest.mark.parametrize("shape", [(), (0, 5), (3,), LARGE, (5 << 20,)], ids=str)
+def test_lasting_arrays_are_apart(shape):
+    """Whatever their sizes, and as long as one of them is left."""
+    kept = []
+    for i in range(20):
+        array = memory.lasting(shape, np.uint32)
+        assert (array.shape, array.dtype, array.flags.c_contiguous) == (shape, np.uint32, True)
+        assert address(array) % 64 == 0 or not array.size or array.nbytes > 4 << 20
+        array[...] = i
+        if i % 3 == 0:
+            kept.append((i, array))
+        del array
+        gc.collect()
+    for i, array in kept:
+        assert (array == i).all()
+
+
 def test_memory_is_used_again_after_its_array(drained):
     first = memory.empty(LARGE)
     before = address(first)
@@ -93,7 +110,7 @@ def test_a_kernels_result_is_not_written_by_the_next():
 
 
 def test_little_is_kept():
-    """At most 48 MB of it (POOL_LIMIT), however much was in use."""
+    """At most 60 MB of it (POOL_LIMIT), however much was in use."""
     many = [memory.empty((8 << 20,)) for _ in range(6)]  # 32 MB each
     places = {address(array) for array in many}
     del many
@@ -137,7 +154,7 @@ print(resident() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc/self/statm")
 def test_memory_does_not_grow():
-    assert int(output(RESIDENT)) < 80 << 20  # POOL_LIMIT and what is in use
+    assert int(output(RESIDENT)) < 92 << 20  # POOL_LIMIT and what is in use
 
 
 FORKS = """

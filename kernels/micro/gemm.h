@@ -143,19 +143,43 @@ static void gemm(const gemm_args *g)
     }
 }
 
+/* x[p] = w[p] of halves or floats, p < n */
+INLINE void read_row(float *x, const void *w, int half, int64_t n)
+{
+    if (half)
+        for (int64_t p = 0; p < n; p++)
+            x[p] = from_half(((const uint16_t *)w)[p]);
+    else
+        memcpy(x, w, n * sizeof *x);
+}
+
 /* one panel: y[p, j] = w[j, p] for j < n <= NR, 0 beyond; w's rows are k halves or floats, ldw apart */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
-    float row[256];
-    for (int64_t j = 0; j < NR; j++)
-        for (int64_t p0 = 0; p0 < k; p0 += 256) {
-            const int64_t count = k - p0 < 256 ? k - p0 : 256;
-            const uint16_t *h = (const uint16_t *)w + j * ldw + p0;
-            const float *f = (const float *)w + j * ldw + p0;
+    enum { SIDE = 16 };
+    const int64_t item = half ? sizeof(uint16_t) : sizeof(float);
+    float block[SIDE][SIDE];
+    for (int64_t j0 = 0; j0 < NR; j0 += SIDE < NR ? SIDE : NR)
+        for (int64_t p0 = 0; p0 < k; p0 += SIDE) {
+            const int64_t columns = NR - j0 < SIDE ? NR - j0 : SIDE, count = k - p0 < SIDE ? k - p0 : SIDE;
+            for (int64_t j = 0; j < columns; j++) {
+                const char *row = (const char *)w + ((j0 + j) * ldw + p0) * item;
+                if (j0 + j >= n)
+                    memset(block[j], 0, sizeof block[j]);
+                else if (count == SIDE)
+                    read_row(block[j], row, half, SIDE);
+                else
+                    read_row(block[j], row, half, count);
+            }
+#if VL == 16
+            if (count == SIDE) {
+                transpose_block(y + p0 * NR + j0, NR, block[0], SIDE);
+                continue;
+            }
+#endif
             for (int64_t p = 0; p < count; p++)
-                row[p] = j >= n ? 0.f : half ? from_half(h[p]) : f[p];
-            for (int64_t p = 0; p < count; p++)
-                y[(p0 + p) * NR + j] = row[p];
+                for (int64_t j = 0; j < columns; j++)
+                    y[(p0 + p) * NR + j0 + j] = block[j][p];
         }
 }
 

@@ -28,7 +28,7 @@ const micro NAME(ISA) = {
     .winograd_input = winograd_input, .winograd_output = winograd_output,
     .layer_norm = layer_norm, .softmax = softmax, .softmax_columns = softmax_columns, .exp_rows = exp_rows,
     .scale_columns = scale_columns, .scale_rows = scale_rows, .dot_columns = dot_columns,
-    .norm_columns = norm_columns, .draw_columns = draw_columns, .spread = spread, .transpose = transpose,
+    .norm_columns = norm_columns, .draw_columns = draw_columns, .dot_rows = dot_rows, .spread = spread, .transpose = transpose,
     .activate = activate, .add = add, .pack = pack, .pack_columns = pack_columns, .blend = blend,
     .resample = resample, .normalize = normalize, .above = above, .count_above = count_above, .fma_probe = fma_probe,
 };

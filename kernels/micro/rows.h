@@ -195,6 +195,41 @@ static void exp_rows(float *x, int64_t ldx, int64_t m, int64_t n, float *top, fl
         sum[i] = exp_row(x, x, n, &top[i]);
 }
 
+/* m by n sums held at once, of k terms each */
+INLINE void dot_tile(const int m, const int n, float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
+                     int64_t k)
+{
+    vf sums[4][4] = {0};
+    for (int64_t p = 0; p < k; p += VL) {
+        vf bv[4];
+        UNROLL for (int j = 0; j < n; j++) bv[j] = k - p < VL ? load_part(b + j * ldb + p, k - p, 0.f) : load(b + j * ldb + p);
+        UNROLL for (int i = 0; i < m; i++) {
+            const vf av = k - p < VL ? load_part(a + i * lda + p, k - p, 0.f) : load(a + i * lda + p);
+            UNROLL for (int j = 0; j < n; j++) sums[i][j] += av * bv[j];
+        }
+    }
+    UNROLL for (int i = 0; i < m; i++)
+        UNROLL for (int j = 0; j < n; j++) y[i * ldy + j] = sum_lanes(sums[i][j]);
+}
+
+static void dot_rows(float *y, int64_t ldy, const float *a, int64_t lda, int64_t m, const float *b, int64_t ldb, int64_t n,
+                     int64_t k)
+{
+    enum { ROWS = VL == 16 ? 4 : 2 }; /* with four columns in registers */
+#define COLUMNS(count) \
+    case count: \
+        for (i = 0; i + ROWS <= m; i += ROWS) \
+            dot_tile(ROWS, count, y + i * ldy + j, ldy, a + i * lda, lda, b + j * ldb, ldb, k); \
+        for (; i < m; i++) \
+            dot_tile(1, count, y + i * ldy + j, ldy, a + i * lda, lda, b + j * ldb, ldb, k); \
+        break;
+    for (int64_t j = 0, i; j < n; j += 4)
+        switch (n - j) {
+            COLUMNS(1) COLUMNS(2) COLUMNS(3) default: COLUMNS(4)
+        }
+#undef COLUMNS
+}
+
 static void spread(float *y, const float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t i = 0; i < m; i++) {
@@ -204,25 +239,6 @@ static void spread(float *y, const float *x, int64_t ldx, int64_t m, int64_t n)
         row_moments(1, 2, y + i, x + i * ldx, ldx, n, &mean);
     }
 }
-
-#ifdef vpick
-INLINE void transpose_block(float *y, int64_t ldy, const float *x, int64_t ldx)
-{
-    vf rows[VL];
-    vi lane;
-    UNROLL for (int i = 0; i < VL; i++) lane[i] = i;
-    UNROLL for (int i = 0; i < VL; i++) rows[i] = load(x + i * ldx);
-    UNROLL for (int s = 1; s < VL; s *= 2)
-        UNROLL for (int i = 0; i < VL; i++)
-            if (!(i & s)) {
-                const vf a = rows[i], b = rows[i | s];
-                const vi odd = (lane & s) != 0;
-                rows[i] = vpick(a, b, (odd & ((lane ^ s) + VL)) | (~odd & lane));
-                rows[i | s] = vpick(a, b, (odd & (lane + VL)) | (~odd & (lane ^ s)));
-            }
-    UNROLL for (int i = 0; i < VL; i++) store(y + i * ldy, rows[i]);
-}
-#endif
 
 static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
 {

@@ -127,3 +127,22 @@ INLINE void activate_row(float *y, const float *x, int64_t n, const int act)
     if (j < n)
         store_part(y + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
 }
+
+#ifdef vpick
+INLINE void transpose_block(float *y, int64_t ldy, const float *x, int64_t ldx)
+{
+    vf rows[VL];
+    vi lane;
+    UNROLL for (int i = 0; i < VL; i++) lane[i] = i;
+    UNROLL for (int i = 0; i < VL; i++) rows[i] = load(x + i * ldx);
+    UNROLL for (int s = 1; s < VL; s *= 2)
+        UNROLL for (int i = 0; i < VL; i++)
+            if (!(i & s)) {
+                const vf a = rows[i], b = rows[i | s];
+                const vi odd = (lane & s) != 0;
+                rows[i] = vpick(a, b, (odd & ((lane ^ s) + VL)) | (~odd & lane));
+                rows[i | s] = vpick(a, b, (odd & (lane + VL)) | (~odd & (lane ^ s)));
+            }
+    UNROLL for (int i = 0; i < VL; i++) store(y + i * ldy, rows[i]);
+}
+#endif
