@@ -9,7 +9,7 @@ from libc.string cimport memcpy, memset
 
 from common cimport *
 
-from mobilesam.kernels import check, isa
+from mobilesam.kernels import check, isa, memory
 from mobilesam.kernels.gemm import as_panels, linear
 from mobilesam.kernels.threads import resolve
 
@@ -239,20 +239,28 @@ def pack_keys_values(k, v, *, heads, threads=None):
         raise ValueError(f"heads: expected a divisor of {width} channels, got {heads}")
     cdef const micro *u = &rt.tables[index]
     cdef int64_t d = width // count, columns = round_up(n, u.nr)
-    keys_ = np.zeros((count, columns * d), np.float32)
-    values_ = np.zeros((count, n * round_up(d, u.nr)), np.float32)
+    keys_ = memory.empty((count, columns * d))
+    keys_[:, max(0, columns - u.nr) * d :] = 0
+    values_ = memory.empty((count, n * round_up(d, u.nr)))
+    if d % u.nr:
+        values_[:] = 0
     cdef const float[:, ::1] kv = k, vv = v
     cdef float[:, ::1] keys = keys_, values = values_
+    cdef const float[::1] scale = np.full(u.nr, 1 / sqrt(d), np.float32)
     for h in prange(count, nogil=True, num_threads=nthreads, use_threads_if=n * width > 65536, schedule="static"):
-        pack_head(u.nr, n, width, d, &kv[0, h * d], &vv[0, h * d], &keys[h, 0], &values[h, 0])
+        pack_head(u, n, width, d, &kv[0, h * d], &vv[0, h * d], &scale[0], &keys[h, 0], &values[h, 0])
     return KeysValues(keys_, values_, (n, width), count, index)
 
 
-cdef void pack_head(int64_t nr, int64_t n, int64_t width, int64_t d, const float *k, const float *v, float *keys,
-                    float *values) noexcept nogil:
-    cdef int64_t j
+cdef void pack_head(const micro *u, int64_t n, int64_t width, int64_t d, const float *k, const float *v, const float *scale,
+                    float *keys, float *values) noexcept nogil:
+    """The keys turned, panel by panel, and the values as they are; ``scale`` is one for each of a panel's columns."""
+    cdef int64_t nr = u.nr, j, count
+    for j in range((n + nr - 1) // nr):
+        count = min(nr, n - j * nr)
+        u.transpose(keys + j * d * nr, nr, k + j * nr * width, width, count, d)
+        u.scale_columns(keys + j * d * nr, nr, d, nr, scale)
     for j in range(n):
-        pack_key(k + j * width, d, 1 / sqrt(d), nr, keys + j // nr * d * nr + j % nr)
         pack_value(v + j * width, d, nr, n * nr, values + j * nr)
 
 

@@ -170,6 +170,33 @@ cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda
     w.u.product(&g)
 
 
+# A matrix whose rows make maps of maps: the operand of many products, each of some pixels.
+cdef struct map_rows:
+    const micro *u
+    const float *a  # (m, k), where the products read it in place
+    void *operand  # else
+    int64_t m, k
+
+cdef inline void map_product(const map_rows *rows, const float *panels, int64_t n, const float *residual, int64_t ldr, float *y,
+                             int64_t ldy) noexcept nogil:
+    """y (m, n) = rows · panels + residual."""
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments, g.offset = rows.m, n, rows.k, 1, NULL
+    g.a, g.lda, g.step, g.operand = rows.a, rows.k, 1, rows.operand
+    g.b, g.ldb, g.panel = panels, rows.u.weight.columns, panel_words(rows.u, rows.k, False)
+    g.bias, g.residual, g.ldr, g.y, g.ldy = NULL, residual, ldr, y, ldy
+    g.act, g.act_a, g.next = ACT_NONE, ACT_NONE, NULL
+    rows.u.product(&g)
+
+
+cdef inline void make_operand(map_rows *rows, void *room) noexcept nogil:
+    """Where products do not read the rows in place, their operand goes to ``room``, of operand_bytes: n = 0 makes it alone."""
+    rows.operand = room
+    if rows.u.weight.operand:
+        map_product(rows, NULL, 0, NULL, 0, NULL, 0)
+        rows.a = NULL
+
+
 cdef inline float *take(float **free, int64_t count) noexcept nogil:
     """Cut ``count`` floats from the scratch at ``free``, whole cache lines."""
     cdef float *taken = free[0]

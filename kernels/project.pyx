@@ -14,10 +14,6 @@ from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-# Rows of a map that are made at once.
-cdef int64_t ROWS = 168
-
-
 @dataclass(frozen=True, slots=True)
 class ImageMaps:
     """Maps (M, N) of an image of n tokens in chunks (⌈N / 256⌉, M, 256), zeros beyond: what :func:`project_image` makes."""
@@ -31,11 +27,10 @@ cdef struct projection:
     const float *shift
     const float *scale  # NULL: no squares are asked for
     const float *zeros
-    const float *rows  # (m, c)
+    map_rows rows  # (m, c)
     const float *added  # (chunks, added_rows, IMAGE_CHUNK), NULL for none
     float *y  # (chunks, maps, IMAGE_CHUNK)
     int64_t n, c, m, maps, first, added_rows
-    matrix form  # of a chunk's tokens as a packed weight; its data is in the scratch
 
 
 def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=None, threads=None):
@@ -73,12 +68,13 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
     p.maps = p.m if scale is None else p.m + 2
     y = memory.empty((chunks, p.maps, IMAGE_CHUNK))
     cdef float[:, :, ::1] yv = y
-    p.x, p.shift, p.scale, p.zeros, p.rows, p.y = &xv[0, 0], &shift_[0], floats(scale_), &zeros[0], &rv[0, 0], &yv[0, 0, 0]
-    p.form.u = &rt.tables[<int>isas.index(isa, precision)]
-    p.form.n, p.form.k = IMAGE_CHUNK, p.c
-    p.form.panel = panel_words(p.form.u, p.c, False)
-    cdef size_t size = sizeof(float) * (2 * IMAGE_CHUNK * p.c + IMAGE_CHUNK // p.form.u.weight.columns * p.form.panel
-                                        + operand_floats(&p.form, ROWS) + 64)
+    p.x, p.shift, p.scale, p.zeros, p.y = &xv[0, 0], &shift_[0], floats(scale_), &zeros[0], &yv[0, 0, 0]
+    cdef const micro *u = &rt.tables[<int>isas.index(isa, precision)]
+    p.rows.u, p.rows.a, p.rows.m, p.rows.k = u, &rv[0, 0], p.m, p.c
+    room = np.empty(max(1, operand_bytes(u, p.m, p.c)), np.uint8)
+    cdef uint8_t[::1] operand = room
+    make_operand(&p.rows, &operand[0])
+    cdef size_t size = sizeof(float) * (2 * IMAGE_CHUNK * p.c + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.c, False) + 64)
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -95,12 +91,12 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
 
 cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcept nogil:
     """A chunk's tokens are packed as a weight would be, so that they become the product's columns."""
-    cdef const micro *u = p.form.u
+    cdef const micro *u = p.rows.u
     cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns
-    cdef matrix tokens = p.form
+    cdef int64_t panel = panel_words(u, c, False)
     cdef float *x = take(&free, IMAGE_CHUNK * c)
     cdef float *scaled = take(&free, IMAGE_CHUNK * c)
-    cdef float *panels = take(&free, IMAGE_CHUNK // nr * tokens.panel)
+    cdef float *panels = take(&free, IMAGE_CHUNK // nr * panel)
     cdef float *y = p.y + chunk * p.maps * IMAGE_CHUNK
     cdef float *squares = y + p.m * IMAGE_CHUNK
     cdef const float *added
@@ -109,17 +105,14 @@ cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcep
         u.add(x + i * c, p.x + (first + i) * c, p.shift, c)
     memset(x + count * c, 0, (IMAGE_CHUNK - count) * c * sizeof(float))
     for i in range(IMAGE_CHUNK // nr):
-        u.pack(panels + i * tokens.panel, x + i * nr * c, 0, nr, c, c)
-    tokens.data = panels
+        u.pack(panels + i * panel, x + i * nr * c, 0, nr, c, c)
     if p.scale != NULL:
         u.spread(squares, x, c, IMAGE_CHUNK, c)
         u.layer_norm(scaled, c, x, c, IMAGE_CHUNK, c, p.scale, p.zeros, eps, ACT_NONE)
         u.spread(squares + IMAGE_CHUNK, scaled, c, IMAGE_CHUNK, c)
         for i in range(IMAGE_CHUNK):
             squares[IMAGE_CHUNK + i] *= squares[i] / c + eps
-    for i in range((p.m + ROWS - 1) // ROWS):
-        product(&tokens, min(ROWS, p.m - i * ROWS), p.rows + i * ROWS * c, c, NULL, NULL, 0, y + i * ROWS * IMAGE_CHUNK, IMAGE_CHUNK,
-                ACT_NONE, free)
+    map_product(&p.rows, panels, IMAGE_CHUNK, NULL, 0, y, IMAGE_CHUNK)
     if p.added != NULL:
         added = p.added + chunk * p.added_rows * IMAGE_CHUNK
         u.add(y, y, added, p.first * IMAGE_CHUNK)

@@ -16,13 +16,6 @@ cdef const runtime *rt = shared_runtime()
 # Pixels of a block: whole panels of every ISA, a part of a chunk; its maps of 256 channels stay in L1 and L2.
 cdef int64_t PIXELS = 64
 
-# A matrix whose rows make maps of a block's maps: they are the operand of every block's product.
-cdef struct map_rows:
-    const micro *u
-    const float *a  # (m, k), where the products read it in place
-    void *operand  # else
-    int64_t m, k
-
 cdef struct upscale_pass:
     const float *x  # (4*c1, pixels) in chunks
     int64_t map_step, chunk_step  # floats from one map to the next, and from a chunk's to the next one's
@@ -151,27 +144,11 @@ cdef set_update(upscale_pass *p, const micro *u, update, rows):
 cdef set_rows(map_rows *rows, const micro *u, array):
     """Returns what to keep alive."""
     cdef const float[:, ::1] av = array
-    cdef gemm_args g
     rows.u, rows.m, rows.k, rows.a = u, av.shape[0], av.shape[1], &av[0, 0]
     room = np.empty(max(1, operand_bytes(u, rows.m, rows.k)), np.uint8)
     cdef uint8_t[::1] operand = room
-    rows.operand = &operand[0]
-    if u.weight.operand:  # a product without columns makes its operand
-        map_product(rows, NULL, 0, NULL, 0, NULL)
-        rows.a = NULL
+    make_operand(rows, &operand[0])
     return array, room
-
-
-cdef void map_product(const map_rows *rows, const float *panels, int64_t n, const float *residual, int64_t ldr,
-                      float *y) noexcept nogil:
-    """y (m, n) = rows · panels + residual."""
-    cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = rows.m, n, rows.k, 1, NULL
-    g.a, g.lda, g.step, g.operand = rows.a, rows.k, 1, rows.operand
-    g.b, g.ldb, g.panel = panels, rows.u.weight.columns, panel_words(rows.u, rows.k, False)
-    g.bias, g.residual, g.ldr, g.y, g.ldy = NULL, residual, ldr, y, n
-    g.act, g.act_a, g.next = ACT_NONE, ACT_NONE, NULL
-    rows.u.product(&g)
 
 
 cdef int64_t panel_floats(const map_rows *rows) noexcept nogil:
@@ -198,7 +175,7 @@ cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, fl
     cdef float *panels = take(&free, panel_floats(&p.w2))
     if p.basis != NULL:
         pack_block(&p.rows, p.basis + chunk * p.basis_step + at, p.stride, free)
-        map_product(&p.rows, free, PIXELS, x, p.map_step, z)
+        map_product(&p.rows, free, PIXELS, x, p.map_step, z, PIXELS)
     else:
         for i in range(4 * c1):
             memcpy(z + i * PIXELS, x + i * p.map_step, count * sizeof(float))
@@ -207,7 +184,7 @@ cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, fl
         u.norm_columns(middle, PIXELS, z + i * c1 * PIXELS, PIXELS, c1, PIXELS, scale,
                        NULL if p.shift == NULL else p.shift + i * c1, p.norm_weight, p.norm_bias, p.eps)
         pack_block(&p.w2, middle, PIXELS, panels)
-        map_product(&p.w2, panels, PIXELS, NULL, 0, fine)
+        map_product(&p.w2, panels, PIXELS, NULL, 0, fine, PIXELS)
         for q in range(4):
             u.draw_columns(drawn + (4 * (2 * (i >> 1) + (q >> 1)) + 2 * (i & 1) + (q & 1)) * PIXELS, 16 * PIXELS,
                            fine + q * p.c2 * PIXELS, PIXELS, p.c2, PIXELS, p.b2, p.hyper, p.masks)

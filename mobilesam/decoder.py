@@ -110,7 +110,7 @@ class TokenToImage:
         self.out_proj = p.linear("out_proj")
 
     def keys_values(self, image: F32, pe: F32, threads: int) -> KeysValues:
-        k, v = _linear(image + pe, self.k_proj, threads), _linear(image, self.v_proj, threads)
+        k, v = _linear(_sum(image, pe), self.k_proj, threads), _linear(image, self.v_proj, threads)
         return kernels.pack_keys_values(k, v, heads=DECODER_HEADS, threads=threads)
 
     def direct(self, tokens: F32, image: KeysValues, threads: int) -> F32:
@@ -136,7 +136,7 @@ class ImageToToken:
 
     def direct(self, image: F32, pe: F32, tokens: F32, token_pe: F32, threads: int) -> F32:
         """The updated image (N, 256), of one prompt's tokens (T, 256)."""
-        queries = _linear(image + pe, self.q_proj, threads)
+        queries = _linear(_sum(image, pe), self.q_proj, threads)
         k, v = _linear(tokens + token_pe, self.k_proj, threads), _linear(tokens, self.v_proj, threads)
         mixed = kernels.cross_attention(queries, k, v, heads=DECODER_HEADS, threads=threads)
         return _norm(_linear(mixed, self.out_proj, threads, image), self.norm, threads)
@@ -289,7 +289,8 @@ class MaskDecoder:
 
         features, image_pe (64, 64, 256); dense (64, 64, 256), or (256,) the same everywhere.
         """
-        x, pe = (features + dense).reshape(-1, EMBED_DIM), image_pe.reshape(-1, EMBED_DIM)
+        x, pe = _sum(features, np.broadcast_to(dense, features.shape)), image_pe.reshape(-1, EMBED_DIM)
+        x = x.reshape(-1, EMBED_DIM)
         keys_values = self.transformer.layers[0].cross_attn_token_to_image.keys_values(x, pe, self.threads)
         return ImageTokens(x, pe, keys_values, partial(self._projected, x, image_pe) if reuse else None)
 
@@ -396,6 +397,12 @@ class Candidates:
 
 def _linear(x: F32, layer: Layer, threads: int, residual: F32 | None = None) -> F32:
     return kernels.linear(x, layer.weight, layer.bias, residual=residual, threads=threads)
+
+
+def _sum(x: F32, y: F32) -> F32:
+    """x + y, of images, in memory that has been used before."""
+    total: F32 = np.add(x, y, out=kernels.memory.empty(x.shape))
+    return total
 
 
 def _norm(x: F32, norm: Vectors, threads: int) -> F32:
