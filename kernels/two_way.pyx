@@ -9,7 +9,7 @@ import numpy as np
 
 from cython.parallel cimport parallel, prange
 from libc.math cimport sqrtf
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 from common cimport *
 
@@ -116,9 +116,11 @@ cdef struct update_pass:
     const float *value_rows
     int64_t wide, query_wide, key_wide, value_wide
     float *room
-    float *old_keys  # (8·tokens, before - 1)
-    float *gram  # (rank, rank)
-    float *asked  # (8·asking, rank)
+    uint8_t *operands  # of these, whose rows make maps of the basis:
+    map_rows old_keys  # (8·tokens, before), the last column zeros
+    map_rows gram_before  # (before, before)
+    map_rows gram  # (8·tokens, rank), of the rows that are new
+    map_rows asked  # (8·asking, rank)
     float *values  # (rank + 1, value_wide): the basis' rows as the attention's values
     float *basis  # (rank + 1, STRIDE) and more
     float *scale  # (IMAGE_CHUNK)
@@ -175,7 +177,8 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     for i in range(prompts):
         passes[i].top, passes[i].sum, passes[i].mixed = &tv[i, 0, 0], &uv[i, 0, 0], &xv[i, 0, 0, 0]
 
-    cdef size_t size = sizeof(float) * ((p.rank + p.columns) * STRIDE + IMAGE_CHUNK * p.columns + 256)
+    cdef size_t size = sizeof(float) * ((p.rank + p.columns) * STRIDE + IMAGE_CHUNK * p.columns + 256
+                                        + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.rank, False))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
@@ -236,10 +239,32 @@ cdef set_constants(const micro *u, update_pass *p, update):
         query_rows = update.query_rows
         p.query_rows, p.query_wide = &query_rows[0, 0], query_rows.shape[1]
     room = np.zeros(2 * (p.form.e * p.form.columns + u.nr) + max(p.rank, max(r, asking)) * p.wide
-                    + (p.rank + r + asking) * p.rank + (p.rank + 1) * p.value_wide + 256, np.float32)
+                    + (p.rank + asking) * p.rank + r * max(p.before, 1) + (p.rank + 1) * p.value_wide + 256, np.float32)
+    set_shape(&p.old_keys, u, r, p.before)
+    set_shape(&p.gram_before, u, p.before, p.before)
+    set_shape(&p.gram, u, r, p.rank)
+    set_shape(&p.asked, u, asking, p.rank)
+    operands = np.empty(operand_room(&p.old_keys) + operand_room(&p.gram_before) + operand_room(&p.gram)
+                        + operand_room(&p.asked) + 1, np.uint8)
     cdef float[::1] rv = room
-    p.room = &rv[0]
-    return room
+    cdef uint8_t[::1] ov = operands
+    p.room, p.operands = &rv[0], &ov[0]
+    return room, operands
+
+
+cdef void set_shape(map_rows *rows, const micro *u, int64_t m, int64_t k) noexcept nogil:
+    rows.u, rows.m, rows.k = u, m, k
+
+
+cdef int64_t operand_room(const map_rows *rows) noexcept nogil:
+    return operand_bytes(rows.u, rows.m, rows.k) if rows.k else 0
+
+
+cdef void take_operand(uint8_t **free, map_rows *rows, const float *a) noexcept nogil:
+    """What ``a`` (m, k) holds as the operand of products."""
+    rows.a = a
+    make_operand(rows, free[0])
+    free[0] += operand_room(rows)
 
 
 cdef void compose(const micro *u, update_pass *p) noexcept nogil:
@@ -251,15 +276,24 @@ cdef void compose(const micro *u, update_pass *p) noexcept nogil:
         b.turned[i] = take(&free, b.e * b.columns + u.nr)
         u.transpose(b.turned[i], b.columns, b.values[i], b.e, b.tokens, b.e)
     cdef float *folded = take(&free, max(p.rank, max(r, asking)) * p.wide)
-    p.gram, p.asked = take(&free, p.rank * p.rank), take(&free, asking * p.rank)
+    cdef float *gram = take(&free, p.rank * p.rank)
+    cdef float *asked = take(&free, asking * p.rank)
+    cdef float *old_keys
+    cdef uint8_t *operands = p.operands
     fold_basis(u, b, p.gram_rows, p.wide, folded, p.wide)
-    unfold(u, b, b.updates, p.rank, folded, p.wide, p.gram, p.rank)
+    unfold(u, b, b.updates, p.rank, folded, p.wide, gram, p.rank)
+    take_operand(&operands, &p.gram, gram + p.before * p.rank)
     fold(u, p.asking, b.e, p.queries, p.key_rows, p.key_wide, folded, p.key_wide)
-    unfold(u, b, b.updates, asking, folded, p.key_wide, p.asked, p.rank)
+    unfold(u, b, b.updates, asking, folded, p.key_wide, asked, p.rank)
+    take_operand(&operands, &p.asked, asked)
     if p.before:
-        p.old_keys = take(&free, r * r)
+        for i in range(p.before):
+            memmove(gram + i * p.before, gram + i * p.rank, p.before * sizeof(float))
+        take_operand(&operands, &p.gram_before, gram)
+        old_keys = take(&free, r * p.before)
         fold(u, b.tokens, b.e, p.keys, p.query_rows, p.query_wide, folded, p.query_wide)
-        unfold(u, b, 1, r, folded, p.query_wide, p.old_keys, r)
+        unfold(u, b, 1, r, folded, p.query_wide, old_keys, p.before)
+        take_operand(&operands, &p.old_keys, old_keys)
     p.values = take(&free, (p.rank + 1) * p.value_wide)  # a row more, as panels are read whole
     fold_basis(u, b, p.value_rows, p.value_wide, p.values, p.value_wide)
 
@@ -277,13 +311,16 @@ cdef void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const
         u.gemm(&g)
 
 
-cdef void dense(const micro *u, int64_t m, int64_t k, const float *x, int64_t ldx, const float *basis, float *y) noexcept nogil:
-    """y (m, IMAGE_CHUNK) = x (m, k)·basis (k, IMAGE_CHUNK)."""
-    cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = m, IMAGE_CHUNK, k, 1, NULL
-    g.a, g.lda, g.step, g.b, g.ldb, g.panel = x, ldx, 1, basis, STRIDE, u.nr
-    g.bias, g.residual, g.ldr, g.act, g.y, g.ldy = NULL, NULL, 0, ACT_NONE, y, STRIDE
-    u.gemm(&g)
+cdef void pack_basis(const micro *u, int64_t k, const float *basis, float *panels) noexcept nogil:
+    """The first k rows of a chunk's basis as the columns of products."""
+    cdef int64_t i, columns = u.weight.columns
+    for i in range(IMAGE_CHUNK // columns):
+        u.pack_columns(panels + i * panel_words(u, k, False), basis + i * columns, STRIDE, k)
+
+
+cdef void dense(const map_rows *rows, const float *panels, float *y) noexcept nogil:
+    """y (m, IMAGE_CHUNK) = rows · the packed basis."""
+    map_product(rows, panels, IMAGE_CHUNK, NULL, 0, y, STRIDE)
 
 
 cdef void update_chunks(const micro *u, const update_pass *passes, int64_t prompts, int64_t chunk, float *scratch) noexcept nogil:
@@ -306,7 +343,9 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, floa
     cdef float *turned = take(&free, IMAGE_CHUNK * p.columns + u.nr)
     cdef float *mixed = p.mixed + chunk * (e // HEADS + p.rank) * p.columns
     if p.before:
-        dense(u, r, r, p.old_keys, r, basis, new)
+        pack_basis(u, p.before, basis, free)
+        dense(&p.old_keys, free, new)
+        dense(&p.gram_before, free, linear)
         heads(u, t, e, p.keys, p.query_map + at_maps, True, new)
         u.scale_columns(new, STRIDE, r, IMAGE_CHUNK, p.scale_before + chunk * IMAGE_CHUNK)
         heads(u, t, e, p.keys, p.query_pe + at_pe, True, new)
@@ -318,10 +357,10 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, floa
         u.scale_columns(new, STRIDE, r, IMAGE_CHUNK, before)
 
     if p.before:
-        dense(u, p.before, p.before, p.gram, p.rank, basis, linear)
         heads(u, t, e, p.form.values[0], p.linear_map + at_maps, True, linear)
         u.add(linear + r * STRIDE, linear + r * STRIDE, p.linear_map + at_maps + e * IMAGE_CHUNK, IMAGE_CHUNK)
-    dense(u, r, p.rank, p.gram + p.before * p.rank, p.rank, basis, linear + p.before * STRIDE)
+    pack_basis(u, p.rank, basis, free)
+    dense(&p.gram, free, linear + p.before * STRIDE)
     heads(u, t, e, p.form.values[p.form.updates - 1], p.linear_map + at_maps + (e + 1) * IMAGE_CHUNK * (p.form.updates - 1), True,
           linear + p.before * STRIDE)
     memcpy(scale, p.squares + at_maps, IMAGE_CHUNK * sizeof(float))
@@ -332,7 +371,7 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, floa
         for i in range(IMAGE_CHUNK):
             new[r * STRIDE + i] = 1 / scale[i]
 
-    dense(u, asking, p.rank, p.asked, p.rank, basis, scores)
+    dense(&p.asked, free, scores)
     heads(u, p.asking, e, p.queries, p.key_map + at_maps, True, scores)
     u.scale_columns(scores, STRIDE, asking, IMAGE_CHUNK, scale)
     heads(u, p.asking, e, p.queries, p.key_pe + at_pe, True, scores)
