@@ -14,10 +14,10 @@ class Panels:
     """A weight (N, K) cut into panels of NR output columns.
 
     ``words`` (ceil(N / NR), rows, NR) uint32, zero beyond N. In fp32 ``words[j // NR, k, j % NR]`` are the bits of
-    ``weight[j, k]``; AMX has pieces of them as bf16 (narrow.h). In bf16 a word holds two neighbouring k and NR = 32;
-    in int8 it holds four, and the last two rows are each column's scale and -128 times its sum. ``shape`` is the
-    weight's own, (N, K) or (OC, KH, KW, C), where N = OC and K = KH·KW·C; ``isa`` the index of the micro-kernels, of
-    an ISA and a precision, that read it.
+    ``weight[j, k]``; AMX has pieces of them as bf16 (narrow.h), Zen 4 columns divided by a power of two (pairs.h). In
+    bf16 a word holds two neighbouring k and NR = 32; in int8 it holds four, and the last two rows are each column's
+    scale and -128 times its sum. ``shape`` is the weight's own, (N, K) or (OC, KH, KW, C), where N = OC and
+    K = KH·KW·C; ``isa`` the index of the micro-kernels, of an ISA and a precision, that read it.
     """
 
     words: NDArray[np.uint32]

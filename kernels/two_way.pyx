@@ -42,9 +42,12 @@ class UpdatedImage:
     values: tuple[np.ndarray, ...]
 
 
-# The rows of a basis: 8·t for each update's values, row h·t + i of token i and head h, and between two updates another.
+# The rows of a basis, so many for each update, and between two updates another. For few tokens they are 8·t, row h·t + i of token
+# i and head h, which go with the update's values. For more, ``mixed``, they are the e channels that the heads have mixed: the
+# values are in them already, and what would be made of a prompt's tokens is the update's constants as they are.
 cdef struct basis_form:
-    int64_t tokens, e, updates
+    int64_t tokens, e, updates, rows
+    bint mixed
     const float *values[2]  # (tokens, e)
     float *turned[2]  # (e, columns)
     int64_t columns
@@ -53,6 +56,12 @@ cdef struct basis_form:
 cdef inline int64_t rank(int64_t updates, int64_t inner) noexcept nogil:
     """Rows of a basis of updates by ``inner`` values each."""
     return updates * inner + updates - 1
+
+
+cdef void set_form(basis_form *b, int64_t tokens, int64_t e, int64_t updates) noexcept nogil:
+    b.tokens, b.e, b.updates = tokens, e, updates
+    b.mixed = HEADS * tokens > e
+    b.rows = e if b.mixed else HEADS * tokens
 
 
 cdef void fold(const micro *u, int64_t tokens, int64_t e, const float *values, const float *rows, int64_t n, float *y,
@@ -70,7 +79,11 @@ cdef void fold(const micro *u, int64_t tokens, int64_t e, const float *values, c
 
 cdef void fold_basis(const micro *u, const basis_form *b, const float *rows, int64_t n, float *y, int64_t ldy) noexcept nogil:
     """y (rank, n): the values of every update through its rows."""
-    cdef int64_t i, r = HEADS * b.tokens
+    cdef int64_t i, r = b.rows
+    if b.mixed:
+        for i in range(rank(b.updates, r)):
+            memcpy(y + i * ldy, rows + i * n, n * sizeof(float))
+        return
     for i in range(b.updates):
         fold(u, b.tokens, b.e, b.values[i], rows + i * (b.e + 1) * n, n, y + i * (r + 1) * ldy, ldy)
     if b.updates == 2:
@@ -80,8 +93,12 @@ cdef void fold_basis(const micro *u, const basis_form *b, const float *rows, int
 cdef void unfold(const micro *u, const basis_form *b, int64_t updates, int64_t m, const float *x, int64_t ldx, float *y,
                  int64_t ldy) noexcept nogil:
     """y (m, rank) = x (m, ldx) · the basis' rows of the first updates."""
-    cdef int64_t d = b.e // HEADS, r = HEADS * b.tokens, i, h
+    cdef int64_t d = b.e // HEADS, r = b.rows, i, h
     cdef gemm_args g
+    if b.mixed:
+        for i in range(m):
+            memcpy(y + i * ldy, x + i * ldx, rank(updates, r) * sizeof(float))
+        return
     g.m, g.n, g.k, g.segments, g.offset = m, b.tokens, d, 1, NULL
     g.lda, g.step, g.ldb, g.panel = ldx, 1, b.columns, u.nr
     g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, ldy
@@ -119,7 +136,7 @@ cdef struct update_pass:
     uint8_t *operands  # of these, whose rows make maps of the basis:
     map_rows old_keys  # (8·tokens, before), the last column zeros
     map_rows gram_before  # (before, before)
-    map_rows gram  # (8·tokens, rank), of the rows that are new
+    map_rows gram  # (rows, rank), of the rows that are new
     map_rows asked  # (8·asking, rank)
     float *values  # (rank + 1, value_wide): the basis' rows as the attention's values
     float *basis  # (rank + 1, STRIDE) and more
@@ -177,7 +194,7 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     for i in range(prompts):
         passes[i].top, passes[i].sum, passes[i].mixed = &tv[i, 0, 0], &uv[i, 0, 0], &xv[i, 0, 0, 0]
 
-    cdef size_t size = sizeof(float) * ((p.rank + p.columns) * STRIDE + IMAGE_CHUNK * p.columns + 256
+    cdef size_t size = sizeof(float) * ((p.rank + p.columns + (HEADS * p.form.tokens if p.form.mixed else 0)) * STRIDE + IMAGE_CHUNK * p.columns + 256
                                         + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.rank, False))
     cdef float *scratch
     cdef int failed = 0
@@ -201,11 +218,12 @@ cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, bef
     cdef int64_t chunks = maps.data.shape[0], tokens = keys.shape[0]
     p.n, p.asking = maps.n, queries.shape[0]
     p.before = 0 if before is None else before.rank + 1
-    p.rank = p.before + HEADS * tokens
+    set_form(&p.form, tokens, keys.shape[1], len(every))
+    p.rank = p.before + p.form.rows
     p.columns = round_up(HEADS * p.asking, u.nr)
-    basis = memory.empty((chunks, rank(2, HEADS * tokens) + 1, STRIDE)) if before is None else before.basis
+    basis = memory.empty((chunks, rank(2, p.form.rows) + 1, STRIDE)) if before is None else before.basis
     scale = memory.empty((chunks, IMAGE_CHUNK))
-    p.form.tokens, p.form.e, p.form.updates, p.form.columns = tokens, keys.shape[1], len(every), round_up(tokens, u.nr)
+    p.form.columns = round_up(tokens, u.nr)
     cdef const float[:, ::1] kv = keys, qv = queries, v0 = every[0], v1 = every[len(every) - 1], before_
     cdef float[:, :, ::1] bv = basis
     cdef float[:, ::1] sv = scale
@@ -242,7 +260,7 @@ cdef set_constants(const micro *u, update_pass *p, update):
                     + (p.rank + asking) * p.rank + r * max(p.before, 1) + (p.rank + 1) * p.value_wide + 256, np.float32)
     set_shape(&p.old_keys, u, r, p.before)
     set_shape(&p.gram_before, u, p.before, p.before)
-    set_shape(&p.gram, u, r, p.rank)
+    set_shape(&p.gram, u, p.form.rows, p.rank)
     set_shape(&p.asked, u, asking, p.rank)
     operands = np.empty(operand_room(&p.old_keys) + operand_room(&p.gram_before) + operand_room(&p.gram)
                         + operand_room(&p.asked) + 1, np.uint8)
@@ -272,7 +290,7 @@ cdef void compose(const micro *u, update_pass *p) noexcept nogil:
     cdef basis_form *b = &p.form
     cdef int64_t r = HEADS * b.tokens, asking = HEADS * p.asking, i
     cdef float *free = p.room
-    for i in range(b.updates):
+    for i in range(0 if b.mixed else b.updates):
         b.turned[i] = take(&free, b.e * b.columns + u.nr)
         u.transpose(b.turned[i], b.columns, b.values[i], b.e, b.tokens, b.e)
     cdef float *folded = take(&free, max(p.rank, max(r, asking)) * p.wide)
@@ -311,6 +329,28 @@ cdef void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const
         u.gemm(&g)
 
 
+cdef void mix_tokens(const micro *u, int64_t tokens, int64_t e, const float *values, const float *weights, float *y) noexcept nogil:
+    """y[h·d + j] = Σ_i values[i, h·d + j]·weights[h·tokens + i]: what each head mixes, of a chunk."""
+    cdef int64_t d = e // HEADS, h
+    cdef gemm_args g
+    g.m, g.n, g.k, g.segments, g.offset = d, IMAGE_CHUNK, tokens, 1, NULL
+    g.lda, g.step, g.ldb, g.panel = 1, e, STRIDE, u.nr
+    g.bias, g.residual, g.ldr, g.act, g.ldy = NULL, NULL, 0, ACT_NONE, STRIDE
+    for h in range(HEADS):
+        g.a, g.b, g.y = values + h * d, weights + h * tokens * STRIDE, y + h * d * STRIDE
+        u.gemm(&g)
+
+
+cdef void add_linear(const micro *u, const basis_form *b, const float *values, const float *map, float *y) noexcept nogil:
+    """An update's rows of a chunk's map, which the values are products with unless they are in the basis."""
+    cdef int64_t i
+    if not b.mixed:
+        heads(u, b.tokens, b.e, values, map, True, y)
+        return
+    for i in range(b.e):
+        u.add(y + i * STRIDE, y + i * STRIDE, map + i * IMAGE_CHUNK, IMAGE_CHUNK)
+
+
 cdef void pack_basis(const micro *u, int64_t k, const float *basis, float *panels) noexcept nogil:
     """The first k rows of a chunk's basis as the columns of products."""
     cdef int64_t i, columns = u.weight.columns
@@ -332,37 +372,40 @@ cdef void update_chunks(const micro *u, const update_pass *passes, int64_t promp
 
 cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, float *free) noexcept nogil:
     """Softmax over the tokens, the deviations, scores of the next attention, and its sums over these image tokens."""
-    cdef int64_t t = p.form.tokens, e = p.form.e, r = HEADS * t, asking = HEADS * p.asking, i, h
+    cdef int64_t t = p.form.tokens, e = p.form.e, r = p.form.rows, asking = HEADS * p.asking, i, h
     cdef int64_t count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), at_maps = chunk * p.maps_step, at_pe = chunk * p.pe_step
     cdef float *basis = p.basis + chunk * p.basis_step
     cdef float *new = basis + p.before * STRIDE
     cdef float *before = basis + (p.before - 1) * STRIDE  # the deviations that the first update's sums are divided by
     cdef float *scale = p.scale + chunk * IMAGE_CHUNK
+    cdef float *weights = take(&free, HEADS * t * STRIDE) if p.form.mixed else new
     cdef float *linear = take(&free, p.rank * STRIDE)
     cdef float *scores = take(&free, p.columns * STRIDE)
     cdef float *turned = take(&free, IMAGE_CHUNK * p.columns + u.nr)
     cdef float *mixed = p.mixed + chunk * (e // HEADS + p.rank) * p.columns
     if p.before:
         pack_basis(u, p.before, basis, free)
-        dense(&p.old_keys, free, new)
+        dense(&p.old_keys, free, weights)
         dense(&p.gram_before, free, linear)
-        heads(u, t, e, p.keys, p.query_map + at_maps, True, new)
-        u.scale_columns(new, STRIDE, r, IMAGE_CHUNK, p.scale_before + chunk * IMAGE_CHUNK)
-        heads(u, t, e, p.keys, p.query_pe + at_pe, True, new)
+        heads(u, t, e, p.keys, p.query_map + at_maps, True, weights)
+        u.scale_columns(weights, STRIDE, HEADS * t, IMAGE_CHUNK, p.scale_before + chunk * IMAGE_CHUNK)
+        heads(u, t, e, p.keys, p.query_pe + at_pe, True, weights)
     else:
-        heads(u, t, e, p.keys, p.query_map + at_maps, False, new)
+        heads(u, t, e, p.keys, p.query_map + at_maps, False, weights)
     for h in range(HEADS):
-        u.softmax_columns(new + h * t * STRIDE, STRIDE, t, IMAGE_CHUNK)
+        u.softmax_columns(weights + h * t * STRIDE, STRIDE, t, IMAGE_CHUNK)
+    if p.form.mixed:
+        mix_tokens(u, t, e, p.form.values[p.form.updates - 1], weights, new)
     if p.before:
         u.scale_columns(new, STRIDE, r, IMAGE_CHUNK, before)
 
     if p.before:
-        heads(u, t, e, p.form.values[0], p.linear_map + at_maps, True, linear)
+        add_linear(u, &p.form, p.form.values[0], p.linear_map + at_maps, linear)
         u.add(linear + r * STRIDE, linear + r * STRIDE, p.linear_map + at_maps + e * IMAGE_CHUNK, IMAGE_CHUNK)
     pack_basis(u, p.rank, basis, free)
     dense(&p.gram, free, linear + p.before * STRIDE)
-    heads(u, t, e, p.form.values[p.form.updates - 1], p.linear_map + at_maps + (e + 1) * IMAGE_CHUNK * (p.form.updates - 1), True,
-          linear + p.before * STRIDE)
+    add_linear(u, &p.form, p.form.values[p.form.updates - 1], p.linear_map + at_maps + (e + 1) * IMAGE_CHUNK * (p.form.updates - 1),
+               linear + p.before * STRIDE)
     memcpy(scale, p.squares + at_maps, IMAGE_CHUNK * sizeof(float))
     u.dot_columns(scale, basis, STRIDE, linear, STRIDE, p.rank, IMAGE_CHUNK)
     for i in range(IMAGE_CHUNK):
@@ -437,7 +480,7 @@ def update_rows(image, rows, *, isa=None):
     cdef const micro *u = &rt.tables[<int>isas.index(isa)]
     cdef basis_form b
     cdef int64_t e = image.values[0].shape[1]
-    b.tokens, b.e, b.updates = image.values[0].shape[0], e, len(image.values)
+    set_form(&b, image.values[0].shape[0], e, len(image.values))
     rows = check.array(rows, "rows", (rank(b.updates, e), "OC"))
     if rows.shape[1] % PANEL:
         raise ValueError(f"rows: expected a multiple of {PANEL} columns, got {rows.shape[1]}")

@@ -107,6 +107,8 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     files += [("overlay", arguments.overlay)] if arguments.overlay else []
     check_distinct([image, *(path for _, path in files)])
 
+    from concurrent.futures import ThreadPoolExecutor
+
     from . import api, outputs
     from .image import allow_large_photos, open_rgb
 
@@ -114,8 +116,10 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
     for kind, path in files:
         outputs.check(kind, path, style)
-    photo = open_rgb(image)
-    model = api.load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
+    with ThreadPoolExecutor(1) as beside:
+        loading = beside.submit(api.load, arguments.weights, threads=arguments.threads, precision=arguments.precision)
+        photo = open_rgb(image)
+        model = loading.result()
     result = api.segment(photo, **prompt.on(*photo.size), multimask=not arguments.single, model=model)
     outputs.write(files, result, photo, image, style)
     area = int(result.mask.sum())

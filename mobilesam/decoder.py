@@ -3,7 +3,7 @@
 Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Prompt tokens are
 (T, 256), the image N = 4096 tokens of 256 channels; float32. The attentions between the two have two forms with the
 same result. The direct one updates the image and projects it. The other (see low_rank.py) projects it once for
-all prompts, and keeps a prompt's update in low rank: cheaper while its tokens are few.
+all prompts, and keeps a prompt's update in low rank: cheaper unless its tokens are many.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from .parameters import F32, Layer, Parameters, Vectors
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
-# The low-rank form costs an image token 9·(8·T)² + 850·8·T multiply-adds, the direct one 300,000: equal at T = 17.
-LOW_RANK_TOKENS = 16
+# The low-rank form takes as long as the direct one at 85 tokens (Zen 4; the multiply-adds are as many at 45).
+LOW_RANK_TOKENS = 80
 # What the low-rank form is made of, when that is first wanted; the checkpoint is let go after loading.
 LOW_RANK_TENSORS = (
     "cross_attn_image_to_token",
@@ -43,8 +43,8 @@ LOW_RANK_TENSORS = (
     "norm4",
     "output_upscaling.0",
 )
-# Prompts whose tokens go through the transformer together: four of a point each are 28 rows of a product's 32.
-TOGETHER = 4
+# Prompts whose tokens go through the transformer together, while they have few: four of a point each are 28 rows.
+TOGETHER, TOGETHER_TOKENS = 4, 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,7 +349,7 @@ class MaskDecoder:
 def _together(prompts: Iterable[F32], image: ImageTokens) -> Iterator[F32]:
     """Tokens (P, T, 256) of prompts (T, 256) in a row that have as many, which share their passes over the image."""
     for tokens, alike in groupby(prompts, key=len):
-        most = TOGETHER if image.takes_low_rank(tokens) else 1
+        most = TOGETHER if tokens <= TOGETHER_TOKENS and image.takes_low_rank(tokens) else 1
         while group := list(islice(alike, most)):
             yield np.stack(group)
 

@@ -136,7 +136,19 @@ def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **opt
 
 
 @pytest.mark.parametrize(
-    "sizes", [(4096, 7, 4), (1, 1, 1), (255, 6, 2), (256, 2, 16), (257, 16, 16), (300, 15, 1)], ids=str
+    "sizes",
+    [
+        (4096, 7, 4),
+        (1, 1, 1),
+        (255, 6, 2),
+        (256, 2, 16),
+        (257, 16, 16),
+        (300, 15, 1),
+        (600, 4, 3),
+        (600, 5, 3),
+        (4096, 26, 4),
+    ],
+    ids=str,
 )
 def test_updates_in_low_rank(sizes):
     check_updates(*sizes)

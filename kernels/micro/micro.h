@@ -1,6 +1,7 @@
 /* The table of micro-kernels that one ISA offers in one precision, and the arguments they take. A stub (avx512.c, avx2.c, ...)
  * compiles generic.h into an ISA's float32 table, or narrow.h into what its table in another precision has instead (amx_bf16.c,
- * ...); host.h puts them together and isa.pyx chooses at run time. Lengths and strides count floats. */
+ * ...), or pairs.h into another product in float32 (zen4.c); host.h puts them together and isa.pyx chooses at run time. Lengths
+ * and strides count floats. */
 #ifndef MOBILESAM_MICRO_H
 #define MOBILESAM_MICRO_H
 #include <stdint.h>
