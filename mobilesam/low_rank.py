@@ -13,8 +13,8 @@ and a small matrix times S; |Z|², which σ wants, is |x₁|² or |x₂|² and a
 its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
 `kernels/two_way.pyx` computes so.
 
-P·U of a head's tokens is what the head mixes of their values, through its rows of O: where 8·T > 128 = E, the mixed channels
-M = P·v (N, E) are S's columns in place of P, and O's rows are U. S has 8·T or E columns an update.
+P·U of a head's tokens is what the head mixes of their values, through its rows of O: where 8·T > 128 = E, the mixed
+channels M = P·v (N, E) are S's columns in place of P, and O's rows are U. S has 8·T or E columns an update.
 
 A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
 """
