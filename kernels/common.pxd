@@ -64,7 +64,6 @@ cdef extern from "micro.h" nogil:
         void (*softmax_columns)(float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*exp_rows)(float *, int64_t, int64_t, int64_t, float *, float *) noexcept nogil
         void (*scale_columns)(float *, int64_t, int64_t, int64_t, const float *) noexcept nogil
-        void (*scale_rows)(float *, int64_t, int64_t, int64_t, const float *, const float *) noexcept nogil
         void (*dot_columns)(float *, const float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*norm_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                              const float *, const float *, float) noexcept nogil

@@ -19,13 +19,14 @@ cdef int64_t BLOCK = 168
 cdef int64_t PARALLEL_WORK = 1 << 21
 
 
-def pack(weight, *, precision="fp32", isa=None, threads=None):
+def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
     """Pack a weight for an ISA.
 
     Args:
         weight: (N, K) of a linear layer or (OC, KH, KW, C) of a convolution, float32 or float16.
         precision: "fp32", "bf16" or "int8": what products with it are computed in; see :mod:`mobilesam.kernels.reference`.
         isa: its name; by default the one in force.
+        lasting: False for what is soon let go, which then does not lie beside what a model keeps.
 
     Returns:
         Panels, accepted wherever the kernels take that weight. ValueError for a precision that this CPU lacks, and for
@@ -44,7 +45,7 @@ def pack(weight, *, precision="fp32", isa=None, threads=None):
         raise ValueError(f"weight: expected at most {1 << 16} columns in int8, got {k}")
     cdef const micro *u = &rt.tables[index]
     cdef int64_t nr = u.weight.columns, panels = round_up(n, nr) // nr
-    words = memory.lasting((panels, panel_words(u, k, half) // nr, nr), np.uint32)
+    words = (memory.lasting if lasting else memory.empty)((panels, panel_words(u, k, half) // nr, nr), np.uint32)
     cdef uint32_t[:, :, ::1] y = words
     cdef const uint8_t[:, ::1] w = flat.view(np.uint8)
     cdef int64_t item = 2 if half else 4
@@ -56,7 +57,7 @@ def pack(weight, *, precision="fp32", isa=None, threads=None):
 def as_panels(weight, name, *shapes, threads=None):
     """``weight`` packed, if it is not already, after checking its shape against one of ``shapes``."""
     if not isinstance(weight, Panels):
-        return pack(check.array(weight, name, *shapes), threads=threads)
+        return pack(check.array(weight, name, *shapes), lasting=False, threads=threads)
     if not any(len(weight.shape) == len(s) and all(not isinstance(w, int) or w == n for n, w in zip(weight.shape, s))
                for s in shapes):
         raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got Panels of {weight.shape}")

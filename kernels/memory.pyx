@@ -3,6 +3,7 @@
 What is let go is kept for the next array of about its size, up to a limit; what is small, or finds nothing, is NumPy's. What a
 model keeps lies together in large pages.
 """
+import os
 from threading import Lock
 
 import numpy as np
@@ -58,10 +59,21 @@ _shelf = None
 cdef size_t _used = 0
 
 
+def _renew_lock():
+    """In a child forked while another thread held it."""
+    global _lock
+    _lock = Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
 def lasting(shape, dtype=np.float32):
     """As ``np.empty``, for what is kept as long as its neighbours, such as a model's weights.
 
-    Arrays made one after the other lie in one block of large pages, which lives until the last of them is gone.
+    Arrays made one after the other lie in one block of large pages, which lives until the last of them is gone and another
+    block has been begun.
     """
     global _shelf, _used
     dtype = np.dtype(dtype)

@@ -48,6 +48,8 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
     """
     cdef projection p
     cdef int nthreads = resolve(threads)
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     x = check.array(x, "x", ("N", "C"))
     p.n, p.c = x.shape
     zeros_ = np.zeros(p.c, np.float32)

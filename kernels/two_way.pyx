@@ -434,6 +434,8 @@ cdef void mix(const micro *u, const update_pass *p, int64_t count, const float *
     for h in range(HEADS):
         u.dot_rows(y + h * p.asking, p.columns, values + h * d * IMAGE_CHUNK, IMAGE_CHUNK, d, weights + h * p.asking * STRIDE,
                    STRIDE, p.asking, count)
+    for h in range(d):
+        memset(y + h * p.columns + HEADS * p.asking, 0, (p.columns - HEADS * p.asking) * sizeof(float))
     g.m, g.n, g.k, g.segments, g.offset = p.rank, p.columns, count, 1, NULL
     g.a, g.lda, g.step, g.b, g.ldb, g.panel = basis, STRIDE, 1, turned, p.columns, u.nr
     g.bias, g.residual, g.ldr, g.act, g.y, g.ldy = NULL, NULL, 0, ACT_NONE, y + d * p.columns, p.columns

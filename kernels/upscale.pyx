@@ -82,6 +82,8 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     p.norm_weight, p.norm_bias, p.b2, p.hyper, p.shift, p.y = &nw[0], &nb[0], &bv[0], &hv[0, 0], floats(shift_), &yv[0]
     kept = [set_rows(&p.w2, &rt.tables[<int>isas.index(isa, precision)], w2)]
     p.basis, p.scale = NULL, NULL
+    if update is None and rows is not None:
+        raise ValueError(f"rows: expected none without an update, got {rows.shape}")
     if update is not None:
         kept += set_update(&p, u, update, check.array(rows, "rows", (update.rank, 4 * c1)))
 

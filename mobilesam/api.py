@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -266,8 +266,10 @@ class MobileSAM:
         self.checkpoint = checkpoint
         self.threads = threads
         self.precision = precision
-        with ThreadPoolExecutor(1) as beside:  # the parts are packed side by side: there are many small weights
+        with ThreadPoolExecutor(1) as beside:  # where there are threads, as there are many small weights
             decoder = beside.submit(MaskDecoder, checkpoint, threads, decoder_precision(precision))
+            if threads == 1:
+                wait([decoder])
             self.image_encoder = ImageEncoder(checkpoint, threads, precision)
             self.prompt_encoder = PromptEncoder(checkpoint, threads)
             self.mask_decoder = decoder.result()

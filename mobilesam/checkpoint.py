@@ -54,15 +54,24 @@ class _TensorFile(Mapping[str, Array]):
 
     def __init__(self, path: PathLike) -> None:
         self.path = Path(path)
-        if not self.path.exists():
-            raise FileNotFoundError(f"no such checkpoint: {self.path}")
+        self._opened = self._identity()
         self.metadata: dict[str, str] = self._file.metadata() or {}
         tensors = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (no mapping)
         self._dtypes: dict[str, str] = {name: tensor.get_dtype() for name, tensor in tensors.items()}
         self._shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
 
+    def _identity(self) -> tuple[int, ...]:
+        """What tells the file from another one at its path."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such checkpoint: {self.path}") from None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
     @cached_property
     def _file(self) -> Any:  # its methods are untyped
+        if self._identity() != self._opened:
+            raise CheckpointError(f"{self.path}: changed since it was opened")
         try:
             return cast(Any, safetensors.safe_open)(self.path, framework="numpy")
         except (OSError, safetensors.SafetensorError) as error:

@@ -86,7 +86,12 @@ def winograd_conv3x3(
     x: F32, weight: F32 | WinogradPanels, *, out: F32 | None = None, threads: int | None = None
 ) -> F32: ...
 def pack(
-    weight: F32 | NDArray[np.generic], *, precision: str = "fp32", isa: str | None = None, threads: int | None = None
+    weight: F32 | NDArray[np.generic],
+    *,
+    precision: str = "fp32",
+    isa: str | None = None,
+    lasting: bool = True,
+    threads: int | None = None,
 ) -> Panels: ...
 def pack_transpose(weight: F32, *, threads: int | None = None) -> Panels: ...
 def pad_attention_bias(bias: F32) -> F32: ...

@@ -177,7 +177,8 @@ def _applied(layer: Affine, x: F64) -> F64:
 
 def _products(x: F64, y: F64, *, isa: str | None, threads: int | None) -> F64:
     """x·yᵀ, of rows, in float32, which errs as the products it saves do. NumPy's threads would spin on after one."""
-    return kernels.linear(_f32(x), kernels.pack(_f32(y), isa=isa, threads=threads), threads=threads).astype(np.float64)
+    rows = kernels.pack(_f32(y), isa=isa, lasting=False, threads=threads)
+    return kernels.linear(_f32(x), rows, threads=threads).astype(np.float64)
 
 
 def _one_sided(gram: F64, e: int) -> F64:

@@ -14,8 +14,8 @@ from mobilesam.kernels import isa
 NARROW = {
     ("amx", "bf16"): "AMX's bf16 tiles",
     ("amx", "int8"): "AMX's int8 tiles",
-    ("zen4", "bf16"): "AVX-512 BF16 on an AMD CPU",
-    ("zen4", "int8"): "AVX-512 VNNI on an AMD CPU",
+    ("zen4", "bf16"): "AVX-512 BF16 on Zen 4",
+    ("zen4", "int8"): "AVX-512 VNNI on Zen 4",
     ("avx512", "bf16"): "AVX-512 BF16",
     ("avx512", "int8"): "AVX-512 VNNI",
     ("avx2", "int8"): "AVX-VNNI",

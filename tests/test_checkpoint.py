@@ -232,7 +232,13 @@ def test_a_loaded_model_lets_go_of_its_file(tmp_path: Path) -> None:
     model = mobilesam.load(copy)
     maps = Path("/proc/self/maps")
     assert not maps.exists() or str(copy) not in maps.read_text()
+    checkpoint_file = model.checkpoint
+    copy.write_bytes(b"another")
+    with pytest.raises(CheckpointError, match=r"copy\.safetensors: changed since it was opened"):
+        checkpoint_file[next(iter(checkpoint_file))]
     copy.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no such checkpoint: .*copy\.safetensors"):
+        checkpoint_file[next(iter(checkpoint_file))]
     embedding = mobilesam.Embedding(np.zeros((64, 64, 256), np.float32), (64, 64), (1024, 1024), model)
     expected = mobilesam.Embedding(embedding.features, (64, 64), (1024, 1024), mobilesam.load())
     prompts = [{"points": [(20, 30)]}, {"box": (1, 2, 30, 40)}]

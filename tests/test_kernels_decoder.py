@@ -20,6 +20,10 @@ CHANNELS, INNER, LAST = 96, 32, 64
 SCALE = np.float32((INNER // reference.HEADS) ** -0.5)
 
 
+# Of updates: a basis of the tokens, where 8 times as many are no more than INNER, and of the channels that they mix.
+both_forms = pytest.mark.parametrize("tokens", [INNER // 8 - 1, INNER // 8 + 3])
+
+
 def test_packed_keys_and_values_give_the_same_bits():
     q, k, v = normal(90, 42), normal(53, 42), normal(1, 53, 42)[0]
     expected = kernels.cross_attention(q, k, v, heads=3)
@@ -160,8 +164,9 @@ def test_any_updates_in_low_rank(n, tokens, asking, threads):
     check_updates(n, tokens, asking, threads=threads)
 
 
-def test_updates_give_the_same_bits_on_any_threads():
-    case = scene(1500, 7, 4)
+@both_forms
+def test_updates_give_the_same_bits_on_any_threads(tokens):
+    case = scene(1500, tokens, 4)
     image, attended = case.update(case.maps(threads=1), threads=1)
     for threads in (2, 3, 4):
         again, others = case.update(case.maps(threads=threads), threads=threads)
@@ -169,8 +174,9 @@ def test_updates_give_the_same_bits_on_any_threads():
             assert_same(other, one)
 
 
-def test_prompts_together_give_the_same_bits_as_alone():
-    scenes = [scene(700, 7, 4), scene(700, 7, 4, sharper=2), scene(700, 7, 4, sharper=0.5)]
+@both_forms
+def test_prompts_together_give_the_same_bits_as_alone(tokens):
+    scenes = [scene(700, tokens, 4, sharper=sharper) for sharper in (1, 2, 0.5)]
     maps = scenes[0].maps()
     together = updates(scenes[0].constants, maps, [one.tokens for one in scenes])
     for one, (image, attended) in zip(scenes, together):
@@ -231,9 +237,10 @@ def test_projected_image(n, channels, count, threads):
     assert_relative_l2(plain[:, :n], reference.linear(rows, x), pass_bound(channels))
 
 
-def test_upscaling_an_updated_image():
+@both_forms
+def test_upscaling_an_updated_image(tokens):
     """Rows of 9 tokens, which end within blocks and chunks and beyond them."""
-    case = scene(297, 7, 4)
+    case = scene(297, tokens, 4)
     maps = case.maps()
     image, _ = case.update(maps)
     c, c1 = case.constants, LAST // 4
@@ -241,7 +248,7 @@ def test_upscaling_an_updated_image():
     update = {"update": image, "rows": kernels.update_rows(image, c.last_basis), "shift": c.last_shift}
     got = kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **update)
     expected = reference.upscale_masks(case.last.T.reshape(LAST, 33, 9), *more)
-    depths = (CHANNELS, INNER // 8, 16 * 7 + 1, CHANNELS)
+    depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
     assert_relative_l2(got, expected, 2 * case.condition * pass_bound(*depths, *depths, c1, c1, 8, gelus=2))
     for threads in (1, 3, 4):
         assert_same(kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **update, threads=threads), got)

@@ -11,7 +11,7 @@ from mobilesam import kernels
 from mobilesam.kernels import isa, reference
 
 pytestmark = [
-    pytest.mark.skipif("zen4" not in isa.available(), reason="this CPU is no AMD with AVX-512"),
+    pytest.mark.skipif("zen4" not in isa.available(), reason="this CPU is no Zen 4"),
     pytest.mark.usefixtures("pairs"),
 ]
 

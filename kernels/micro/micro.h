@@ -95,8 +95,6 @@ typedef struct {
     /* in place, over j for each row: x = exp(x - top), top = max_j x, sum = sum_j exp(x - top) */
     void (*exp_rows)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
     void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; n % vl = 0 */
-    /* x[i,j] = x[i,j] * scale[i] + bias[j]; n % vl = 0 */
-    void (*scale_rows)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale, const float *bias);
     /* y[:,j] = gelu((v[:,j] - mean) / sqrt(var + eps) * weight + bias), v[i,j] = x[i,j] * scale[j] + shift[i], over i < m; scale or
      * shift may be NULL; n % vl = 0 */
     void (*norm_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
@@ -116,7 +114,7 @@ typedef struct {
     /* a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, zeros beyond; w's rows are float32, or float16 */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
     /* as `pack`, of a whole panel's columns, float32, that lie in k rows: y[p, j] = x[p, j] */
-    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k);
+    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL in int8 */
     void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
     /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  index ascending */
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);

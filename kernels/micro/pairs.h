@@ -4,11 +4,11 @@
  *     a0*b0 + a1*b1 = (a0 + b1)*(a1 + b0) - a0*a1 - b0*b1,
  *
  * where the last two belong to a row and to a column alone and are summed once for it. Where a CPU adds beside its FMAs, as
- * AMD's do, two of three pairs taken so keep both kinds of unit busy: four cycles' work is done in 8/3.
+ * Zen 4 does, two of three pairs taken so keep both kinds of unit busy: four cycles' work is done in 8/3.
  *
  * Each row of a and each column of b is first divided by the power of two that brings its root mean square near 1, which is
  * exact. A sum of k terms then errs by at most 4*|row|*|column| where the usual one errs by sum |a||b|, both times k roundings.
- * An infinity gives NaN.
+ * An infinity gives NaN, and so may a row and a column whose powers of two multiply beyond float32's range.
  *
  * A stub defines PRODUCT (the struct's suffix), VL, MR, NV, vmin, vmax, vswap (neighbouring lanes exchanged), and the two
  * instructions ADD_ALL (y = b + *a) and FMA_ALL (y += b * *a) that take *a, one float for all lanes, from memory: there is no

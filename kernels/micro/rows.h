@@ -90,7 +90,7 @@ static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t 
     }
 }
 
-/* n % VL = 0 in the next six */
+/* n % VL = 0 in the next five */
 static void softmax_columns(float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t j = 0; j < n; j += VL) {
@@ -113,13 +113,6 @@ static void scale_columns(float *x, int64_t ldx, int64_t m, int64_t n, const flo
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j += VL)
             store(x + i * ldx + j, load(x + i * ldx + j) * load(scale + j));
-}
-
-static void scale_rows(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale, const float *bias)
-{
-    for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j += VL)
-            store(x + i * ldx + j, load(x + i * ldx + j) * scale[i] + load(bias + j));
 }
 
 static void dot_columns(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n)

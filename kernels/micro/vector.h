@@ -30,14 +30,6 @@ INLINE vf load_part(const float *p, int64_t n, float fill)
 }
 INLINE void store_part(float *p, vf v, int64_t n) { memcpy(p, &v, n * sizeof(float)); }
 
-INLINE vf rotate_lanes(vf v, int shift)
-{
-    float twice[2 * VL];
-    store(twice, v);
-    store(twice + VL, v);
-    return load(twice + shift);
-}
-
 /* by halves, whatever the ISA */
 INLINE float sum_lanes(vf v)
 {
