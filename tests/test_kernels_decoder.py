@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from isas import every_isa  # noqa: F401
 from kernel_cases import CASES, Case
-from tolerances import assert_relative_l2, assert_same, normal, pass_bound
+from tolerances import assert_relative_l2, assert_same, integers, normal, pass_bound
 
 from mobilesam import kernels
 from mobilesam.kernels import isa, reference
@@ -276,6 +276,20 @@ def test_upscaling_maps_and_their_shift():
     got = case(arrays | {"x": (maps, 16, (7, 41))}, shift=shift)
     expected = case.expected(arrays | {"x": arrays["x"] + shift[:, None, None]})
     assert_relative_l2(got, expected, pass_bound(80, 16, 16, 8, gelus=2))
+
+
+@pytest.mark.parametrize("c1", [1, 7, 31, 32, 33, 47, 48, 51, 96, 97])
+def test_upscaling_whole_numbers_is_exact(c1):
+    """A norm that leaves its bias alone, and numbers beyond 8, which GELU leaves: sums are exact in any order."""
+    rng = np.random.default_rng(c1)
+    x, weight, bias = normal(4 * c1, 3, 5), np.zeros(c1, np.float32), rng.integers(8, 12, c1).astype(np.float32)
+    w2, b2 = rng.integers(1, 5, (4 * 3, c1)).astype(np.float32), rng.integers(0, 9, 3).astype(np.float32)
+    hyper = integers(2, 3)
+    y = kernels.upscale_masks(x, weight, bias, w2, b2, hyper)
+    fine = (w2 @ bias).reshape(2, 2, 3) + b2
+    assert fine.min() >= 8
+    expected = np.tile(np.einsum("ijc,mc->mij", fine, hyper), (1, 6, 10))
+    assert np.array_equal(y, expected)
 
 
 def upscale_case(height: int, width: int, c1: int, c2: int, masks: int) -> Case:
