@@ -16,16 +16,19 @@ from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.patch_embed import patch_embed
 from mobilesam.kernels.probe import fma_peak
-from mobilesam.kernels.project import ImageMaps, project_image
+from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows, project_image
 from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
 from mobilesam.kernels.two_way import UpdatedImage, update_image, update_rows
+from mobilesam.kernels.two_way_mixed import MixedImage, update_image_mixed
 from mobilesam.kernels.upscale import upscale_masks
 from mobilesam.kernels.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
 
 __all__ = [
     "ImageMaps",
     "KeysValues",
+    "MapRows",
+    "MixedImage",
     "Panels",
     "UpdatedImage",
     "WinogradPanels",
@@ -44,6 +47,7 @@ __all__ = [
     "normalize",
     "pack",
     "pack_keys_values",
+    "pack_rows",
     "pack_transpose",
     "pack_winograd",
     "pad_attention_bias",
@@ -53,6 +57,7 @@ __all__ = [
     "softmax",
     "threads",
     "update_image",
+    "update_image_mixed",
     "update_rows",
     "upscale_masks",
     "window_attention",

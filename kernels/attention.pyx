@@ -259,7 +259,7 @@ cdef void pack_head(const micro *u, int64_t n, int64_t width, int64_t d, const f
     for j in range((n + nr - 1) // nr):
         count = min(nr, n - j * nr)
         u.transpose(keys + j * d * nr, nr, k + j * nr * width, width, count, d)
-        u.scale_columns(keys + j * d * nr, nr, d, nr, scale)
+        u.scale_columns(keys + j * d * nr, nr, keys + j * d * nr, nr, d, nr, scale, NULL, 0)
     for j in range(n):
         pack_value(v + j * width, d, nr, n * nr, values + j * nr)
 

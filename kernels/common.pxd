@@ -1,6 +1,7 @@
 # What every kernel module needs: the micro-kernel table, the runtime that isa.pyx shares, and one-line wrappers.
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
+from libc.string cimport memset
 
 cdef enum:
     IMAGE_CHUNK = 256  # image tokens of an image's maps that lie together, and stay in L2
@@ -26,6 +27,8 @@ cdef extern from "micro.h" nogil:
         void *operand
         int act_a
         void *next
+        const void *ahead
+        int64_t ahead_bytes
     ctypedef struct attend_args:
         int64_t m, n, d
         const float *q
@@ -63,7 +66,8 @@ cdef extern from "micro.h" nogil:
         void (*softmax)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*softmax_columns)(float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*exp_rows)(float *, int64_t, int64_t, int64_t, float *, float *) noexcept nogil
-        void (*scale_columns)(float *, int64_t, int64_t, int64_t, const float *) noexcept nogil
+        void (*scale_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
+                              int64_t) noexcept nogil
         void (*dot_columns)(float *, const float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*norm_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                              const float *, const float *, float) noexcept nogil
@@ -114,13 +118,19 @@ cdef inline int64_t round_up(int64_t n, int64_t multiple) noexcept nogil:
     return (n + multiple - 1) // multiple * multiple
 
 
+cdef inline gemm_args new_gemm(int64_t m, int64_t n, int64_t k) noexcept nogil:
+    """Of one segment of whole rows; the rest NULL or 0."""
+    cdef gemm_args g
+    memset(&g, 0, sizeof(g))
+    g.m, g.n, g.k, g.segments, g.step = m, n, k, 1, 1
+    return g
+
+
 cdef inline void gemm(const micro *u, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                       const float *bias, const float *residual, int64_t ldr, float *y, int64_t ldy, int act) noexcept nogil:
     """y (m,n) = act(a (m,k) · b (k,n) + bias + residual), b packed in panels."""
-    cdef gemm_args g
-    g.m, g.n, g.k, g.segments = m, n, k, 1
-    g.offset = NULL
-    g.a, g.lda, g.step = a, lda, 1
+    cdef gemm_args g = new_gemm(m, n, k)
+    g.a, g.lda = a, lda
     g.b, g.ldb, g.panel = b, u.nr, k * u.nr
     g.bias, g.residual, g.ldr = bias, residual, ldr
     g.y, g.ldy, g.act = y, ldy, act
@@ -159,9 +169,8 @@ cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda
                          int64_t ldr, float *y, int64_t ldy, int act, float *operand,
                          int act_a=ACT_NONE, float *next=NULL) noexcept nogil:
     """y (m,n) = act(a (m,k) · w (k,n) + bias + residual) in the precision of w; see gemm_args for the rest."""
-    cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = m, w.n, w.k, 1, NULL
-    g.a, g.lda, g.step = a, lda, 1
+    cdef gemm_args g = new_gemm(m, w.n, w.k)
+    g.a, g.lda = a, lda
     g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
     g.bias, g.residual, g.ldr = bias, residual, ldr
     g.y, g.ldy, g.act, g.operand = y, ldy, act, operand
@@ -177,14 +186,13 @@ cdef struct map_rows:
     int64_t m, k
 
 cdef inline void map_product(const map_rows *rows, const float *panels, int64_t n, const float *residual, int64_t ldr, float *y,
-                             int64_t ldy) noexcept nogil:
-    """y (m, n) = rows · panels + residual."""
-    cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = rows.m, n, rows.k, 1, NULL
-    g.a, g.lda, g.step, g.operand = rows.a, rows.k, 1, rows.operand
+                             int64_t ldy, const float *ahead=NULL, int64_t ahead_floats=0) noexcept nogil:
+    """y (m, n) = rows · panels + residual; ``ahead`` is what will be read next."""
+    cdef gemm_args g = new_gemm(rows.m, n, rows.k)
+    g.a, g.lda, g.operand = rows.a, rows.k, rows.operand
     g.b, g.ldb, g.panel = panels, rows.u.weight.columns, panel_words(rows.u, rows.k, False)
-    g.bias, g.residual, g.ldr, g.y, g.ldy = NULL, residual, ldr, y, ldy
-    g.act, g.act_a, g.next = ACT_NONE, ACT_NONE, NULL
+    g.residual, g.ldr, g.y, g.ldy = residual, ldr, y, ldy
+    g.ahead, g.ahead_bytes = ahead, ahead_floats * sizeof(float)
     rows.u.product(&g)
 
 
@@ -194,6 +202,24 @@ cdef inline void make_operand(map_rows *rows, void *room) noexcept nogil:
     if rows.u.weight.operand:
         map_product(rows, NULL, 0, NULL, 0, NULL, 0)
         rows.a = NULL
+
+
+cdef inline map_rows as_map_rows(const runtime *rt, packed):
+    """What a MapRows holds; keep it alive while it is in use."""
+    cdef map_rows r
+    cdef const float[:, ::1] rows = packed.rows
+    cdef const uint8_t[::1] operand = packed.operand
+    r.u = &rt.tables[<int>packed.isa]
+    r.m, r.k, r.operand = rows.shape[0], rows.shape[1], <void *>&operand[0]
+    r.a = NULL if r.u.weight.operand else &rows[0, 0]
+    return r
+
+
+cdef inline void pack_map_columns(const micro *u, int64_t k, int64_t n, const float *maps, int64_t step, float *panels) noexcept nogil:
+    """The first n pixels of k maps, ``step`` apart, as the columns of products."""
+    cdef int64_t i, columns = u.weight.columns
+    for i in range(n // columns):
+        u.pack_columns(panels + i * panel_words(u, k, False), maps + i * columns, step, k)
 
 
 cdef inline float *take(float **free, int64_t count) noexcept nogil:

@@ -57,8 +57,8 @@ def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None
     cdef float[::1] yv = y.reshape(-1)
     cdef conv_rows rows
     cdef int64_t oh = oh_, ow = ow_, unit, units = yv.shape[0] // (ow * oc)
-    rows.g.m, rows.g.n, rows.g.k, rows.g.segments = ow, oc, kh * kw * c // offset.shape[0], offset.shape[0]
-    rows.g.offset, rows.g.lda, rows.g.step = &offset[0], sw * c, 1
+    rows.g = new_gemm(ow, oc, kh * kw * c // offset.shape[0])
+    rows.g.segments, rows.g.offset, rows.g.lda = offset.shape[0], &offset[0], sw * c
     rows.g.b, rows.g.ldb, rows.g.panel = w.data, w.u.weight.columns, w.panel
     rows.g.bias, rows.g.act, rows.g.ldr, rows.g.ldy = floats(bv), act, oc, oc
     rows.x, rows.residual, rows.y = &xv[0], floats(rv), &yv[0]
@@ -93,7 +93,7 @@ cdef void conv_row(const micro *u, const conv_rows *rows, int64_t unit, float *o
     g.a = rows.x + unit // rows.oh * rows.image + unit % rows.oh * rows.step
     g.y = rows.y + at
     g.residual = NULL if rows.residual == NULL else rows.residual + at
-    g.operand, g.act_a, g.next = operand, ACT_NONE, NULL
+    g.operand = operand
     u.product(&g)
 
 

@@ -139,10 +139,10 @@ cdef void edge_pixel(const embed_pass *p, int64_t w, const float **rows, float *
 cdef inline void strided_product(const matrix *w, int64_t m, const int64_t *offset, const float *a, int64_t lda,
                                  const float *bias, float *y, int act, float *operand) noexcept nogil:
     """Three segments, one per input row."""
-    cdef gemm_args g
-    g.m, g.n, g.k, g.segments, g.offset = m, w.n, w.k // 3, 3, offset
-    g.a, g.lda, g.step = a, lda, 1
+    cdef gemm_args g = new_gemm(m, w.n, w.k // 3)
+    g.segments, g.offset = 3, offset
+    g.a, g.lda = a, lda
     g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
-    g.bias, g.residual, g.ldr, g.act = bias, NULL, 0, act
-    g.y, g.ldy, g.operand, g.act_a, g.next = y, w.n, operand, ACT_NONE, NULL
+    g.bias, g.act = bias, act
+    g.y, g.ldy, g.operand = y, w.n, operand
     w.u.product(&g)

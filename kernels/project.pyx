@@ -22,6 +22,29 @@ class ImageMaps:
     n: int
 
 
+@dataclass(frozen=True, slots=True)
+class MapRows:
+    """A matrix (M, K) of products whose columns are pixels: ``rows``, as the micro-kernels of index ``isa`` take them."""
+
+    rows: np.ndarray
+    operand: np.ndarray
+    isa: int
+
+
+def pack_rows(rows, *, precision="fp32", isa=None):
+    """MapRows of (M, K) float32, for a precision and the ISA of a name, by default the one in force."""
+    table = isas.index(isa, precision)
+    rows = check.array(rows, "rows", ("M", "K"))
+    cdef const float[:, ::1] rv = rows
+    cdef int64_t size = operand_bytes(&rt.tables[<int>table], rv.shape[0], rv.shape[1])
+    packed = MapRows(rows, np.empty(max(1, size), np.uint8), table)
+    cdef uint8_t[::1] operand = packed.operand
+    cdef map_rows r = as_map_rows(rt, packed)
+    r.a = &rv[0, 0]
+    make_operand(&r, &operand[0])
+    return packed
+
+
 cdef struct projection:
     const float *x  # (n, c)
     const float *shift
@@ -38,7 +61,7 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
 
     Args:
         x: (N, C) float32; shift: (C,) or None for zeros; scale: (C,), or None for no |x₁|² and |x₂|².
-        rows: (M, C) float32.
+        rows: (M, C) float32, or MapRows of them, which have a precision and an ISA.
         added: ImageMaps and a number: how many of its first maps to add to the first of these.
         precision: "fp32" or "bf16": of the product.
         isa: the name of the ISA to run on; by default the one in force.
@@ -55,10 +78,13 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
     zeros_ = np.zeros(p.c, np.float32)
     cdef const float[::1] shift_ = zeros_ if shift is None else check.array(shift, "shift", (p.c,))
     cdef const float[::1] scale_ = check.optional(scale, "scale", (p.c,)), zeros = zeros_
-    rows = check.array(rows, "rows", ("M", p.c))
-    p.m = rows.shape[0]
+    if not isinstance(rows, MapRows):
+        rows = pack_rows(rows, precision=precision, isa=isa)
+    check.array(rows.rows, "rows", ("M", p.c))
+    p.rows = as_map_rows(rt, rows)
+    p.m = p.rows.m
     cdef int64_t chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
-    cdef const float[:, ::1] xv = x, rv = rows
+    cdef const float[:, ::1] xv = x
     cdef const float[:, :, ::1] av
     p.added, p.first, p.added_rows = NULL, 0, 0
     if added is not None:
@@ -71,11 +97,7 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
     y = memory.empty((chunks, p.maps, IMAGE_CHUNK))
     cdef float[:, :, ::1] yv = y
     p.x, p.shift, p.scale, p.zeros, p.y = &xv[0, 0], &shift_[0], floats(scale_), &zeros[0], &yv[0, 0, 0]
-    cdef const micro *u = &rt.tables[<int>isas.index(isa, precision)]
-    p.rows.u, p.rows.a, p.rows.m, p.rows.k = u, &rv[0, 0], p.m, p.c
-    room = np.empty(max(1, operand_bytes(u, p.m, p.c)), np.uint8)
-    cdef uint8_t[::1] operand = room
-    make_operand(&p.rows, &operand[0])
+    cdef const micro *u = p.rows.u
     cdef size_t size = sizeof(float) * (2 * IMAGE_CHUNK * p.c + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.c, False) + 64)
     cdef float *scratch
     cdef int failed = 0

@@ -7,8 +7,7 @@ from libc.string cimport memcpy, memset
 from common cimport *
 
 from mobilesam.kernels import check
-from mobilesam.kernels import isa as isas
-from mobilesam.kernels.project import ImageMaps
+from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -44,10 +43,11 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         x: (4·C1, H, W) float32, what a first transposed convolution makes: z's (i, j, C1) for each pixel. Or ImageMaps of
             H·W tokens, the first of their maps that is x's, and (H, W).
         norm_weight, norm_bias: (C1,) of the LayerNorm2d.
-        w2: (4·C2, C1), rows (i, j, o), a transposed convolution's (OC, 2, 2, C) with its axes moved; b2: (C2,).
+        w2: (4·C2, C1), rows (i, j, o), a transposed convolution's (OC, 2, 2, C) with its axes moved, or MapRows of them, which
+            have a precision and an ISA; b2: (C2,).
         hyper: (M, C2) float32, what the hypernetworks made of each mask's token.
-        update: None, or, where x is of ImageMaps, an UpdatedImage of as many tokens, and rows (rank, 4·C1) of its basis: z is
-            then scale∘(x + rowsᵀ·basis) + shift.
+        update: None, or, where x is of ImageMaps, an UpdatedImage of as many tokens, and MapRows (4·C1, rank): z is then
+            scale∘(x + rows·basis) + shift.
         shift: (4·C1,), or None.
         precision: "fp32" or "bf16": of the product with w2.
         isa: the name of the ISA to run on; by default the one in force.
@@ -60,16 +60,18 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     """
     cdef upscale_pass p
     cdef int nthreads = resolve(threads)
-    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
-    w2 = check.array(w2, "w2", ("4·C2", "C1"))
-    c1 = w2.shape[1]
+    if not isinstance(w2, MapRows):
+        w2 = pack_rows(check.array(w2, "w2", ("4·C2", "C1")), precision=precision, isa=isa)
+    p.w2 = as_map_rows(rt, w2)
+    cdef const micro *u = p.w2.u
+    c1 = p.w2.k
     if not isinstance(x, tuple):
         x = check.array(x, "x", ("4·C1", "H", "W"))
         c1 = in_fours(x, "x")
-    w2 = check.array(w2, "w2", ("4·C2", c1))
-    p.c2 = in_fours(w2, "w2")
+    check.array(w2.rows, "w2", ("4·C2", c1))
+    p.c2 = in_fours(w2.rows, "w2")
     data = set_maps(&p, x, 4 * c1, update)
     norm_weight, norm_bias = check.array(norm_weight, "norm_weight", (c1,)), check.array(norm_bias, "norm_bias", (c1,))
     b2, hyper = check.array(b2, "b2", (p.c2,)), check.array(hyper, "hyper", ("M", p.c2))
@@ -77,15 +79,15 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     p.masks, p.eps = hyper.shape[0], eps
     cdef const float[::1] nw = norm_weight, nb = norm_bias, bv = b2, shift_ = shift
     cdef const float[:, ::1] hv = hyper
-    y = check.output(out, (p.masks, 4 * p.height, 4 * p.width), data, norm_weight, norm_bias, w2, b2, hyper, shift)
+    y = check.output(out, (p.masks, 4 * p.height, 4 * p.width), data, norm_weight, norm_bias, w2.rows, b2, hyper, shift)
     cdef float[::1] yv = y.reshape(-1)
     p.norm_weight, p.norm_bias, p.b2, p.hyper, p.shift, p.y = &nw[0], &nb[0], &bv[0], &hv[0, 0], floats(shift_), &yv[0]
-    kept = [set_rows(&p.w2, &rt.tables[<int>isas.index(isa, precision)], w2)]
     p.basis, p.scale = NULL, NULL
-    if update is None and rows is not None:
-        raise ValueError(f"rows: expected none without an update, got {rows.shape}")
+    if (update is None) != (rows is None):
+        raise ValueError(f"rows: expected MapRows with an update, and none without, got {rows!r}")
     if update is not None:
-        kept += set_update(&p, u, update, check.array(rows, "rows", (update.rank, 4 * c1)))
+        check.array(rows.rows, "rows", (4 * c1, update.rank))
+        set_update(&p, update, rows)
 
     cdef int64_t pixels = p.height * p.width, unit
     cdef size_t size = sizeof(float) * (PIXELS * (5 * p.w2.k + p.w2.m + 16 * p.masks) + panel_floats(&p.w2) + 64
@@ -132,36 +134,15 @@ cdef set_maps(upscale_pass *p, x, int64_t count, update):
     return source.data
 
 
-cdef set_update(upscale_pass *p, const micro *u, update, rows):
-    """Returns what to keep alive."""
-    cdef const float[:, ::1] rv = rows, sv = update.scale
+cdef set_update(upscale_pass *p, update, rows):
+    cdef const float[:, ::1] sv = update.scale
     cdef const float[:, :, ::1] bv = update.basis
-    turned = np.empty(rows.shape[::-1], np.float32)
-    cdef float[:, ::1] tv = turned
-    u.transpose(&tv[0, 0], tv.shape[1], &rv[0, 0], rv.shape[1], rv.shape[0], rv.shape[1])
     p.basis, p.scale, p.stride, p.basis_step = &bv[0, 0, 0], &sv[0, 0], bv.shape[2], bv.shape[1] * bv.shape[2]
-    return [set_rows(&p.rows, u, turned)]
-
-
-cdef set_rows(map_rows *rows, const micro *u, array):
-    """Returns what to keep alive."""
-    cdef const float[:, ::1] av = array
-    rows.u, rows.m, rows.k, rows.a = u, av.shape[0], av.shape[1], &av[0, 0]
-    room = np.empty(max(1, operand_bytes(u, rows.m, rows.k)), np.uint8)
-    cdef uint8_t[::1] operand = room
-    make_operand(rows, &operand[0])
-    return array, room
+    p.rows = as_map_rows(rt, rows)
 
 
 cdef int64_t panel_floats(const map_rows *rows) noexcept nogil:
     return PIXELS // rows.u.weight.columns * panel_words(rows.u, rows.k, False)
-
-
-cdef void pack_block(const map_rows *rows, const float *maps, int64_t step, float *panels) noexcept nogil:
-    """A block's k maps, `step` apart, as the product's columns."""
-    cdef int64_t i, columns = rows.u.weight.columns
-    for i in range(PIXELS // columns):
-        rows.u.pack_columns(panels + i * panel_words(rows.u, rows.k, False), maps + i * columns, step, rows.k)
 
 
 cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, float *free) noexcept nogil:
@@ -176,7 +157,7 @@ cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, fl
     cdef float *drawn = take(&free, 16 * p.masks * PIXELS)  # (masks, 4, 4, PIXELS)
     cdef float *panels = take(&free, panel_floats(&p.w2))
     if p.basis != NULL:
-        pack_block(&p.rows, p.basis + chunk * p.basis_step + at, p.stride, free)
+        pack_map_columns(p.rows.u, p.rows.k, PIXELS, p.basis + chunk * p.basis_step + at, p.stride, free)
         map_product(&p.rows, free, PIXELS, x, p.map_step, z, PIXELS)
     else:
         for i in range(4 * c1):
@@ -185,7 +166,7 @@ cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, fl
     for i in range(4):
         u.norm_columns(middle, PIXELS, z + i * c1 * PIXELS, PIXELS, c1, PIXELS, scale,
                        NULL if p.shift == NULL else p.shift + i * c1, p.norm_weight, p.norm_bias, p.eps)
-        pack_block(&p.w2, middle, PIXELS, panels)
+        pack_map_columns(u, c1, PIXELS, middle, PIXELS, panels)
         map_product(&p.w2, panels, PIXELS, NULL, 0, fine, PIXELS)
         for q in range(4):
             u.draw_columns(drawn + (4 * (2 * (i >> 1) + (q >> 1)) + 2 * (i & 1) + (q & 1)) * PIXELS, 16 * PIXELS,

@@ -27,14 +27,14 @@ from .config import (
     LAYER_NORM_EPS,
     MASK_TOKENS,
 )
-from .kernels import ImageMaps, KeysValues, UpdatedImage
+from .kernels import ImageMaps, KeysValues, MixedImage, UpdatedImage
 from .low_rank import Affine, LowRank, low_rank
 from .parameters import F32, Layer, Parameters, Vectors
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
-# The low-rank form takes as long as the direct one at 85 tokens (Zen 4; the multiply-adds are as many at 45).
-LOW_RANK_TOKENS = 80
+# The low-rank form with the tokens' weights for a basis serves so many tokens, that with mixed channels so many (Zen 4).
+FEW_TOKENS, LOW_RANK_TOKENS = 16, 80
 # What the low-rank form is made of, when that is first wanted; the checkpoint is let go after loading.
 LOW_RANK_TENSORS = (
     "cross_attn_image_to_token",
@@ -188,18 +188,20 @@ class TwoWayTransformer:
 
     def __call__(
         self, image: ImageTokens, tokens: F32, kept: list[int], threads: int
-    ) -> tuple[F32, Sequence[UpdatedImage | F32]]:
+    ) -> tuple[F32, Sequence[UpdatedImage | MixedImage | F32]]:
         """Of prompts' tokens (P, T, 256) those that are ``kept`` (P, K, 256), and P images, in low rank or (N, 256).
 
-        P is 1 where the image is updated directly. The last attention leaves out the tokens whose answer nobody reads.
+        P is 1 for more than FEW_TOKENS, and where the image is updated directly. The last attention leaves out the tokens whose answer nobody reads.
         """
         first, second = self.layers
         last = self.final_attn_token_to_image
-        updated: LowRankUpdates | DirectUpdates
-        if image.takes_low_rank(tokens.shape[1]):
-            updated = LowRankUpdates(image.projected, threads)
-        else:
+        updated: LowRankUpdates | MixedUpdates | DirectUpdates
+        if not image.takes_low_rank(tokens.shape[1]):
             updated = DirectUpdates(image, threads)
+        elif tokens.shape[1] > FEW_TOKENS:
+            updated = MixedUpdates(image.projected, threads)
+        else:
+            updated = LowRankUpdates(image.projected, threads)
         queries = first.attend_self(tokens, tokens, threads)
         attended = first.cross_attn_token_to_image.direct(queries + tokens, image.keys_values, threads)
         before = first.digest(queries, attended, threads)
@@ -235,6 +237,26 @@ class LowRankUpdates:
             channels=EMBED_DIM, eps=LAYER_NORM_EPS, isa=update.isa, threads=self._threads,
         )  # fmt: skip
         return attended
+
+
+class MixedUpdates:
+    """The image as one prompt of many tokens updates it, in low rank."""
+
+    def __init__(self, image: ProjectedImage, threads: int) -> None:
+        self._image, self._threads = image, threads
+        self._updates = iter((image.constants.first, image.constants.second))
+        self.images: list[MixedImage] = []
+
+    def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
+        """As that of `LowRankUpdates`."""
+        (keys,), (values,) = update.keys_values(tokens, token_pe, self._threads)
+        (queries,) = attention.queries(asking, self._threads)
+        image, attended = kernels.update_image_mixed(
+            self._image.maps, self._image.pe_maps, next(self._updates), keys, values, queries, *self.images,
+            channels=EMBED_DIM, eps=LAYER_NORM_EPS, threads=self._threads,
+        )  # fmt: skip
+        self.images = [image]
+        return attended[None]
 
 
 class DirectUpdates:
@@ -282,7 +304,7 @@ class MaskDecoder:
     @cached_property
     def constants(self) -> LowRank:
         """Of the updates in low rank; made with the first image."""
-        return low_rank_constants(self._low_rank, self.isa, self.threads)
+        return low_rank_constants(self._low_rank, self.precision, self.isa, self.threads)
 
     def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
         """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.
@@ -297,16 +319,15 @@ class MaskDecoder:
     def _projected(self, x: F32, image_pe: F32) -> ProjectedImage:
         constants, threads, pe_maps = self.constants, self.threads, self._maps_of(image_pe)
         maps = kernels.project_image(
-            x, constants.shift, constants.scale, constants.rows, (pe_maps, CROSS_ATTENTION_DIM),
-            precision=self.precision, isa=self.isa, threads=threads,
-        )  # fmt: skip
+            x, constants.shift, constants.scale, constants.rows, (pe_maps, CROSS_ATTENTION_DIM), threads=threads
+        )
         return ProjectedImage(constants, maps, pe_maps)
 
     def _maps_of(self, image_pe: F32) -> ImageMaps:
         """Those of the positional encoding, which is always the same one: made when first asked for, in float32."""
         if self._pe_maps is None or self._pe_maps[0] is not image_pe:
             constants, pe = self.constants, image_pe.reshape(-1, EMBED_DIM)
-            maps = kernels.project_image(pe, None, None, constants.pe_rows, isa=self.isa, threads=self.threads)
+            maps = kernels.project_image(pe, None, None, constants.pe_rows, threads=self.threads)
             maps.data[:, : len(constants.pe_bias)] += constants.pe_bias[:, None]
             self._pe_maps = image_pe, maps
         return self._pe_maps[1]
@@ -326,23 +347,23 @@ class MaskDecoder:
             for one, kept_tokens, x in zip(scores, queries, images):
                 yield Candidates(one.copy(), wanted, kept_tokens[1:], image, x, self)
 
-    def _draw(self, image: ImageTokens, x: UpdatedImage | F32, tokens: F32, indices: Sequence[int]) -> F32:
+    def _draw(self, image: ImageTokens, x: UpdatedImage | MixedImage | F32, tokens: F32, indices: Sequence[int]) -> F32:
         """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the updated image x."""
         mlps = [self.output_hypernetworks_mlps[i] for i in indices]
         hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, tokens)])
-        precision, isa, threads = self.precision, self.isa, self.threads
-        if isinstance(x, UpdatedImage):
-            constants, maps, at = self.constants, image.projected.maps, self.constants.last_at
-            update, rows, shift = x, kernels.update_rows(x, constants.last_basis, isa=isa), constants.last_shift
+        threads = self.threads
+        if isinstance(x, np.ndarray):
+            maps, at = kernels.project_image(x, None, None, self.upscale1.weight, threads=threads), 0
+            update, rows, shift = None, None, np.tile(self.upscale1.bias, 4)
         else:
-            maps = kernels.project_image(
-                x, None, None, self.upscale1.weight, precision=precision, isa=isa, threads=threads
-            )
-            at, update, rows, shift = 0, None, None, np.tile(self.upscale1.bias, 4)
+            constants = self.constants
+            maps, at, update, shift = image.projected.maps, constants.last_at, x, constants.last_shift
+            mixed = isinstance(x, MixedImage)
+            rows = constants.last_rows if mixed else kernels.update_rows(x, constants.last_rows)
         return kernels.upscale_masks(
             (maps, at, (EMBED_SIZE, EMBED_SIZE)), self.upscale_norm.weight, self.upscale_norm.bias,
             self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=shift,
-            eps=LAYER_NORM_2D_EPS, precision=precision, isa=isa, threads=threads,
+            eps=LAYER_NORM_2D_EPS, threads=threads,
         )  # fmt: skip
 
 
@@ -354,7 +375,7 @@ def _together(prompts: Iterable[F32], image: ImageTokens) -> Iterator[F32]:
             yield np.stack(group)
 
 
-def low_rank_constants(p: Parameters, isa: str, threads: int) -> LowRank:
+def low_rank_constants(p: Parameters, precision: str, isa: str, threads: int) -> LowRank:
     """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
     layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
     updates = [layer / "cross_attn_image_to_token" for layer in layers]
@@ -370,7 +391,8 @@ def low_rank_constants(p: Parameters, isa: str, threads: int) -> LowRank:
         queries=[linear(module, "q_proj") for module in updates],
         keys=[linear(module, "k_proj") for module in attentions],
         values=[linear(module, "v_proj") for module in attentions],
-        last=Affine.of(upscale.weight, np.tile(upscale.bias, 4)),
+        last=Affine.of(upscale.weight.rows, np.tile(upscale.bias, 4)),
+        precision=precision,
         isa=isa,
         threads=threads,
     )
@@ -384,7 +406,7 @@ class Candidates:
     _indices: Sequence[int]
     _tokens: F32
     _image: ImageTokens
-    _updated: UpdatedImage | F32
+    _updated: UpdatedImage | MixedImage | F32
     _decoder: MaskDecoder
 
     def draw(self, wanted: Sequence[int] | None = None) -> F32:

@@ -68,6 +68,21 @@ class ImageMaps:
     n: int
 
 @dataclass(frozen=True, slots=True)
+class MapRows:
+    rows: F32
+    operand: NDArray[np.uint8]
+    isa: int
+
+@dataclass(frozen=True, slots=True)
+class MixedImage:
+    n: int
+    rank: int
+    basis: F32
+    scale: F32
+    queries: F32
+    squares: F32
+
+@dataclass(frozen=True, slots=True)
 class UpdatedImage:
     n: int
     rank: int
@@ -222,7 +237,7 @@ def project_image(
     x: F32,
     shift: F32 | None,
     scale: F32 | None,
-    rows: F32,
+    rows: F32 | MapRows,
     added: tuple[ImageMaps, int] | None = None,
     *,
     precision: str = "fp32",
@@ -243,18 +258,32 @@ def update_image(
     isa: str | None = None,
     threads: int | None = None,
 ) -> tuple[list[UpdatedImage], F32]: ...
-def update_rows(image: UpdatedImage, rows: F32, *, isa: str | None = None) -> F32: ...
+def update_image_mixed(
+    maps: ImageMaps,
+    pe: ImageMaps,
+    update: Update,
+    keys: F32,
+    values: F32,
+    queries: F32,
+    before: MixedImage | None = None,
+    *,
+    channels: int = 256,
+    eps: float = 1e-5,
+    threads: int | None = None,
+) -> tuple[MixedImage, F32]: ...
+def update_rows(image: UpdatedImage, rows: MapRows) -> MapRows: ...
+def pack_rows(rows: F32, *, precision: str = "fp32", isa: str | None = None) -> MapRows: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
 def upscale_masks(
     x: F32 | tuple[ImageMaps, int, tuple[int, int]],
     norm_weight: F32,
     norm_bias: F32,
-    w2: F32,
+    w2: F32 | MapRows,
     b2: F32,
     hyper: F32,
     *,
-    update: UpdatedImage | None = None,
-    rows: F32 | None = None,
+    update: UpdatedImage | MixedImage | None = None,
+    rows: MapRows | None = None,
     shift: F32 | None = None,
     eps: float = 1e-6,
     precision: str = "fp32",

@@ -11,10 +11,10 @@ with S = [P₁, σ₁, σ₁P₂], and σ₂ the deviation of Z₂ with eps·σ�
 norm. So y₁ and y₂ are never made. What is asked of them is linear in Z: a map of x₁ or x₂, the same for every prompt,
 and a small matrix times S; |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding;
 its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
-`kernels/two_way.pyx` computes so.
 
-P·U of a head's tokens is what the head mixes of their values, through its rows of O: where 8·T > 128 = E, the mixed
+P·U of a head's tokens is what the head mixes of their values, through its rows of O: where tokens are many, the mixed
 channels M = P·v (N, E) are S's columns in place of P, and O's rows are U. S has 8·T or E columns an update.
+`kernels/two_way.pyx` computes with P, `kernels/two_way_mixed.pyx` with M.
 
 A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
 """
@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import kernels
+from .kernels import MapRows
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -60,7 +61,9 @@ class Update:
     gram: (J, J), products of the basis: those of a block with the blocks before it twice, with those after it none.
     query_rows: (E, J of the update before), what the queries are of the basis; None for the first update.
     key_rows: (E, J), value_rows: (J, E) and value_bias: (E,): what the attention's keys and values are of it.
-    The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels.
+    The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels; value_rows a row more.
+    rows: what is asked of M. Of the first update's: its gram (E, E), the attention's keys and values, the second's queries,
+        and of the second's gram E + 1 rows; between: the last row's own square. Of the second's, the last E rows of gram.
     """
 
     at: int
@@ -71,6 +74,8 @@ class Update:
     key_rows: F32
     value_rows: F32
     value_bias: F32
+    rows: MapRows
+    between: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +86,18 @@ class LowRank:
     pe_rows: (4·E, C), whose products with the positional encoding, and pe_bias (4·E,), are what it adds to the first
         update's queries and the keys after it, and to the second's; the first E are added to the image's first maps.
     last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
-    last_basis: (J, OC), of S's part, and last_shift (OC,), which is added after the division by σ₂.
+    last_rows: (OC, J), of S's part, and last_shift (OC,), which is added after the division by σ₂.
     """
 
     shift: F32
     scale: F32
-    rows: F32
-    pe_rows: F32
+    rows: MapRows
+    pe_rows: MapRows
     pe_bias: F32
     first: Update
     second: Update
     last_at: int
-    last_basis: F32
+    last_rows: MapRows
     last_shift: F32
 
 
@@ -104,6 +109,7 @@ def low_rank(
     values: Sequence[Affine],
     last: Affine,
     *,
+    precision: str = "fp32",
     isa: str | None = None,
     threads: int | None = None,
 ) -> LowRank:
@@ -112,6 +118,7 @@ def low_rank(
     outs: the updates' output projections (C, E), norms the norms that follow, queries (E, C) their image's queries.
     keys, values: (E, C) of the attention to the result of each.
     last: (OC, C), what is asked of the second result besides.
+    precision: of the product that makes the image's maps.
     isa, threads: what they are computed on; by default what is in force.
     """
     (out1, out2), (norm1, norm2) = outs, norms
@@ -129,19 +136,27 @@ def low_rank(
     ]  # fmt: skip
     count = sum(map(len, rows))
 
-    def update(i: int, basis: F64, at: int, query_rows: F32 | None) -> Update:
-        key, value = keys[i].weight * norms[i].weight, values[i].weight * norms[i].weight
+    def packed(rows: F64, precision: str = "fp32") -> MapRows:
+        return kernels.pack_rows(_f32(rows), precision=precision, isa=isa)
+
+    grams = [_one_sided(products(basis, basis), e) for basis in (basis1, basis2)]
+    of_basis = [(products(k, basis), products(basis, v)) for (k, v), basis in ((asked1[:2], basis1), (asked2, basis2))]
+    query_rows = products(asked1[2], basis1)
+    first_rows = np.concatenate([grams[0], of_basis[0][0], of_basis[0][1].T, query_rows[:, :e], grams[1][: e + 1, :e]])
+
+    def update(i: int, at: int, rows: F64, query_rows: F32 | None) -> Update:
+        key_rows, value_rows = of_basis[i]
         return Update(
-            at, count + i, 2 * e * i, _padded(_one_sided(products(basis, basis), e)), query_rows,
-            _padded(products(key, basis)), _padded(products(basis, value)),
-            _f32(_applied(values[i], norms[i].bias)),
+            at, count + i, 2 * e * i, _padded(grams[i]), query_rows, _padded(key_rows),
+            _padded(np.pad(value_rows, [(0, 1), (0, 0)])), _f32(_applied(values[i], norms[i].bias)),
+            packed(rows), float(grams[1][e, e]),
         )  # fmt: skip
 
     return LowRank(
         shift=_f32(out1.bias),
         scale=_f32(norm1.weight),
-        rows=_f32(np.concatenate(rows)),
-        pe_rows=_f32(np.concatenate([queries[0].weight, keys[0].weight, queries[1].weight, keys[1].weight])),
+        rows=packed(np.concatenate(rows), precision),
+        pe_rows=packed(np.concatenate([queries[0].weight, keys[0].weight, queries[1].weight, keys[1].weight])),
         pe_bias=_f32(
             np.concatenate(
                 [
@@ -152,10 +167,10 @@ def low_rank(
                 ]
             )
         ),
-        first=update(0, basis1, 0, None),
-        second=update(1, basis2, 4 * e, _padded(products(asked1[2], basis1))),
+        first=update(0, 0, first_rows, None),
+        second=update(1, 4 * e, grams[1][e + 1 :], _padded(query_rows)),
         last_at=count - len(last2),
-        last_basis=_f32(products(basis2, last2)),
+        last_rows=packed(products(last2, basis2)),
         last_shift=_f32(_applied(last, norm2.bias)),
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .kernels import Panels, WinogradPanels
+from .kernels import MapRows, Panels, WinogradPanels
 
 F32 = NDArray[np.float32]
 
@@ -27,6 +27,14 @@ class Vectors:
     """A weight that is read as it is, such as a norm's or a depthwise convolution's, and its bias; float32."""
 
     weight: F32
+    bias: F32
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A layer whose answers are maps: the rows of its product, packed, and its bias."""
+
+    weight: MapRows
     bias: F32
 
 
@@ -67,11 +75,11 @@ class Parameters:
             return kernels.pack_winograd(weight, threads=self._threads)
         return kernels.pack(weight, precision=self.precision, threads=self._threads)
 
-    def transposed(self, name: str) -> Vectors:
-        """(C, OC, 2, 2) of a transposed convolution as the rows (2, 2, OC) of a matrix with C columns, not packed."""
+    def transposed(self, name: str) -> Rows:
+        """(C, OC, 2, 2) of a transposed convolution as the rows (2, 2, OC) of a matrix with C columns."""
         weight = self.tensor(f"{name}.weight")
         rows = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1, weight.shape[0])
-        return Vectors(rows, self.tensor(f"{name}.bias"))
+        return Rows(kernels.pack_rows(rows, precision=self.precision), self.tensor(f"{name}.bias"))
 
     def depthwise(self, name: str) -> Vectors:
         """(C, 1, KH, KW) as (KH, KW, C)."""

@@ -249,8 +249,9 @@ static void scales(void)
         CASE("scale_columns, dot_columns rows %d", m);
         const int size = (m - 1) * ld + n;
         const float *x = numbers(size, 2), *w = numbers(size, 1), *scale = numbers(n, 1), *bias = numbers(n, 1);
-        float *columns = apart(copy(x, size), ld, m, n), *dot = copy(bias, n);
-        u->scale_columns(columns, ld, m, n, scale);
+        float *columns = apart(copy(x, size), ld, m, n), *sums = apart(blank(size), ld, m, n), *dot = copy(bias, n);
+        u->scale_columns(columns, ld, columns, ld, m, n, scale, NULL, 0);
+        u->scale_columns(sums, ld, x, ld, m, n, scale, w, ld);
         u->dot_columns(dot, x, ld, w, ld, m, n);
         for (int j = 0; j < n; j++) {
             sum s = {0};
@@ -258,11 +259,14 @@ static void scales(void)
             for (int i = 0; i < m; i++) {
                 const double product = (double)x[i * ld + j] * scale[j];
                 include(&s, (double)x[i * ld + j] * w[i * ld + j]);
+                const double added = product + w[i * ld + j];
                 expect(i * ld + j, columns[i * ld + j], product, roundings(1) * fabs(product));
+                expect(i * ld + j, sums[i * ld + j], added, roundings(2) * (fabs(product) + fabs(w[i * ld + j])));
             }
             expect(j, dot[j], s.value, roundings(m + 1) * s.size);
         }
         expect_gaps(columns, ld, m, n);
+        expect_gaps(sums, ld, m, n);
     }
 }
 

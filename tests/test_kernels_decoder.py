@@ -20,8 +20,21 @@ CHANNELS, INNER, LAST = 96, 32, 64
 SCALE = np.float32((INNER // reference.HEADS) ** -0.5)
 
 
-# Of updates: a basis of the tokens, where 8 times as many are no more than INNER, and of the channels that they mix.
-both_forms = pytest.mark.parametrize("tokens", [INNER // 8 - 1, INNER // 8 + 3])
+def update_one_mixed(maps, pe, update, keys, values, queries, before=None, **options):
+    """update_image_mixed with the shapes of update_image, for one prompt."""
+    (keys,), (values,), (queries,) = keys, values, queries
+    image, attended = kernels.update_image_mixed(maps, pe, update, keys, values, queries, *(before or ()), **options)
+    return [image], attended[None]
+
+
+def rows_of(image, constants: LowRank) -> kernels.MapRows:
+    """What an updated image's basis goes through at the end."""
+    mixed = isinstance(image, kernels.MixedImage)
+    return constants.last_rows if mixed else kernels.update_rows(image, constants.last_rows)
+
+
+# Of updates: a basis of the tokens, and of the channels that they mix.
+both_forms = pytest.mark.parametrize("update_image", [kernels.update_image, update_one_mixed])
 
 
 def test_packed_keys_and_values_give_the_same_bits():
@@ -69,18 +82,18 @@ class Scene:
         pe.data[:, : len(c.pe_bias)] += c.pe_bias[:, None]
         return kernels.project_image(self.x, c.shift, c.scale, c.rows, (pe, INNER), **options), pe
 
-    def update(self, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], **options):
+    def update(self, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], update_image, **options):
         """The updated image and what attended to it, twice."""
-        ((image, attended),) = updates(self.constants, maps, [self.tokens], **options)
+        ((image, attended),) = updates(self.constants, maps, [self.tokens], update_image, **options)
         return image, attended
 
 
-def updates(constants: LowRank, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], prompts, **options):
+def updates(constants: LowRank, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], prompts, update_image, **options):
     """Each prompt's updated image and what attended to it, twice."""
     images, attended = None, []
     for i, update in enumerate((constants.first, constants.second)):
         keys, values, queries = (np.stack(part) for part in zip(*(prompt[i] for prompt in prompts)))
-        images, answers = kernels.update_image(
+        images, answers = update_image(
             *maps, update, keys * SCALE, values, queries * SCALE, images, channels=CHANNELS, **options
         )
         attended.append(answers)
@@ -118,7 +131,7 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
     return Scene(n, x, pe, constants, prompt, tuple(attended), reference.linear(y, last.weight, last.bias), condition)
 
 
-def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **options) -> None:
+def check_updates(n: int, tokens: int, asking: int, update_image, *, sharper: float = 1, **options) -> None:
     """Maps, scores, softmax over the tokens, a quadratic form, scores again, softmax over the image, sums.
 
     Terms of a squared deviation err by their own size, which `condition` compares with the sum's, and exponentials by
@@ -126,7 +139,7 @@ def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **opt
     """
     case = scene(n, tokens, asking, sharper)
     maps = case.maps(**options)
-    image, attended = case.update(maps, **options)
+    image, attended = case.update(maps, update_image, **options)
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
     for i, (got, expected) in enumerate(zip(attended, case.attended)):
         bound = (i + 1) * sharper * case.condition * pass_bound(*depths, *depths, n, n)
@@ -135,10 +148,11 @@ def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **opt
     basis = image.basis.transpose(1, 0, 2)[: image.rank, :, :256].reshape(image.rank, -1)[:, :n]
     own = maps[0].data[:, c.last_at : c.last_at + LAST].transpose(0, 2, 1).reshape(-1, LAST)[:n]
     scale = image.scale.reshape(-1)[:n, None]
-    last = (own + basis.T @ kernels.update_rows(image, c.last_basis)) * scale + c.last_shift
+    last = (own + basis.T @ rows_of(image, c).rows.T) * scale + c.last_shift
     assert_relative_l2(last, case.last, 2 * case.condition * pass_bound(*depths, *depths))
 
 
+@both_forms
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -154,42 +168,43 @@ def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **opt
     ],
     ids=str,
 )
-def test_updates_in_low_rank(sizes):
-    check_updates(*sizes)
-
-
-@settings(deadline=None, derandomize=True, max_examples=15)
-@given(n=st.integers(1, 600), tokens=st.integers(1, 16), asking=st.integers(1, 16), threads=st.integers(1, 4))
-def test_any_updates_in_low_rank(n, tokens, asking, threads):
-    check_updates(n, tokens, asking, threads=threads)
+def test_updates_in_low_rank(sizes, update_image):
+    check_updates(*sizes, update_image)
 
 
 @both_forms
-def test_updates_give_the_same_bits_on_any_threads(tokens):
-    case = scene(1500, tokens, 4)
-    image, attended = case.update(case.maps(threads=1), threads=1)
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(n=st.integers(1, 600), tokens=st.integers(1, 16), asking=st.integers(1, 16), threads=st.integers(1, 4))
+def test_any_updates_in_low_rank(update_image, n, tokens, asking, threads):
+    check_updates(n, tokens, asking, update_image, threads=threads)
+
+
+@both_forms
+def test_updates_give_the_same_bits_on_any_threads(update_image):
+    case = scene(1500, 5, 4)
+    image, attended = case.update(case.maps(threads=1), update_image, threads=1)
     for threads in (2, 3, 4):
-        again, others = case.update(case.maps(threads=threads), threads=threads)
+        again, others = case.update(case.maps(threads=threads), update_image, threads=threads)
         for one, other in zip((image.scale.ravel()[:1500], *attended), (again.scale.ravel()[:1500], *others)):
             assert_same(other, one)
 
 
-@both_forms
-def test_prompts_together_give_the_same_bits_as_alone(tokens):
-    scenes = [scene(700, tokens, 4, sharper=sharper) for sharper in (1, 2, 0.5)]
+def test_prompts_together_give_the_same_bits_as_alone():
+    scenes = [scene(700, 3, 4, sharper=sharper) for sharper in (1, 2, 0.5)]
     maps = scenes[0].maps()
-    together = updates(scenes[0].constants, maps, [one.tokens for one in scenes])
+    together = updates(scenes[0].constants, maps, [one.tokens for one in scenes], kernels.update_image)
     for one, (image, attended) in zip(scenes, together):
-        ((alone, expected),) = updates(scenes[0].constants, maps, [one.tokens])
+        ((alone, expected),) = updates(scenes[0].constants, maps, [one.tokens], kernels.update_image)
         assert_same(image.basis[:, : image.rank, :256], alone.basis[:, : image.rank, :256])
         assert_same(image.scale, alone.scale)
         for got, answer in zip(attended, expected, strict=True):
             assert_same(got, answer)
 
 
-def test_attention_of_sharp_scores():
+@both_forms
+def test_attention_of_sharp_scores(update_image):
     """Scores near ±1000 over several chunks of the image, where each chunk has a maximum of its own."""
-    check_updates(1000, 3, 5, sharper=300)
+    check_updates(1000, 3, 5, update_image, sharper=300)
 
 
 def test_updates_refuse_what_does_not_fit():
@@ -217,8 +232,8 @@ def test_updates_refuse_what_does_not_fit():
     other = kernels.project_image(case.pe[:5], None, None, c.pe_rows)
     with pytest.raises(ValueError, match=r"^maps: .* 9 and 5 tokens"):
         kernels.update_image(maps[0], other, c.first, keys, values, queries, channels=CHANNELS)
-    with pytest.raises(ValueError, match=r"^rows: .*32.*40"):
-        kernels.update_rows(first, normal(INNER, 40))
+    with pytest.raises(ValueError, match=r"^rows: .*32.*33"):
+        kernels.update_rows(first, kernels.pack_rows(normal(40, INNER + 1)))
     with pytest.raises(ValueError, match=r"^added: "):
         kernels.project_image(case.x[:5], c.shift, c.scale, c.rows, (maps[1], INNER))
 
@@ -238,14 +253,15 @@ def test_projected_image(n, channels, count, threads):
 
 
 @both_forms
-def test_upscaling_an_updated_image(tokens):
+def test_upscaling_an_updated_image(update_image):
     """Rows of 9 tokens, which end within blocks and chunks and beyond them."""
+    tokens = 5
     case = scene(297, tokens, 4)
     maps = case.maps()
-    image, _ = case.update(maps)
+    image, _ = case.update(maps, update_image)
     c, c1 = case.constants, LAST // 4
     more = normal(c1), normal(1, c1)[0], normal(32, c1) / np.float32(c1**0.5), normal(8), normal(3, 8)
-    update = {"update": image, "rows": kernels.update_rows(image, c.last_basis), "shift": c.last_shift}
+    update = {"update": image, "rows": rows_of(image, c), "shift": c.last_shift}
     got = kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **update)
     expected = reference.upscale_masks(case.last.T.reshape(LAST, 33, 9), *more)
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
@@ -260,7 +276,7 @@ def test_upscaling_an_updated_image(tokens):
     with pytest.raises(ValueError, match=r"^update: expected one of 288 tokens, got 297"):
         kernels.upscale_masks((few, 0, (32, 9)), *more, **update)
     with pytest.raises(ValueError, match=r"^rows: "):
-        kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": update["rows"][1:]}))
+        kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": kernels.pack_rows(normal(LAST, image.rank - 1))}))
     with pytest.raises(TypeError, match=r"^x: .* with an update"):
         kernels.upscale_masks(normal(LAST, 33, 9), *more, **update)
     with pytest.raises(ValueError, match=r"^precision: .*'int8'"):

@@ -38,6 +38,9 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
     const int64_t lda = g->lda, step = g->step, ldb = g->ldb;
     int64_t room = DEPTH, partial = 0;
     const float *as = a;
+    if (residual) /* which may lie in memory, its rows far apart */
+        UNROLL for (int i = 0; i < mr; i++)
+            UNROLL for (int v = 0; v < NV; v++) __builtin_prefetch(residual + i * ldr + v * VL);
     for (int64_t s = 0; s < g->segments; s++) {
         as = a + (g->offset ? g->offset[s] : 0);
         for (int64_t k = g->k; k;) {
@@ -123,6 +126,8 @@ INLINE int64_t even_rows(int64_t m)
 static void gemm(const gemm_args *g)
 {
     const int64_t most = even_rows(g->m);
+    const int64_t tiles = (g->n + NR - 1) / NR * ((g->m + most - 1) / most);
+    const char *ahead = g->ahead, *const end = ahead + g->ahead_bytes;
     for (int64_t j = 0; j < g->n; j += NR) {
         const float *b = g->b + j / NR * g->panel;
         const float *bias = g->bias ? g->bias + j : NULL;
@@ -132,6 +137,8 @@ static void gemm(const gemm_args *g)
             const float *a = g->a + i * g->lda;
             const float *residual = g->residual ? g->residual + i * g->ldr + j : NULL;
             float *y = g->y + i * g->ldy + j;
+            for (const char *next = ahead + g->ahead_bytes / tiles + 1; ahead < end && ahead < next; ahead += 64)
+                __builtin_prefetch(ahead, 0, 2);
             if (nr == NR)
                 tile_rows(mr, g, a, b, bias, residual, g->ldr, y, g->ldy);
             else

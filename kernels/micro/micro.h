@@ -33,6 +33,10 @@ typedef struct {
     /* in a narrow precision: */
     int act_a; /* an activation that a's rows, which it may change, go through first */
     void *next; /* bf16 or its pieces: where not NULL, y's rows go here, an operand of n (a multiple of 32) columns, and not to y */
+    /* memory that will be read next, fetched into L2 between the tiles, in even parts; a request that products in a narrow precision
+     * do not hear */
+    const void *ahead;
+    int64_t ahead_bytes;
 } gemm_args;
 
 /* y[i,:] = sum_j softmax_j(scale * (q_i . k_j) + bias[i,j]) v_j,  i < m, j < n, of d channels each */
@@ -94,7 +98,9 @@ typedef struct {
     void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n);
     /* in place, over j for each row: x = exp(x - top), top = max_j x, sum = sum_j exp(x - top) */
     void (*exp_rows)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
-    void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; n % vl = 0 */
+    /* y[i,j] = x[i,j] * scale[j] + added[i,j],  i < m; added may be NULL; n % vl = 0 */
+    void (*scale_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                          const float *added, int64_t lda);
     /* y[:,j] = gelu((v[:,j] - mean) / sqrt(var + eps) * weight + bias), v[i,j] = x[i,j] * scale[j] + shift[i], over i < m; scale or
      * shift may be NULL; n % vl = 0 */
     void (*norm_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,

@@ -108,11 +108,14 @@ static void softmax_columns(float *x, int64_t ldx, int64_t m, int64_t n)
     }
 }
 
-static void scale_columns(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale)
+static void scale_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                          const float *added, int64_t lda)
 {
     for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j += VL)
-            store(x + i * ldx + j, load(x + i * ldx + j) * load(scale + j));
+        for (int64_t j = 0; j < n; j += VL) {
+            const vf v = load(x + i * ldx + j) * load(scale + j);
+            store(y + i * ldy + j, added ? v + load(added + i * lda + j) : v);
+        }
 }
 
 static void dot_columns(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n)

@@ -1,0 +1,104 @@
+# What the forms of an image's updates share: heads' products with a chunk's maps, and the tokens' attention to the result.
+from libc.string cimport memset
+
+from common cimport *
+
+cdef enum:
+    HEADS = 8
+    PANEL = 32  # what every ISA's panels divide
+    # Of rows that are written here: whole cache lines, odd in number, that L1's sets are all used.
+    STRIDE = IMAGE_CHUNK + 16
+
+# The attention of ``asking`` tokens to an image whose values are map rows and, of a basis of ``rank`` rows, value_rows·basis.
+cdef struct asking_pass:
+    int64_t asking, e, rank, columns  # columns: 8·asking in whole panels
+    const float *queries  # (asking, e)
+    const float *values  # (rank + 1, value_wide)
+    int64_t value_wide
+    float *top  # (chunks, columns)
+    float *sum
+    float *mixed  # (chunks, e / 8 + rank, columns)
+
+
+cdef inline void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const float *map, int64_t ldm, bint adds,
+                       float *y) noexcept nogil:
+    """y[h·tokens + i] (+)= x[i, head h]·the head's rows of a chunk's map."""
+    cdef int64_t d = e // HEADS, h
+    cdef gemm_args g = new_gemm(tokens, IMAGE_CHUNK, d)
+    g.lda, g.ldb, g.panel, g.ldr, g.ldy = e, ldm, u.nr, STRIDE, STRIDE
+    for h in range(HEADS):
+        g.a, g.b, g.y = x + h * d, map + h * d * ldm, y + h * tokens * STRIDE
+        g.residual = g.y if adds else NULL
+        u.gemm(&g)
+
+
+cdef inline void softmax_heads(const micro *u, int64_t tokens, float *x) noexcept nogil:
+    """Each head's scores of its tokens, as `heads` leaves them, to weights."""
+    cdef int64_t h
+    for h in range(HEADS):
+        u.softmax_columns(x + h * tokens * STRIDE, STRIDE, tokens, IMAGE_CHUNK)
+
+
+cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *values, const float *rows, int64_t n, float *y,
+                      int64_t ldy) noexcept nogil:
+    """y[h·tokens + i] = Σ_j values[i, h·d + j]·rows[h·d + j], of (tokens, e) and (e, n): every head by itself."""
+    cdef int64_t d = e // HEADS, h
+    cdef gemm_args g = new_gemm(tokens, n, d)
+    g.lda, g.ldb, g.panel, g.ldy = e, n, u.nr, ldy
+    for h in range(HEADS):
+        g.a, g.b, g.y = values + h * d, rows + h * d * n, y + h * tokens * ldy
+        u.gemm(&g)
+
+
+cdef inline void mix_values(const micro *u, const asking_pass *p, int64_t count, const float *weights, const float *values,
+                            int64_t ldv, float *y) noexcept nogil:
+    """y (e / 8, columns): each head's values times its tokens' weights, of a chunk."""
+    cdef int64_t d = p.e // HEADS, h
+    for h in range(HEADS):
+        u.dot_rows(y + h * p.asking, p.columns, values + h * d * ldv, ldv, d, weights + h * p.asking * STRIDE, STRIDE, p.asking,
+                   count)
+    for h in range(d):
+        memset(y + h * p.columns + HEADS * p.asking, 0, (p.columns - HEADS * p.asking) * sizeof(float))
+
+
+cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, float *scores, const float *scale,
+                           const float *values, const float *basis, float *turned, const float *ahead,
+                           int64_t ahead_floats) noexcept nogil:
+    """Scores (8·asking and up to whole panels, STRIDE) of a chunk to its sums of the values' map and of the basis, scaled."""
+    cdef int64_t d = p.e // HEADS, asking = HEADS * p.asking, i
+    cdef float *y = p.mixed + chunk * (d + p.rank) * p.columns
+    cdef gemm_args g = new_gemm(p.rank, p.columns, count)
+    u.exp_rows(scores, STRIDE, asking, count, p.top + chunk * p.columns, p.sum + chunk * p.columns)
+    u.scale_columns(scores, STRIDE, scores, STRIDE, asking, IMAGE_CHUNK, scale, NULL, 0)
+    for i in range(asking, p.columns):
+        memset(scores + i * STRIDE, 0, IMAGE_CHUNK * sizeof(float))
+    u.transpose(turned, p.columns, scores, STRIDE, p.columns, IMAGE_CHUNK)
+    mix_values(u, p, count, scores, values, IMAGE_CHUNK, y)
+    g.a, g.lda, g.b, g.ldb, g.panel = basis, STRIDE, turned, p.columns, u.nr
+    g.y, g.ldy, g.ahead, g.ahead_bytes = y + d * p.columns, p.columns, ahead, ahead_floats * sizeof(float)
+    u.gemm(&g)
+
+
+cdef inline void combine_chunks(const micro *u, const asking_pass *p, int64_t chunks, const float *scale, const float *bias,
+                                float *whole, float *y) noexcept nogil:
+    """y (asking, e) of all chunks' sums times their scale (chunks, columns), in order; ``whole`` has e / 8 + rank rows."""
+    cdef int64_t d = p.e // HEADS, e = p.e, rows = d + p.rank, columns = p.columns, h, i, j
+    cdef gemm_args g = new_gemm(p.asking, d, p.rank)
+    memset(whole, 0, rows * columns * sizeof(float))
+    for i in range(rows):
+        u.dot_columns(whole + i * columns, p.mixed + i * columns, rows * columns, scale, columns, chunks, columns)
+    g.lda, g.step, g.ldb, g.panel, g.ldy = 1, columns, p.value_wide, u.nr, e
+    for h in range(HEADS):
+        g.a, g.b, g.y, g.bias = whole + d * columns + h * p.asking, p.values + h * d, y + h * d, bias + h * d
+        u.gemm(&g)
+        for i in range(p.asking):
+            for j in range(d):
+                y[i * e + h * d + j] += whole[j * columns + h * p.asking + i]
+
+
+cdef inline chunk_scales(top, total):
+    """What chunks' sums (…, chunks, columns) are multiplied by, from each one's maximum and the sum of its exponentials."""
+    import numpy as np
+
+    scale = np.exp(top - top.max(axis=-2, keepdims=True))
+    return scale / (total * scale).sum(axis=-2, keepdims=True)
