@@ -50,17 +50,6 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
         u.gemm(&g)
 
 
-cdef inline void mix_values(const micro *u, const asking_pass *p, int64_t count, const float *weights, const float *values,
-                            int64_t ldv, float *y) noexcept nogil:
-    """y (e / 8, columns): each head's values times its tokens' weights, of a chunk."""
-    cdef int64_t d = p.e // HEADS, h
-    for h in range(HEADS):
-        u.dot_rows(y + h * p.asking, p.columns, values + h * d * ldv, ldv, d, weights + h * p.asking * STRIDE, STRIDE, p.asking,
-                   count)
-    for h in range(d):
-        memset(y + h * p.columns + HEADS * p.asking, 0, (p.columns - HEADS * p.asking) * sizeof(float))
-
-
 cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, float *scores, const float *scale,
                            const float *values, const float *basis, float *turned, const float *ahead,
                            int64_t ahead_floats) noexcept nogil:
@@ -73,7 +62,11 @@ cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, 
     for i in range(asking, p.columns):
         memset(scores + i * STRIDE, 0, IMAGE_CHUNK * sizeof(float))
     u.transpose(turned, p.columns, scores, STRIDE, p.columns, IMAGE_CHUNK)
-    mix_values(u, p, count, scores, values, IMAGE_CHUNK, y)
+    for i in range(HEADS):
+        u.dot_rows(y + i * p.asking, p.columns, values + i * d * IMAGE_CHUNK, IMAGE_CHUNK, d, scores + i * p.asking * STRIDE, STRIDE,
+                   p.asking, count)
+    for i in range(d):
+        memset(y + i * p.columns + asking, 0, (p.columns - asking) * sizeof(float))
     g.a, g.lda, g.b, g.ldb, g.panel = basis, STRIDE, turned, p.columns, u.nr
     g.y, g.ldy, g.ahead, g.ahead_bytes = y + d * p.columns, p.columns, ahead, ahead_floats * sizeof(float)
     u.gemm(&g)

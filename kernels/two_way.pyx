@@ -366,19 +366,19 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, bint
               p.query_map + next_chunk * p.maps_step, 2 * e * IMAGE_CHUNK if next_chunk else 0)
 
 
-def update_rows(image, rows):
-    """MapRows (OC, rank) of an UpdatedImage's basis, from the constant MapRows (OC, J) that its values go through."""
-    cdef const micro *u = &rt.tables[<int>rows.isa]
+def update_rows(image, rows, *, isa=None):
+    """MapRows (OC, rank) of an UpdatedImage's basis, from the constant ``rows`` (J, OC) that its values go through."""
+    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
     cdef basis_form b
     cdef int64_t e = image.values[0].shape[1]
     set_form(&b, u, image.values[0].shape[0], e, len(image.values))
-    check.array(rows.rows, "rows", ("OC", rank(b.updates, e)))
-    cdef const float[:, ::1] v0 = image.values[0], v1 = image.values[len(image.values) - 1], rv = rows.rows
-    room, y = np.empty(b.updates * turned_floats(u, &b), np.float32), np.empty((rv.shape[0], image.rank), np.float32)
-    cdef float[::1] free_ = room
-    cdef float *free = &free_[0]
-    cdef float[:, ::1] yv = y
+    rows = check.array(rows, "rows", (rank(b.updates, e), "OC"))
+    if rows.shape[1] % PANEL:
+        raise ValueError(f"rows: expected a multiple of {PANEL} columns, got {rows.shape[1]}")
+    cdef const float[:, ::1] v0 = image.values[0], v1 = image.values[len(image.values) - 1], rv = rows
     b.values[0], b.values[1] = &v0[0, 0], &v1[0, 0]
-    turn_values(u, &b, &free)
-    unfold(u, &b, b.updates, rv.shape[0], &rv[0, 0], rv.shape[1], &yv[0, 0], image.rank)
-    return pack_rows(y, isa=isas.name_of(rows.isa))
+    folded, turned = np.empty((image.rank, rv.shape[1]), np.float32), np.empty((rv.shape[1], image.rank), np.float32)
+    cdef float[:, ::1] fv = folded, tv = turned
+    fold_basis(u, &b, &rv[0, 0], rv.shape[1], &fv[0, 0], rv.shape[1])
+    u.transpose(&tv[0, 0], tv.shape[1], &fv[0, 0], fv.shape[1], fv.shape[0], fv.shape[1])
+    return pack_rows(turned, isa=isa)

@@ -10,7 +10,7 @@ import numpy as np
 
 from cython.parallel cimport parallel, prange
 from libc.math cimport sqrtf
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from chunks cimport *
 from common cimport *
@@ -171,7 +171,7 @@ cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, 
 
 
 cdef int64_t first_floats(const mixed_pass *p) noexcept nogil:
-    return (p.tokens + 2 * p.e + p.ask.columns) * STRIDE + p.rows.m * PIXELS + panels_of(&p.rows, PIXELS) + 64
+    return (max(p.tokens, p.ask.asking) + 2 * p.e) * STRIDE + p.rows.m * PIXELS + panels_of(&p.rows, PIXELS) + 64
 
 
 cdef int64_t second_floats(const mixed_pass *p) noexcept nogil:
@@ -185,16 +185,28 @@ cdef int64_t panels_of(const map_rows *rows, int64_t pixels) noexcept nogil:
 cdef void first_chunk(const micro *u, const mixed_pass *p, int64_t chunk, float *free) noexcept nogil:
     """Softmax over the tokens, the deviations, keys and values of the next attention, and its sums over these image tokens."""
     cdef int64_t e = p.e, count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), i
-    cdef float *weights = take(&free, p.tokens * STRIDE)
+    cdef float *weights = take(&free, max(p.tokens, p.ask.asking) * STRIDE)
     cdef float *keys = take(&free, 2 * e * STRIDE)
-    cdef float *values = keys + e * STRIDE
-    cdef float *scores = take(&free, p.ask.columns * STRIDE)
     mix_tokens(u, p, p.maps + chunk * p.maps_step, p.basis + chunk * p.basis_step, weights)
     for i in range(IMAGE_CHUNK // PIXELS):
         first_block(u, p, chunk, i * PIXELS, keys + i * PIXELS, free)
-    heads(u, p.ask.asking, e, p.ask.queries, keys, STRIDE, False, scores)
-    u.exp_rows(scores, STRIDE, HEADS * p.ask.asking, count, p.ask.top + chunk * p.ask.columns, p.ask.sum + chunk * p.ask.columns)
-    mix_values(u, &p.ask, count, scores, values, STRIDE, p.ask.mixed + chunk * (e // HEADS) * p.ask.columns)
+    ask_tokens(u, &p.ask, chunk, count, keys, keys + e * STRIDE, weights)
+
+
+cdef void ask_tokens(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, const float *keys, const float *values,
+                     float *weights) noexcept nogil:
+    """A chunk's sums of its values (e, STRIDE); ``weights`` has asking rows."""
+    cdef int64_t d = p.e // HEADS, h, at
+    cdef float *y = p.mixed + chunk * d * p.columns
+    cdef gemm_args scores = new_gemm(p.asking, IMAGE_CHUNK, d)
+    scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, STRIDE, u.nr, weights, STRIDE
+    for h in range(HEADS):
+        scores.a, scores.b, at = p.queries + h * d, keys + h * d * STRIDE, chunk * p.columns + h * p.asking
+        u.gemm(&scores)
+        u.exp_rows(weights, STRIDE, p.asking, count, p.top + at, p.sum + at)
+        u.dot_rows(y + h * p.asking, p.columns, values + h * d * STRIDE, STRIDE, d, weights, STRIDE, p.asking, count)
+    for h in range(d):
+        memset(y + h * p.columns + HEADS * p.asking, 0, (p.columns - HEADS * p.asking) * sizeof(float))
 
 
 cdef void first_block(const micro *u, const mixed_pass *p, int64_t chunk, int64_t at, float *keys, float *free) noexcept nogil:

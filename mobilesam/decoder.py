@@ -1,9 +1,9 @@
 """The mask decoder: a two-way transformer between prompt tokens and the image, then upscaling and scores.
 
 Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Prompt tokens are
-(T, 256), the image N = 4096 tokens of 256 channels; float32. The attentions between the two have two forms with the
-same result. The direct one updates the image and projects it. The other (see low_rank.py) projects it once for
-all prompts, and keeps a prompt's update in low rank: cheaper unless its tokens are many.
+(T, 256), the image N = 4096 tokens of 256 channels; float32. The attentions between the two have forms with the same
+result. The direct one updates the image and projects it. The other (see low_rank.py) projects it once for all prompts,
+and keeps a prompt's update in low rank, of which there are two kinds, for few tokens and for many.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from .parameters import F32, Layer, Parameters, Vectors
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
-# The low-rank form with the tokens' weights for a basis serves so many tokens, that with mixed channels so many (Zen 4).
-FEW_TOKENS, LOW_RANK_TOKENS = 16, 80
+# Up to so many tokens of a prompt their weights are the low-rank form's basis; for more, the channels that they mix (Zen 4).
+FEW_TOKENS = 14
 # What the low-rank form is made of, when that is first wanted; the checkpoint is let go after loading.
 LOW_RANK_TENSORS = (
     "cross_attn_image_to_token",
@@ -44,7 +44,7 @@ LOW_RANK_TENSORS = (
     "output_upscaling.0",
 )
 # Prompts whose tokens go through the transformer together, while they have few: four of a point each are 28 rows.
-TOGETHER, TOGETHER_TOKENS = 4, 16
+TOGETHER = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +59,6 @@ class ImageTokens:
     pe: F32
     keys_values: KeysValues
     project: Callable[[], ProjectedImage] | None
-
-    def takes_low_rank(self, tokens: int) -> bool:
-        """Whether prompts of so many tokens update this image in low rank; else directly, one at a time."""
-        return self.project is not None and tokens <= LOW_RANK_TOKENS
 
     @cached_property
     def projected(self) -> ProjectedImage:
@@ -191,12 +187,13 @@ class TwoWayTransformer:
     ) -> tuple[F32, Sequence[UpdatedImage | MixedImage | F32]]:
         """Of prompts' tokens (P, T, 256) those that are ``kept`` (P, K, 256), and P images, in low rank or (N, 256).
 
-        P is 1 for more than FEW_TOKENS, and where the image is updated directly. The last attention leaves out the tokens whose answer nobody reads.
+        P is 1 for more than FEW_TOKENS, and where the image is updated directly. The last attention leaves out the
+        tokens whose answer nobody reads.
         """
         first, second = self.layers
         last = self.final_attn_token_to_image
         updated: LowRankUpdates | MixedUpdates | DirectUpdates
-        if not image.takes_low_rank(tokens.shape[1]):
+        if image.project is None:
             updated = DirectUpdates(image, threads)
         elif tokens.shape[1] > FEW_TOKENS:
             updated = MixedUpdates(image.projected, threads)
@@ -359,7 +356,7 @@ class MaskDecoder:
             constants = self.constants
             maps, at, update, shift = image.projected.maps, constants.last_at, x, constants.last_shift
             mixed = isinstance(x, MixedImage)
-            rows = constants.last_rows if mixed else kernels.update_rows(x, constants.last_rows)
+            rows = constants.last_rows if mixed else kernels.update_rows(x, constants.last_basis, isa=self.isa)
         return kernels.upscale_masks(
             (maps, at, (EMBED_SIZE, EMBED_SIZE)), self.upscale_norm.weight, self.upscale_norm.bias,
             self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=shift,
@@ -370,7 +367,7 @@ class MaskDecoder:
 def _together(prompts: Iterable[F32], image: ImageTokens) -> Iterator[F32]:
     """Tokens (P, T, 256) of prompts (T, 256) in a row that have as many, which share their passes over the image."""
     for tokens, alike in groupby(prompts, key=len):
-        most = TOGETHER if tokens <= TOGETHER_TOKENS and image.takes_low_rank(tokens) else 1
+        most = TOGETHER if tokens <= FEW_TOKENS and image.project is not None else 1
         while group := list(islice(alike, most)):
             yield np.stack(group)
 

@@ -86,7 +86,7 @@ class LowRank:
     pe_rows: (4·E, C), whose products with the positional encoding, and pe_bias (4·E,), are what it adds to the first
         update's queries and the keys after it, and to the second's; the first E are added to the image's first maps.
     last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
-    last_rows: (OC, J), of S's part, and last_shift (OC,), which is added after the division by σ₂.
+    last_basis: (J, OC), of S's part, last_rows: turned, and last_shift (OC,), which is added after the division by σ₂.
     """
 
     shift: F32
@@ -97,6 +97,7 @@ class LowRank:
     first: Update
     second: Update
     last_at: int
+    last_basis: F32
     last_rows: MapRows
     last_shift: F32
 
@@ -141,7 +142,7 @@ def low_rank(
 
     grams = [_one_sided(products(basis, basis), e) for basis in (basis1, basis2)]
     of_basis = [(products(k, basis), products(basis, v)) for (k, v), basis in ((asked1[:2], basis1), (asked2, basis2))]
-    query_rows = products(asked1[2], basis1)
+    query_rows, last_basis = products(asked1[2], basis1), products(basis2, last2)
     first_rows = np.concatenate([grams[0], of_basis[0][0], of_basis[0][1].T, query_rows[:, :e], grams[1][: e + 1, :e]])
 
     def update(i: int, at: int, rows: F64, query_rows: F32 | None) -> Update:
@@ -170,7 +171,8 @@ def low_rank(
         first=update(0, 0, first_rows, None),
         second=update(1, 4 * e, grams[1][e + 1 :], _padded(query_rows)),
         last_at=count - len(last2),
-        last_rows=packed(products(last2, basis2)),
+        last_basis=_f32(last_basis),
+        last_rows=packed(last_basis.T),
         last_shift=_f32(_applied(last, norm2.bias)),
     )
 

@@ -30,7 +30,7 @@ def update_one_mixed(maps, pe, update, keys, values, queries, before=None, **opt
 def rows_of(image, constants: LowRank) -> kernels.MapRows:
     """What an updated image's basis goes through at the end."""
     mixed = isinstance(image, kernels.MixedImage)
-    return constants.last_rows if mixed else kernels.update_rows(image, constants.last_rows)
+    return constants.last_rows if mixed else kernels.update_rows(image, constants.last_basis)
 
 
 # Of updates: a basis of the tokens, and of the channels that they mix.
@@ -232,8 +232,8 @@ def test_updates_refuse_what_does_not_fit():
     other = kernels.project_image(case.pe[:5], None, None, c.pe_rows)
     with pytest.raises(ValueError, match=r"^maps: .* 9 and 5 tokens"):
         kernels.update_image(maps[0], other, c.first, keys, values, queries, channels=CHANNELS)
-    with pytest.raises(ValueError, match=r"^rows: .*32.*33"):
-        kernels.update_rows(first, kernels.pack_rows(normal(40, INNER + 1)))
+    with pytest.raises(ValueError, match=r"^rows: .*32.*40"):
+        kernels.update_rows(first, normal(INNER, 40))
     with pytest.raises(ValueError, match=r"^added: "):
         kernels.project_image(case.x[:5], c.shift, c.scale, c.rows, (maps[1], INNER))
 
