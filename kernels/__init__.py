@@ -19,6 +19,7 @@ from mobilesam.kernels.probe import fma_peak
 from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows, project_image
 from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
+from mobilesam.kernels.tokens import self_attention, token_mlps
 from mobilesam.kernels.two_way import UpdatedImage, update_image, update_rows
 from mobilesam.kernels.two_way_mixed import MixedImage, update_image_mixed
 from mobilesam.kernels.upscale import upscale_masks
@@ -54,8 +55,10 @@ __all__ = [
     "patch_embed",
     "project_image",
     "resize_logits",
+    "self_attention",
     "softmax",
     "threads",
+    "token_mlps",
     "update_image",
     "update_image_mixed",
     "update_rows",

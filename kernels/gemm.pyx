@@ -4,6 +4,7 @@ import numpy as np
 from cython.parallel cimport parallel, prange
 
 from common cimport *
+from products cimport *
 
 from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
@@ -12,11 +13,9 @@ from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-# Rows of a block, whole tiles on x86; its slice of A stays in L2 while the panels pass.
-
-cdef int64_t BLOCK = 168
 # Below this many multiply-adds, waking a second thread costs more than it saves.
-cdef int64_t PARALLEL_WORK = 1 << 21
+cdef int64_t PARALLEL_WORK = 1 << 19
+cdef int64_t NORM_ROWS = 16  # a thread takes at once
 
 
 def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
@@ -64,8 +63,8 @@ def as_panels(weight, name, *shapes, threads=None):
     return weight
 
 
-def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, threads=None):
-    """y = act(x · weightᵀ + bias + residual), as ``torch.nn.functional.linear``.
+def linear(x, weight, bias=None, *, activation=None, residual=None, norm=None, eps=1e-5, out=None, threads=None):
+    """y = norm(act(x · weightᵀ + bias + residual)), as ``torch.nn.functional.linear``.
 
     Args:
         x: (..., K) float32.
@@ -73,6 +72,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
         bias: (N,) float32.
         activation: None, "gelu" or "relu".
         residual: (..., N) float32, added before the activation.
+        norm: None, or weight and bias (N,) of a LayerNorm of the result; eps: its.
         out: (..., N) float32 to write into.
 
     Returns:
@@ -86,44 +86,31 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     residual = check.optional(residual, "residual", shape)
     y = check.output(out, shape, x, bias, residual)
     cdef const float[::1] xv = x.reshape(-1), bv = bias
-    cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
-    cdef matrix w = as_matrix(rt, weight)
+    cdef const float[::1] rv = None if residual is None else residual.reshape(-1), norm_weight, norm_bias
+    cdef layer_product p
+    p.w = as_matrix(rt, weight)
     cdef float[::1] yv = y.reshape(-1)
-    cdef int64_t m = xv.shape[0] // w.k
-    if not run_linear(&w, m, &xv[0], floats(bv), floats(rv), &yv[0], act, nthreads):
-        raise MemoryError(f"linear: no memory for scratch of {BLOCK} rows of {w.k}")
-    return y
-
-
-cdef bint run_linear(const matrix *w, int64_t m, const float *x, const float *bias, const float *residual, float *y,
-                     int act, int nthreads) noexcept:
-    """Blocks of rows, and where those are too few for the threads, ranges of panels. False where memory runs out."""
-    cdef int64_t nr = w.u.weight.columns, panels = round_up(w.n, nr) // nr, row_blocks = (m + BLOCK - 1) // BLOCK
-    cdef int64_t column_blocks = max(1, min(panels, (4 * nthreads + row_blocks - 1) // row_blocks))
-    if nthreads == 1 or row_blocks >= 4 * nthreads:
-        column_blocks = 1
-    cdef int64_t width = (panels + column_blocks - 1) // column_blocks, unit, i, j
-    column_blocks = (panels + width - 1) // width
-    cdef size_t size = sizeof(float) * operand_floats(w, min(m, BLOCK))
+    cdef float e = eps
+    p.m, p.x, p.bias, p.residual, p.y, p.act = xv.shape[0] // p.w.k, &xv[0], floats(bv), floats(rv), &yv[0], act
+    if norm is not None:
+        norm_weight, norm_bias = (check.array(part, "norm", (weight.n,)) for part in norm)
+    if p.m * p.w.n * p.w.k <= PARALLEL_WORK:
+        nthreads = 1
+    divide_product(&p, nthreads)
+    cdef int64_t unit, n = p.w.n, normed = 0 if norm is None else (p.m + NORM_ROWS - 1) // NORM_ROWS
+    cdef size_t size = product_bytes(&p)
     cdef float *operand
     cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads if m * w.n * w.k > PARALLEL_WORK else 1):
+    with nogil, parallel(num_threads=nthreads):
         operand = <float *>rt.scratch(size) if size else NULL
-        for unit in prange(row_blocks * column_blocks, schedule="dynamic"):
+        for unit in prange(p.units, schedule="dynamic"):
             if size and operand == NULL:
                 failed += 1
             else:
-                linear_block(w, m, unit // column_blocks * BLOCK, unit % column_blocks * width, width, x, bias, residual, y,
-                             act, operand)
-    return not failed
-
-
-cdef void linear_block(const matrix *w, int64_t m, int64_t i, int64_t panel, int64_t panels, const float *x, const float *bias,
-                       const float *residual, float *y, int act, float *operand) noexcept nogil:
-    """BLOCK rows from i on, and ``panels`` panels."""
-    cdef int64_t j = panel * w.u.weight.columns, at = i * w.n + j
-    cdef matrix part = w[0]
-    part.data += panel * w.panel
-    part.n = min(panels * w.u.weight.columns, w.n - j)
-    product(&part, min(BLOCK, m - i), x + i * w.k, w.k, NULL if bias == NULL else bias + j,
-            NULL if residual == NULL else residual + at, w.n, y + at, w.n, act, operand)
+                product_unit(&p, unit, operand)
+        for unit in prange(normed, schedule="static"):
+            p.w.u.layer_norm(&yv[unit * NORM_ROWS * n], n, &yv[unit * NORM_ROWS * n], n, min(NORM_ROWS, p.m - unit * NORM_ROWS), n,
+                             &norm_weight[0], &norm_bias[0], e, ACT_NONE)
+    if failed:
+        raise MemoryError(f"linear: no memory for {size} bytes of scratch")
+    return y

@@ -14,6 +14,7 @@ Layout: maps are (..., H, W, C), channels last; `...` is any number of batch axe
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,13 +72,16 @@ def linear(
     *,
     activation: str | None = None,
     residual: ArrayLike | None = None,
+    norm: tuple[ArrayLike, ArrayLike] | None = None,
+    eps: float = 1e-5,
 ) -> Array:
-    """y[..., n] = act(Σ_k x[..., k]·weight[n, k] + bias[n] + residual[..., n])
+    """y[..., n] = norm(act(Σ_k x[..., k]·weight[n, k] + bias[n] + residual[..., n])), norm a `layer_norm` or nothing
 
     x (..., K), weight (N, K), bias (N,), residual and y (..., N). As `torch.nn.functional.linear`.
     """
     rows, precision = _unpacked(weight)
-    return _epilogue(narrow(x, precision) @ narrow(rows, precision).T, bias, residual, activation)
+    y = _epilogue(narrow(x, precision) @ narrow(rows, precision).T, bias, residual, activation)
+    return y if norm is None else layer_norm(y, *norm, eps=eps)
 
 
 def conv2d(
@@ -230,6 +234,36 @@ def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> 
     q, k, v = (np.stack(np.split(_f64(t), heads, axis=1)) for t in (q, k, v))
     y = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1])) @ v
     return _f64(np.concatenate(list(y), axis=1))
+
+
+def self_attention(
+    x: ArrayLike,
+    values: ArrayLike,
+    layers: Sequence[tuple[Weight, ArrayLike]],
+    residual: ArrayLike | None,
+    norm: tuple[ArrayLike, ArrayLike],
+    *,
+    heads: int,
+    eps: float = 1e-5,
+) -> Array:
+    """y[p] = layer_norm(out(cross_attention(q(x[p]), k(x[p]), v(values[p]))) + residual[p])
+
+    x, values, residual and y (P, T, C); layers: weights and biases of the linear q, k, v and out.
+    """
+    q, k, v, out = (partial(linear, weight=weight, bias=bias) for weight, bias in layers)
+    mixed = [cross_attention(q(t), k(t), v(s), heads=heads) for t, s in zip(_f64(x), _f64(values))]
+    return out(np.stack(mixed), residual=residual, norm=norm, eps=eps)
+
+
+def token_mlps(x: ArrayLike, mlps: Sequence[Sequence[tuple[Weight, ArrayLike]]]) -> Array:
+    """y[h] = the h-th of `mlps` of x[h] (R, C): linear layers, (weight, bias), with ReLU between them."""
+
+    def answer(rows: Array, layers: Sequence[tuple[Weight, ArrayLike]]) -> Array:
+        for weight, bias in layers[:-1]:
+            rows = linear(rows, weight, bias, activation="relu")
+        return linear(rows, *layers[-1])
+
+    return np.stack([answer(rows, layers) for rows, layers in zip(_f64(x), mlps, strict=True)])
 
 
 def project_image(

@@ -27,7 +27,7 @@ from .config import (
     LAYER_NORM_EPS,
     MASK_TOKENS,
 )
-from .kernels import ImageMaps, KeysValues, MixedImage, UpdatedImage
+from .kernels import ImageMaps, KeysValues, MixedImage, Panels, UpdatedImage
 from .low_rank import Affine, LowRank, low_rank
 from .parameters import F32, Layer, Parameters, Vectors
 
@@ -80,22 +80,19 @@ class ProjectedImage:
 
 
 class SelfAttention:
-    """Attention among each prompt's tokens (P, T, 256): residual + out_proj(attention)."""
+    """Attention among each prompt's tokens (P, T, 256), projected, with the LayerNorm that follows."""
 
-    def __init__(self, p: Parameters) -> None:
-        self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
-        self.out_proj = p.linear("out_proj")
+    def __init__(self, p: Parameters, norm: Vectors) -> None:
+        projections = (p.linear(f"{name}_proj") for name in ("q", "k", "v", "out"))
+        self.layers = [(layer.weight, layer.bias) for layer in projections]
+        self.norm = norm
 
-    def __call__(self, q: F32, k: F32, v: F32, residual: F32 | None, threads: int) -> F32:
-        q, k, v = (
-            _linear(q, self.q_proj, threads),
-            _linear(k, self.k_proj, threads),
-            _linear(v, self.v_proj, threads),
-        )
-        mixed = np.stack(
-            [kernels.cross_attention(*prompt, heads=DECODER_HEADS, threads=threads) for prompt in zip(q, k, v)]
-        )
-        return _linear(mixed, self.out_proj, threads, residual)
+    def __call__(self, x: F32, values: F32, residual: F32 | None, threads: int) -> F32:
+        """x: what queries and keys are made of."""
+        return kernels.self_attention(
+            x, values, self.layers, residual, (self.norm.weight, self.norm.bias),
+            heads=DECODER_HEADS, eps=LAYER_NORM_EPS, threads=threads,
+        )  # fmt: skip
 
 
 class TokenToImage:
@@ -119,8 +116,8 @@ class TokenToImage:
         """The tokens' queries (P, T, 128) for the low-rank form, scaled."""
         return _linear(tokens, self.q_proj, threads) * HEAD_SCALE
 
-    def project(self, attended: F32, residual: F32, threads: int) -> F32:
-        return _linear(attended, self.out_proj, threads, residual)
+    def project(self, attended: F32, residual: F32, norm: Vectors, threads: int) -> F32:
+        return _linear(attended, self.out_proj, threads, residual, norm)
 
 
 class ImageToToken:
@@ -135,7 +132,7 @@ class ImageToToken:
         queries = _linear(_sum(image, pe), self.q_proj, threads)
         k, v = _linear(tokens + token_pe, self.k_proj, threads), _linear(tokens, self.v_proj, threads)
         mixed = kernels.cross_attention(queries, k, v, heads=DECODER_HEADS, threads=threads)
-        return _norm(_linear(mixed, self.out_proj, threads, image), self.norm, threads)
+        return _linear(mixed, self.out_proj, threads, image, self.norm)
 
     def keys_values(self, tokens: F32, token_pe: F32, threads: int) -> tuple[F32, F32]:
         """The tokens' keys, scaled, and values (P, T, 128) for the low-rank form."""
@@ -148,26 +145,22 @@ class TwoWayAttentionBlock:
 
     def __init__(self, p: Parameters, *, skip_first_layer_pe: bool) -> None:
         self.skip_first_layer_pe = skip_first_layer_pe
-        self.self_attn = SelfAttention(p / "self_attn")
+        self.self_attn = SelfAttention(p / "self_attn", p.norm("norm1"))
         self.cross_attn_token_to_image = TokenToImage(p / "cross_attn_token_to_image")
         self.cross_attn_image_to_token = ImageToToken(p / "cross_attn_image_to_token", p.norm("norm4"))
         self.lin1, self.lin2 = p.linear("mlp.lin1"), p.linear("mlp.lin2")
-        self.norm1, self.norm2, self.norm3 = (p.norm(f"norm{i}") for i in (1, 2, 3))
+        self.norm2, self.norm3 = p.norm("norm2"), p.norm("norm3")
 
     def attend_self(self, queries: F32, query_pe: F32, threads: int) -> F32:
         if self.skip_first_layer_pe:
-            queries = self.self_attn(queries, queries, queries, None, threads)
-        else:
-            q = queries + query_pe
-            queries = self.self_attn(q, q, queries, queries, threads)
-        return _norm(queries, self.norm1, threads)
+            return self.self_attn(queries, queries, None, threads)
+        return self.self_attn(queries + query_pe, queries, queries, threads)
 
     def digest(self, queries: F32, attended: F32, threads: int) -> F32:
         """What the tokens saw of the image, added, then their MLP."""
-        queries = self.cross_attn_token_to_image.project(attended, queries, threads)
-        queries = _norm(queries, self.norm2, threads)
+        queries = self.cross_attn_token_to_image.project(attended, queries, self.norm2, threads)
         hidden = kernels.linear(queries, self.lin1.weight, self.lin1.bias, activation="relu", threads=threads)
-        return _norm(_linear(hidden, self.lin2, threads, queries), self.norm3, threads)
+        return _linear(hidden, self.lin2, threads, queries, self.norm3)
 
 
 class TwoWayTransformer:
@@ -209,7 +202,7 @@ class TwoWayTransformer:
         before = second.digest(queries, attended, threads)
         queries = np.ascontiguousarray(before[:, kept])
         attended = updated.attend(second.cross_attn_image_to_token, last, before, tokens, queries + tokens[:, kept])
-        return _norm(last.project(attended, queries, threads), self.norm_final_attn, threads), updated.images
+        return last.project(attended, queries, self.norm_final_attn, threads), updated.images
 
 
 class LowRankUpdates:
@@ -270,18 +263,6 @@ class DirectUpdates:
         return attention.direct(asking, attention.keys_values(image, self._pe, self._threads), self._threads)
 
 
-class MLP:
-    """Linear layers with ReLU between them."""
-
-    def __init__(self, p: Parameters) -> None:
-        self.layers = [p.linear(f"layers.{i}") for i in range(3)]
-
-    def __call__(self, x: F32, threads: int) -> F32:
-        for layer in self.layers[:-1]:
-            x = kernels.linear(x, layer.weight, layer.bias, activation="relu", threads=threads)
-        return _linear(x, self.layers[-1], threads)
-
-
 class MaskDecoder:
     """Image features and a prompt's embeddings to mask logits and scores; what is made once is made when first used."""
 
@@ -292,8 +273,8 @@ class MaskDecoder:
         self.output_tokens = np.concatenate([p.tensor("iou_token.weight"), p.tensor("mask_tokens.weight")])
         self.upscale1, self.upscale2 = (p.transposed(f"output_upscaling.{i}") for i in (0, 3))
         self.upscale_norm = p.norm("output_upscaling.1")
-        self.output_hypernetworks_mlps = [MLP(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
-        self.iou_prediction_head = MLP(p / "iou_prediction_head")
+        self.output_hypernetworks_mlps = [_mlp(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
+        self.iou_prediction_head = _mlp(p / "iou_prediction_head")
         kept = {name: weights[name] for name in weights if any(part in name for part in LOW_RANK_TENSORS)}
         self._low_rank = Parameters(kept, threads, precision) / "mask_decoder"
         self._pe_maps: tuple[F32, ImageMaps] | None = None
@@ -340,15 +321,15 @@ class MaskDecoder:
         prompts = (np.concatenate([self.output_tokens, prompt]) for prompt in sparse)
         for tokens in _together(prompts, image):
             queries, images = self.transformer(image, tokens, kept, self.threads)
-            scores = self.iou_prediction_head(queries[:, 0].copy(), self.threads)[:, wanted.start : wanted.stop]
+            (scores,) = kernels.token_mlps(queries[None, :, 0], [self.iou_prediction_head], threads=self.threads)
+            scores = scores[:, wanted.start : wanted.stop]
             for one, kept_tokens, x in zip(scores, queries, images):
                 yield Candidates(one.copy(), wanted, kept_tokens[1:], image, x, self)
 
     def _draw(self, image: ImageTokens, x: UpdatedImage | MixedImage | F32, tokens: F32, indices: Sequence[int]) -> F32:
         """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the updated image x."""
-        mlps = [self.output_hypernetworks_mlps[i] for i in indices]
-        hyper = np.concatenate([mlp(token[None], self.threads) for mlp, token in zip(mlps, tokens)])
-        threads = self.threads
+        threads, mlps = self.threads, [self.output_hypernetworks_mlps[i] for i in indices]
+        hyper = kernels.token_mlps(tokens[:, None], mlps, threads=threads)[:, 0]
         if isinstance(x, np.ndarray):
             maps, at = kernels.project_image(x, None, None, self.upscale1.weight, threads=threads), 0
             update, rows, shift = None, None, np.tile(self.upscale1.bias, 4)
@@ -414,15 +395,21 @@ class Candidates:
         )
 
 
-def _linear(x: F32, layer: Layer, threads: int, residual: F32 | None = None) -> F32:
-    return kernels.linear(x, layer.weight, layer.bias, residual=residual, threads=threads)
+def _mlp(p: Parameters) -> list[tuple[Panels, F32 | None]]:
+    layers = (p.linear(f"layers.{i}") for i in range(3))
+    return [(layer.weight, layer.bias) for layer in layers]
+
+
+def _linear(
+    x: F32, layer: Layer, threads: int, residual: F32 | None = None, norm: Vectors | None = None
+) -> F32:
+    return kernels.linear(
+        x, layer.weight, layer.bias, residual=residual, norm=norm and (norm.weight, norm.bias),
+        eps=LAYER_NORM_EPS, threads=threads,
+    )  # fmt: skip
 
 
 def _sum(x: F32, y: F32) -> F32:
     """x + y, of images, in memory that has been used before."""
     total: F32 = np.add(x, y, out=kernels.memory.empty(x.shape))
     return total
-
-
-def _norm(x: F32, norm: Vectors, threads: int) -> F32:
-    return kernels.layer_norm(x, norm.weight, norm.bias, eps=LAYER_NORM_EPS, out=x, threads=threads)

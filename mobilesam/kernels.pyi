@@ -118,8 +118,24 @@ def linear(
     *,
     activation: Activation = None,
     residual: F32 | None = None,
+    norm: tuple[F32, F32] | None = None,
+    eps: float = 1e-5,
     out: F32 | None = None,
     threads: int | None = None,
+) -> F32: ...
+def self_attention(
+    x: F32,
+    values: F32,
+    layers: Sequence[tuple[Weight, F32 | None]],
+    residual: F32 | None,
+    norm: tuple[F32, F32],
+    *,
+    heads: int,
+    eps: float = 1e-5,
+    threads: int | None = None,
+) -> F32: ...
+def token_mlps(
+    x: F32, mlps: Sequence[Sequence[tuple[Weight, F32 | None]]], *, threads: int | None = None
 ) -> F32: ...
 def conv2d(
     x: F32,
