@@ -11,6 +11,7 @@ from mobilesam.kernels.attention import (
 from mobilesam.kernels.conv import conv2d, conv_transpose2d, pack_transpose
 from mobilesam.kernels.depthwise import depthwise_conv2d
 from mobilesam.kernels.gemm import linear, pack
+from mobilesam.kernels.image_attention import attend_image
 from mobilesam.kernels.mbconv import mbconv
 from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
@@ -33,6 +34,7 @@ __all__ = [
     "Panels",
     "UpdatedImage",
     "WinogradPanels",
+    "attend_image",
     "conv2d",
     "conv_transpose2d",
     "cross_attention",

@@ -50,6 +50,22 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
         u.gemm(&g)
 
 
+cdef inline void ask_maps(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, const float *keys,
+                          const float *values, int64_t ldm, float *weights) noexcept nogil:
+    """A chunk's sums of its values, by scores to its keys, (e, ldm) both; ``weights`` has asking rows."""
+    cdef int64_t d = p.e // HEADS, h, at
+    cdef float *y = p.mixed + chunk * d * p.columns
+    cdef gemm_args scores = new_gemm(p.asking, IMAGE_CHUNK, d)
+    scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, ldm, u.nr, weights, STRIDE
+    for h in range(HEADS):
+        scores.a, scores.b, at = p.queries + h * d, keys + h * d * ldm, chunk * p.columns + h * p.asking
+        u.gemm(&scores)
+        u.exp_rows(weights, STRIDE, p.asking, count, p.top + at, p.sum + at)
+        u.dot_rows(y + h * p.asking, p.columns, values + h * d * ldm, ldm, d, weights, STRIDE, p.asking, count)
+    for h in range(d):
+        memset(y + h * p.columns + HEADS * p.asking, 0, (p.columns - HEADS * p.asking) * sizeof(float))
+
+
 cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, float *scores, const float *scale,
                            const float *values, const float *basis, float *turned, const float *ahead,
                            int64_t ahead_floats) noexcept nogil:
@@ -89,9 +105,42 @@ cdef inline void combine_chunks(const micro *u, const asking_pass *p, int64_t ch
                 y[i * e + h * d + j] += whole[j * columns + h * p.asking + i]
 
 
-cdef inline chunk_scales(top, total):
-    """What chunks' sums (…, chunks, columns) are multiplied by, from each one's maximum and the sum of its exponentials."""
+cdef inline asking_pass *next_pass(asking_pass *p, size_t step, int64_t i) noexcept nogil:
+    """The i-th prompt's, ``step`` bytes apart, in structures of the caller's."""
+    return <asking_pass *>(<char *>p + i * step)
+
+
+cdef inline asked_room(asking_pass *p, size_t step, int64_t prompts, int64_t chunks):
+    """Makes room for what prompts' passes leave of each chunk. Returns it."""
     import numpy as np
 
-    scale = np.exp(top - top.max(axis=-2, keepdims=True))
-    return scale / (total * scale).sum(axis=-2, keepdims=True)
+    from mobilesam.kernels import memory
+
+    shape = prompts, chunks, p.columns
+    tops, sums = np.zeros(shape, np.float32), np.ones(shape, np.float32)
+    mixed = memory.empty((prompts, chunks, p.e // HEADS + p.rank, p.columns))
+    cdef float[:, :, ::1] tv = tops, uv = sums
+    cdef float[:, :, :, ::1] xv = mixed
+    cdef asking_pass *one
+    cdef int64_t i
+    for i in range(prompts):
+        one = next_pass(p, step, i)
+        one.top, one.sum, one.mixed = &tv[i, 0, 0], &uv[i, 0, 0], &xv[i, 0, 0, 0]
+    return tops, sums, mixed
+
+
+cdef inline combined(const micro *u, asking_pass *p, size_t step, room, const float[::1] bias):
+    """The prompts' answers (P, asking, e): the chunks' sums brought to a common maximum."""
+    import numpy as np
+
+    tops, sums, mixed = room
+    scale = np.exp(tops - tops.max(axis=1, keepdims=True))
+    scale /= (sums * scale).sum(axis=1, keepdims=True)
+    y, whole = np.empty((len(tops), p.asking, p.e), np.float32), np.empty(mixed.shape[2:], np.float32)
+    cdef const float[:, :, ::1] sv = scale
+    cdef float[:, :, ::1] yv = y
+    cdef float[:, ::1] wv = whole
+    cdef int64_t i
+    for i in range(yv.shape[0]):
+        combine_chunks(u, next_pass(p, step, i), sv.shape[1], &sv[i, 0, 0], &bias[0], &wv[0, 0], &yv[i, 0, 0])
+    return y

@@ -163,14 +163,8 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
         images.append(set_tokens(u, &passes[i], maps, keys[i], values[i], queries[i], None if before is None else before[i]))
         set_maps(&passes[i], maps, pe, update)
         kept.append(set_constants(u, &passes[i], update))
-    cdef int64_t columns = p.ask.columns, rows = e // HEADS + p.rank
-    tops, sums = np.zeros((prompts, chunks, columns), np.float32), np.ones((prompts, chunks, columns), np.float32)
-    mixed = memory.empty((prompts, chunks, rows, columns))
-    cdef float[:, :, ::1] tv = tops, uv = sums
-    cdef float[:, :, :, ::1] xv = mixed
-    for i in range(prompts):
-        passes[i].ask.top, passes[i].ask.sum, passes[i].ask.mixed = &tv[i, 0, 0], &uv[i, 0, 0], &xv[i, 0, 0, 0]
-
+    cdef int64_t columns = p.ask.columns
+    room = asked_room(&passes[0].ask, sizeof(update_pass), prompts, chunks)
     cdef size_t size = sizeof(float) * ((p.rank + columns) * STRIDE + IMAGE_CHUNK * columns + 256
                                         + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.rank, False))
     cdef float *scratch
@@ -186,14 +180,7 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
                 update_chunks(u, passes, prompts, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
     if failed:
         raise MemoryError(f"update_image: no memory for {size} bytes of scratch")
-    y, whole = np.empty((prompts, p.ask.asking, e), np.float32), np.empty((rows, columns), np.float32)
-    cdef const float[:, :, ::1] sv = chunk_scales(tops, sums)
-    cdef const float[::1] bias = update.value_bias
-    cdef float[:, :, ::1] yv = y
-    cdef float[:, ::1] wv = whole
-    for i in range(prompts):
-        combine_chunks(u, &passes[i].ask, chunks, &sv[i, 0, 0], &bias[0], &wv[0, 0], &yv[i, 0, 0])
-    return images, y
+    return images, combined(u, &passes[0].ask, sizeof(update_pass), room, update.value_bias)
 
 
 cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, before):

@@ -10,7 +10,7 @@ import numpy as np
 
 from cython.parallel cimport parallel, prange
 from libc.math cimport sqrtf
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from chunks cimport *
 from common cimport *
@@ -97,12 +97,7 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
     image = set_image(&p, maps, pe, update, before)
     kept = None if before is None else set_asked(u, &p, update)
 
-    cdef int64_t columns = p.ask.columns, rows = e // HEADS + p.ask.rank
-    tops, sums = np.zeros((chunks, columns), np.float32), np.ones((chunks, columns), np.float32)
-    mixed = memory.empty((chunks, rows, columns))
-    cdef float[:, ::1] tv = tops, uv = sums
-    cdef float[:, :, ::1] xv = mixed
-    p.ask.top, p.ask.sum, p.ask.mixed = &tv[0, 0], &uv[0, 0], &xv[0, 0, 0]
+    room = asked_room(&p.ask, sizeof(p), 1, chunks)
     cdef size_t size = sizeof(float) * (first_floats(&p) if before is None else second_floats(&p))
     cdef float *scratch
     cdef int failed = 0
@@ -117,11 +112,7 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
                 second_chunk(u, &p, unit, scratch)
     if failed:
         raise MemoryError(f"update_image_mixed: no memory for {size} bytes of scratch")
-    y, whole = np.empty((queries.shape[0], e), np.float32), np.empty((rows, columns), np.float32)
-    cdef const float[:, ::1] sv = chunk_scales(tops, sums)
-    cdef float[:, ::1] yv = y, wv = whole
-    combine_chunks(u, &p.ask, chunks, &sv[0, 0], &bias[0], &wv[0, 0], &yv[0, 0])
-    return image, y
+    return image, combined(u, &p.ask, sizeof(p), room, bias)[0]
 
 
 cdef set_image(mixed_pass *p, maps, pe, update, before):
@@ -190,23 +181,7 @@ cdef void first_chunk(const micro *u, const mixed_pass *p, int64_t chunk, float 
     mix_tokens(u, p, p.maps + chunk * p.maps_step, p.basis + chunk * p.basis_step, weights)
     for i in range(IMAGE_CHUNK // PIXELS):
         first_block(u, p, chunk, i * PIXELS, keys + i * PIXELS, free)
-    ask_tokens(u, &p.ask, chunk, count, keys, keys + e * STRIDE, weights)
-
-
-cdef void ask_tokens(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, const float *keys, const float *values,
-                     float *weights) noexcept nogil:
-    """A chunk's sums of its values (e, STRIDE); ``weights`` has asking rows."""
-    cdef int64_t d = p.e // HEADS, h, at
-    cdef float *y = p.mixed + chunk * d * p.columns
-    cdef gemm_args scores = new_gemm(p.asking, IMAGE_CHUNK, d)
-    scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, STRIDE, u.nr, weights, STRIDE
-    for h in range(HEADS):
-        scores.a, scores.b, at = p.queries + h * d, keys + h * d * STRIDE, chunk * p.columns + h * p.asking
-        u.gemm(&scores)
-        u.exp_rows(weights, STRIDE, p.asking, count, p.top + at, p.sum + at)
-        u.dot_rows(y + h * p.asking, p.columns, values + h * d * STRIDE, STRIDE, d, weights, STRIDE, p.asking, count)
-    for h in range(d):
-        memset(y + h * p.columns + HEADS * p.asking, 0, (p.columns - HEADS * p.asking) * sizeof(float))
+    ask_maps(u, &p.ask, chunk, count, keys, keys + e * STRIDE, STRIDE, weights)
 
 
 cdef void first_block(const micro *u, const mixed_pass *p, int64_t chunk, int64_t at, float *keys, float *free) noexcept nogil:

@@ -51,13 +51,11 @@ TOGETHER = 4
 class ImageTokens:
     """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256).
 
-    And what every prompt would compute of them again: the first layer's keys and values for the tokens' attention, and
-    what the low-rank form starts from, made when that is first wanted; None for an image that serves one prompt only.
+    And what the low-rank form starts from, made when that is first wanted; None for an image that serves one prompt only.
     """
 
     x: F32
     pe: F32
-    keys_values: KeysValues
     project: Callable[[], ProjectedImage] | None
 
     @cached_property
@@ -100,7 +98,7 @@ class TokenToImage:
 
     def __init__(self, p: Parameters) -> None:
         self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
-        self.out_proj = p.linear("out_proj")
+        self.out_proj, self.isa = p.linear("out_proj"), kernels.isa.current()
 
     def keys_values(self, image: F32, pe: F32, threads: int) -> KeysValues:
         k, v = _linear(_sum(image, pe), self.k_proj, threads), _linear(image, self.v_proj, threads)
@@ -193,7 +191,7 @@ class TwoWayTransformer:
         else:
             updated = LowRankUpdates(image.projected, threads)
         queries = first.attend_self(tokens, tokens, threads)
-        attended = first.cross_attn_token_to_image.direct(queries + tokens, image.keys_values, threads)
+        attended = updated.look(first.cross_attn_token_to_image, queries + tokens)
         before = first.digest(queries, attended, threads)
         queries = second.attend_self(before, tokens, threads)
         attended = updated.attend(
@@ -205,13 +203,26 @@ class TwoWayTransformer:
         return last.project(attended, queries, self.norm_final_attn, threads), updated.images
 
 
-class LowRankUpdates:
-    """The image as each prompt updates it, in low rank."""
+class ProjectedUpdates:
+    """What the two kinds of low rank share: their constants, and the attention to the image before it is updated."""
 
     def __init__(self, image: ProjectedImage, threads: int) -> None:
         self._image, self._threads = image, threads
         self._updates = iter((image.constants.first, image.constants.second))
-        self._images: list[UpdatedImage] | None = None
+
+    def look(self, attention: TokenToImage, asking: F32) -> F32:
+        """The tokens ``asking``, with their positional encoding, attend to the image."""
+        constants, queries = self._image.constants, attention.queries(asking, self._threads)
+        return kernels.attend_image(
+            self._image.maps, constants.before_at, queries, constants.before_bias,
+            isa=attention.isa, threads=self._threads,
+        )  # fmt: skip
+
+
+class LowRankUpdates(ProjectedUpdates):
+    """The image as each prompt updates it, in low rank."""
+
+    _images: list[UpdatedImage] | None = None
 
     @property
     def images(self) -> list[UpdatedImage]:
@@ -229,13 +240,10 @@ class LowRankUpdates:
         return attended
 
 
-class MixedUpdates:
+class MixedUpdates(ProjectedUpdates):
     """The image as one prompt of many tokens updates it, in low rank."""
 
-    def __init__(self, image: ProjectedImage, threads: int) -> None:
-        self._image, self._threads = image, threads
-        self._updates = iter((image.constants.first, image.constants.second))
-        self.images: list[MixedImage] = []
+    images: Sequence[MixedImage] = ()
 
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
         """As that of `LowRankUpdates`."""
@@ -255,12 +263,16 @@ class DirectUpdates:
     def __init__(self, tokens: ImageTokens, threads: int) -> None:
         self.images, self._pe, self._threads = [tokens.x], tokens.pe, threads
 
+    def look(self, attention: TokenToImage, asking: F32) -> F32:
+        """As that of `ProjectedUpdates`."""
+        return attention.direct(asking, attention.keys_values(self.images[0], self._pe, self._threads), self._threads)
+
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
         """As that of `LowRankUpdates`."""
         (image,), (tokens,), (token_pe,) = self.images, tokens, token_pe
         image = update.direct(image, self._pe, tokens, token_pe, self._threads)
         self.images = [image]
-        return attention.direct(asking, attention.keys_values(image, self._pe, self._threads), self._threads)
+        return self.look(attention, asking)
 
 
 class MaskDecoder:
@@ -291,13 +303,12 @@ class MaskDecoder:
         """
         x, pe = _sum(features, np.broadcast_to(dense, features.shape)), image_pe.reshape(-1, EMBED_DIM)
         x = x.reshape(-1, EMBED_DIM)
-        keys_values = self.transformer.layers[0].cross_attn_token_to_image.keys_values(x, pe, self.threads)
-        return ImageTokens(x, pe, keys_values, partial(self._projected, x, image_pe) if reuse else None)
+        return ImageTokens(x, pe, partial(self._projected, x, image_pe) if reuse else None)
 
     def _projected(self, x: F32, image_pe: F32) -> ProjectedImage:
         constants, threads, pe_maps = self.constants, self.threads, self._maps_of(image_pe)
         maps = kernels.project_image(
-            x, constants.shift, constants.scale, constants.rows, (pe_maps, CROSS_ATTENTION_DIM), threads=threads
+            x, constants.shift, constants.scale, constants.rows, (pe_maps, 2 * CROSS_ATTENTION_DIM), threads=threads
         )
         return ProjectedImage(constants, maps, pe_maps)
 
@@ -357,7 +368,7 @@ def low_rank_constants(p: Parameters, precision: str, isa: str, threads: int) ->
     """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
     layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
     updates = [layer / "cross_attn_image_to_token" for layer in layers]
-    attentions = [layers[1] / "cross_attn_token_to_image", p / "transformer.final_attn_token_to_image"]
+    attentions = [layer / "cross_attn_token_to_image" for layer in layers] + [p / "transformer.final_attn_token_to_image"]
 
     def linear(module: Parameters, name: str) -> Affine:
         return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))

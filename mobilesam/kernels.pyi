@@ -260,6 +260,15 @@ def project_image(
     isa: str | None = None,
     threads: int | None = None,
 ) -> ImageMaps: ...
+def attend_image(
+    maps: ImageMaps,
+    at: tuple[int, int],
+    queries: F32,
+    bias: F32,
+    *,
+    isa: str | None = None,
+    threads: int | None = None,
+) -> F32: ...
 def update_image(
     maps: ImageMaps,
     pe: ImageMaps,

@@ -83,8 +83,11 @@ class LowRank:
     """The two updates, what the image's maps are made with, and the first product that follows.
 
     The maps are rows·(x + shift)ᵀ, |x₁|² and |x₂|² of `kernels.project_image`; `scale` is γ₁.
-    pe_rows: (4·E, C), whose products with the positional encoding, and pe_bias (4·E,), are what it adds to the first
-        update's queries and the keys after it, and to the second's; the first E are added to the image's first maps.
+    pe_rows: (5·E, C), whose products with the positional encoding, and pe_bias (5·E,), are what it adds to the keys
+        before the updates, to the first update's queries and the keys after it, and to the second's; the first 2·E are
+        added to the image's first maps.
+    before_at: which maps are the first of E keys and E values of the attention before the updates; before_bias: (E,),
+        of those values.
     last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
     last_basis: (J, OC), of S's part, last_rows: turned, and last_shift (OC,), which is added after the division by σ₂.
     """
@@ -94,6 +97,8 @@ class LowRank:
     rows: MapRows
     pe_rows: MapRows
     pe_bias: F32
+    before_at: tuple[int, int]
+    before_bias: F32
     first: Update
     second: Update
     last_at: int
@@ -117,12 +122,13 @@ def low_rank(
     """The constants of two updates.
 
     outs: the updates' output projections (C, E), norms the norms that follow, queries (E, C) their image's queries.
-    keys, values: (E, C) of the attention to the result of each.
+    keys, values: (E, C) of the attention before them and of that to the result of each.
     last: (OC, C), what is asked of the second result besides.
     precision: of the product that makes the image's maps.
     isa, threads: what they are computed on; by default what is in force.
     """
     (out1, out2), (norm1, norm2) = outs, norms
+    (key0, *keys), (value0, *values) = keys, values
     products = partial(_products, isa=isa, threads=threads)
     basis1 = _centred(out1.weight.T)
     between = _centred(norm1.bias + out2.bias)
@@ -132,8 +138,9 @@ def low_rank(
     asked2 = [part.weight * norm2.weight for part in (keys[1], values[1])]
     last2 = last.weight * norm2.weight
     rows = [
-        queries[0].weight, 2 * _centred(basis1), *map(_centred, asked1),
+        key0.weight, queries[0].weight, 2 * _centred(basis1), *map(_centred, asked1),
         2 * _to_second(basis2, norm1), *(_to_second(part, norm1) for part in asked2), _to_second(last2, norm1),
+        value0.weight,
     ]  # fmt: skip
     count = sum(map(len, rows))
 
@@ -148,7 +155,7 @@ def low_rank(
     def update(i: int, at: int, rows: F64, query_rows: F32 | None) -> Update:
         key_rows, value_rows = of_basis[i]
         return Update(
-            at, count + i, 2 * e * i, _padded(grams[i]), query_rows, _padded(key_rows),
+            at, count + i, e + 2 * e * i, _padded(grams[i]), query_rows, _padded(key_rows),
             _padded(np.pad(value_rows, [(0, 1), (0, 0)])), _f32(_applied(values[i], norms[i].bias)),
             packed(rows), float(grams[1][e, e]),
         )  # fmt: skip
@@ -157,10 +164,11 @@ def low_rank(
         shift=_f32(out1.bias),
         scale=_f32(norm1.weight),
         rows=packed(np.concatenate(rows), precision),
-        pe_rows=packed(np.concatenate([queries[0].weight, keys[0].weight, queries[1].weight, keys[1].weight])),
+        pe_rows=packed(np.concatenate([part.weight for part in (key0, queries[0], keys[0], queries[1], keys[1])])),
         pe_bias=_f32(
             np.concatenate(
                 [
+                    np.zeros(e),
                     _applied(queries[0], -out1.bias),
                     np.zeros(e),
                     _applied(queries[1], norm1.bias),
@@ -168,9 +176,11 @@ def low_rank(
                 ]
             )
         ),
-        first=update(0, 0, first_rows, None),
-        second=update(1, 4 * e, grams[1][e + 1 :], _padded(query_rows)),
-        last_at=count - len(last2),
+        before_at=(0, count - e),
+        before_bias=_f32(_applied(value0, -out1.bias)),
+        first=update(0, e, first_rows, None),
+        second=update(1, 5 * e, grams[1][e + 1 :], _padded(query_rows)),
+        last_at=count - e - len(last2),
         last_basis=_f32(last_basis),
         last_rows=packed(last_basis.T),
         last_shift=_f32(_applied(last, norm2.bias)),

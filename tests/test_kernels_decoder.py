@@ -72,6 +72,7 @@ class Scene:
     pe: F32
     constants: LowRank
     tokens: tuple[tuple[F32, F32, F32], ...]  # keys, values and queries of each update
+    looked: np.ndarray  # what the first update's queries are answered before it
     attended: tuple[np.ndarray, ...]
     last: np.ndarray
     condition: float  # how much larger the terms of a squared deviation are than their sum
@@ -80,7 +81,7 @@ class Scene:
         c = self.constants
         pe = kernels.project_image(self.pe, None, None, c.pe_rows, **options)
         pe.data[:, : len(c.pe_bias)] += c.pe_bias[:, None]
-        return kernels.project_image(self.x, c.shift, c.scale, c.rows, (pe, INNER), **options), pe
+        return kernels.project_image(self.x, c.shift, c.scale, c.rows, (pe, 2 * INNER), **options), pe
 
     def update(self, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], update_image, **options):
         """The updated image and what attended to it, twice."""
@@ -110,13 +111,21 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
         return Affine.of(random(rows, columns) / np.float32(columns**0.5), random(rows) * np.float32(0.3))
 
     x, pe, e, c = random(n, CHANNELS), random(n, CHANNELS), INNER, CHANNELS
-    outs, queries, keys, values = ([linear(*shape), linear(*shape)] for shape in ((c, e), (e, c), (e, c), (e, c)))
+    outs, queries = ([linear(*shape), linear(*shape)] for shape in ((c, e), (e, c)))
+    keys, values = ([linear(e, c) for _ in range(3)] for _ in range(2))
     norms = [Affine.of(1 + random(c) / 4, random(c) / 4) for _ in range(2)]
     last = linear(LAST, c)
     prompt = tuple(
         (random(tokens, e), random(tokens, e), random(count, e) * np.float32(sharper)) for count in (tokens, asking)
     )
-    y, attended, condition = np.float64(x), [], 1.0
+    attention = list(zip(keys, values, strict=True))
+
+    def attend(asking: F32, y: np.ndarray, key: Affine, value: Affine) -> np.ndarray:
+        k, v = (reference.linear(z, part.weight, part.bias) for z, part in ((y + pe, key), (y, value)))
+        return reference.cross_attention(asking, k, v, heads=reference.HEADS)
+
+    y, condition = np.float64(x), 1.0
+    looked, attended = attend(prompt[0][2], y, *attention[0]), []
     for i, (k, v, q) in enumerate(prompt):
         weights = [(part.weight, part.bias) for part in (queries[i], outs[i], norms[i])]
         update = reference.linear(
@@ -125,10 +134,9 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
         own, added, both = (np.linalg.norm(z - z.mean(axis=1, keepdims=True), axis=1) for z in (y, update, y + update))
         condition *= np.max((own + added) / both) ** 2
         y = reference.update_image(y, pe, k, v, *weights)
-        key, value = (reference.linear(z, part.weight, part.bias) for z, part in ((y + pe, keys[i]), (y, values[i])))
-        attended.append(reference.cross_attention(q, key, value, heads=reference.HEADS))
+        attended.append(attend(q, y, *attention[i + 1]))
     constants = low_rank(outs, norms, queries, keys, values, last)
-    return Scene(n, x, pe, constants, prompt, tuple(attended), reference.linear(y, last.weight, last.bias), condition)
+    return Scene(n, x, pe, constants, prompt, looked, tuple(attended), reference.linear(y, last.weight, last.bias), condition)
 
 
 def check_updates(n: int, tokens: int, asking: int, update_image, *, sharper: float = 1, **options) -> None:
@@ -177,6 +185,29 @@ def test_updates_in_low_rank(sizes, update_image):
 @given(n=st.integers(1, 600), tokens=st.integers(1, 16), asking=st.integers(1, 16), threads=st.integers(1, 4))
 def test_any_updates_in_low_rank(update_image, n, tokens, asking, threads):
     check_updates(n, tokens, asking, update_image, threads=threads)
+
+
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(n=st.integers(1, 600), asking=st.integers(1, 40), threads=st.integers(1, 4))
+def test_attention_to_the_image_before_it_is_updated(n, asking, threads):
+    case = scene(n, asking, 1)
+    maps, _ = case.maps(threads=threads)
+    c, queries = case.constants, case.tokens[0][2]
+    got = kernels.attend_image(maps, c.before_at, queries[None] * SCALE, c.before_bias, threads=threads)
+    assert_relative_l2(got[0], case.looked, pass_bound(CHANNELS, CHANNELS, INNER // 8, CHANNELS, n, n))
+    other = np.stack([normal(asking, INNER), queries * SCALE])
+    both = kernels.attend_image(maps, c.before_at, other, c.before_bias)
+    assert_same(both[1], got[0])
+
+
+def test_attention_to_the_image_refuses_what_does_not_fit():
+    case = scene(9, 2, 3)
+    (maps, _), c = case.maps(), case.constants
+    with pytest.raises(ValueError, match=r"^queries: "):
+        kernels.attend_image(maps, c.before_at, normal(1, 2, INNER + 1), c.before_bias)
+    last = maps.data.shape[1] - INNER
+    with pytest.raises(ValueError, match=rf"^at: .*got \(0, {last + 1}\)"):
+        kernels.attend_image(maps, (0, last + 1), normal(1, 2, INNER), c.before_bias)
 
 
 @both_forms
