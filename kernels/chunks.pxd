@@ -47,6 +47,7 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
     g.lda, g.ldb, g.panel, g.ldy = e, n, u.nr, ldy
     for h in range(HEADS):
         g.a, g.b, g.y = values + h * d, rows + h * d * n, y + h * tokens * ldy
+        g.ahead, g.ahead_bytes = rows + (h + 1) * d * n, d * n * sizeof(float) if h < HEADS - 1 else 0
         u.gemm(&g)
 
 

@@ -23,6 +23,10 @@ cdef const runtime *rt = shared_runtime()
 
 # Chunks never depend on the threads: each one's softmax is whole, and they combine in order.
 
+cdef enum:
+    PARTS = 3  # of what is composed for a prompt, by any threads
+
+
 @dataclass(frozen=True, slots=True)
 class UpdatedImage:
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
@@ -112,8 +116,11 @@ cdef struct update_pass:
     const float *key_rows
     const float *value_rows
     int64_t wide, query_wide, key_wide
-    float *room
-    uint8_t *operands  # of these, whose rows make maps of the basis:
+    float *composed_gram
+    float *composed_asked
+    float *composed_keys
+    float *composed_values
+    # of these, whose rows make maps of the basis, the operands
     map_rows old_keys  # (8·tokens, before), the last column zeros
     map_rows gram_before  # (before, before)
     map_rows gram  # (rows, rank), of the rows that are new
@@ -165,14 +172,15 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
         kept.append(set_constants(u, &passes[i], update))
     cdef int64_t columns = p.ask.columns
     room = asked_room(&passes[0].ask, sizeof(update_pass), prompts, chunks)
-    cdef size_t size = sizeof(float) * ((p.rank + columns) * STRIDE + IMAGE_CHUNK * columns + 256
+    cdef size_t size = sizeof(float) * max(folded_floats(p), (p.rank + columns) * STRIDE + IMAGE_CHUNK * columns + 256
                                         + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.rank, False))
     cdef float *scratch
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads):
         scratch = <float *>rt.scratch(size)
-        for i in prange(prompts, schedule="dynamic"):
-            compose(u, &passes[i])
+        for unit in prange(PARTS * prompts, schedule="dynamic"):
+            if scratch != NULL:
+                compose(u, &passes[unit // PARTS], unit % PARTS, scratch)
         for unit in prange(chunks, schedule="dynamic"):
             if scratch == NULL:
                 failed += 1
@@ -227,17 +235,27 @@ cdef set_constants(const micro *u, update_pass *p, update):
     if p.before:
         query_rows = update.query_rows
         p.query_rows, p.query_wide = &query_rows[0, 0], query_rows.shape[1]
-    room = memory.empty((2 * turned_floats(u, &p.form) + max(p.rank, max(r, asking)) * p.wide
-                    + (p.rank + asking) * p.rank + r * max(p.before, 1) + (p.rank + 1) * p.ask.value_wide + 256,))
+    room = memory.empty((2 * turned_floats(u, &p.form) + (p.rank + asking) * p.rank + r * max(p.before, 1)
+                         + (p.rank + 1) * p.ask.value_wide + 256,))
     set_shape(&p.old_keys, u, r, p.before)
     set_shape(&p.gram_before, u, p.before, p.before)
     set_shape(&p.gram, u, p.form.rows, p.rank)
     set_shape(&p.asked, u, asking, p.rank)
     operands = memory.empty((operand_room(&p.old_keys) + operand_room(&p.gram_before) + operand_room(&p.gram)
-                        + operand_room(&p.asked) + 1,), np.uint8)
+                             + operand_room(&p.asked) + 1,), np.uint8)
     cdef float[::1] rv = room
     cdef uint8_t[::1] ov = operands
-    p.room, p.operands = &rv[0], &ov[0]
+    cdef float *free = &rv[0]
+    cdef uint8_t *operand = &ov[0]
+    turn_values(u, &p.form, &free)
+    p.composed_gram, p.composed_asked = take(&free, p.rank * p.rank), take(&free, asking * p.rank)
+    p.composed_keys = take(&free, r * max(p.before, 1))
+    p.composed_values = take(&free, (p.rank + 1) * p.ask.value_wide)  # a row more, as panels are read whole
+    p.ask.values = p.composed_values
+    take_operand(&operand, &p.gram)
+    take_operand(&operand, &p.asked)
+    take_operand(&operand, &p.old_keys)
+    take_operand(&operand, &p.gram_before)
     return room, operands
 
 
@@ -249,44 +267,44 @@ cdef int64_t operand_room(const map_rows *rows) noexcept nogil:
     return operand_bytes(rows.u, rows.m, rows.k) if rows.k else 0
 
 
-cdef void take_operand(uint8_t **free, map_rows *rows, const float *a) noexcept nogil:
-    """What ``a`` (m, k) holds as the operand of products."""
-    rows.a = a
-    make_operand(rows, free[0])
+cdef void take_operand(uint8_t **free, map_rows *rows) noexcept nogil:
+    rows.operand = free[0]
     free[0] += operand_room(rows)
 
 
-cdef void compose(const micro *u, update_pass *p) noexcept nogil:
-    """What a prompt's tokens make of the update's constants."""
+cdef void set_rows(map_rows *rows, const float *a) noexcept nogil:
+    """What ``a`` (m, k) holds, as the operand of products."""
+    rows.a = a
+    make_operand(rows, rows.operand)
+
+
+cdef int64_t folded_floats(const update_pass *p) noexcept nogil:
+    return max(p.rank * p.wide, max(HEADS * p.form.tokens * p.query_wide, HEADS * p.ask.asking * p.key_wide))
+
+
+cdef void compose(const micro *u, update_pass *p, int64_t part, float *folded) noexcept nogil:
+    """One of PARTS of what a prompt's tokens make of the update's constants."""
     cdef basis_form *b = &p.form
     cdef int64_t r = HEADS * b.tokens, asking = HEADS * p.ask.asking, i
-    cdef float *free = p.room
-    cdef float *values
-    turn_values(u, b, &free)
-    cdef float *folded = take(&free, max(p.rank, max(r, asking)) * p.wide)
-    cdef float *gram = take(&free, p.rank * p.rank)
-    cdef float *asked = take(&free, asking * p.rank)
-    cdef float *old_keys
-    cdef uint8_t *operands = p.operands
-    fold_basis(u, b, p.gram_rows, p.wide, folded, p.wide)
-    unfold(u, b, b.updates, p.rank, folded, p.wide, gram, p.rank)
-    take_operand(&operands, &p.gram, gram + p.before * p.rank)
-    fold(u, p.ask.asking, b.e, p.ask.queries, p.key_rows, p.key_wide, folded, p.key_wide)
-    unfold(u, b, b.updates, asking, folded, p.key_wide, asked, p.rank)
-    take_operand(&operands, &p.asked, asked)
-    if p.before:
+    if part == 0:
+        fold_basis(u, b, p.gram_rows, p.wide, folded, p.wide)
+        unfold(u, b, b.updates, p.rank, folded, p.wide, p.composed_gram, p.rank)
+        set_rows(&p.gram, p.composed_gram + p.before * p.rank)
         for i in range(p.before):
-            memmove(gram + i * p.before, gram + i * p.rank, p.before * sizeof(float))
-        take_operand(&operands, &p.gram_before, gram)
-        old_keys = take(&free, r * p.before)
+            memmove(p.composed_gram + i * p.before, p.composed_gram + i * p.rank, p.before * sizeof(float))
+        if p.before:
+            set_rows(&p.gram_before, p.composed_gram)
+    elif part == 1:
+        fold(u, p.ask.asking, b.e, p.ask.queries, p.key_rows, p.key_wide, folded, p.key_wide)
+        unfold(u, b, b.updates, asking, folded, p.key_wide, p.composed_asked, p.rank)
+        set_rows(&p.asked, p.composed_asked)
+        fold_basis(u, b, p.value_rows, p.ask.value_wide, p.composed_values, p.ask.value_wide)
+    elif p.before:
         fold(u, b.tokens, b.e, p.keys, p.query_rows, p.query_wide, folded, p.query_wide)
-        unfold(u, b, 1, r, folded, p.query_wide, old_keys, p.before)
+        unfold(u, b, 1, r, folded, p.query_wide, p.composed_keys, p.before)
         for i in range(r):
-            old_keys[i * p.before + p.before - 1] = 0  # the queries do not ask what lies between the updates
-        take_operand(&operands, &p.old_keys, old_keys)
-    values = take(&free, (p.rank + 1) * p.ask.value_wide)  # a row more, as panels are read whole
-    fold_basis(u, b, p.value_rows, p.ask.value_wide, values, p.ask.value_wide)
-    p.ask.values = values
+            p.composed_keys[i * p.before + p.before - 1] = 0  # the queries do not ask what lies between the updates
+        set_rows(&p.old_keys, p.composed_keys)
 
 
 cdef void dense(const map_rows *rows, const float *panels, float *y, const float *ahead, int64_t maps) noexcept nogil:
