@@ -60,6 +60,7 @@ cdef inline void ask_maps(const micro *u, const asking_pass *p, int64_t chunk, i
     scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, ldm, u.nr, weights, STRIDE
     for h in range(HEADS):
         scores.a, scores.b, at = p.queries + h * d, keys + h * d * ldm, chunk * p.columns + h * p.asking
+        scores.ahead, scores.ahead_bytes = values + h * d * ldm, d * ldm * sizeof(float)
         u.gemm(&scores)
         u.exp_rows(weights, STRIDE, p.asking, count, p.top + at, p.sum + at)
         u.dot_rows(y + h * p.asking, p.columns, values + h * d * ldm, ldm, d, weights, STRIDE, p.asking, count)

@@ -23,7 +23,7 @@ from mobilesam.kernels.threads import resolve
 cdef const runtime *rt = shared_runtime()
 
 cdef enum:
-    PIXELS = 64  # of a block, whose maps, of all rows of a product, stay in L2 beside its operand
+    PIXELS = 32  # of a block, whose maps, of all rows of a product, stay in L2 beside its operand
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +147,27 @@ cdef set_asked(const micro *u, mixed_pass *p, update):
     return packed
 
 
-cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, float *y, float *weights) noexcept nogil:
-    """y (e, STRIDE) of a chunk: what each head mixes of the tokens' values; ``weights`` has tokens rows."""
+cdef inline int64_t chunk_bytes(int64_t maps) noexcept nogil:
+    return maps * IMAGE_CHUNK * sizeof(float)
+
+
+cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, float *y, float *weights, const float *ahead,
+                     int64_t maps) noexcept nogil:
+    """y (e, STRIDE) of a chunk: what each head mixes of the tokens' values; ``weights`` has tokens rows.
+
+    So many maps of the chunk at ``ahead`` will be read next.
+    """
     cdef int64_t d = p.e // HEADS, h
     cdef gemm_args scores = new_gemm(p.tokens, IMAGE_CHUNK, d), mixed = new_gemm(d, IMAGE_CHUNK, p.tokens)
     scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, IMAGE_CHUNK, u.nr, weights, STRIDE
     mixed.lda, mixed.step, mixed.b, mixed.ldb, mixed.panel, mixed.ldy = 1, p.e, weights, STRIDE, u.nr, STRIDE
     for h in range(HEADS):
         scores.a, scores.b = p.keys + h * d, queries + h * d * IMAGE_CHUNK
+        scores.ahead, scores.ahead_bytes = queries + (h + 1) * d * IMAGE_CHUNK, chunk_bytes(d if h < HEADS - 1 else 0)
         u.gemm(&scores)
         u.softmax_columns(weights, STRIDE, p.tokens, IMAGE_CHUNK)
         mixed.a, mixed.y = p.values + h * d, y + h * d * STRIDE
+        mixed.ahead, mixed.ahead_bytes = ahead + h * (maps // HEADS) * IMAGE_CHUNK, chunk_bytes(maps // HEADS)
         u.gemm(&mixed)
 
 
@@ -178,7 +188,7 @@ cdef void first_chunk(const micro *u, const mixed_pass *p, int64_t chunk, float 
     cdef int64_t e = p.e, count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), i
     cdef float *weights = take(&free, max(p.tokens, p.ask.asking) * STRIDE)
     cdef float *keys = take(&free, 2 * e * STRIDE)
-    mix_tokens(u, p, p.maps + chunk * p.maps_step, p.basis + chunk * p.basis_step, weights)
+    mix_tokens(u, p, p.maps + chunk * p.maps_step, p.basis + chunk * p.basis_step, weights, p.key_pe + chunk * p.pe_step, 2 * e)
     for i in range(IMAGE_CHUNK // PIXELS):
         first_block(u, p, chunk, i * PIXELS, keys + i * PIXELS, free)
     ask_maps(u, &p.ask, chunk, count, keys, keys + e * STRIDE, STRIDE, weights)
@@ -225,15 +235,16 @@ cdef void second_chunk(const micro *u, const mixed_pass *p, int64_t chunk, float
     cdef float *linear = take(&free, e * STRIDE)
     cdef float *scores = take(&free, p.ask.columns * STRIDE)
     cdef float *turned = take(&free, IMAGE_CHUNK * p.ask.columns + u.nr)
-    mix_tokens(u, p, p.queries + chunk * e * IMAGE_CHUNK, new, weights)
+    mix_tokens(u, p, p.queries + chunk * e * IMAGE_CHUNK, new, weights, NULL, 0)
     u.scale_columns(new, STRIDE, new, STRIDE, e, IMAGE_CHUNK, between, NULL, 0)
     pack_map_columns(u, rank, IMAGE_CHUNK, basis, STRIDE, free)
-    map_product(&p.rows, free, IMAGE_CHUNK, maps + rank * IMAGE_CHUNK, IMAGE_CHUNK, linear, STRIDE)
+    map_product(&p.rows, free, IMAGE_CHUNK, maps + rank * IMAGE_CHUNK, IMAGE_CHUNK, linear, STRIDE, maps + (e + rank) * IMAGE_CHUNK,
+                2 * e * IMAGE_CHUNK)
     memcpy(scale, p.second_squares + chunk * IMAGE_CHUNK, IMAGE_CHUNK * sizeof(float))
     u.dot_columns(scale, new, STRIDE, linear, STRIDE, e, IMAGE_CHUNK)
     for i in range(IMAGE_CHUNK):
         scale[i] = 1 / sqrtf(max(scale[i], 0) / p.channels + p.eps * between[i] * between[i])
-    map_product(&p.asked, free, IMAGE_CHUNK, NULL, 0, scores, STRIDE)
+    map_product(&p.asked, free, IMAGE_CHUNK, NULL, 0, scores, STRIDE, p.key_pe + chunk * p.pe_step, e * IMAGE_CHUNK)
     maps += (e + rank) * IMAGE_CHUNK
     heads(u, p.ask.asking, e, p.ask.queries, maps, IMAGE_CHUNK, True, scores)
     u.scale_columns(scores, STRIDE, scores, STRIDE, HEADS * p.ask.asking, IMAGE_CHUNK, scale, NULL, 0)
