@@ -218,7 +218,7 @@ cdef struct cross_pass:
     int64_t m, n, width, heads, d, columns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KeysValues:
     """Keys (N, D), scaled, and values (N, D) packed per head for many calls of :func:`cross_attention`."""
 

@@ -14,7 +14,7 @@ from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ImageMaps:
     """Maps (M, N) of an image of n tokens in chunks (⌈N / 256⌉, M, 256), zeros beyond: what :func:`project_image` makes."""
 
@@ -22,7 +22,7 @@ class ImageMaps:
     n: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MapRows:
     """A matrix (M, K) of products whose columns are pixels: ``rows``, as the micro-kernels of index ``isa`` take them."""
 

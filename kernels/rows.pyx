@@ -2,10 +2,11 @@
 import numpy as np
 
 from cython.parallel cimport prange
+from libc.string cimport memset
 
 from common cimport *
 
-from mobilesam.kernels import check
+from mobilesam.kernels import check, memory
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -92,11 +93,16 @@ def normalize(image, mean, std, *, size, threads=None):
     channels = (image.shape[2],)
     cdef const float[::1] m = np.tile(check.array(mean, "mean", channels), image.shape[1])
     cdef const float[::1] s = np.tile(check.array(std, "std", channels), image.shape[1])
-    y = np.zeros((*full, image.shape[2]), np.float32)
+    y = memory.empty((*full, image.shape[2]))
+    cdef int64_t rows = full[0]
     stride = full[1] * image.shape[2]
     cdef const uint8_t[::1] xv = np.ascontiguousarray(image).reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     cdef const micro *u = &rt.tables[rt.active[0]]
-    for h in prange(height, nogil=True, num_threads=nthreads, use_threads_if=height * row > CHUNK, schedule="dynamic"):
-        u.normalize(&yv[h * stride], &xv[h * row], &m[0], &s[0], row)
+    for h in prange(rows, nogil=True, num_threads=nthreads, use_threads_if=rows * stride > CHUNK, schedule="dynamic"):
+        if h < height:
+            u.normalize(&yv[h * stride], &xv[h * row], &m[0], &s[0], row)
+            memset(&yv[h * stride] + row, 0, (stride - row) * sizeof(float))
+        else:
+            memset(&yv[h * stride], 0, stride * sizeof(float))
     return y

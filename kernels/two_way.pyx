@@ -27,7 +27,7 @@ cdef enum:
     PARTS = 3  # of what is composed for a prompt, by any threads
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class UpdatedImage:
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
 

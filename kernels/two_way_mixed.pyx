@@ -26,7 +26,7 @@ cdef enum:
     PIXELS = 32  # of a block, whose maps, of all rows of a product, stay in L2 beside its operand
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MixedImage:
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
 

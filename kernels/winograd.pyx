@@ -20,7 +20,7 @@ cdef const runtime *rt = shared_runtime()
 cdef int64_t TILES = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class WinogradPanels:
     """A (OC, 3, 3, C) weight as G g G', packed: ``data`` (16, ceil(OC / NR), C, NR); ``isa`` as in Panels."""
 

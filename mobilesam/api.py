@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -15,9 +14,7 @@ from PIL import Image
 
 from . import kernels, results, rle
 from .checked_prompt import Prompt, check_mapping, check_prompt, to_canvas
-from .checkpoint import Checkpoint, ConvertedCheckpoint, open_checkpoint
-from .decoder import Candidates, ImageTokens, MaskDecoder
-from .encoder import ImageEncoder
+from .decoder import Candidates, ImageTokens
 from .image import (
     ImageLike,
     Size,
@@ -28,8 +25,7 @@ from .image import (
     save_image,
     to_encoder_input,
 )
-from .precision import decoder_precision, resolve
-from .prompt import PromptEncoder
+from .network import Network, load_network
 
 
 @dataclass(frozen=True, eq=False)
@@ -262,19 +258,10 @@ class MobileSAM:
     the weights come from, `threads` how many threads a call uses and `precision` what it computes in.
     """
 
-    def __init__(self, checkpoint: Checkpoint | ConvertedCheckpoint, threads: int, precision: str = "fp32") -> None:
-        self.checkpoint = checkpoint
-        self.threads = threads
-        self.precision = precision
-        with ThreadPoolExecutor(1) as beside:  # where there are threads, as there are many small weights
-            decoder = beside.submit(MaskDecoder, checkpoint, threads, decoder_precision(precision))
-            if threads == 1:
-                wait([decoder])
-            self.image_encoder = ImageEncoder(checkpoint, threads, precision)
-            self.prompt_encoder = PromptEncoder(checkpoint, threads)
-            self.mask_decoder = decoder.result()
-        if isinstance(checkpoint, Checkpoint):
-            checkpoint.unmap()
+    def __init__(self, network: Network) -> None:
+        self.checkpoint, self.threads, self.precision = network.checkpoint, network.threads, network.precision
+        self.image_encoder, self.prompt_encoder = network.image_encoder, network.prompt_encoder
+        self.mask_decoder = network.mask_decoder
 
     @property
     def device(self) -> str:
@@ -354,9 +341,7 @@ def load(
     Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a
     checkpoint, ValueError for an impossible number of threads or a precision that this CPU lacks.
     """
-    threads = kernels.threads.default_threads() if threads is None else kernels.threads.checked(threads)
-    precision = resolve(precision)
-    return MobileSAM(open_checkpoint(weights), threads, precision)
+    return MobileSAM(load_network(weights, threads, precision))
 
 
 _default_lock = threading.Lock()

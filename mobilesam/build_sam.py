@@ -9,6 +9,7 @@ from collections.abc import Callable
 from . import kernels
 from .api import MobileSAM
 from .checkpoint import open_checkpoint, open_source
+from .network import Network
 from .precision import resolve
 
 
@@ -21,7 +22,7 @@ def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> MobileS
     Raises FileNotFoundError, or CheckpointError (a ValueError) for a file that is no such checkpoint.
     """
     opened = open_checkpoint() if checkpoint is None else open_source(checkpoint)
-    return MobileSAM(opened, kernels.threads.default_threads(), resolve(None))
+    return MobileSAM(Network(opened, kernels.threads.default_threads(), resolve(None)))
 
 
 class _Registry(dict[str, Callable[..., MobileSAM]]):

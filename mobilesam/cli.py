@@ -1,39 +1,36 @@
-"""The command line: a module for each command, which loads the library when it runs, to start fast."""
+"""The command line: a module for each command, loaded when that is asked for; it loads the library when it runs."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
+from itertools import islice
 from typing import NoReturn
 
-from . import (
-    __version__,
-    command_bench,
-    command_completion,
-    command_convert,
-    command_download,
-    command_everything,
-    command_info,
-    command_segment,
-    command_serve,
-)
+from . import __version__
 from .console import describe
 
 COMMANDS = {
-    "segment": (command_segment, "cut one object out of a photo, given points or a box"),
-    "everything": (command_everything, "cut everything out of photos: all masks, without a prompt"),
-    "serve": (command_serve, "a local page to click in, and its HTTP API"),
-    "download": (command_download, "fetch the official checkpoint, for --weights mobile_sam"),
-    "convert": (command_convert, "convert a checkpoint to this package's safetensors"),
-    "bench": (command_bench, "time it on this machine, against ONNX Runtime where that is installed"),
-    "completion": (command_completion, "a script that completes this command's words in a shell"),
-    "info": (command_info, "what runs here: versions, CPU, ISA, threads, checkpoint"),
+    "segment": "cut one object out of a photo, given points or a box",
+    "everything": "cut everything out of photos: all masks, without a prompt",
+    "serve": "a local page to click in, and its HTTP API",
+    "download": "fetch the official checkpoint, for --weights mobile_sam",
+    "convert": "convert a checkpoint to this package's safetensors",
+    "bench": "time it on this machine, against ONNX Runtime where that is installed",
+    "completion": "a script that completes this command's words in a shell",
+    "info": "what runs here: versions, CPU, ISA, threads, checkpoint",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code, 0 if all went well; 2 for an error (one line on stderr), 130 if
     interrupted."""
-    arguments = make_parser().parse_args(argv)
+    # The kernels have threads of their own. NumPy's would spin beside them for a while after it is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    words = sys.argv[1:] if argv is None else argv
+    command = islice((word for word in words if not word.startswith("-")), 1)
+    arguments = make_parser(list(command)).parse_args(words)
     try:
         code: int = arguments.run(arguments)
     except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -51,11 +48,14 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"mobilesam: error: {message} (see {self.prog} --help)\n")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The whole command's parser; `run` of what it parses is the function to call."""
+def make_parser(wanted: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentParser:
+    """The whole command's parser; `run` of what it parses is the function to call. Of commands that are not ``wanted``
+    it knows the names alone."""
     parser = _Parser(prog="mobilesam", description="Segment anything in a photo, on a CPU.")
     parser.add_argument("--version", action="version", version=f"mobilesam {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (module, summary) in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:]))
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:])
+        if name in wanted:
+            import_module(f".command_{name}", __package__).add_arguments(command)
     return parser

@@ -109,17 +109,19 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
 
     from concurrent.futures import ThreadPoolExecutor
 
-    from . import api, outputs
-    from .image import allow_large_photos, open_rgb
+    from .network import load_network
 
-    allow_large_photos()
-    style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
-    for kind, path in files:
-        outputs.check(kind, path, style)
-    with ThreadPoolExecutor(1) as beside:
-        loading = beside.submit(api.load, arguments.weights, threads=arguments.threads, precision=arguments.precision)
+    with ThreadPoolExecutor(1) as beside:  # the rest of the library and the photo are loaded meanwhile
+        loading = beside.submit(load_network, arguments.weights, arguments.threads, arguments.precision)
+        from . import api, outputs
+        from .image import allow_large_photos, open_rgb
+
+        allow_large_photos()
+        style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
+        for kind, path in files:
+            outputs.check(kind, path, style)
         photo = open_rgb(image)
-        model = loading.result()
+        model = api.MobileSAM(loading.result())
     result = api.segment(photo, **prompt.on(*photo.size), multimask=not arguments.single, model=model)
     outputs.write(files, result, photo, image, style)
     area = int(result.mask.sum())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import groupby, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +29,10 @@ from .config import (
     MASK_TOKENS,
 )
 from .kernels import ImageMaps, KeysValues, MixedImage, Panels, UpdatedImage
-from .low_rank import Affine, LowRank, low_rank
 from .parameters import F32, Layer, Parameters, Vectors
+
+if TYPE_CHECKING:
+    from .low_rank import LowRank
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
@@ -294,7 +297,9 @@ class MaskDecoder:
     @cached_property
     def constants(self) -> LowRank:
         """Of the updates in low rank; made with the first image."""
-        return low_rank_constants(self._low_rank, self.precision, self.isa, self.threads)
+        from .low_rank import decoder_constants
+
+        return decoder_constants(self._low_rank, self.precision, self.isa, self.threads)
 
     def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
         """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.
@@ -362,29 +367,6 @@ def _together(prompts: Iterable[F32], image: ImageTokens) -> Iterator[F32]:
         most = TOGETHER if tokens <= FEW_TOKENS and image.project is not None else 1
         while group := list(islice(alike, most)):
             yield np.stack(group)
-
-
-def low_rank_constants(p: Parameters, precision: str, isa: str, threads: int) -> LowRank:
-    """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
-    layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
-    updates = [layer / "cross_attn_image_to_token" for layer in layers]
-    attentions = [layer / "cross_attn_token_to_image" for layer in layers] + [p / "transformer.final_attn_token_to_image"]
-
-    def linear(module: Parameters, name: str) -> Affine:
-        return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
-
-    upscale = p.transposed("output_upscaling.0")
-    return low_rank(
-        outs=[linear(module, "out_proj") for module in updates],
-        norms=[Affine.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
-        queries=[linear(module, "q_proj") for module in updates],
-        keys=[linear(module, "k_proj") for module in attentions],
-        values=[linear(module, "v_proj") for module in attentions],
-        last=Affine.of(upscale.weight.rows, np.tile(upscale.bias, 4)),
-        precision=precision,
-        isa=isa,
-        threads=threads,
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

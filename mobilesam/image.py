@@ -12,7 +12,7 @@ from typing import IO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from . import kernels
 from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
@@ -212,6 +212,8 @@ def draw_prompt(
     picture: Image.Image, points: NDArray[np.number], labels: NDArray[np.integer], box: NDArray[np.number] | None
 ) -> Image.Image:
     """The RGB picture with a prompt drawn in: a plus on points (P, 2) of label 1, a minus on others, the box (4,)."""
+    from PIL import ImageDraw  # which loads fonts
+
     drawn = picture.copy()
     line = max(2, round(max(picture.size) / 600))
     if box is not None:
@@ -228,6 +230,8 @@ def draw_prompt(
 
 def _marker(radius: int, *, positive: bool) -> Image.Image:
     """A disc with a plus or a minus, RGBA, 2·radius + 1 pixels a side; drawn larger and shrunk for smooth edges."""
+    from PIL import ImageDraw
+
     side, zoom = 2 * radius + 1, 8
     marker = Image.new("RGBA", (side * zoom, side * zoom), (*OUTER_LINE_COLOUR, 0))
     draw = ImageDraw.Draw(marker)

@@ -44,7 +44,7 @@ isa: _Isa
 memory: _Memory
 threads: _Threads
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Panels:
     words: NDArray[np.uint32]
     shape: tuple[int, ...]
@@ -54,7 +54,7 @@ class Panels:
     @property
     def k(self) -> int: ...
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class KeysValues:
     keys: F32
     values: F32
@@ -62,18 +62,18 @@ class KeysValues:
     heads: int
     isa: int
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ImageMaps:
     data: F32
     n: int
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MapRows:
     rows: F32
     operand: NDArray[np.uint8]
     isa: int
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class MixedImage:
     n: int
     rank: int
@@ -82,7 +82,7 @@ class MixedImage:
     queries: F32
     squares: F32
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class UpdatedImage:
     n: int
     rank: int
@@ -90,7 +90,7 @@ class UpdatedImage:
     scale: F32
     values: tuple[F32, ...]
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class WinogradPanels:
     data: F32
     shape: tuple[int, int, int, int]

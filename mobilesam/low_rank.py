@@ -29,7 +29,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import kernels
+from .config import DECODER_DEPTH
 from .kernels import MapRows
+from .parameters import Parameters
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -38,7 +40,7 @@ F64 = NDArray[np.float64]
 PANEL = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Affine:
     """weight and bias in float64: (N, K) and (N,) of a linear layer, (C,) both of a norm."""
 
@@ -50,7 +52,7 @@ class Affine:
         return cls(np.asarray(weight, np.float64), np.asarray(bias, np.float64))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Update:
     """The constants of one update and of the attention to its result, E = 128 inner channels; float32.
 
@@ -78,7 +80,7 @@ class Update:
     between: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
     """The two updates, what the image's maps are made with, and the first product that follows.
 
@@ -184,6 +186,29 @@ def low_rank(
         last_basis=_f32(last_basis),
         last_rows=packed(last_basis.T),
         last_shift=_f32(_applied(last, norm2.bias)),
+    )
+
+
+def decoder_constants(p: Parameters, precision: str, isa: str, threads: int) -> LowRank:
+    """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
+    layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
+    updates = [layer / "cross_attn_image_to_token" for layer in layers]
+    attentions = [layer / "cross_attn_token_to_image" for layer in layers] + [p / "transformer.final_attn_token_to_image"]
+
+    def linear(module: Parameters, name: str) -> Affine:
+        return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
+
+    upscale = p.transposed("output_upscaling.0")
+    return low_rank(
+        outs=[linear(module, "out_proj") for module in updates],
+        norms=[Affine.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
+        queries=[linear(module, "q_proj") for module in updates],
+        keys=[linear(module, "k_proj") for module in attentions],
+        values=[linear(module, "v_proj") for module in attentions],
+        last=Affine.of(upscale.weight.rows, np.tile(upscale.bias, 4)),
+        precision=precision,
+        isa=isa,
+        threads=threads,
     )
 
 

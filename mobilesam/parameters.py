@@ -14,7 +14,7 @@ from .kernels import MapRows, Panels, WinogradPanels
 F32 = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Layer:
     """A linear layer or a convolution: its packed weight and its bias."""
 
@@ -22,7 +22,7 @@ class Layer:
     bias: F32 | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Vectors:
     """A weight that is read as it is, such as a norm's or a depthwise convolution's, and its bias; float32."""
 
@@ -30,7 +30,7 @@ class Vectors:
     bias: F32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rows:
     """A layer whose answers are maps: the rows of its product, packed, and its bias."""
 

@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -161,6 +160,8 @@ def svg(objects: Sequence[SegmentedObject]) -> str:
     Later objects lie over earlier ones. Needs the extra [polygons]. Raises ValueError where there is no object or the
     masks' sizes differ.
     """
+    from html import escape  # its table of entities takes a millisecond to load
+
     height, width = _common_size(objects)
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'

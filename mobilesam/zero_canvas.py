@@ -30,7 +30,7 @@ class Module(Protocol):
     def __call__(self, x: F32, threads: int) -> F32: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Constants:
     """The zero canvas's lines along the axis that the photo does not fill.
 
