@@ -1,6 +1,5 @@
 """What commands say: an error in one line, how far a long run is."""
 
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -30,7 +29,9 @@ def say_failed(file: object, reason: str) -> None:
 def show(text: str) -> None:
     """What a long run is at, in a line that is written over; nothing where stderr is no terminal."""
     if sys.stderr.isatty():
-        columns = shutil.get_terminal_size().columns
+        from shutil import get_terminal_size  # here, as it loads every format of archives
+
+        columns = get_terminal_size().columns
         print(f"\r\033[K{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
-# Up to so many tokens of a prompt their weights are the low-rank form's basis; for more, the channels that they mix (Zen 4).
+# Up to so many tokens of a prompt their weights are the low-rank form's basis; for more, the channels that they mix.
 FEW_TOKENS = 14
 # What the low-rank form is made of, when that is first wanted; the checkpoint is let go after loading.
 LOW_RANK_TENSORS = (
@@ -54,7 +54,7 @@ TOGETHER = 4
 class ImageTokens:
     """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256).
 
-    And what the low-rank form starts from, made when that is first wanted; None for an image that serves one prompt only.
+    And what the low-rank form starts from, made when that is first wanted; None for an image that serves one prompt.
     """
 
     x: F32
@@ -352,8 +352,10 @@ class MaskDecoder:
         else:
             constants = self.constants
             maps, at, update, shift = image.projected.maps, constants.last_at, x, constants.last_shift
-            mixed = isinstance(x, MixedImage)
-            rows = constants.last_rows if mixed else kernels.update_rows(x, constants.last_basis, isa=self.isa)
+            if isinstance(x, MixedImage):
+                rows = constants.last_rows
+            else:
+                rows = kernels.update_rows(x, constants.last_basis, isa=self.isa)
         return kernels.upscale_masks(
             (maps, at, (EMBED_SIZE, EMBED_SIZE)), self.upscale_norm.weight, self.upscale_norm.bias,
             self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=shift,
@@ -393,11 +395,9 @@ def _mlp(p: Parameters) -> list[tuple[Panels, F32 | None]]:
     return [(layer.weight, layer.bias) for layer in layers]
 
 
-def _linear(
-    x: F32, layer: Layer, threads: int, residual: F32 | None = None, norm: Vectors | None = None
-) -> F32:
+def _linear(x: F32, layer: Layer, threads: int, residual: F32 | None = None, norm: Vectors | None = None) -> F32:
     return kernels.linear(
-        x, layer.weight, layer.bias, residual=residual, norm=norm and (norm.weight, norm.bias),
+        x, layer.weight, layer.bias, residual=residual, norm=None if norm is None else (norm.weight, norm.bias),
         eps=LAYER_NORM_EPS, threads=threads,
     )  # fmt: skip
 

@@ -134,9 +134,7 @@ def self_attention(
     eps: float = 1e-5,
     threads: int | None = None,
 ) -> F32: ...
-def token_mlps(
-    x: F32, mlps: Sequence[Sequence[tuple[Weight, F32 | None]]], *, threads: int | None = None
-) -> F32: ...
+def token_mlps(x: F32, mlps: Sequence[Sequence[tuple[Weight, F32 | None]]], *, threads: int | None = None) -> F32: ...
 def conv2d(
     x: F32,
     weight: Weight,

@@ -63,9 +63,11 @@ class Update:
     gram: (J, J), products of the basis: those of a block with the blocks before it twice, with those after it none.
     query_rows: (E, J of the update before), what the queries are of the basis; None for the first update.
     key_rows: (E, J), value_rows: (J, E) and value_bias: (E,): what the attention's keys and values are of it.
-    The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels; value_rows a row more.
-    rows: what is asked of M. Of the first update's: its gram (E, E), the attention's keys and values, the second's queries,
-        and of the second's gram E + 1 rows; between: the last row's own square. Of the second's, the last E rows of gram.
+    The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels; value_rows has
+        a row more.
+    rows: what is asked of M. Of the first update's: its gram (E, E), the attention's keys and values, the second's
+        queries, and of the second's gram E + 1 rows; between: the last row's own square. Of the second's: the last E
+        rows of gram.
     """
 
     at: int
@@ -193,7 +195,9 @@ def decoder_constants(p: Parameters, precision: str, isa: str, threads: int) -> 
     """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
     layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
     updates = [layer / "cross_attn_image_to_token" for layer in layers]
-    attentions = [layer / "cross_attn_token_to_image" for layer in layers] + [p / "transformer.final_attn_token_to_image"]
+    attentions = [layer / "cross_attn_token_to_image" for layer in layers] + [
+        p / "transformer.final_attn_token_to_image"
+    ]
 
     def linear(module: Parameters, name: str) -> Affine:
         return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))

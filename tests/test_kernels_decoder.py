@@ -136,7 +136,9 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
         y = reference.update_image(y, pe, k, v, *weights)
         attended.append(attend(q, y, *attention[i + 1]))
     constants = low_rank(outs, norms, queries, keys, values, last)
-    return Scene(n, x, pe, constants, prompt, looked, tuple(attended), reference.linear(y, last.weight, last.bias), condition)
+    return Scene(
+        n, x, pe, constants, prompt, looked, tuple(attended), reference.linear(y, last.weight, last.bias), condition
+    )
 
 
 def check_updates(n: int, tokens: int, asking: int, update_image, *, sharper: float = 1, **options) -> None:
@@ -307,7 +309,9 @@ def test_upscaling_an_updated_image(update_image):
     with pytest.raises(ValueError, match=r"^update: expected one of 288 tokens, got 297"):
         kernels.upscale_masks((few, 0, (32, 9)), *more, **update)
     with pytest.raises(ValueError, match=r"^rows: "):
-        kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": kernels.pack_rows(normal(LAST, image.rank - 1))}))
+        kernels.upscale_masks(
+            (maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": kernels.pack_rows(normal(LAST, image.rank - 1))})
+        )
     with pytest.raises(TypeError, match=r"^x: .* with an update"):
         kernels.upscale_masks(normal(LAST, 33, 9), *more, **update)
     with pytest.raises(ValueError, match=r"^precision: .*'int8'"):

@@ -1,4 +1,6 @@
-"""The passes over prompts' tokens: self-attention with its projections and norm, MLPs of single tokens, a linear layer's norm."""
+"""The passes over prompts' tokens: self-attention, projected and normed, MLPs of single tokens, a linear layer's norm."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -34,7 +36,9 @@ def check_attention(prompts: int, tokens: int, channels: int, heads: int, width:
 
 
 @pytest.mark.parametrize(
-    "sizes", [(1, 7, 256, 8, 32), (4, 26, 256, 8, 32), (3, 1, 5, 1, 1), (2, 65, 33, 3, 17), (1, 129, 48, 2, 40)], ids=str
+    "sizes",
+    [(1, 7, 256, 8, 32), (4, 26, 256, 8, 32), (3, 1, 5, 1, 1), (2, 65, 33, 3, 17), (1, 129, 48, 2, 40)],
+    ids=str,
 )
 def test_self_attention(sizes):
     check_attention(*sizes)
@@ -98,7 +102,9 @@ def test_self_attention_refuses_what_does_not_fit():
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=r"^heads: expected a divisor of 12 channels, got 5"):
         kernels.self_attention(x, values, layers, residual, norm, heads=5)
-    others = [name for name in isa.available() if name != isa.current() and not {name, isa.current()} == {"zen4", "avx512"}]
+    others = [
+        name for name in isa.available() if name != isa.current() and not {name, isa.current()} == {"zen4", "avx512"}
+    ]
     if others:
         foreign = kernels.pack(layers[1][0], isa=others[0])
         with pytest.raises(ValueError, match=r"^layers: packed for more than one ISA"):
@@ -107,7 +113,7 @@ def test_self_attention_refuses_what_does_not_fit():
 
 def mlps(count: int, *widths: int):
     return [
-        [(weight + np.float32(i), bias) for weight, bias in (layer(n, k) for k, n in zip(widths, widths[1:]))]
+        [(weight + np.float32(i), bias) for weight, bias in (layer(n, k) for k, n in pairwise(widths))]
         for i in range(count)
     ]
 
