@@ -282,7 +282,7 @@ class MaskDecoder:
     """Image features and a prompt's embeddings to mask logits and scores; what is made once is made when first used."""
 
     def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32") -> None:
-        p = Parameters(weights, threads, precision) / "mask_decoder"
+        p = Parameters(weights, precision) / "mask_decoder"
         self.threads, self.precision, self.isa = threads, p.precision, kernels.isa.current()
         self.transformer = TwoWayTransformer(p / "transformer")
         self.output_tokens = np.concatenate([p.tensor("iou_token.weight"), p.tensor("mask_tokens.weight")])
@@ -291,7 +291,7 @@ class MaskDecoder:
         self.output_hypernetworks_mlps = [_mlp(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = _mlp(p / "iou_prediction_head")
         kept = {name: weights[name] for name in weights if any(part in name for part in LOW_RANK_TENSORS)}
-        self._low_rank = Parameters(kept, threads, precision) / "mask_decoder"
+        self._low_rank = Parameters(kept, precision) / "mask_decoder"
         self._pe_maps: tuple[F32, ImageMaps] | None = None
 
     @cached_property

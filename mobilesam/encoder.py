@@ -134,7 +134,7 @@ class ImageEncoder:
     img_size = IMG_SIZE
 
     def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32") -> None:
-        p = Parameters(weights, threads, precision) / "image_encoder"
+        p = Parameters(weights, precision) / "image_encoder"
         self.threads = threads
         self.patch_embed = PatchEmbed(p / "patch_embed")
         self.layers = [

@@ -39,18 +39,18 @@ class Rows:
 
 
 class Parameters:
-    """The tensors under a prefix of the reference's names; ``p / "blocks" / 0`` is the prefix below."""
+    """The tensors under a prefix of the reference's names; ``p / "blocks" / 0`` is the prefix below.
 
-    def __init__(
-        self, tensors: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32", prefix: str = ""
-    ) -> None:
+    They are packed by the thread that asks for them: the network's parts are loaded side by side.
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], precision: str = "fp32", prefix: str = "") -> None:
         self._tensors = tensors
-        self._threads = threads
         self.precision = precision
         self._prefix = prefix
 
     def __truediv__(self, name: str | int) -> Parameters:
-        return Parameters(self._tensors, self._threads, self.precision, f"{self._prefix}{name}.")
+        return Parameters(self._tensors, self.precision, f"{self._prefix}{name}.")
 
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._tensors
@@ -72,8 +72,8 @@ class Parameters:
         """(OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, packed; in fp32 transformed before."""
         weight = self.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
         if self.precision == "fp32":
-            return kernels.pack_winograd(weight, threads=self._threads)
-        return kernels.pack(weight, precision=self.precision, threads=self._threads)
+            return kernels.pack_winograd(weight, threads=1)
+        return kernels.pack(weight, precision=self.precision, threads=1)
 
     def transposed(self, name: str) -> Rows:
         """(C, OC, 2, 2) of a transposed convolution as the rows (2, 2, OC) of a matrix with C columns."""
@@ -91,4 +91,4 @@ class Parameters:
 
     def _layer(self, weight: NDArray[np.generic], name: str, precision: str | None = None) -> Layer:
         bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self else None
-        return Layer(kernels.pack(weight, precision=precision or self.precision, threads=self._threads), bias)
+        return Layer(kernels.pack(weight, precision=precision or self.precision, threads=1), bias)

@@ -23,7 +23,7 @@ class PromptEncoder:
     """Prompts in pixels of the 1024×1024 canvas to token and map embeddings. Immutable once made."""
 
     def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int) -> None:
-        p = Parameters(weights, threads) / "prompt_encoder"
+        p = Parameters(weights) / "prompt_encoder"
         self.threads = threads
         self.gaussian = p.tensor("pe_layer.positional_encoding_gaussian_matrix")
         self.point_embeddings = np.concatenate(

@@ -27,7 +27,7 @@ def attention(prompts: int, tokens: int, channels: int, heads: int, width: int):
 
 
 def check_attention(prompts: int, tokens: int, channels: int, heads: int, width: int, **options) -> None:
-    """Projections, scores, softmax, mixing, projection and norm; an exponential errs by its score, some √channels large."""
+    """Projections, scores, softmax, mixing, projection and norm; an exponential errs by its score, some √channels."""
     arguments = attention(prompts, tokens, channels, heads, width)
     expected = reference.self_attention(*arguments, heads=heads)
     got = kernels.self_attention(*arguments, heads=heads, **options)
