@@ -84,7 +84,8 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, norm=None, e
     shape = (*x.shape[:-1], weight.n)
     bias = check.optional(bias, "bias", (weight.n,))
     residual = check.optional(residual, "residual", shape)
-    y = check.output(out, shape, x, bias, residual)
+    norm = () if norm is None else check.norm(norm, weight.n)
+    y = check.output(out, shape, x, bias, residual, *norm)
     cdef const float[::1] xv = x.reshape(-1), bv = bias
     cdef const float[::1] rv = None if residual is None else residual.reshape(-1), norm_weight, norm_bias
     cdef layer_product p
@@ -92,12 +93,12 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, norm=None, e
     cdef float[::1] yv = y.reshape(-1)
     cdef float e = eps
     p.m, p.x, p.bias, p.residual, p.y, p.act = xv.shape[0] // p.w.k, &xv[0], floats(bv), floats(rv), &yv[0], act
-    if norm is not None:
-        norm_weight, norm_bias = (check.array(part, "norm", (weight.n,)) for part in norm)
+    if norm:
+        norm_weight, norm_bias = norm
     if p.m * p.w.n * p.w.k <= PARALLEL_WORK:
         nthreads = 1
     divide_product(&p, nthreads)
-    cdef int64_t unit, n = p.w.n, normed = 0 if norm is None else (p.m + NORM_ROWS - 1) // NORM_ROWS
+    cdef int64_t unit, n = p.w.n, normed = (p.m + NORM_ROWS - 1) // NORM_ROWS if norm else 0
     cdef size_t size = product_bytes(&p)
     cdef float *operand
     cdef int failed = 0

@@ -8,6 +8,7 @@ from common cimport *
 
 from mobilesam.kernels import check
 from mobilesam.kernels import isa as isas
+from mobilesam.kernels.project import ImageMaps
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -25,11 +26,13 @@ def attend_image(maps, at, queries, bias, *, isa=None, threads=None):
         (P, T, E) float32.
     """
     cdef int nthreads = resolve(threads)
+    check.instance(maps, "maps", ImageMaps)
     cdef const micro *u = &rt.tables[<int>isas.index(isa)]
     bias = check.array(bias, "bias", ("E",))
     queries = check.array(queries, "queries", ("P", "T", bias.shape[0]))
+    at = check.pair(at, "at", 0)
     cdef int64_t keys_at = at[0], values_at = at[1], e = bias.shape[0], prompts = queries.shape[0], n = maps.n, i, unit
-    if e % HEADS or not 0 <= min(at) <= max(at) <= maps.data.shape[1] - e:
+    if e % HEADS or max(at) > maps.data.shape[1] - e:
         raise ValueError(f"at: expected the first of {e} keys and of {e} values among {maps.data.shape[1]} maps, got {at}")
     cdef const float[:, :, ::1] mv = maps.data, qv = queries
     cdef const float[::1] bv = bias

@@ -32,9 +32,11 @@ class MapRows:
 
 
 def pack_rows(rows, *, precision="fp32", isa=None):
-    """MapRows of (M, K) float32, for a precision and the ISA of a name, by default the one in force."""
+    """MapRows of (M, K) float32, a copy, for "fp32" or "bf16" and the ISA of a name, by default the one in force."""
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     table = isas.index(isa, precision)
-    rows = check.array(rows, "rows", ("M", "K"))
+    rows = np.array(check.array(rows, "rows", ("M", "K")))
     cdef const float[:, ::1] rv = rows
     cdef int64_t size = operand_bytes(&rt.tables[<int>table], rv.shape[0], rv.shape[1])
     packed = MapRows(rows, np.empty(max(1, size), np.uint8), table)
@@ -43,6 +45,18 @@ def pack_rows(rows, *, precision="fp32", isa=None):
     r.a = &rv[0, 0]
     make_operand(&r, &operand[0])
     return packed
+
+
+def check_maps(maps, pe, count, pe_count, images):
+    """Raise unless an update finds so many maps of one image and of its positional encoding, and the images are of it."""
+    check.instance(maps, "maps", ImageMaps)
+    check.instance(pe, "pe", ImageMaps)
+    if maps.n != pe.n or maps.data.shape[1] < count or pe.data.shape[1] < pe_count:
+        raise ValueError(f"maps: expected {count} of one image and {pe_count} of its pe, got {maps.data.shape[1]} and "
+                         f"{pe.data.shape[1]} of {maps.n} and {pe.n} tokens")
+    for image in images:
+        if image.n != maps.n:
+            raise ValueError(f"before: expected an image of {maps.n} tokens, got {image.n}")
 
 
 cdef struct projection:
@@ -63,16 +77,14 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
         x: (N, C) float32; shift: (C,) or None for zeros; scale: (C,), or None for no |x₁|² and |x₂|².
         rows: (M, C) float32, or MapRows of them, which have a precision and an ISA.
         added: ImageMaps and a number: how many of its first maps to add to the first of these.
-        precision: "fp32" or "bf16": of the product.
-        isa: the name of the ISA to run on; by default the one in force.
+        precision: "fp32" or "bf16": of the product with rows that are no MapRows.
+        isa: the name of the ISA to run on where they are none; by default the one in force.
 
     Returns:
         ImageMaps of M + 2 maps, or M.
     """
     cdef projection p
     cdef int nthreads = resolve(threads)
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     x = check.array(x, "x", ("N", "C"))
     p.n, p.c = x.shape
     zeros_ = np.zeros(p.c, np.float32)

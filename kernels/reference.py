@@ -290,6 +290,17 @@ def project_image(
     return np.concatenate([y, np.square(x1).sum(axis=1)[None], np.square(x2).sum(axis=1)[None]])
 
 
+def attend_image(
+    queries: ArrayLike,
+    x: ArrayLike,
+    pe: ArrayLike,
+    key: tuple[ArrayLike, ArrayLike],
+    value: tuple[ArrayLike, ArrayLike],
+) -> Array:
+    """y = cross_attention(queries, key(x + pe), value(x)): tokens (T, E) that attend to an image's (N, C)"""
+    return cross_attention(queries, linear(_f64(x) + _f64(pe), *key), linear(x, *value), heads=HEADS)
+
+
 def update_image(
     x: ArrayLike,
     pe: ArrayLike,

@@ -8,6 +8,7 @@ from common cimport *
 from products cimport *
 
 from mobilesam.kernels import check, memory
+from mobilesam.kernels import isa as isas
 from mobilesam.kernels.gemm import as_panels
 from mobilesam.kernels.threads import resolve
 
@@ -44,14 +45,9 @@ def self_attention(x, values, layers, residual, norm, *, heads, eps=1e-5, thread
     x = check.array(x, "x", ("P", "T", "C"))
     values, residual = check.array(values, "values", x.shape), check.optional(residual, "residual", x.shape)
     c = x.shape[2]
-    names = "q", "k", "v", "out"
-    inputs = [as_panels(weight, f"layers: {name}", ("E", c), threads=threads) for name, (weight, _) in zip(names[:3], layers)]
-    e = inputs[0].n
-    panels = [*inputs, as_panels(layers[3][0], "layers: out", (c, e), threads=threads)]
-    biases = [check.optional(bias, f"layers: {name}", (w.n,)) for name, w, (_, bias) in zip(names, panels, layers)]
-    if any(w.shape != (e, c) for w in inputs):
-        raise ValueError(f"layers: expected q, k and v of one shape, got {', '.join(str(w.shape) for w in inputs)}")
-    weight, bias = (check.array(part, "norm", (c,)) for part in norm)
+    panels, biases = checked_projections(layers, c, threads)
+    e = panels[0].n
+    weight, bias = check.norm(norm, c)
     p.heads = check.whole(heads, "heads", 1)
     p.prompts, p.tokens, p.e = x.shape[0], x.shape[1], e
     if p.e % p.heads:
@@ -62,9 +58,6 @@ def self_attention(x, values, layers, residual, norm, *, heads, eps=1e-5, thread
     set_layer(&p.v, panels[2], biases[2], values, None)
     set_layer(&p.out, panels[3], biases[3], None, residual)
     cdef const micro *u = p.q.w.u
-    for w in panels[1:]:
-        if rt.tables[<int>w.isa].gemm != u.gemm:
-            raise ValueError("layers: packed for more than one ISA")
     p.columns, p.scale, p.blocks = round_up(p.tokens, u.nr), 1 / sqrt(e // heads), (p.tokens + QUERIES - 1) // QUERIES
     cdef int64_t rows = p.prompts * p.tokens, unit
     # values are read in whole panels, so that a last row needs more behind it
@@ -81,7 +74,8 @@ def self_attention(x, values, layers, residual, norm, *, heads, eps=1e-5, thread
     divide_product(&p.v, nthreads)
     divide_product(&p.out, nthreads)
     cdef int64_t projections = p.q.units + p.k.units + p.v.units
-    cdef size_t size = max(product_bytes(&p.q), product_bytes(&p.out), sizeof(float) * QUERIES * p.columns)
+    cdef size_t size = max(product_bytes(&p.q), max(product_bytes(&p.k), product_bytes(&p.v)))
+    size = max(size, max(product_bytes(&p.out), sizeof(float) * QUERIES * p.columns))
     cdef float *scratch
     cdef int failure = 0
     cdef int *failed = &failure  # a reduction would be of one loop
@@ -108,6 +102,23 @@ def self_attention(x, values, layers, residual, norm, *, heads, eps=1e-5, thread
         raise MemoryError(f"self_attention: no memory for {size} bytes of scratch")
     u.layer_norm(p.out.y, p.out.w.n, p.out.y, p.out.w.n, rows, p.out.w.n, &nw[0], &nb[0], norm_eps, ACT_NONE)
     return y
+
+
+def checked_projections(layers, c, threads):
+    """Of q, k, v and out the weights, packed, and the biases."""
+    names = "q", "k", "v", "out"
+    check.instance(layers, "layers", tuple, list)
+    if len(layers) != len(names):
+        raise ValueError(f"layers: expected those of q, k, v and out, got {len(layers)}")
+    pairs = [check.weight_and_bias(layer, f"layers: {name}") for name, layer in zip(names, layers)]
+    panels = [as_panels(weight, f"layers: {name}", ("E", c), threads=threads) for name, (weight, _) in zip(names[:3], pairs)]
+    if any(w.shape != panels[0].shape for w in panels):
+        raise ValueError(f"layers: expected q, k and v of one shape, got {', '.join(str(w.shape) for w in panels)}")
+    panels.append(as_panels(pairs[3][0], "layers: out", (c, panels[0].n), threads=threads))
+    if len({isas.name_of(w.isa) for w in panels}) > 1:
+        raise ValueError(f"layers: expected weights of one ISA, got {', '.join(isas.name_of(w.isa) for w in panels)}")
+    biases = [check.optional(bias, f"layers: {name}", (w.n,)) for name, w, (_, bias) in zip(names, panels, pairs)]
+    return panels, biases
 
 
 cdef set_layer(layer_product *p, panels, bias, x, residual):
@@ -159,10 +170,13 @@ def token_mlps(x, mlps, *, threads=None):
     """
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "R", "C"))
+    check.instance(mlps, "mlps", tuple, list)
     if len(mlps) != len(x):
         raise ValueError(f"mlps: expected one for each of {len(x)} tokens, got {len(mlps)}")
-    if not all(mlps):
-        raise ValueError("mlps: expected one or more layers for each token, got none")
+    for own in mlps:
+        check.instance(own, "mlps", tuple, list)
+        if not own:
+            raise ValueError("mlps: expected one or more layers for each token, got none")
     layers = [checked_layers(layers, x.shape[2]) for layers in mlps]
     n = layers[0][-1][0].n
     if any(own[-1][0].n != n for own in layers):
@@ -201,7 +215,7 @@ def token_mlps(x, mlps, *, threads=None):
 def checked_layers(layers, c):
     """The layers packed, with their biases, the first of which takes c channels."""
     packed = []
-    for weight, bias in layers:
+    for weight, bias in (check.weight_and_bias(layer, "mlps") for layer in layers):
         panels = as_panels(weight, "mlps", ("N", c))
         packed.append((panels, check.optional(bias, "mlps", (panels.n,))))
         c = panels.n

@@ -9,14 +9,14 @@ import numpy as np
 
 from cython.parallel cimport parallel, prange
 from libc.math cimport sqrtf
-from libc.string cimport memcpy, memmove, memset
+from libc.string cimport memcpy, memmove
 
 from chunks cimport *
 from common cimport *
 
 from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
-from mobilesam.kernels.project import pack_rows
+from mobilesam.kernels.project import check_maps, pack_rows
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -155,8 +155,7 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     values = check.array(values, "values", keys.shape)
     queries = check.array(queries, "queries", (keys.shape[0], "T2", keys.shape[2]))
     cdef int64_t prompts = keys.shape[0], e = keys.shape[2], chunks = maps.data.shape[0], unit, i
-    if maps.n != pe.n or maps.data.shape[1] <= update.squares or pe.data.shape[1] < update.pe_at + 2 * e:
-        raise ValueError(f"maps: expected those of one image and of pe, for this update, got {maps.n} and {pe.n} tokens")
+    check_maps(maps, pe, update.squares + 1, update.pe_at + 2 * e, before or ())
     if (before is None) != (update.query_rows is None):
         raise ValueError(f"before: expected images for the second of two updates, and for that alone, got {before!r}")
     if before is not None and [[part.shape for part in image.values] for image in before] != [[values.shape[1:]]] * prompts:
@@ -175,18 +174,21 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     cdef size_t size = sizeof(float) * max(folded_floats(p), (p.rank + columns) * STRIDE + IMAGE_CHUNK * columns + 256
                                         + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.rank, False))
     cdef float *scratch
-    cdef int failed = 0
+    cdef int failure = 0
+    cdef int *failed = &failure  # a reduction would be of one loop
     with nogil, parallel(num_threads=nthreads):
         scratch = <float *>rt.scratch(size)
         for unit in prange(PARTS * prompts, schedule="dynamic"):
-            if scratch != NULL:
+            if scratch == NULL:
+                failed[0] = 1
+            else:
                 compose(u, &passes[unit // PARTS], unit % PARTS, scratch)
         for unit in prange(chunks, schedule="dynamic"):
             if scratch == NULL:
-                failed += 1
-            else:
+                failed[0] = 1
+            elif not failed[0]:
                 update_chunks(u, passes, prompts, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
-    if failed:
+    if failure:
         raise MemoryError(f"update_image: no memory for {size} bytes of scratch")
     return images, combined(u, &passes[0].ask, sizeof(update_pass), room, update.value_bias)
 
@@ -374,6 +376,7 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, bint
 def update_rows(image, rows, *, isa=None):
     """MapRows (OC, rank) of an UpdatedImage's basis, from the constant ``rows`` (J, OC) that its values go through."""
     cdef const micro *u = &rt.tables[<int>isas.index(isa)]
+    check.instance(image, "image", UpdatedImage)
     cdef basis_form b
     cdef int64_t e = image.values[0].shape[1]
     set_form(&b, u, image.values[0].shape[0], e, len(image.values))

@@ -17,7 +17,7 @@ from common cimport *
 
 from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
-from mobilesam.kernels.project import pack_rows
+from mobilesam.kernels.project import check_maps, pack_rows
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -32,15 +32,16 @@ class MixedImage:
 
     basis: (chunks, room, STRIDE), of which ``rank`` rows are filled, E an update and one between two; the rows are constants.
     scale: (chunks, 256), one over the deviations.
-    queries: (chunks, E, 256), what the second update asks, and squares: (chunks, 256), what is known of its deviations.
+    queries: (chunks, E, 256), what the second update asks, and squares: (chunks, 256), what is known of its deviations; None
+        after it.
     """
 
     n: int
     rank: int
     basis: np.ndarray
     scale: np.ndarray
-    queries: np.ndarray
-    squares: np.ndarray
+    queries: np.ndarray | None
+    squares: np.ndarray | None
 
 
 cdef struct mixed_pass:
@@ -81,10 +82,10 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
     values = check.array(values, "values", keys.shape)
     queries = check.array(queries, "queries", ("T2", keys.shape[1]))
     cdef int64_t e = keys.shape[1], chunks = maps.data.shape[0], unit
-    if maps.n != pe.n or maps.data.shape[1] <= update.squares or pe.data.shape[1] < update.pe_at + 2 * e:
-        raise ValueError(f"maps: expected those of one image and of pe, for this update, got {maps.n} and {pe.n} tokens")
     if (before is None) != (update.query_rows is None) or (before is not None and before.rank != e):
         raise ValueError(f"before: expected an image for the second of two updates, and for that alone, got {before!r}")
+    first = before is None  # which reads more, for the second
+    check_maps(maps, pe, update.squares + 1 + first, update.pe_at + (3 if first else 2) * e, () if first else (before,))
     p.rows = as_map_rows(rt, update.rows)
     cdef const micro *u = p.rows.u
     cdef const float[:, ::1] kv = keys, vv = values, qv = queries, value_rows = update.value_rows
@@ -132,7 +133,9 @@ cdef set_image(mixed_pass *p, maps, pe, update, before):
     p.maps, p.squares, p.key_pe = &mv[0, at, 0], &mv[0, own_squares, 0], &ev[0, pe_at + e, 0]
     p.query_pe = &ev[0, pe_at + 2 * e, 0] if before is None else NULL
     p.basis, p.scale, p.queries, p.second_squares = &bv[0, 0, 0], &sv[0, 0], &qv[0, 0, 0], &nv[0, 0]
-    return MixedImage(p.n, e if before is None else 2 * e + 1, basis, scale, queries, squares)
+    if before is None:
+        return MixedImage(p.n, e, basis, scale, queries, squares)
+    return MixedImage(p.n, 2 * e + 1, basis, scale, None, None)
 
 
 cdef set_asked(const micro *u, mixed_pass *p, update):

@@ -49,8 +49,8 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         update: None, or, where x is of ImageMaps, an UpdatedImage of as many tokens, and MapRows (4·C1, rank): z is then
             scale∘(x + rows·basis) + shift.
         shift: (4·C1,), or None.
-        precision: "fp32" or "bf16": of the product with w2.
-        isa: the name of the ISA to run on; by default the one in force.
+        precision: "fp32" or "bf16": of the product with a w2 that is no MapRows.
+        isa: the name of the ISA to run on where it is none; by default the one in force.
         out: (M, 4H, 4W) to write into.
 
     Returns:
@@ -60,8 +60,6 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     """
     cdef upscale_pass p
     cdef int nthreads = resolve(threads)
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
     if not isinstance(w2, MapRows):
         w2 = pack_rows(check.array(w2, "w2", ("4·C2", "C1")), precision=precision, isa=isa)
     p.w2 = as_map_rows(rt, w2)
@@ -86,6 +84,7 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     if (update is None) != (rows is None):
         raise ValueError(f"rows: expected MapRows with an update, and none without, got {rows!r}")
     if update is not None:
+        check.instance(rows, "rows", MapRows)
         check.array(rows.rows, "rows", (4 * c1, update.rank))
         set_update(&p, update, rows)
 

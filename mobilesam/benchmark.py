@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,8 +51,6 @@ class Row:
 
     @property
     def median(self) -> float:
-        import statistics  # slow to import, and the command line knows this module
-
         return statistics.median(self.samples)
 
 

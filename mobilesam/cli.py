@@ -25,9 +25,13 @@ COMMANDS = {
 
 
 def run() -> NoReturn:
-    """The command as a process of its own, which need not look for garbage at each of an import's many new objects, nor
-    when all is let go at the end."""
-    gc.set_threshold(100_000)
+    """The command as a process of its own.
+
+    It looks less often for garbage, as imports make many objects and none of it, and not when all is let go at the end.
+    The kernels have threads of their own: NumPy's would spin beside them for a while after it is imported.
+    """
+    gc.set_threshold(20_000)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = main()
     gc.freeze()
     sys.exit(code)
@@ -36,8 +40,6 @@ def run() -> NoReturn:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code, 0 if all went well; 2 for an error (one line on stderr), 130 if
     interrupted."""
-    # The kernels have threads of their own. NumPy's would spin beside them for a while after it is imported.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     words = sys.argv[1:] if argv is None else argv
     command = islice((word for word in words if not word.startswith("-")), 1)
     arguments = make_parser(list(command)).parse_args(words)

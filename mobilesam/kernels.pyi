@@ -79,8 +79,8 @@ class MixedImage:
     rank: int
     basis: F32
     scale: F32
-    queries: F32
-    squares: F32
+    queries: F32 | None
+    squares: F32 | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UpdatedImage:

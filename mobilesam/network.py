@@ -20,7 +20,9 @@ class Network:
         self.checkpoint = checkpoint
         self.threads = threads
         self.precision = precision
-        with ThreadPoolExecutor(1) as beside:  # where there are threads; each part packs its many small weights by itself
+        with ThreadPoolExecutor(
+            1
+        ) as beside:  # where there are threads; each part packs its many small weights by itself
             decoder = beside.submit(MaskDecoder, checkpoint, threads, decoder_precision(precision))
             if threads == 1:
                 wait([decoder])

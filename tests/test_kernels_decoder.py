@@ -1,6 +1,7 @@
 """What the mask decoder runs on: packed keys and values, the image's updates in low rank, upscaled masks."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -118,14 +119,9 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
     prompt = tuple(
         (random(tokens, e), random(tokens, e), random(count, e) * np.float32(sharper)) for count in (tokens, asking)
     )
-    attention = list(zip(keys, values, strict=True))
-
-    def attend(asking: F32, y: np.ndarray, key: Affine, value: Affine) -> np.ndarray:
-        k, v = (reference.linear(z, part.weight, part.bias) for z, part in ((y + pe, key), (y, value)))
-        return reference.cross_attention(asking, k, v, heads=reference.HEADS)
-
+    attention = [((k.weight, k.bias), (v.weight, v.bias)) for k, v in zip(keys, values, strict=True)]
     y, condition = np.float64(x), 1.0
-    looked, attended = attend(prompt[0][2], y, *attention[0]), []
+    looked, attended = reference.attend_image(prompt[0][2], y, pe, *attention[0]), []
     for i, (k, v, q) in enumerate(prompt):
         weights = [(part.weight, part.bias) for part in (queries[i], outs[i], norms[i])]
         update = reference.linear(
@@ -134,7 +130,7 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
         own, added, both = (np.linalg.norm(z - z.mean(axis=1, keepdims=True), axis=1) for z in (y, update, y + update))
         condition *= np.max((own + added) / both) ** 2
         y = reference.update_image(y, pe, k, v, *weights)
-        attended.append(attend(q, y, *attention[i + 1]))
+        attended.append(reference.attend_image(q, y, pe, *attention[i + 1]))
     constants = low_rank(outs, norms, queries, keys, values, last)
     return Scene(
         n, x, pe, constants, prompt, looked, tuple(attended), reference.linear(y, last.weight, last.bias), condition
@@ -210,6 +206,51 @@ def test_attention_to_the_image_refuses_what_does_not_fit():
     last = maps.data.shape[1] - INNER
     with pytest.raises(ValueError, match=rf"^at: .*got \(0, {last + 1}\)"):
         kernels.attend_image(maps, (0, last + 1), normal(1, 2, INNER), c.before_bias)
+    for at in ((0,), (0.5, INNER), (0, 1, 2)):
+        with pytest.raises(ValueError, match=r"^at: "):
+            kernels.attend_image(maps, at, normal(1, 2, INNER), c.before_bias)
+    with pytest.raises(TypeError, match=r"^maps: expected ImageMaps, got ndarray"):
+        kernels.attend_image(maps.data, c.before_at, normal(1, 2, INNER), c.before_bias)
+
+
+def test_updates_by_mixed_channels_refuse_what_does_not_fit():
+    case = scene(300, 5, 3)
+    maps, c = case.maps(), case.constants
+    (keys, values, queries), later = case.tokens
+    update = partial(kernels.update_image_mixed, channels=CHANNELS)
+    for name, arguments in {
+        "values": (keys, values[:1], queries),
+        "queries": (keys, values, queries[:, :8]),
+        "keys": (keys[:, :8], values, queries),
+    }.items():
+        with pytest.raises(ValueError, match=f"^{name}: "):
+            update(*maps, c.first, *arguments)
+    first, _ = update(*maps, c.first, keys, values, queries)
+    second, _ = update(*maps, c.second, *later, first)
+    for constants, before in ((c.first, first), (c.second, None), (c.second, second)):
+        with pytest.raises(ValueError, match=r"^before: .*second of two updates"):
+            update(*maps, constants, keys, values, queries, before)
+    few, other = case.x[:5], kernels.project_image(case.pe[:5], None, None, c.pe_rows)
+    small = kernels.project_image(few, c.shift, c.scale, c.rows, (other, 2 * INNER))
+    with pytest.raises(ValueError, match=r"^before: expected an image of 5 tokens, got 300"):
+        update(small, other, c.second, keys, values, queries, first)
+    with pytest.raises(ValueError, match=r"^maps: .* 300 and 5 tokens"):
+        update(maps[0], other, c.first, keys, values, queries)
+    lacking = kernels.project_image(case.pe, None, None, c.pe_rows.rows[: c.first.pe_at + 2 * INNER])
+    with pytest.raises(ValueError, match=r"^maps: expected"):
+        update(maps[0], lacking, c.first, keys, values, queries)
+    with pytest.raises(TypeError, match=r"^maps: expected ImageMaps"):
+        update(maps[0].data, maps[1], c.first, keys, values, queries)
+
+
+def test_rows_of_maps_are_a_copy_in_a_precision_that_has_columns():
+    rows, x = normal(20, CHANNELS), normal(9, CHANNELS)
+    packed = kernels.pack_rows(rows)
+    expected = kernels.project_image(x, None, None, packed).data[:, :, :9].copy()
+    rows[:] = np.nan
+    assert_same(kernels.project_image(x, None, None, packed).data[:, :, :9].copy(), expected)
+    with pytest.raises(ValueError, match=r"^precision: expected 'fp32' or 'bf16', got 'int8'"):
+        kernels.pack_rows(rows, precision="int8")
 
 
 @both_forms
@@ -265,6 +306,12 @@ def test_updates_refuse_what_does_not_fit():
     other = kernels.project_image(case.pe[:5], None, None, c.pe_rows)
     with pytest.raises(ValueError, match=r"^maps: .* 9 and 5 tokens"):
         kernels.update_image(maps[0], other, c.first, keys, values, queries, channels=CHANNELS)
+    few = kernels.project_image(case.x[:5], c.shift, c.scale, c.rows, (other, 2 * INNER))
+    with pytest.raises(ValueError, match=r"^before: expected an image of 5 tokens, got 9"):
+        kernels.update_image(few, other, c.second, keys, values, queries, [first], channels=CHANNELS)
+    mixed, _ = update_one_mixed(*maps, c.first, keys, values, queries, channels=CHANNELS)
+    with pytest.raises(TypeError, match=r"^image: expected UpdatedImage, got MixedImage"):
+        kernels.update_rows(mixed[0], c.last_basis)
     with pytest.raises(ValueError, match=r"^rows: .*32.*40"):
         kernels.update_rows(first, normal(INNER, 40))
     with pytest.raises(ValueError, match=r"^added: "):
@@ -312,6 +359,8 @@ def test_upscaling_an_updated_image(update_image):
         kernels.upscale_masks(
             (maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": kernels.pack_rows(normal(LAST, image.rank - 1))})
         )
+    with pytest.raises(TypeError, match=r"^rows: expected MapRows, got ndarray"):
+        kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": update["rows"].rows}))
     with pytest.raises(TypeError, match=r"^x: .* with an update"):
         kernels.upscale_masks(normal(LAST, 33, 9), *more, **update)
     with pytest.raises(ValueError, match=r"^precision: .*'int8'"):

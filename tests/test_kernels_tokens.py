@@ -100,14 +100,34 @@ def test_self_attention_refuses_what_does_not_fit():
         with pytest.raises(ValueError, match=f"^{name}: ") as error:
             kernels.self_attention(*arguments, heads=3)
         assert "\n" not in str(error.value)
+    for name, arguments in {
+        "norm": (x, values, layers, residual, norm[:1]),
+        "layers: v": (x, values, [*layers[:2], layers[2][0], layers[3]], residual, norm),
+        "layers": (x, values, None, residual, norm),
+    }.items():
+        with pytest.raises(TypeError, match=f"^{name}: "):
+            kernels.self_attention(*arguments, heads=3)
+    with pytest.raises(ValueError, match=r"^layers: expected those of q, k, v and out, got 3"):
+        kernels.self_attention(x, values, layers[:3], residual, norm, heads=3)
     with pytest.raises(ValueError, match=r"^heads: expected a divisor of 12 channels, got 5"):
         kernels.self_attention(x, values, layers, residual, norm, heads=5)
-    related = {"zen4", "avx512"}  # of which one has the other's vectors
-    others = [name for name in isa.available() if name != isa.current() and {name, isa.current()} != related]
-    if others:
-        foreign = kernels.pack(layers[1][0], isa=others[0])
-        with pytest.raises(ValueError, match=r"^layers: packed for more than one ISA"):
-            kernels.self_attention(x, values, [layers[0], (foreign, None), *layers[2:]], residual, norm, heads=3)
+    for other in isa.available():
+        if other != isa.current():
+            foreign = kernels.pack(layers[1][0], isa=other)
+            with pytest.raises(ValueError, match=rf"^layers: expected weights of one ISA, got .*{other}"):
+                kernels.self_attention(x, values, [layers[0], (foreign, None), *layers[2:]], residual, norm, heads=3)
+
+
+def test_self_attention_takes_weights_of_several_precisions():
+    """Each product's operand has room, whichever has the largest."""
+    x, values, layers, residual, norm = attention(1, 200, 96, 3, 32)
+    expected = kernels.self_attention(x, values, layers, residual, norm, heads=3)
+    choices = isa.precisions()
+    for i in range(len(choices)):
+        chosen = [choices[(i + j) % len(choices)] for j in range(4)]
+        packed = [(kernels.pack(w, precision=p), bias) for p, (w, bias) in zip(chosen, layers, strict=True)]
+        got = kernels.self_attention(x, values, packed, residual, norm, heads=3)
+        assert np.linalg.norm(got - expected) < 0.2 * np.linalg.norm(expected), chosen
 
 
 def mlps(count: int, *widths: int):
@@ -149,6 +169,9 @@ def test_token_mlps_refuse_what_does_not_fit():
         kernels.token_mlps(x, [[(normal(4, 16), normal(5))], mlps(1, 16, 4)[0]])
     with pytest.raises(ValueError, match=r"^mlps: .*layers"):
         kernels.token_mlps(x, [[], []])
+    for mistaken in ([normal(4, 16), normal(4, 16)], None, [[normal(4, 16)], [normal(4, 16)]]):
+        with pytest.raises(TypeError, match=r"^mlps: "):
+            kernels.token_mlps(x, mistaken)
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (7, 256, 256), (33, 20, 45), (400, 31, 96)], ids=str)
@@ -163,3 +186,8 @@ def test_linear_with_a_norm(sizes):
         assert_same(kernels.linear(x, weight, bias, residual=residual, norm=norm, threads=threads), got)
     with pytest.raises(ValueError, match=r"^norm: "):
         kernels.linear(x, weight, bias, norm=(norm[0], normal(n + 1)))
+    with pytest.raises(TypeError, match=r"^norm: expected a weight and a bias, got 1 of them"):
+        kernels.linear(x, weight, bias, norm=norm[:1])
+    out = normal(2, m, n)[0]
+    with pytest.raises(ValueError, match=r"^out: .*overlaps an input"):
+        kernels.linear(x, weight, bias, norm=(out[0], norm[1]), out=out)
