@@ -17,11 +17,12 @@ from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.patch_embed import patch_embed
 from mobilesam.kernels.probe import fma_peak
-from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows, project_image
+from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows, project_image, turn_image
 from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
 from mobilesam.kernels.tokens import self_attention, token_mlps
 from mobilesam.kernels.two_way import UpdatedImage, update_image, update_rows
+from mobilesam.kernels.two_way_once import update_image_once
 from mobilesam.kernels.two_way_mixed import MixedImage, update_image_mixed
 from mobilesam.kernels.upscale import upscale_masks
 from mobilesam.kernels.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
@@ -61,8 +62,10 @@ __all__ = [
     "softmax",
     "threads",
     "token_mlps",
+    "turn_image",
     "update_image",
     "update_image_mixed",
+    "update_image_once",
     "update_rows",
     "upscale_masks",
     "window_attention",

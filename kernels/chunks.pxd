@@ -69,23 +69,26 @@ cdef inline void ask_maps(const micro *u, const asking_pass *p, int64_t chunk, i
 
 
 cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, float *scores, const float *scale,
-                           const float *values, const float *basis, float *turned, const float *ahead,
+                           const float *values, const float *basis, int64_t ldb, float *turned, const float *ahead,
                            int64_t ahead_floats) noexcept nogil:
-    """Scores (8·asking and up to whole panels, STRIDE) of a chunk to its sums of the values' map and of the basis, scaled."""
+    """Scores (8·asking and up to whole panels, STRIDE) of a chunk to its sums of the values' map and of the basis (rank, ldb), scaled;
+    NULL for no values and no scale."""
     cdef int64_t d = p.e // HEADS, asking = HEADS * p.asking, i
     cdef float *y = p.mixed + chunk * (d + p.rank) * p.columns
     cdef gemm_args g = new_gemm(p.rank, p.columns, count)
     u.exp_rows(scores, STRIDE, asking, count, p.top + chunk * p.columns, p.sum + chunk * p.columns)
-    u.scale_columns(scores, STRIDE, scores, STRIDE, asking, IMAGE_CHUNK, scale, NULL, 0)
+    if scale != NULL:
+        u.scale_columns(scores, STRIDE, scores, STRIDE, asking, IMAGE_CHUNK, scale, NULL, 0)
     for i in range(asking, p.columns):
         memset(scores + i * STRIDE, 0, IMAGE_CHUNK * sizeof(float))
     u.transpose(turned, p.columns, scores, STRIDE, p.columns, IMAGE_CHUNK)
-    for i in range(HEADS):
+    for i in range(0 if values == NULL else HEADS):
         u.dot_rows(y + i * p.asking, p.columns, values + i * d * IMAGE_CHUNK, IMAGE_CHUNK, d, scores + i * p.asking * STRIDE, STRIDE,
                    p.asking, count)
     for i in range(d):
+        asking = 0 if values == NULL else HEADS * p.asking
         memset(y + i * p.columns + asking, 0, (p.columns - asking) * sizeof(float))
-    g.a, g.lda, g.b, g.ldb, g.panel = basis, STRIDE, turned, p.columns, u.nr
+    g.a, g.lda, g.b, g.ldb, g.panel = basis, ldb, turned, p.columns, u.nr
     g.y, g.ldy, g.ahead, g.ahead_bytes = y + d * p.columns, p.columns, ahead, ahead_floats * sizeof(float)
     u.gemm(&g)
 

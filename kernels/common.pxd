@@ -70,7 +70,7 @@ cdef extern from "micro.h" nogil:
                               int64_t) noexcept nogil
         void (*dot_columns)(float *, const float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*norm_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
-                             const float *, const float *, float) noexcept nogil
+                             const float *, const float *, float, int) noexcept nogil
         void (*draw_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                              int64_t) noexcept nogil
         void (*dot_rows)(float *, int64_t, const float *, int64_t, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cython.parallel cimport parallel, prange
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from common cimport *
 
@@ -45,6 +45,46 @@ def pack_rows(rows, *, precision="fp32", isa=None):
     r.a = &rv[0, 0]
     make_operand(&r, &operand[0])
     return packed
+
+
+def turn_image(x, added=None, *, isa=None, threads=None):
+    """ImageMaps (C, N) of an image's tokens x (N, C) float32, plus ``added``, (N, C) or (C,)."""
+    cdef int nthreads = resolve(threads)
+    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
+    x = check.array(x, "x", ("N", "C"))
+    added = check.optional(added, "added", x.shape, x.shape[1:])
+    cdef const float[:, ::1] xv = x
+    cdef const float[::1] av = None if added is None else added.reshape(-1)
+    cdef int64_t n = xv.shape[0], c = xv.shape[1], chunks = (n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
+    cdef int64_t step = 0 if added is None or added.ndim == 1 else c
+    y = memory.empty((chunks, c, IMAGE_CHUNK))
+    cdef float[:, :, ::1] yv = y
+    cdef const float *also = floats(av)
+    cdef size_t size = sizeof(float) * IMAGE_CHUNK * c
+    cdef float *scratch
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for unit in prange(chunks, schedule="static"):
+            if scratch == NULL:
+                failed += 1
+            else:
+                turn_chunk(u, n, c, unit, &xv[0, 0], also, step, &yv[unit, 0, 0], scratch)
+    if failed:
+        raise MemoryError(f"turn_image: no memory for {size} bytes of scratch")
+    return ImageMaps(y, n)
+
+
+cdef void turn_chunk(const micro *u, int64_t n, int64_t c, int64_t chunk, const float *x, const float *added, int64_t step,
+                     float *y, float *sums) noexcept nogil:
+    cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, n - first), i
+    for i in range(count):
+        if added == NULL:
+            memcpy(sums + i * c, x + (first + i) * c, c * sizeof(float))
+        else:
+            u.add(sums + i * c, x + (first + i) * c, added + (first + i) * step, c)
+    memset(sums + count * c, 0, (IMAGE_CHUNK - count) * c * sizeof(float))
+    u.transpose(y, IMAGE_CHUNK, sums, c, IMAGE_CHUNK, c)
 
 
 def check_maps(maps, pe, count, pe_count, images):

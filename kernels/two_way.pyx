@@ -369,7 +369,7 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, bint
     heads(u, p.ask.asking, e, p.ask.queries, p.key_map + at_maps, IMAGE_CHUNK, True, scores)
     u.scale_columns(scores, STRIDE, scores, STRIDE, asking, IMAGE_CHUNK, scale, NULL, 0)
     heads(u, p.ask.asking, e, p.ask.queries, p.key_pe + at_pe, IMAGE_CHUNK, True, scores)
-    ask_basis(u, &p.ask, chunk, count, scores, scale, p.value_map + at_maps, basis, turned,
+    ask_basis(u, &p.ask, chunk, count, scores, scale, p.value_map + at_maps, basis, STRIDE, turned,
               p.query_map + next_chunk * p.maps_step, 2 * e * IMAGE_CHUNK if next_chunk else 0)
 
 

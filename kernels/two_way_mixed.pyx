@@ -252,4 +252,4 @@ cdef void second_chunk(const micro *u, const mixed_pass *p, int64_t chunk, float
     heads(u, p.ask.asking, e, p.ask.queries, maps, IMAGE_CHUNK, True, scores)
     u.scale_columns(scores, STRIDE, scores, STRIDE, HEADS * p.ask.asking, IMAGE_CHUNK, scale, NULL, 0)
     heads(u, p.ask.asking, e, p.ask.queries, p.key_pe + chunk * p.pe_step, IMAGE_CHUNK, True, scores)
-    ask_basis(u, &p.ask, chunk, count, scores, scale, maps + e * IMAGE_CHUNK, basis, turned, NULL, 0)
+    ask_basis(u, &p.ask, chunk, count, scores, scale, maps + e * IMAGE_CHUNK, basis, STRIDE, turned, NULL, 0)

@@ -48,6 +48,7 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         hyper: (M, C2) float32, what the hypernetworks made of each mask's token.
         update: None, or, where x is of ImageMaps, an UpdatedImage of as many tokens, and MapRows (4·C1, rank): z is then
             scale∘(x + rows·basis) + shift.
+        rows: without an update, MapRows (4·C1, K), where x is of ImageMaps: z is rows times K of them, + shift.
         shift: (4·C1,), or None.
         precision: "fp32" or "bf16": of the product with a w2 that is no MapRows.
         isa: the name of the ISA to run on where it is none; by default the one in force.
@@ -70,7 +71,11 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         c1 = in_fours(x, "x")
     check.array(w2.rows, "w2", ("4·C2", c1))
     p.c2 = in_fours(w2.rows, "w2")
-    data = set_maps(&p, x, 4 * c1, update)
+    own = rows is not None and update is None
+    if rows is not None:
+        check.instance(rows, "rows", MapRows)
+        check.array(rows.rows, "rows", (4 * c1, "K" if own else update.rank))
+    data = set_maps(&p, x, rows.rows.shape[1] if own else 4 * c1, update)
     norm_weight, norm_bias = check.array(norm_weight, "norm_weight", (c1,)), check.array(norm_bias, "norm_bias", (c1,))
     b2, hyper = check.array(b2, "b2", (p.c2,)), check.array(hyper, "hyper", ("M", p.c2))
     shift = check.optional(shift, "shift", (4 * c1,))
@@ -81,12 +86,14 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     cdef float[::1] yv = y.reshape(-1)
     p.norm_weight, p.norm_bias, p.b2, p.hyper, p.shift, p.y = &nw[0], &nb[0], &bv[0], &hv[0, 0], floats(shift_), &yv[0]
     p.basis, p.scale = NULL, NULL
-    if (update is None) != (rows is None):
-        raise ValueError(f"rows: expected MapRows with an update, and none without, got {rows!r}")
     if update is not None:
         check.instance(rows, "rows", MapRows)
-        check.array(rows.rows, "rows", (4 * c1, update.rank))
         set_update(&p, update, rows)
+    elif own:
+        if not isinstance(x, tuple):
+            raise TypeError("x: expected (ImageMaps, the first map, (H, W)) with rows, got an array")
+        p.basis, p.stride, p.basis_step, p.x = p.x, p.map_step, p.chunk_step, NULL
+        p.rows = as_map_rows(rt, rows)
 
     cdef int64_t pixels = p.height * p.width, unit
     cdef size_t size = sizeof(float) * (PIXELS * (5 * p.w2.k + p.w2.m + 16 * p.masks) + panel_floats(&p.w2) + 64
@@ -148,7 +155,7 @@ cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, fl
     """The pixels from `first` on: z, and for each of a pixel's four of z the norm, the product and the masks' four."""
     cdef int64_t c1 = p.w2.k, count = min(PIXELS, p.height * p.width - first), i, q, chunk = first // IMAGE_CHUNK
     cdef int64_t at = first % IMAGE_CHUNK
-    cdef const float *x = p.x + chunk * p.chunk_step + at
+    cdef const float *x = NULL if p.x == NULL else p.x + chunk * p.chunk_step + at
     cdef const float *scale = NULL if p.scale == NULL else p.scale + first
     cdef float *z = take(&free, 4 * c1 * PIXELS)
     cdef float *middle = take(&free, c1 * PIXELS)
@@ -164,7 +171,7 @@ cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, fl
             memset(z + i * PIXELS + count, 0, (PIXELS - count) * sizeof(float))
     for i in range(4):
         u.norm_columns(middle, PIXELS, z + i * c1 * PIXELS, PIXELS, c1, PIXELS, scale,
-                       NULL if p.shift == NULL else p.shift + i * c1, p.norm_weight, p.norm_bias, p.eps)
+                       NULL if p.shift == NULL else p.shift + i * c1, p.norm_weight, p.norm_bias, p.eps, ACT_GELU)
         pack_map_columns(u, c1, PIXELS, middle, PIXELS, panels)
         map_product(&p.w2, panels, PIXELS, NULL, 0, fine, PIXELS)
         for q in range(4):

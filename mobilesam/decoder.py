@@ -2,17 +2,17 @@
 
 Source: the reference's modeling/mask_decoder.py and modeling/transformer.py; names are theirs. Prompt tokens are
 (T, 256), the image N = 4096 tokens of 256 channels; float32. The attentions between the two have forms with the same
-result. The direct one updates the image and projects it. The other (see low_rank.py) projects it once for all prompts,
-and keeps a prompt's update in low rank, of which there are two kinds, for few tokens and for many.
+result. Where the image serves one prompt of few tokens, its projections are folded onto the tokens (once.py). Else it
+is projected once for all prompts, whose updates are kept in low rank (low_rank.py), by few tokens or by many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import groupby, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,8 @@ from .config import (
     LAYER_NORM_EPS,
     MASK_TOKENS,
 )
-from .kernels import ImageMaps, KeysValues, MixedImage, Panels, UpdatedImage
+from .kernels import ImageMaps, MixedImage, Panels, UpdatedImage
+from .once import OnceAttention, OnceUpdate
 from .parameters import F32, Layer, Parameters, Vectors
 
 if TYPE_CHECKING:
@@ -52,20 +53,38 @@ TOGETHER = 4
 
 @dataclass(frozen=True, eq=False)
 class ImageTokens:
-    """The image as the decoder first sees it, x (N, 256) with its positional encoding pe (N, 256).
-
-    And what the low-rank form starts from, made when that is first wanted; None for an image that serves one prompt.
+    """The image as the decoder first sees it: features (N, 256) and dense, (N, 256) or (256,), to be added; whether it
+    serves one prompt; its positional encoding. And what the low-rank form starts from, made when that is first wanted.
     """
 
-    x: F32
-    pe: F32
-    project: Callable[[], ProjectedImage] | None
+    features: F32
+    dense: F32
+    once: bool
+    positions: Positions
+    project: Callable[[F32, Positions], ProjectedImage]
 
     @cached_property
     def projected(self) -> ProjectedImage:
         """What the low-rank form starts from."""
-        assert self.project is not None, "an image that serves one prompt"
-        return self.project()
+        return self.project(self.features + self.dense, self.positions)
+
+
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """The image's positional encoding (N, 256), always the same one, and what is made of it when first wanted."""
+
+    encoding: F32
+    project: Callable[[F32], ImageMaps]
+
+    @cached_property
+    def turned(self) -> ImageMaps:
+        """Its channels as maps."""
+        return kernels.turn_image(self.encoding)
+
+    @cached_property
+    def projected(self) -> ImageMaps:
+        """Its maps for the low-rank form."""
+        return self.project(self.encoding)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,21 +119,11 @@ class TokenToImage:
     """Tokens (P, T, 256) attending to the image; ``attended`` (P, T, 128): what heads mixed, not yet projected back."""
 
     def __init__(self, p: Parameters) -> None:
-        self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
-        self.out_proj, self.isa = p.linear("out_proj"), kernels.isa.current()
-
-    def keys_values(self, image: F32, pe: F32, threads: int) -> KeysValues:
-        k, v = _linear(_sum(image, pe), self.k_proj, threads), _linear(image, self.v_proj, threads)
-        return kernels.pack_keys_values(k, v, heads=DECODER_HEADS, threads=threads)
-
-    def direct(self, tokens: F32, image: KeysValues, threads: int) -> F32:
-        """attended, of tokens that carry their positional encoding."""
-        queries = _linear(tokens, self.q_proj, threads)
-        attended = kernels.cross_attention(queries.reshape(-1, CROSS_ATTENTION_DIM), image, threads=threads)
-        return attended.reshape(queries.shape)
+        self.q_proj, self.out_proj = p.linear("q_proj"), p.linear("out_proj")
+        self.once, self.isa = OnceAttention.of(p), kernels.isa.current()
 
     def queries(self, tokens: F32, threads: int) -> F32:
-        """The tokens' queries (P, T, 128) for the low-rank form, scaled."""
+        """The tokens' queries (P, T, 128), scaled."""
         return _linear(tokens, self.q_proj, threads) * HEAD_SCALE
 
     def project(self, attended: F32, residual: F32, norm: Vectors, threads: int) -> F32:
@@ -125,18 +134,11 @@ class ImageToToken:
     """The image attending to the tokens, with the shortcut and LayerNorm that follow."""
 
     def __init__(self, p: Parameters, norm: Vectors) -> None:
-        self.q_proj, self.k_proj, self.v_proj = p.linear("q_proj"), p.linear("k_proj"), p.linear("v_proj")
-        self.out_proj, self.norm, self.isa = p.linear("out_proj"), norm, kernels.isa.current()
-
-    def direct(self, image: F32, pe: F32, tokens: F32, token_pe: F32, threads: int) -> F32:
-        """The updated image (N, 256), of one prompt's tokens (T, 256)."""
-        queries = _linear(_sum(image, pe), self.q_proj, threads)
-        k, v = _linear(tokens + token_pe, self.k_proj, threads), _linear(tokens, self.v_proj, threads)
-        mixed = kernels.cross_attention(queries, k, v, heads=DECODER_HEADS, threads=threads)
-        return _linear(mixed, self.out_proj, threads, image, self.norm)
+        self.k_proj, self.v_proj = p.linear("k_proj"), p.linear("v_proj")
+        self.once, self.isa = OnceUpdate.of(p, norm.weight, norm.bias), kernels.isa.current()
 
     def keys_values(self, tokens: F32, token_pe: F32, threads: int) -> tuple[F32, F32]:
-        """The tokens' keys, scaled, and values (P, T, 128) for the low-rank form."""
+        """The tokens' keys, scaled, and values (P, T, 128)."""
         k = _linear(tokens + token_pe, self.k_proj, threads) * HEAD_SCALE
         return k, _linear(tokens, self.v_proj, threads)
 
@@ -178,17 +180,17 @@ class TwoWayTransformer:
 
     def __call__(
         self, image: ImageTokens, tokens: F32, kept: list[int], threads: int
-    ) -> tuple[F32, Sequence[UpdatedImage | MixedImage | F32]]:
-        """Of prompts' tokens (P, T, 256) those that are ``kept`` (P, K, 256), and P images, in low rank or (N, 256).
+    ) -> tuple[F32, Sequence[UpdatedImage | MixedImage | ImageMaps]]:
+        """Of prompts' tokens (P, T, 256) those that are ``kept`` (P, K, 256), and P images, in low rank or as maps.
 
-        P is 1 for more than FEW_TOKENS, and where the image is updated directly. The last attention leaves out the
+        P is 1 for more than FEW_TOKENS, and for an image that serves one prompt. The last attention leaves out the
         tokens whose answer nobody reads.
         """
         first, second = self.layers
         last = self.final_attn_token_to_image
-        updated: LowRankUpdates | MixedUpdates | DirectUpdates
-        if image.project is None:
-            updated = DirectUpdates(image, threads)
+        updated: LowRankUpdates | MixedUpdates | OnceUpdates
+        if image.once and tokens.shape[1] <= FEW_TOKENS:
+            updated = OnceUpdates(image, threads)
         elif tokens.shape[1] > FEW_TOKENS:
             updated = MixedUpdates(image.projected, threads)
         else:
@@ -260,22 +262,33 @@ class MixedUpdates(ProjectedUpdates):
         return attended[None]
 
 
-class DirectUpdates:
-    """The image (N, 256) as one prompt updates it."""
+class OnceUpdates:
+    """The image, its channels as maps, as one prompt updates it; nothing is made of it for others."""
 
-    def __init__(self, tokens: ImageTokens, threads: int) -> None:
-        self.images, self._pe, self._threads = [tokens.x], tokens.pe, threads
+    def __init__(self, image: ImageTokens, threads: int) -> None:
+        self.images, self._pe, self._threads = (
+            [kernels.turn_image(image.features, image.dense, threads=threads)],
+            image.positions.turned,
+            threads,
+        )
 
     def look(self, attention: TokenToImage, asking: F32) -> F32:
         """As that of `ProjectedUpdates`."""
-        return attention.direct(asking, attention.keys_values(self.images[0], self._pe, self._threads), self._threads)
+        return self._pass(attention, asking)
 
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
         """As that of `LowRankUpdates`."""
-        (image,), (tokens,), (token_pe,) = self.images, tokens, token_pe
-        image = update.direct(image, self._pe, tokens, token_pe, self._threads)
+        (keys,), (values,) = update.keys_values(tokens, token_pe, self._threads)
+        return self._pass(attention, asking, update.once, keys, values)
+
+    def _pass(self, attention: TokenToImage, asking: F32, *update: Any) -> F32:
+        (queries,) = attention.queries(asking, self._threads)
+        image, attended = kernels.update_image_once(
+            self.images[0], self._pe, attention.once, queries, *update,
+            eps=LAYER_NORM_EPS, isa=attention.isa, threads=self._threads,
+        )  # fmt: skip
         self.images = [image]
-        return self.look(attention, asking)
+        return attended[None]
 
 
 class MaskDecoder:
@@ -292,7 +305,7 @@ class MaskDecoder:
         self.iou_prediction_head = _mlp(p / "iou_prediction_head")
         kept = {name: weights[name] for name in weights if any(part in name for part in LOW_RANK_TENSORS)}
         self._low_rank = Parameters(kept, precision) / "mask_decoder"
-        self._pe_maps: tuple[F32, ImageMaps] | None = None
+        self._positions: tuple[F32, Positions] | None = None
 
     @cached_property
     def constants(self) -> LowRank:
@@ -304,27 +317,32 @@ class MaskDecoder:
     def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
         """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.
 
-        features, image_pe (64, 64, 256); dense (64, 64, 256), or (256,) the same everywhere.
+        features, image_pe (64, 64, 256); dense (64, 64, 256), or (256,) the same everywhere. image_pe is one array
+        for all images, of which some is kept.
         """
-        x, pe = _sum(features, np.broadcast_to(dense, features.shape)), image_pe.reshape(-1, EMBED_DIM)
-        x = x.reshape(-1, EMBED_DIM)
-        return ImageTokens(x, pe, partial(self._projected, x, image_pe) if reuse else None)
+        if self._positions is None or self._positions[0] is not image_pe:
+            self._positions = image_pe, Positions(image_pe.reshape(-1, EMBED_DIM), self._project_pe)
+        _, positions = self._positions
+        dense = dense if dense.ndim == 1 else dense.reshape(-1, EMBED_DIM)
+        return ImageTokens(features.reshape(-1, EMBED_DIM), dense, not reuse, positions, self._project)
 
-    def _projected(self, x: F32, image_pe: F32) -> ProjectedImage:
-        constants, threads, pe_maps = self.constants, self.threads, self._maps_of(image_pe)
+    def _project(self, x: F32, positions: Positions) -> ProjectedImage:
+        constants, pe_maps = self.constants, positions.projected
         maps = kernels.project_image(
-            x, constants.shift, constants.scale, constants.rows, (pe_maps, 2 * CROSS_ATTENTION_DIM), threads=threads
+            x,
+            constants.shift,
+            constants.scale,
+            constants.rows,
+            (pe_maps, 2 * CROSS_ATTENTION_DIM),
+            threads=self.threads,
         )
         return ProjectedImage(constants, maps, pe_maps)
 
-    def _maps_of(self, image_pe: F32) -> ImageMaps:
-        """Those of the positional encoding, which is always the same one: made when first asked for, in float32."""
-        if self._pe_maps is None or self._pe_maps[0] is not image_pe:
-            constants, pe = self.constants, image_pe.reshape(-1, EMBED_DIM)
-            maps = kernels.project_image(pe, None, None, constants.pe_rows, threads=self.threads)
-            maps.data[:, : len(constants.pe_bias)] += constants.pe_bias[:, None]
-            self._pe_maps = image_pe, maps
-        return self._pe_maps[1]
+    def _project_pe(self, pe: F32) -> ImageMaps:
+        constants = self.constants
+        maps = kernels.project_image(pe, None, None, constants.pe_rows, threads=self.threads)
+        maps.data[:, : len(constants.pe_bias)] += constants.pe_bias[:, None]
+        return maps
 
     def candidates(self, image: ImageTokens, sparse: Iterable[F32], *, multimask: bool) -> Iterator[Candidates]:
         """What each prompt's masks will be, in order: their scores, and the means to draw them.
@@ -342,13 +360,15 @@ class MaskDecoder:
             for one, kept_tokens, x in zip(scores, queries, images):
                 yield Candidates(one.copy(), wanted, kept_tokens[1:], image, x, self)
 
-    def _draw(self, image: ImageTokens, x: UpdatedImage | MixedImage | F32, tokens: F32, indices: Sequence[int]) -> F32:
+    def _draw(
+        self, image: ImageTokens, x: UpdatedImage | MixedImage | ImageMaps, tokens: F32, indices: Sequence[int]
+    ) -> F32:
         """The logits (C, 256, 256) of mask tokens (C, 256), the indices-th of the model, on the updated image x."""
         threads, mlps = self.threads, [self.output_hypernetworks_mlps[i] for i in indices]
         hyper = kernels.token_mlps(tokens[:, None], mlps, threads=threads)[:, 0]
-        if isinstance(x, np.ndarray):
-            maps, at = kernels.project_image(x, None, None, self.upscale1.weight, threads=threads), 0
-            update, rows, shift = None, None, np.tile(self.upscale1.bias, 4)
+        update: UpdatedImage | MixedImage | None = None
+        if isinstance(x, ImageMaps):
+            maps, at, rows, shift = x, 0, self.upscale1.weight, np.tile(self.upscale1.bias, 4)
         else:
             constants = self.constants
             maps, at, update, shift = image.projected.maps, constants.last_at, x, constants.last_shift
@@ -366,7 +386,7 @@ class MaskDecoder:
 def _together(prompts: Iterable[F32], image: ImageTokens) -> Iterator[F32]:
     """Tokens (P, T, 256) of prompts (T, 256) in a row that have as many, which share their passes over the image."""
     for tokens, alike in groupby(prompts, key=len):
-        most = TOGETHER if tokens <= FEW_TOKENS and image.project is not None else 1
+        most = TOGETHER if tokens <= FEW_TOKENS and not image.once else 1
         while group := list(islice(alike, most)):
             yield np.stack(group)
 
@@ -379,7 +399,7 @@ class Candidates:
     _indices: Sequence[int]
     _tokens: F32
     _image: ImageTokens
-    _updated: UpdatedImage | MixedImage | F32
+    _updated: UpdatedImage | MixedImage | ImageMaps
     _decoder: MaskDecoder
 
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
@@ -400,9 +420,3 @@ def _linear(x: F32, layer: Layer, threads: int, residual: F32 | None = None, nor
         x, layer.weight, layer.bias, residual=residual, norm=None if norm is None else (norm.weight, norm.bias),
         eps=LAYER_NORM_EPS, threads=threads,
     )  # fmt: skip
-
-
-def _sum(x: F32, y: F32) -> F32:
-    """x + y, of images, in memory that has been used before."""
-    total: F32 = np.add(x, y, out=kernels.memory.empty(x.shape))
-    return total

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .low_rank import Update
+from .once import OnceAttention, OnceUpdate
 
 F32: TypeAlias = NDArray[np.float32]
 Activation: TypeAlias = Literal["gelu", "relu"] | None
@@ -281,6 +282,22 @@ def update_image(
     isa: str | None = None,
     threads: int | None = None,
 ) -> tuple[list[UpdatedImage], F32]: ...
+def turn_image(
+    x: F32, added: F32 | None = None, *, isa: str | None = None, threads: int | None = None
+) -> ImageMaps: ...
+def update_image_once(
+    x: ImageMaps,
+    pe: ImageMaps,
+    attention: OnceAttention,
+    queries: F32,
+    update: OnceUpdate | None = None,
+    keys: F32 | None = None,
+    values: F32 | None = None,
+    *,
+    eps: float = 1e-5,
+    isa: str | None = None,
+    threads: int | None = None,
+) -> tuple[ImageMaps, F32]: ...
 def update_image_mixed(
     maps: ImageMaps,
     pe: ImageMaps,

@@ -101,10 +101,10 @@ typedef struct {
     /* y[i,j] = x[i,j] * scale[j] + added[i,j],  i < m; added may be NULL; n % vl = 0 */
     void (*scale_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
                           const float *added, int64_t lda);
-    /* y[:,j] = gelu((v[:,j] - mean) / sqrt(var + eps) * weight + bias), v[i,j] = x[i,j] * scale[j] + shift[i], over i < m; scale or
-     * shift may be NULL; n % vl = 0 */
+    /* y[:,j] = act((v[:,j] - mean) / sqrt(var + eps) * weight + bias), v[i,j] = x[i,j] * scale[j] + shift[i], over i < m; scale or
+     * shift may be NULL; act is ACT_GELU or ACT_NONE; n % vl = 0 */
     void (*norm_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
-                         const float *shift, const float *weight, const float *bias, float eps);
+                         const float *shift, const float *weight, const float *bias, float eps, int act);
     /* y[i,j] = sum_c w[i,c] * gelu(x[c,j] + bias[c]),  i < m, c < channels; n % vl = 0 */
     void (*draw_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n, const float *bias,
                          const float *w, int64_t m);

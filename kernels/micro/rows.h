@@ -144,8 +144,8 @@ INLINE vf column_moment(const int power, const float *x, int64_t ldx, int64_t m,
     return (sums[0] + sums[1] + (sums[2] + sums[3])) / (float)m;
 }
 
-static void norm_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
-                         const float *shift, const float *weight, const float *bias, float eps)
+INLINE void norm_columns_by(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                            const float *shift, const float *weight, const float *bias, float eps, const int act)
 {
     for (int64_t j = 0; j < n; j += VL) {
         const vf scale_v = scale ? load(scale + j) : splat(1.f);
@@ -155,9 +155,18 @@ static void norm_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int
             inverse[l] = 1.f / sqrtf(inverse[l]);
         for (int64_t i = 0; i < m; i++) {
             const vf v = load(x + i * ldx + j) * scale_v + (shift ? shift[i] : 0.f) - mean;
-            store(y + i * ldy + j, gelu_v(v * inverse * weight[i] + bias[i]));
+            store(y + i * ldy + j, act_v(v * inverse * weight[i] + bias[i], act));
         }
     }
+}
+
+static void norm_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                         const float *shift, const float *weight, const float *bias, float eps, int act)
+{
+    if (act == ACT_GELU)
+        norm_columns_by(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps, ACT_GELU);
+    else
+        norm_columns_by(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps, ACT_NONE);
 }
 
 INLINE void draw_some(const int m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n,
