@@ -2,9 +2,7 @@
 
 from mobilesam.kernels import isa, threads
 from mobilesam.kernels.attention import (
-    KeysValues,
     cross_attention,
-    pack_keys_values,
     pad_attention_bias,
     window_attention,
 )
@@ -22,14 +20,13 @@ from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
 from mobilesam.kernels.tokens import self_attention, token_mlps
 from mobilesam.kernels.two_way import UpdatedImage, update_image, update_rows
-from mobilesam.kernels.two_way_once import update_image_once
 from mobilesam.kernels.two_way_mixed import MixedImage, update_image_mixed
+from mobilesam.kernels.two_way_once import update_image_once
 from mobilesam.kernels.upscale import upscale_masks
 from mobilesam.kernels.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
 
 __all__ = [
     "ImageMaps",
-    "KeysValues",
     "MapRows",
     "MixedImage",
     "Panels",
@@ -50,7 +47,6 @@ __all__ = [
     "mbconv",
     "normalize",
     "pack",
-    "pack_keys_values",
     "pack_rows",
     "pack_transpose",
     "pack_winograd",

@@ -1,6 +1,4 @@
 """Attention: TinyViT's windowed self-attention as one pass per window, and the decoder's cross attention."""
-from dataclasses import dataclass
-
 import numpy as np
 
 from cython.parallel cimport parallel, prange
@@ -218,40 +216,6 @@ cdef struct cross_pass:
     int64_t m, n, width, heads, d, columns
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class KeysValues:
-    """Keys (N, D), scaled, and values (N, D) packed per head for many calls of :func:`cross_attention`."""
-
-    keys: np.ndarray
-    values: np.ndarray
-    shape: tuple[int, int]
-    heads: int
-    isa: int
-
-
-def pack_keys_values(k, v, *, heads, threads=None):
-    """Pack k, v (N, D) float32 of ``heads`` heads, as :func:`cross_attention` reads them."""
-    cdef int nthreads = resolve(threads)
-    k = check.array(k, "k", ("N", "D"))
-    v = check.array(v, "v", k.shape)
-    cdef int64_t count = check.whole(heads, "heads", 1), n = k.shape[0], width = k.shape[1], index = isa.index(), h
-    if width % count:
-        raise ValueError(f"heads: expected a divisor of {width} channels, got {heads}")
-    cdef const micro *u = &rt.tables[index]
-    cdef int64_t d = width // count, columns = round_up(n, u.nr)
-    keys_ = memory.empty((count, columns * d))
-    keys_[:, max(0, columns - u.nr) * d :] = 0
-    values_ = memory.empty((count, n * round_up(d, u.nr)))
-    if d % u.nr:
-        values_[:] = 0
-    cdef const float[:, ::1] kv = k, vv = v
-    cdef float[:, ::1] keys = keys_, values = values_
-    cdef const float[::1] scale = np.full(u.nr, 1 / sqrt(d), np.float32)
-    for h in prange(count, nogil=True, num_threads=nthreads, use_threads_if=n * width > 65536, schedule="static"):
-        pack_head(u, n, width, d, &kv[0, h * d], &vv[0, h * d], &scale[0], &keys[h, 0], &values[h, 0])
-    return KeysValues(keys_, values_, (n, width), count, index)
-
-
 cdef void pack_head(const micro *u, int64_t n, int64_t width, int64_t d, const float *k, const float *v, const float *scale,
                     float *keys, float *values) noexcept nogil:
     """The keys turned, panel by panel, and the values as they are; ``scale`` is one for each of a panel's columns."""
@@ -264,12 +228,12 @@ cdef void pack_head(const micro *u, int64_t n, int64_t width, int64_t d, const f
         pack_value(v + j * width, d, nr, n * nr, values + j * nr)
 
 
-def cross_attention(q, k, v=None, *, heads=None, out=None, threads=None):
+def cross_attention(q, k, v, *, heads, out=None, threads=None):
     """y_h = softmax(q_h k_hᵀ · d^−½) v_h, heads concatenated: the SAM decoder's ``Attention`` after its projections.
 
     Args:
         q: (M, D) float32.
-        k, v: (N, D) float32; or k from :func:`pack_keys_values`, and neither v nor heads.
+        k, v: (N, D) float32.
         heads: number of heads, d = D / heads channels each.
         out: (M, D) to write into.
 
@@ -280,21 +244,24 @@ def cross_attention(q, k, v=None, *, heads=None, out=None, threads=None):
     """
     cdef cross_pass p
     cdef int nthreads = resolve(threads)
+    cdef const micro *u = &rt.tables[rt.active[0]]
     q = check.array(q, "q", ("M", "D"))
+    k = check.array(k, "k", ("N", q.shape[1]))
+    v = check.array(v, "v", k.shape)
+    p.heads = check.whole(heads, "heads", 1)
+    if q.shape[1] % p.heads:
+        raise ValueError(f"heads: expected a divisor of {q.shape[1]} channels, got {heads}")
     y = check.output(out, q.shape, q, k, v)
-    packed = k
-    if not isinstance(k, KeysValues):
-        packed = pack_keys_values(check.array(k, "k", ("N", q.shape[1])), v, heads=heads, threads=threads)
-    elif q.shape[1] != packed.shape[1]:
-        raise ValueError(f"q: expected {packed.shape[1]} channels, got {q.shape[1]}")
-    elif v is not None or heads not in (None, packed.heads):
-        raise ValueError(f"k: packed with its values for {packed.heads} heads, expected no v and no other number of heads")
-    cdef const micro *u = &rt.tables[<int>packed.isa]
-    p.m, p.width, p.n, p.heads = q.shape[0], q.shape[1], packed.shape[0], packed.heads
-    p.d = p.width // p.heads
-    p.columns = round_up(p.n, u.nr)
-    cdef const float[:, ::1] qv = q, keys = packed.keys, values = packed.values
-    cdef float[:, ::1] yv = y
+    p.m, p.width, p.n = q.shape[0], q.shape[1], k.shape[0]
+    p.d, p.columns = p.width // p.heads, round_up(p.n, u.nr)
+    keys_ = memory.empty((p.heads, p.columns * p.d))
+    keys_[:, max(0, p.columns - u.nr) * p.d :] = 0
+    values_ = memory.empty((p.heads, p.n * round_up(p.d, u.nr)))
+    if p.d % u.nr:
+        values_[:] = 0
+    cdef const float[:, ::1] qv = q, kv = k, vv = v
+    cdef float[:, ::1] yv = y, keys = keys_, values = values_
+    cdef const float[::1] scale = np.full(u.nr, 1 / sqrt(p.d), np.float32)
     p.q, p.y, p.keys, p.values = &qv[0, 0], &yv[0, 0], &keys[0, 0], &values[0, 0]
 
     cdef int64_t unit, block = min(QUERIES, p.m), blocks = (p.m + QUERIES - 1) // QUERIES
@@ -303,6 +270,8 @@ def cross_attention(q, k, v=None, *, heads=None, out=None, threads=None):
     cdef int failed = 0
     with nogil, parallel(num_threads=nthreads if p.m * p.n * p.width > 65536 else 1):
         scratch = <float *>rt.scratch(size)
+        for unit in prange(p.heads, schedule="static"):
+            pack_head(u, p.n, p.width, p.d, &kv[0, unit * p.d], &vv[0, unit * p.d], &scale[0], &keys[unit, 0], &values[unit, 0])
         for unit in prange(blocks * p.heads, schedule="dynamic"):
             if scratch == NULL:
                 failed += 1

@@ -56,14 +56,6 @@ class Panels:
     def k(self) -> int: ...
 
 @dataclass(frozen=True, slots=True, eq=False)
-class KeysValues:
-    keys: F32
-    values: F32
-    shape: tuple[int, int]
-    heads: int
-    isa: int
-
-@dataclass(frozen=True, slots=True, eq=False)
 class ImageMaps:
     data: F32
     n: int
@@ -111,7 +103,6 @@ def pack(
 ) -> Panels: ...
 def pack_transpose(weight: F32, *, threads: int | None = None) -> Panels: ...
 def pad_attention_bias(bias: F32) -> F32: ...
-def pack_keys_values(k: F32, v: F32, *, heads: int, threads: int | None = None) -> KeysValues: ...
 def linear(
     x: F32,
     weight: Weight,
@@ -202,10 +193,10 @@ def window_attention(
 ) -> F32: ...
 def cross_attention(
     q: F32,
-    k: F32 | KeysValues,
-    v: F32 | None = None,
+    k: F32,
+    v: F32,
     *,
-    heads: int | None = None,
+    heads: int,
     out: F32 | None = None,
     threads: int | None = None,
 ) -> F32: ...

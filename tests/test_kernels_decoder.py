@@ -1,4 +1,4 @@
-"""What the mask decoder runs on: packed keys and values, the image's updates in low rank, upscaled masks."""
+"""What the mask decoder runs on: the image's updates in low rank, upscaled masks."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +12,7 @@ from kernel_cases import CASES, Case
 from tolerances import assert_relative_l2, assert_same, integers, normal, pass_bound
 
 from mobilesam import kernels
-from mobilesam.kernels import isa, reference
+from mobilesam.kernels import reference
 from mobilesam.low_rank import F32, Affine, LowRank, low_rank
 
 pytestmark = pytest.mark.usefixtures("every_isa")
@@ -36,32 +36,6 @@ def rows_of(image, constants: LowRank) -> kernels.MapRows:
 
 # Of updates: a basis of the tokens, and of the channels that they mix.
 both_forms = pytest.mark.parametrize("update_image", [kernels.update_image, update_one_mixed])
-
-
-def test_packed_keys_and_values_give_the_same_bits():
-    q, k, v = normal(90, 42), normal(53, 42), normal(1, 53, 42)[0]
-    expected = kernels.cross_attention(q, k, v, heads=3)
-    keys_values = kernels.pack_keys_values(k, v, heads=3)
-    k[...], v[...] = np.nan, np.nan
-    for name in isa.available():
-        with isa.use(name):
-            assert_same(kernels.cross_attention(q, keys_values), expected)
-
-
-def test_packed_keys_and_values_fit_or_are_refused():
-    keys_values = kernels.pack_keys_values(normal(53, 42), normal(53, 42), heads=3)
-    for q, more in (
-        (normal(9, 43), {}),
-        (normal(9, 42), {"heads": 2}),
-        (normal(9, 42), {"v": normal(53, 42)}),
-    ):
-        with pytest.raises((TypeError, ValueError)) as error:
-            kernels.cross_attention(q, keys_values, **more)
-        assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match=r"^v: "):
-        kernels.pack_keys_values(normal(53, 42), normal(52, 42), heads=3)
-    with pytest.raises(ValueError, match=r"^heads: "):
-        kernels.pack_keys_values(normal(53, 42), normal(53, 42), heads=4)
 
 
 @dataclass(frozen=True)
