@@ -20,7 +20,7 @@ static void check_gemm(int m, int n, int k, gemm_options o)
     const float *residual = o.residual ? numbers((m - 1) * ldr + n, 1000) : NULL;
     float *y = o.residual == 2 ? copy(residual, (m - 1) * ldy + n) : blank((m - 1) * ldy + n);
     u->gemm(&(gemm_args){m, n, k, o.segments, o.segments > 1 ? offset : NULL, a, lda, step, b, ldb, panel, bias,
-                         o.residual == 2 ? y : residual, ldr, y, ldy, o.act, NULL, ACT_NONE, NULL});
+                         o.residual == 2 ? y : residual, ldr, y, ldy, o.act, NULL, ACT_NONE, NULL, b, 200});
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) {
             sum s = {0};
