@@ -39,6 +39,8 @@ HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
 # Up to so many tokens of a prompt their weights are the low-rank form's basis; for more, the channels that they mix.
 FEW_TOKENS = 14
+# Up to so many the image of one prompt is updated as it is; for more, projecting it first costs less.
+ONCE_TOKENS = 36
 # What the low-rank form is made of, when that is first wanted; the checkpoint is let go after loading.
 LOW_RANK_TENSORS = (
     "cross_attn_image_to_token",
@@ -189,7 +191,7 @@ class TwoWayTransformer:
         first, second = self.layers
         last = self.final_attn_token_to_image
         updated: LowRankUpdates | MixedUpdates | OnceUpdates
-        if image.once and tokens.shape[1] <= FEW_TOKENS:
+        if image.once and tokens.shape[1] <= ONCE_TOKENS:
             updated = OnceUpdates(image, threads)
         elif tokens.shape[1] > FEW_TOKENS:
             updated = MixedUpdates(image.projected, threads)
