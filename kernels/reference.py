@@ -15,54 +15,19 @@ Layout: maps are (..., H, W, C), channels last; `...` is any number of batch axe
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Array = NDArray[np.float64]
+from .narrowing import Array, Packed, Weight, f64, narrow, unpacked
+
 Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
 
-
-class Packed(NamedTuple):
-    """A weight and the precision that products with it have: "fp32", "bf16" or "int8"."""
-
-    weight: ArrayLike
-    precision: str
-
-
-Weight = ArrayLike | Packed
 
 HEADS = 8  # of the mask decoder's attentions between tokens and image
 
 _erf = np.frompyfunc(math.erf, 1, 1)
-
-
-def narrow(x: ArrayLike, precision: str) -> Array:
-    """What a product in a precision reads in place of x (..., K), which narrower ones take as float32.
-
-    "fp32": y = x.
-    "bf16": y = x to 8 significant bits, to nearest, ties to even; 0 where |x| < 2⁻¹²⁶, the least normal number.
-    "int8": y[..., k] = q[..., k]·(t/127),  q = round(x[..., k]·(127/t)),  t = max_k |x[..., k]|, to nearest, ties to
-        even; both quotients and the product in q are float32. A row with t < 2⁻¹²¹, where 127/t overflows, gives
-        zeros, a row with NaN or ∞ NaN.
-    NaN and ∞ stay what they are in bf16; numbers that round beyond the largest, 2¹²⁸ − 2¹²⁰, become ∞.
-    """
-    if precision == "fp32":
-        return _f64(x)
-    x = np.asarray(x, np.float32)
-    if precision == "bf16":
-        bits = x.view(np.uint32).astype(np.uint64)
-        rounded = (bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000
-        normal = np.where(abs(x) < 2.0**-126, 0, rounded.astype(np.uint32).view(np.float32))
-        return _f64(np.where(np.isnan(x), x, normal))
-    if precision != "int8":
-        raise ValueError(f"precision must be 'fp32', 'bf16' or 'int8', not {precision!r}")
-    top = abs(x).max(axis=-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
-        q = np.rint(x * (np.float32(127) / np.where(top < 2.0**-121, np.float32(np.inf), top)))
-        y = _f64(q) * _f64(top / np.float32(127))
-    return np.where(np.isfinite(top), y, np.nan)
 
 
 def linear(
@@ -79,7 +44,7 @@ def linear(
 
     x (..., K), weight (N, K), bias (N,), residual and y (..., N). As `torch.nn.functional.linear`.
     """
-    rows, precision = _unpacked(weight)
+    rows, precision = unpacked(weight)
     y = _epilogue(narrow(x, precision) @ narrow(rows, precision).T, bias, residual, activation)
     return y if norm is None else layer_norm(y, *norm, eps=eps)
 
@@ -103,8 +68,8 @@ def conv2d(
     A cross-correlation, as `torch.nn.functional.conv2d`. The rows that int8 scales are an output pixel's KH·KW·C
     values of x, zeros outside the map among them, and an output channel's KH·KW·C weights.
     """
-    w, precision = _unpacked(weight)
-    taps = _taps(_f64(x), w.shape[1:3], stride, pad, dilation)
+    w, precision = unpacked(weight)
+    taps = _taps(f64(x), w.shape[1:3], stride, pad, dilation)
     windows = np.concatenate([tap for _, _, tap in taps], axis=-1)
     return linear(windows, Packed(w.reshape(len(w), -1), precision), bias, activation=activation, residual=residual)
 
@@ -124,8 +89,8 @@ def depthwise_conv2d(
     x (..., H, W, C), zero outside the map; weight (KH, KW, C), bias (C,), y (..., OH, OW, C) sized as in
     `conv2d`. As `torch.nn.functional.conv2d` with groups = C.
     """
-    w = _f64(weight)
-    taps = _taps(_f64(x), w.shape[:2], stride, pad, dilation)
+    w = f64(weight)
+    taps = _taps(f64(x), w.shape[:2], stride, pad, dilation)
     return _epilogue(sum(tap * w[i, j] for i, j, tap in taps), bias, None, activation)
 
 
@@ -137,7 +102,7 @@ def conv_transpose2d(
     x (..., H, W, C), weight (OC, 2, 2, C), bias (OC,), y (..., 2H, 2W, OC). As `torch.nn.ConvTranspose2d`
     with kernel and stride 2, where each output pixel has one input pixel.
     """
-    w, precision = _unpacked(weight)
+    w, precision = unpacked(weight)
     y = np.einsum("...hwc,oijc->...hiwjo", narrow(x, precision), narrow(w, precision))
     *batch, h, i, w, j, channels = y.shape
     return _epilogue(y.reshape(*batch, h * i, w * j, channels), bias, None, activation)
@@ -151,10 +116,10 @@ def layer_norm(
     x (..., C), weight and bias (C,); μ and σ² are the mean and the biased variance of each row x[..., :].
     As `torch.nn.LayerNorm`, and as SAM's `LayerNorm2d` on channels-last maps (arXiv:1607.06450).
     """
-    x = _f64(x)
+    x = f64(x)
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
-    return _activate(centred / np.sqrt(variance + eps) * _f64(weight) + _f64(bias), activation)
+    return _activate(centred / np.sqrt(variance + eps) * f64(weight) + f64(bias), activation)
 
 
 def gelu(x: ArrayLike) -> Array:
@@ -162,7 +127,7 @@ def gelu(x: ArrayLike) -> Array:
 
     At −∞, where the product is undefined, the limit 0; NaN stays NaN (arXiv:1606.08415).
     """
-    x = _f64(x)
+    x = f64(x)
     factor: Array = np.where(np.isneginf(x), 0.0, x)
     return factor * 0.5 * (1.0 + np.asarray(_erf(x * math.sqrt(0.5)), np.float64))
 
@@ -172,10 +137,10 @@ def softmax(x: ArrayLike) -> Array:
 
     x and y (..., N). −∞ gives 0; a row of −∞ only, or one that holds +∞ or NaN, gives NaN, as in PyTorch.
     """
-    x = _f64(x)
+    x = f64(x)
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         powers = np.exp(x - x.max(axis=-1, keepdims=True))
-    return _f64(powers / powers.sum(axis=-1, keepdims=True))
+    return f64(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def window_attention(
@@ -204,7 +169,7 @@ def window_attention(
     `attend` is the precision of softmax's two products: in "bf16", which a narrow qkv_weight brings where the CPU has
     it, q, k and v are rounded, and so are the exponentials that v is multiplied by, but not those of their sum.
     """
-    x, bias = _f64(x), _f64(attention_bias)
+    x, bias = f64(x), f64(attention_bias)
     height, width, channels = x.shape
     heads, tokens, _ = bias.shape
     padded = np.pad(x, ((0, -height % window), (0, -width % window), (0, 0)))
@@ -231,9 +196,9 @@ def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> 
     q (M, D), k and v (N, D), y (M, D). The projected part of `Attention` in SAM's `transformer.py`
     (arXiv:1706.03762).
     """
-    q, k, v = (np.stack(np.split(_f64(t), heads, axis=1)) for t in (q, k, v))
+    q, k, v = (np.stack(np.split(f64(t), heads, axis=1)) for t in (q, k, v))
     y = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1])) @ v
-    return _f64(np.concatenate(list(y), axis=1))
+    return f64(np.concatenate(list(y), axis=1))
 
 
 def self_attention(
@@ -251,7 +216,7 @@ def self_attention(
     x, values, residual and y (P, T, C); layers: weights and biases of the linear q, k, v and out.
     """
     q, k, v, out = (partial(linear, weight=weight, bias=bias) for weight, bias in layers)
-    mixed = [cross_attention(q(t), k(t), v(s), heads=heads) for t, s in zip(_f64(x), _f64(values))]
+    mixed = [cross_attention(q(t), k(t), v(s), heads=heads) for t, s in zip(f64(x), f64(values))]
     return out(np.stack(mixed), residual=residual, norm=norm, eps=eps)
 
 
@@ -263,7 +228,7 @@ def token_mlps(x: ArrayLike, mlps: Sequence[Sequence[tuple[Weight, ArrayLike]]])
             rows = linear(rows, weight, bias, activation="relu")
         return linear(rows, *layers[-1])
 
-    return np.stack([answer(rows, layers) for rows, layers in zip(_f64(x), mlps, strict=True)])
+    return np.stack([answer(rows, layers) for rows, layers in zip(f64(x), mlps, strict=True)])
 
 
 def project_image(
@@ -280,12 +245,12 @@ def project_image(
     x₁ is x + shift less its mean, x₂ is x₁∘scale less its mean. x (N, C), shift and scale (C,), rows (M, C), added
     (M0, N) with M0 ≤ M, y (M + 2, N). What the decoder asks of an image, whatever the prompt: `mobilesam/low_rank.py`.
     """
-    x = _f64(x) + _f64(shift)
+    x = f64(x) + f64(shift)
     y = linear(rows, Packed(x.astype(np.float32), precision))
     if added is not None:
-        y[: np.shape(added)[0]] += _f64(added)
+        y[: np.shape(added)[0]] += f64(added)
     x1 = x - x.mean(axis=1, keepdims=True)
-    x2 = x1 * _f64(scale)
+    x2 = x1 * f64(scale)
     x2 -= x2.mean(axis=1, keepdims=True)
     return np.concatenate([y, np.square(x1).sum(axis=1)[None], np.square(x2).sum(axis=1)[None]])
 
@@ -298,7 +263,7 @@ def attend_image(
     value: tuple[ArrayLike, ArrayLike],
 ) -> Array:
     """y = cross_attention(queries, key(x + pe), value(x)): tokens (T, E) that attend to an image's (N, C)"""
-    return cross_attention(queries, linear(_f64(x) + _f64(pe), *key), linear(x, *value), heads=HEADS)
+    return cross_attention(queries, linear(f64(x) + f64(pe), *key), linear(x, *value), heads=HEADS)
 
 
 def update_image(
@@ -317,7 +282,7 @@ def update_image(
     x, pe and y (N, C); keys and values (T, E); query, out and norm each a weight and a bias, (E, C), (C, E) and (C,).
     The image's side of `TwoWayAttentionBlock` in SAM's `transformer.py`. The kernel has it in low rank, keys scaled.
     """
-    attended = cross_attention(linear(_f64(x) + _f64(pe), *query), keys, values, heads=HEADS)
+    attended = cross_attention(linear(f64(x) + f64(pe), *query), keys, values, heads=HEADS)
     return layer_norm(linear(attended, *out, residual=x), *norm, eps=eps)
 
 
@@ -339,7 +304,7 @@ def upscale_masks(
     `precision`; norm_weight and norm_bias (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` from its
     first norm on and the masks drawn from it in SAM's `mask_decoder.py`.
     """
-    x = _f64(x)
+    x = f64(x)
     channels, height, width = x.shape
     z = x.reshape(2, 2, channels // 4, height, width).transpose(3, 0, 4, 1, 2).reshape(2 * height, 2 * width, -1)
     t = layer_norm(z, norm_weight, norm_bias, eps=eps, activation="gelu")
@@ -353,7 +318,7 @@ def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[
     image (H, W, C) uint8, mean and std (C,), y (*size, C). `Sam.preprocess` in SAM's `sam.py`.
     """
     y = np.zeros((*size, np.shape(image)[2]))
-    y[: np.shape(image)[0], : np.shape(image)[1]] = (_f64(image) - _f64(mean)) / _f64(std)
+    y[: np.shape(image)[0], : np.shape(image)[1]] = (f64(image) - f64(mean)) / f64(std)
     return y
 
 
@@ -396,7 +361,7 @@ def mbconv(
     hidden = linear(x, w1, b1, activation="gelu")
     hidden = depthwise_conv2d(hidden, w2, b2, stride=stride, pad=1, activation="gelu")
     y = linear(hidden, w3, b3)
-    return gelu(_f64(x) + y) if residual else y
+    return gelu(f64(x) + y) if residual else y
 
 
 def local_mlp(
@@ -437,7 +402,7 @@ def resize_logits(
     (i + ½)·n0/n − ½, clamped to the axis; no antialiasing. SAM's `postprocess_masks`: two
     `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
     """
-    y = _bilinear(_f64(x), padded)[:, : crop[0], : crop[1]]
+    y = _bilinear(f64(x), padded)[:, : crop[0], : crop[1]]
     y = _bilinear(y, size)
     return y if threshold is None else y > threshold
 
@@ -457,7 +422,7 @@ def mask_runs(
     order of column and row. counts (C, 2), of threshold + offset and of threshold − offset: the quotient is the
     reference's `calculate_stability_score` (utils/amg.py).
     """
-    y = _f64(resize_logits(x, padded=padded, crop=crop, size=size))
+    y = f64(resize_logits(x, padded=padded, crop=crop, size=size))
     counts = np.stack([(y > threshold + offset).sum(axis=(1, 2)), (y > threshold - offset).sum(axis=(1, 2))], axis=1)
     runs = []
     for mask in y > threshold:
@@ -465,15 +430,6 @@ def mask_runs(
         columns, first = np.nonzero(change == 1)
         runs.append(np.stack([columns, first, np.nonzero(change == -1)[1]], axis=1))
     return runs, counts
-
-
-def _f64(x: ArrayLike) -> Array:
-    return np.asarray(x, np.float64)
-
-
-def _unpacked(weight: Weight) -> tuple[NDArray[np.floating[Any]], str]:
-    array, precision = weight if isinstance(weight, Packed) else (weight, "fp32")
-    return np.asarray(array), precision
 
 
 def _pair(value: Pair) -> tuple[int, int]:
@@ -493,9 +449,9 @@ def _activate(y: Array, activation: str | None) -> Array:
 def _epilogue(y: Any, bias: ArrayLike | None, residual: ArrayLike | None, activation: str | None) -> Array:
     """act(y + bias + residual)"""
     if bias is not None:
-        y = y + _f64(bias)
+        y = y + f64(bias)
     if residual is not None:
-        y = y + _f64(residual)
+        y = y + f64(residual)
     return _activate(y, activation)
 
 

@@ -31,13 +31,10 @@ from numpy.typing import ArrayLike, NDArray
 from . import kernels
 from .config import DECODER_DEPTH
 from .kernels import MapRows
-from .parameters import Parameters
+from .parameters import PANEL, Parameters
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
-
-# The panels of every ISA's register tile divide this.
-PANEL = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)

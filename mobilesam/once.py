@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .parameters import Parameters
+from .parameters import PANEL, Parameters
 
 F32 = NDArray[np.float32]
-
-# The panels of every ISA's register tile divide this.
-PANEL = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,6 +13,9 @@ from .kernels import MapRows, Panels, WinogradPanels
 
 F32 = NDArray[np.float32]
 
+# The panels of every ISA's register tile divide this.
+PANEL = 32
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Layer:

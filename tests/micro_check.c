@@ -445,14 +445,6 @@ static void fma_probe(void)
         expect(i, y[i], x[i] * pow(1 + 0x1p-10, steps), roundings(2 * steps) * fabs(x[i]) * pow(1 + 0x1p-10, steps));
 }
 
-static double half_value(int h)
-{
-    const int exponent = h >> 10 & 31, fraction = h & 1023;
-    const double special = fraction ? NAN : INFINITY, subnormal = ldexp(fraction, -24);
-    const double size = exponent == 31 ? special : exponent ? ldexp(1024 + fraction, exponent - 25) : subnormal;
-    return h >> 15 ? -size : size;
-}
-
 /* With k = 65536 / n, every half there is. */
 static void pack(void)
 {

@@ -109,3 +109,11 @@ static void expect_act(int at, float got, double t, double error, int act)
     else
         expect(at, got, act == ACT_RELU && t < 0 ? 0 : t, error);
 }
+
+static double half_value(int h)
+{
+    const int exponent = h >> 10 & 31, fraction = h & 1023;
+    const double special = fraction ? NAN : INFINITY, subnormal = ldexp(fraction, -24);
+    const double size = exponent == 31 ? special : exponent ? ldexp(1024 + fraction, exponent - 25) : subnormal;
+    return h >> 15 ? -size : size;
+}

@@ -11,7 +11,8 @@ from tolerances import assert_relative_l2, assert_same, normal, pass_bound
 
 from mobilesam import kernels
 from mobilesam.kernels import reference
-from mobilesam.once import PANEL, OnceAttention, OnceUpdate
+from mobilesam.once import OnceAttention, OnceUpdate
+from mobilesam.parameters import PANEL
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
