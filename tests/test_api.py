@@ -15,6 +15,7 @@ from tolerances import pass_bound
 
 import mobilesam
 from mobilesam import api, checkpoint, decoder, kernels, rle
+from mobilesam.checked_prompt import check_prompt
 from mobilesam.image import resized_size, to_encoder_input
 from mobilesam.kernels import reference
 
@@ -219,6 +220,24 @@ def test_many_prompts_give_the_bits_of_each_alone_in_order(embedding, multimask)
     for answer, prompt in zip(answers, prompts, strict=True):
         assert_same(answer, embedding.segment(**prompt, multimask=multimask))
     assert list(embedding.segment_many([])) == []
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 29, 30, 60])
+def test_every_form_of_the_decoder_has_one_answer(embedding, monkeypatch, count):
+    """The low rank by few tokens and by many, and an image of one prompt as it is and in low rank; within the golden
+    outputs' bound."""
+    points = [(7 + (31 * i) % 440, 5 + (17 * i) % 290) for i in range(count)]
+    prompt = check_prompt(embedding.original_size, points, None, None, None)
+    low_res = []
+    for few, once in ((0, 0), (99, 99)):
+        monkeypatch.setattr(decoder, "FEW_TOKENS", few)
+        monkeypatch.setattr(decoder, "ONCE_TOKENS", once)
+        low_res.append(embedding.segment(points).low_res)
+        (alone,) = embedding.model._answers(embedding, [prompt], True, once=True)
+        low_res.append(alone.low_res)
+    for other in low_res[1:]:
+        assert np.linalg.norm(other - low_res[0]) < 1e-4 * np.linalg.norm(low_res[0])
+    assert (low_res[3] != low_res[2]).any()  # the forms are not one and the same
 
 
 def test_many_prompts_are_answered_a_few_at_a_time(model, embedding, monkeypatch):
