@@ -1,11 +1,7 @@
 """Fast kernels on channel-contiguous (NHWC) float32 arrays. ``reference.py`` defines every one in NumPy."""
 
 from mobilesam.kernels import isa, threads
-from mobilesam.kernels.attention import (
-    cross_attention,
-    pad_attention_bias,
-    window_attention,
-)
+from mobilesam.kernels.attention import cross_attention, pack_attention_bias, window_attention
 from mobilesam.kernels.conv import conv2d, conv_transpose2d, pack_transpose
 from mobilesam.kernels.depthwise import depthwise_conv2d
 from mobilesam.kernels.gemm import linear, pack
@@ -47,10 +43,10 @@ __all__ = [
     "mbconv",
     "normalize",
     "pack",
+    "pack_attention_bias",
     "pack_rows",
     "pack_transpose",
     "pack_winograd",
-    "pad_attention_bias",
     "patch_embed",
     "project_image",
     "resize_logits",

@@ -2,7 +2,7 @@
 import numpy as np
 
 from cython.parallel cimport parallel, prange
-from libc.math cimport sqrt
+from libc.math cimport INFINITY, sqrt
 from libc.string cimport memcpy, memset
 
 from common cimport *
@@ -17,14 +17,37 @@ cdef const runtime *rt = shared_runtime()
 cdef int64_t QUERIES = 84
 
 
-def pad_attention_bias(bias):
-    """``bias`` (heads, N, N) float32 with its last axis filled up with −inf to whole panels of the ISA in force.
+def pack_attention_bias(table, index):
+    """Each head's values of the pairs of a window's tokens, as :func:`window_attention` reads them.
 
-    Accepted by :func:`window_attention`, which otherwise does this on every call.
+    Args:
+        table: (heads, offsets) float32.
+        index: (N, N) integers, of a query's and a key's offset; from 0.
+
+    Returns:
+        (heads, N, N) float32, whose last axis goes on with −inf to whole panels of the ISA in force.
+
+    Source: ``attention_biases[:, attention_bias_idxs]`` of ``Attention`` in the reference's modeling/tiny_vit_sam.py.
     """
-    bias = check.array(bias, "attention_bias", ("heads", "N", "N"))
-    fill = -bias.shape[2] % isa.panel_width()
-    return np.pad(bias, [(0, 0), (0, 0), (0, fill)], constant_values=-np.inf)
+    table = check.array(table, "table", ("heads", "offsets"))
+    cdef int64_t heads = table.shape[0], offsets = table.shape[1], n, columns, h, i, j
+    index = np.ascontiguousarray(index, np.int64)
+    if index.ndim != 2 or index.shape[0] != index.shape[1] or not 0 <= index.min() <= index.max() < offsets:
+        raise ValueError(f"index: expected (N, N) numbers from 0 to {offsets - 1}, got {index!r:.100}")
+    n = index.shape[0]
+    columns = round_up(n, isa.panel_width())
+    packed = memory.lasting((heads, n, columns))
+    cdef const float[:, ::1] tv = table
+    cdef const int64_t[:, ::1] iv = index
+    cdef float[:, :, ::1] yv = packed
+    with nogil:
+        for h in range(heads):
+            for i in range(n):
+                for j in range(n):
+                    yv[h, i, j] = tv[h, iv[i, j]]
+                for j in range(n, columns):
+                    yv[h, i, j] = -INFINITY
+    return packed
 
 
 cdef struct window_pass:
@@ -57,7 +80,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
         norm_weight, norm_bias: (C,) float32.
         qkv_weight: (3C, C), rows laid out per head as (q, k, v), d = C / heads each; qkv_bias: (3C,).
         proj_weight: (C, C); proj_bias: (C,).
-        attention_bias: (heads, N, N) float32, N = window², or what :func:`pad_attention_bias` made of it.
+        attention_bias: (heads, N, N) float32, N = window², or as :func:`pack_attention_bias` makes it.
         window: side of a window in tokens.
         out: (H, W, C) to write into; may be ``x`` itself.
 

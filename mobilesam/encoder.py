@@ -56,8 +56,8 @@ class TinyViTBlock:
         self.norm = p.norm("attn.norm")
         self.qkv = p.linear("attn.qkv")
         self.proj = p.linear("attn.proj")
-        biases = p.tensor("attn.attention_biases")[:, attention_bias_index(stage.window)]
-        self.attention_bias = kernels.pad_attention_bias(np.ascontiguousarray(biases))
+        biases = p.tensor("attn.attention_biases")
+        self.attention_bias = kernels.pack_attention_bias(biases, attention_bias_index(stage.window))
         self.local_conv = p.depthwise("local_conv.c")
         self.mlp_norm = p.norm("mlp.norm")
         self.fc1 = p.linear("mlp.fc1")

@@ -95,12 +95,25 @@ def test_a_bad_token_stays_in_its_window():
     assert_same(y, clean)
 
 
-def test_attention_bias_padded_beforehand_gives_the_same_bits():
+def test_attention_bias_packed_beforehand_gives_the_same_bits():
     case = CASES["window_attention"]
     arrays = case.arrays()
-    padded = kernels.pad_attention_bias(arrays["attention_bias"])
-    assert padded.shape[-1] % isa.panel_width() == 0
-    assert_same(case(arrays | {"attention_bias": padded}), case(arrays))
+    bias = arrays["attention_bias"]
+    heads, n, _ = bias.shape
+    index = np.random.default_rng(0).permutation(n * n).reshape(n, n)
+    table = np.empty((heads, n * n), np.float32)
+    table[:, index] = bias
+    packed = kernels.pack_attention_bias(table, index)
+    assert_same(packed[:, :, :n], bias)
+    assert packed.shape[-1] % isa.panel_width() == 0
+    assert np.isneginf(packed[:, :, n:]).all()
+    assert_same(case(arrays | {"attention_bias": packed}), case(arrays))
+
+
+@pytest.mark.parametrize("index", [[[0, 4], [1, 2]], [[0, -1], [1, 2]], [[0, 1, 2]], [0, 1]])
+def test_an_attention_bias_is_packed_of_what_its_table_holds(index):
+    with pytest.raises(ValueError, match=r"^index: .*\(N, N\).* 0 to 3"):
+        kernels.pack_attention_bias(normal(2, 4), np.array(index))
 
 
 def test_window_attention_in_place():
