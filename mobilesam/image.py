@@ -62,8 +62,7 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(image), f"{len(image)} bytes")
     if isinstance(image, (str, os.PathLike)):
-        with Path(image).open("rb") as file:
-            return _decode(file, os.fspath(image))
+        return _decode(os.fspath(image), os.fspath(image))
     if not hasattr(image, "read"):
         expected = "a path, bytes, a file object, a PIL image or a NumPy array"
         raise TypeError(f"image must be {expected}, got {type(image).__name__}")
@@ -84,11 +83,11 @@ def allow_large_photos() -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def _decode(file: IO[bytes], name: str) -> Image.Image:
+def _decode(file: str | IO[bytes], name: str) -> Image.Image:
     try:
-        picture: Image.Image = Image.open(file)
-        ImageOps.exif_transpose(picture, in_place=True)
-        return _to_rgb(picture)
+        with Image.open(file) as picture:  # of a path, by the format of its extension, if it is that
+            ImageOps.exif_transpose(picture, in_place=True)
+            return _to_rgb(picture)
     except MemoryError:
         raise
     except UnidentifiedImageError:
@@ -97,6 +96,8 @@ def _decode(file: IO[bytes], name: str) -> Image.Image:
         limit = f"to allow it, raise PIL.Image.MAX_IMAGE_PIXELS, on the command line {MAX_PIXELS_VARIABLE}"
         raise ValueError(f"cannot decode image {name}: {str(error).rstrip('.')}; {limit}") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # the system's, which names the file
         raise ValueError(f"cannot decode image {name}: {error}") from error
 
 
@@ -251,14 +252,12 @@ def check_output(path: str | os.PathLike[str], mode: str = "L") -> Path:
     Raises ValueError for an extension that Pillow cannot write in that mode, OSError as `files.check_folder`.
     """
     path = Path(path)
-    extension = path.suffix.lower()
-    Image.preinit()  # the common formats; init() imports them all
-    if extension not in Image.EXTENSION:
-        Image.init()
+    trial = io.BytesIO()
+    trial.name = path.name  # whose extension says the format
     try:
-        Image.new(mode, (1, 1)).save(io.BytesIO(), Image.EXTENSION[extension])
+        Image.new(mode, (1, 1)).save(trial)
     except (KeyError, OSError, ValueError):
-        raise ValueError(f"cannot write an image as {extension!r}, use .png: {path}") from None
+        raise ValueError(f"cannot write an image as {path.suffix.lower()!r}, use .png: {path}") from None
     check_folder(path)
     return path
 
