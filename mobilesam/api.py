@@ -1,5 +1,7 @@
 """The public interface: load a model, encode an image once, ask for masks."""
 
+from __future__ import annotations
+
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,7 +17,6 @@ from PIL import Image
 
 from . import kernels, results, rle
 from .checked_prompt import Prompt, check_mapping, check_prompt, to_canvas
-from .decoder import Candidates, ImageTokens
 from .image import (
     ImageLike,
     Size,
@@ -26,6 +28,11 @@ from .image import (
     to_encoder_input,
 )
 from .network import Network, load_network
+
+if TYPE_CHECKING:
+    from .decoder import Candidates, ImageTokens, MaskDecoder
+    from .encoder import ImageEncoder
+    from .prompt import PromptEncoder
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +48,7 @@ class Segmentation:
     scores: NDArray[np.float32]
     low_res: NDArray[np.float32]
     prompt: Prompt
-    embedding: "Embedding"
+    embedding: Embedding
 
     def __repr__(self) -> str:
         height, width = self.embedding.original_size
@@ -83,7 +90,7 @@ class Segmentation:
         *,
         box: ArrayLike | None = None,
         multimask: bool = False,
-    ) -> "Segmentation":
+    ) -> Segmentation:
         """Ask again with the best mask's logits and more points, as annotation tools do at each further click.
 
         points and labels are added to those of the prompt so far; box, where given, replaces its box. One mask, the
@@ -149,7 +156,7 @@ class Embedding:
     features: NDArray[np.float32]
     original_size: Size
     input_size: Size
-    model: "MobileSAM"
+    model: MobileSAM
 
     def __repr__(self) -> str:
         height, width = self.original_size
@@ -187,7 +194,7 @@ class Embedding:
         multimask: bool = True,
         size: Size | None = None,
         only_best: bool = False,
-    ) -> "list[ScoredRLE]":
+    ) -> list[ScoredRLE]:
         """The masks of `segment` as run lengths, for which no map of the image's size is made.
 
         size: (h, w) of the masks, such as a display's; None for the image's own. The prompt is in the image's pixels.
@@ -231,7 +238,7 @@ class Embedding:
         embedding_file.write(path, self.features, self.original_size, self.input_size, made_by)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], model: "MobileSAM | None" = None) -> "Embedding":
+    def load(cls, path: str | os.PathLike[str], model: MobileSAM | None = None) -> Embedding:
         """The embedding that `save` has written: the image need not be encoded again.
 
         model: of the checkpoint that has encoded it; None for the packaged one, loaded once per process.
@@ -259,22 +266,33 @@ class MobileSAM:
     """
 
     def __init__(self, network: Network) -> None:
+        self._network = network
         self.checkpoint, self.threads, self.precision = network.checkpoint, network.threads, network.precision
-        self.image_encoder, self.prompt_encoder = network.image_encoder, network.prompt_encoder
-        self.mask_decoder = network.mask_decoder
+
+    @property
+    def image_encoder(self) -> ImageEncoder:
+        return self._network.image_encoder
+
+    @property
+    def prompt_encoder(self) -> PromptEncoder:
+        return self._network.prompt_encoder
+
+    @property
+    def mask_decoder(self) -> MaskDecoder:
+        return self._network.mask_decoder
 
     @property
     def device(self) -> str:
         """ "cpu"; this, `to` and `eval` are for scripts written for the reference."""
         return "cpu"
 
-    def to(self, device: object = "cpu") -> "MobileSAM":
+    def to(self, device: object = "cpu") -> MobileSAM:
         """The model itself. Raises ValueError for another device than the CPU."""
         if str(device) != "cpu":
             raise ValueError(f"device must be 'cpu', the only one that this package runs on, got {str(device)!r}")
         return self
 
-    def eval(self) -> "MobileSAM":
+    def eval(self) -> MobileSAM:
         """The model itself, which has no training mode."""
         return self
 
@@ -341,7 +359,7 @@ def load(
     Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a
     checkpoint, ValueError for an impossible number of threads or a precision that this CPU lacks.
     """
-    return MobileSAM(load_network(weights, threads, precision))
+    return MobileSAM(load_network(weights, threads, precision).loaded())
 
 
 _default_lock = threading.Lock()

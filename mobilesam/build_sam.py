@@ -22,7 +22,7 @@ def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> MobileS
     Raises FileNotFoundError, or CheckpointError (a ValueError) for a file that is no such checkpoint.
     """
     opened = open_checkpoint() if checkpoint is None else open_source(checkpoint)
-    return MobileSAM(Network(opened, kernels.threads.default_threads(), resolve(None)))
+    return MobileSAM(Network(opened, kernels.threads.default_threads(), resolve(None)).loaded())
 
 
 class _Registry(dict[str, Callable[..., MobileSAM]]):

@@ -107,21 +107,18 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     files += [("overlay", arguments.overlay)] if arguments.overlay else []
     check_distinct([image, *(path for _, path in files)])
 
-    from concurrent.futures import ThreadPoolExecutor
-
     from .network import load_network
 
-    with ThreadPoolExecutor(1) as beside:  # the rest of the library and the photo are loaded meanwhile
-        loading = beside.submit(load_network, arguments.weights, arguments.threads, arguments.precision)
-        from . import api, outputs
-        from .image import allow_large_photos, open_rgb
+    network = load_network(arguments.weights, arguments.threads, arguments.precision, in_order=True)
+    from . import api, outputs  # while that is loaded, as is the photo
+    from .image import allow_large_photos, open_rgb
 
-        allow_large_photos()
-        style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
-        for kind, path in files:
-            outputs.check(kind, path, style)
-        photo = open_rgb(image)
-        model = api.MobileSAM(loading.result())
+    allow_large_photos()
+    style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
+    for kind, path in files:
+        outputs.check(kind, path, style)
+    photo = open_rgb(image)
+    model = api.MobileSAM(network)
     result = api.segment(photo, **prompt.on(*photo.size), multimask=not arguments.single, model=model)
     outputs.write(files, result, photo, image, style)
     area = int(result.mask.sum())
