@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,14 +58,16 @@ LAYER_NORM_2D_EPS = 1e-6
 BATCH_NORM_EPS = 1e-5
 
 
+@cache
 def attention_bias_index(window: int) -> NDArray[np.intp]:
-    """(N, N) index into a head's `attention_biases` for each query and key of a window, N = window².
+    """(N, N) read-only index into a head's `attention_biases` for each query and key of a window, N = window².
 
     The reference (tiny_vit_sam.py, `Attention`) numbers the offsets (|dy|, |dx|) in order of first
     appearance, which is row-major: |dy|·window + |dx|.
     """
     y, x = np.divmod(np.arange(window * window), window)
     index: NDArray[np.intp] = np.abs(y[:, None] - y) * window + np.abs(x[:, None] - x)
+    index.flags.writeable = False
     return index
 
 

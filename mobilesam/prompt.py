@@ -86,5 +86,9 @@ class PromptEncoder:
 
     def _encode(self, coordinates: F32) -> F32:
         """(..., 2) in [0, 1] to (..., 256): sines and cosines of 128 random frequencies (Tancik et al., 2020)."""
-        phase: F32 = np.float32(2 * math.pi) * ((2 * coordinates - 1) @ self.gaussian)
-        return np.concatenate([np.sin(phase), np.cos(phase)], axis=-1)
+        phase: F32 = (2 * coordinates - 1) @ self.gaussian
+        phase *= np.float32(2 * math.pi)
+        encoded = np.empty((*phase.shape[:-1], EMBED_DIM), np.float32)
+        np.sin(phase, out=encoded[..., : EMBED_DIM // 2])
+        np.cos(phase, out=encoded[..., EMBED_DIM // 2 :])
+        return encoded
