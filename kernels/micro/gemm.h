@@ -1,5 +1,7 @@
 /* The GEMM: its register tile, its edges, and the packing of its weights. Included by generic.h. */
 
+#include "fetch.h"
+
 static void activate(float *y, const float *x, int64_t n, int act)
 {
     if (act == ACT_GELU)
@@ -13,12 +15,15 @@ static void activate(float *y, const float *x, int64_t n, int act)
 #ifndef PAIRS
 /* Sums are set aside every DEPTH terms: a long one would round each of its terms to the precision of the whole. */
 enum { DEPTH = 256 };
+enum { STEP = 1, LINES = 1 }; /* LINES are fetched every STEP terms */
 
 /* acc += a (mr, count) * b (count, NR), and both go on to what follows */
 INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
-                       int64_t count)
+                       int64_t count, lookahead *next)
 {
     for (int64_t p = 0; p < count; p++, *a += step, *b += ldb) {
+        fetch_row(next);
+        fetch_line(next);
         vf bv[NV];
         UNROLL for (int v = 0; v < NV; v++) bv[v] = load(*b + v * VL);
         UNROLL for (int i = 0; i < mr; i++) {
@@ -32,15 +37,12 @@ INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda,
 /* One register tile: mr rows (a constant after inlining) by NR columns. bias, residual and y are whole-width here.
  * Sums start from zero, as one begun at a large residual would round each of its terms to the precision of that. */
 INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *b, const float *bias,
-                 const float *residual, int64_t ldr, float *y, int64_t ldy)
+                 const float *residual, int64_t ldr, float *y, int64_t ldy, lookahead *next)
 {
     vf acc[MR][NV] = {0};
     const int64_t lda = g->lda, step = g->step, ldb = g->ldb;
     int64_t room = DEPTH, partial = 0;
     const float *as = a;
-    if (residual) /* which may lie in memory, its rows far apart */
-        UNROLL for (int i = 0; i < mr; i++)
-            UNROLL for (int v = 0; v < NV; v++) __builtin_prefetch(residual + i * ldr + v * VL);
     for (int64_t s = 0; s < g->segments; s++) {
         as = a + (g->offset ? g->offset[s] : 0);
         for (int64_t k = g->k; k;) {
@@ -57,7 +59,7 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
             const int64_t count = k < room ? k : room;
             k -= count;
             room -= count;
-            accumulate(mr, acc, &as, lda, step, &b, ldb, count);
+            accumulate(mr, acc, &as, lda, step, &b, ldb, count, next);
         }
     }
     if (partial)
@@ -79,9 +81,9 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
 }
 
 static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const float *b, const float *bias,
-                      const float *residual, int64_t ldr, float *y, int64_t ldy)
+                      const float *residual, int64_t ldr, float *y, int64_t ldy, lookahead *next)
 {
-#define ROWS(n) case n: tile(n, g, a, b, bias, residual, ldr, y, ldy); break;
+#define ROWS(n) case n: tile(n, g, a, b, bias, residual, ldr, y, ldy, next); break;
     switch (mr) {
     ROWS(1) ROWS(2) ROWS(3) ROWS(4)
 #if MR > 4
@@ -102,7 +104,7 @@ static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const floa
 
 /* The last, partial panel: its tile goes through a whole-width copy. */
 static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a, const float *b, const float *bias,
-                      const float *residual, float *y)
+                      const float *residual, float *y, lookahead *next)
 {
     float full[MR * NR], full_bias[NR] = {0}, full_residual[MR * NR] = {0};
     if (bias)
@@ -110,7 +112,7 @@ static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a
     if (residual)
         for (int64_t i = 0; i < mr; i++)
             memcpy(full_residual + i * NR, residual + i * g->ldr, nr * sizeof(float));
-    tile_rows(mr, g, a, b, full_bias, full_residual, NR, full, NR);
+    tile_rows(mr, g, a, b, full_bias, full_residual, NR, full, NR, next);
     for (int64_t i = 0; i < mr; i++)
         memcpy(y + i * g->ldy, full + i * NR, nr * sizeof(float));
 }
@@ -122,12 +124,40 @@ INLINE int64_t even_rows(int64_t m)
     return tiles ? (m + tiles - 1) / tiles : MR;
 }
 
+/* Nothing but the first tile's residual: where there is nothing to fetch, what is in L1. */
+INLINE lookahead look_ahead(const gemm_args *g, int64_t mr)
+{
+    const char *const at = g->ahead_bytes ? g->ahead : (const char *)g->b;
+    lookahead next = {
+        .at = at, .end = at, .last = at + g->ahead_bytes,
+        .row = (const char *)g->residual, .rows = g->residual ? mr : 0, .step = g->ldr * sizeof(float),
+    };
+    while (next.rows)
+        fetch_row(&next);
+    return next;
+}
+
+/* To fetch during the tile at (i, j), one of `tiles` of `most` rows: its share of the lines, of which those that it has no time for
+ * at once, and the next tile's residual, which may lie in memory, its rows far apart. */
+INLINE void look_beyond(lookahead *next, const gemm_args *g, int64_t tiles, int64_t most, int64_t i, int64_t j)
+{
+    const int64_t share = (g->ahead_bytes / 64 / tiles + 1) * 64, paced = g->segments * g->k * LINES / STEP * 64;
+    if (g->residual) {
+        const int64_t first = i + most < g->m ? i + most : 0, column = first ? j : j + NR;
+        next->row = (const char *)(g->residual + first * g->ldr + column);
+        next->rows = column + NR > g->n ? 0 : g->m - first < most ? g->m - first : most;
+    }
+    next->end = next->last - next->at < share ? next->last : next->at + share;
+    while (next->end - next->at > paced)
+        fetch_line(next);
+}
+
 /* Panels outside, so that one stays in L1 (or streams from L2) while the rows of the block pass by. */
 static void gemm(const gemm_args *g)
 {
     const int64_t most = even_rows(g->m);
     const int64_t tiles = (g->n + NR - 1) / NR * ((g->m + most - 1) / most);
-    const char *ahead = g->ahead, *const end = ahead + g->ahead_bytes;
+    lookahead next = look_ahead(g, most < g->m ? most : g->m);
     for (int64_t j = 0; j < g->n; j += NR) {
         const float *b = g->b + j / NR * g->panel;
         const float *bias = g->bias ? g->bias + j : NULL;
@@ -137,12 +167,11 @@ static void gemm(const gemm_args *g)
             const float *a = g->a + i * g->lda;
             const float *residual = g->residual ? g->residual + i * g->ldr + j : NULL;
             float *y = g->y + i * g->ldy + j;
-            for (const char *next = ahead + g->ahead_bytes / tiles + 1; ahead < end && ahead < next; ahead += 64)
-                __builtin_prefetch(ahead, 0, 2);
+            look_beyond(&next, g, tiles, most, i, j);
             if (nr == NR)
-                tile_rows(mr, g, a, b, bias, residual, g->ldr, y, g->ldy);
+                tile_rows(mr, g, a, b, bias, residual, g->ldr, y, g->ldy, &next);
             else
-                tile_edge(mr, nr, g, a, b, bias, residual, y);
+                tile_edge(mr, nr, g, a, b, bias, residual, y, &next);
             if (g->act)
                 for (int64_t r = 0; r < mr; r++)
                     activate(y + r * g->ldy, y + r * g->ldy, nr, g->act);

@@ -33,8 +33,8 @@ typedef struct {
     /* in a narrow precision: */
     int act_a; /* an activation that a's rows, which it may change, go through first */
     void *next; /* bf16 or its pieces: where not NULL, y's rows go here, an operand of n (a multiple of 32) columns, and not to y */
-    /* memory that will be read next, fetched into L2 between the tiles, in even parts; a request that products in a narrow precision
-     * do not hear */
+    /* memory that will be read next, fetched into L2 between the multiplications, as much in every tile; a request that products in a
+     * narrow precision do not hear */
     const void *ahead;
     int64_t ahead_bytes;
 } gemm_args;

@@ -15,11 +15,15 @@
  * room for a third register to be read. */
 #define PAIRS
 #include "vector.h"
+#include "fetch.h"
 
 /* An operand's rows lie by tiles of mr of them, cut into blocks of 48 floats: a block of each row, then the next, that every float
  * is a constant away from one pointer; last, ROW floats for each row, of which two are its own products' sum and its power of
  * two. Pair p is taken by one multiplication unless p % 3 = 2. Sums are set aside at the end of a block; see gemm.h. */
 enum { BLOCK = 48, DEPTH = 7 * BLOCK, PAIR = 2, ROW = 16 };
+
+/* LINES are fetched every STEP terms: no faster than memory gives them, beside 70 cycles of multiplications. */
+enum { STEP = 6, LINES = 2 };
 
 INLINE int is_paired(int64_t k) { return k / 2 % 3 < 2; }
 
@@ -42,13 +46,16 @@ INLINE void accumulate_pair(const int mr, vf acc[][NV], const float *a, const fl
 }
 
 INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
-                       int64_t count)
+                       int64_t count, lookahead *next)
 {
     (void)lda, (void)step, (void)ldb;
     for (; count > 0; count -= BLOCK, *a += mr * BLOCK) {
         const float *at = *a, *end = at + (count < BLOCK ? count : BLOCK);
         for (; at + 6 <= end; at += 6, *b += 6 * NR) {
+            fetch_row(next);
+            fetch_line(next);
             accumulate_pair(mr, acc, at, *b, 1);
+            fetch_line(next);
             accumulate_pair(mr, acc, at + 2, *b + 2 * NR, 1);
             accumulate_pair(mr, acc, at + 4, *b + 4 * NR, 0);
         }

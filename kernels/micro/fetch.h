@@ -1,0 +1,28 @@
+/* Memory fetched into L2 between multiplications, ahead of its use. Included by gemm.h and pairs.h.
+ *
+ * One line at a time: a burst of prefetches fills the queue that every load goes through, and the multiplications wait behind it. */
+#ifndef MOBILESAM_FETCH_H
+#define MOBILESAM_FETCH_H
+
+/* What is left to fetch: the lines from `at` to `end`, of all of them to `last`; and so many rows of NR floats, `step` bytes apart. */
+typedef struct {
+    const char *at, *end, *last, *row;
+    int64_t rows, step;
+} lookahead;
+
+INLINE void fetch_line(lookahead *next)
+{
+    __builtin_prefetch(next->at, 0, 2);
+    next->at += next->at < next->end ? 64 : 0;
+}
+
+INLINE void fetch_row(lookahead *next)
+{
+    if (!next->rows)
+        return;
+    UNROLL for (int64_t i = 0; i < NR * (int64_t)sizeof(float); i += 64) __builtin_prefetch(next->row + i, 0, 2);
+    next->row += next->step;
+    next->rows--;
+}
+
+#endif
