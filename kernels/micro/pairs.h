@@ -161,40 +161,49 @@ INLINE vf squares_of(const float *x, int64_t k)
     return squares[0] + squares[1] + (squares[2] + squares[3]);
 }
 
-/* The row at x, of segments of whole vectors or of a single one, to its blocks at y; what belongs to it to `row`. */
-INLINE void pair_row(float *y, int64_t next, float *row, const gemm_args *g, const float *x)
+/* The power of two next to the root mean square of the row at x. */
+INLINE float power_of_row(const gemm_args *g, const float *x)
 {
-    pair_place to = {.y = y, .next = next};
     vf squares = splat(0.f);
     for (int64_t s = 0; s < g->segments; s++)
         squares += squares_of(x + (g->offset ? g->offset[s] : 0), g->k);
     const float square = sum_lanes(squares) / (float)(g->segments * g->k);
     int32_t bits;
     memcpy(&bits, &square, sizeof bits);
-    const float power = square > 0x1p-100f && square < 0x1p100f ? power_of_two(((bits >> 23) - 126) >> 1) : near_extreme_root(g, x);
+    return square > 0x1p-100f && square < 0x1p100f ? power_of_two(((bits >> 23) - 126) >> 1) : near_extreme_root(g, x);
+}
+
+/* That row, of segments of whole vectors or of a single one, divided by its power, to its blocks at y. Returns its own products' sum. */
+INLINE float place_row(float *y, int64_t next, const gemm_args *g, const float *x, float power)
+{
+    pair_place to = {.y = y, .next = next};
     for (int64_t s = 0; s < g->segments; s++)
         place_segment(&to, x + (g->offset ? g->offset[s] : 0), g->k, inverse_of(power));
     UNROLL for (int i = 1; i < BLOCK / VL; i++) to.own[0] += to.own[i];
-    row[0] = sum_lanes(to.own[0]);
-    row[1] = power;
+    return sum_lanes(to.own[0]);
 }
 
-/* Tile by tile, as gemm will read them. Rows whose segments are no whole vectors come together behind the others first. */
+/* Tile by tile, as gemm will read them; a tile's powers first, that no row waits for its own. Rows whose segments are no whole vectors
+ * come together behind the others before. */
 static void pair_rows(const gemm_args *g, int64_t lda)
 {
     const int64_t most = even_rows(g->m);
     const int gather = g->segments > 1 && g->k % VL;
     float *const together = (float *)g->operand + g->m * lda;
-    gemm_args gathered = *g;
-    gathered.k = g->segments * g->k, gathered.segments = 1, gathered.offset = NULL;
+    gemm_args from = *g;
+    if (gather)
+        from.k = g->segments * g->k, from.segments = 1, from.offset = NULL;
     for (int64_t first = 0; first < g->m; first += most) {
         const int64_t mr = g->m - first < most ? g->m - first : most;
-        float *const tile = (float *)g->operand + first * lda;
+        float *const tile = (float *)g->operand + first * lda, *const rows = tile + mr * (lda - ROW);
+        const float *const a = g->a + first * g->lda;
+        for (int64_t i = 0; i < mr; i++)
+            rows[i * ROW + 1] = power_of_row(g, a + i * g->lda);
         for (int64_t i = 0; i < mr; i++) {
-            const float *x = g->a + (first + i) * g->lda;
+            const float *const x = a + i * g->lda;
             for (int64_t s = 0; s < g->segments && gather; s++)
                 memcpy(together + s * g->k, x + g->offset[s], g->k * sizeof *x);
-            pair_row(tile + i * BLOCK, mr * BLOCK, tile + mr * (lda - ROW) + i * ROW, gather ? &gathered : g, gather ? together : x);
+            rows[i * ROW] = place_row(tile + i * BLOCK, mr * BLOCK, &from, gather ? together : x, rows[i * ROW + 1]);
         }
     }
 }
