@@ -31,9 +31,14 @@ def pack_attention_bias(table, index):
     """
     table = check.array(table, "table", ("heads", "offsets"))
     cdef int64_t heads = table.shape[0], offsets = table.shape[1], n, columns, h, i, j
+    check.instance(index, "index", np.ndarray)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"index: expected integers, got {index.dtype}")
+    if index.ndim != 2 or index.shape[0] != index.shape[1] or index.size == 0:
+        raise ValueError(f"index: expected shape (N, N), got {index.shape}")
+    if not 0 <= index.min() <= index.max() < offsets:
+        raise ValueError(f"index: expected numbers from 0 to {offsets - 1}, got {index.min()} to {index.max()}")
     index = np.ascontiguousarray(index, np.int64)
-    if index.ndim != 2 or index.shape[0] != index.shape[1] or not 0 <= index.min() <= index.max() < offsets:
-        raise ValueError(f"index: expected (N, N) numbers from 0 to {offsets - 1}, got {index!r:.100}")
     n = index.shape[0]
     columns = round_up(n, isa.panel_width())
     packed = memory.lasting((heads, n, columns))

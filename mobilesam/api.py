@@ -271,14 +271,17 @@ class MobileSAM:
 
     @property
     def image_encoder(self) -> ImageEncoder:
+        """Maps x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256) float32."""
         return self._network.image_encoder
 
     @property
     def prompt_encoder(self) -> PromptEncoder:
+        """Maps a prompt to what the mask decoder reads."""
         return self._network.prompt_encoder
 
     @property
     def mask_decoder(self) -> MaskDecoder:
+        """Maps features and a prompt to masks' logits and scores."""
         return self._network.mask_decoder
 
     @property

@@ -28,11 +28,9 @@ def run() -> NoReturn:
     """The command as a process of its own.
 
     It looks less often for garbage, as imports make many objects and none of it, and not when all is let go at the end.
-    The kernels have threads of their own: NumPy's would spin beside them for a while after it is imported. Threads that
-    load beside one another hand Python over often, as one that waits for it leaves a CPU idle.
+    The kernels have threads of their own: NumPy's would spin beside them for a while after it is imported.
     """
     gc.set_threshold(20_000)
-    sys.setswitchinterval(50e-6)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     code = main()
     gc.freeze()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ LAYER_NORM_2D_EPS = 1e-6
 BATCH_NORM_EPS = 1e-5
 
 
-@cache
+@lru_cache(4)
 def attention_bias_index(window: int) -> NDArray[np.intp]:
     """(N, N) read-only index into a head's `attention_biases` for each query and key of a window, N = window².
 

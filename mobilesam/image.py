@@ -62,7 +62,11 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
     if isinstance(image, (bytes, bytearray, memoryview)):
         return _decode(io.BytesIO(image), f"{len(image)} bytes")
     if isinstance(image, (str, os.PathLike)):
-        return _decode(os.fspath(image), os.fspath(image))
+        path = Path(image)
+        if path.is_file():
+            return _decode(os.fspath(path), os.fspath(image))
+        with path.open("rb") as file:  # a pipe, or what cannot be opened
+            return _decode(file, os.fspath(image))
     if not hasattr(image, "read"):
         expected = "a path, bytes, a file object, a PIL image or a NumPy array"
         raise TypeError(f"image must be {expected}, got {type(image).__name__}")
@@ -85,7 +89,8 @@ def allow_large_photos() -> None:
 
 def _decode(file: str | IO[bytes], name: str) -> Image.Image:
     try:
-        with Image.open(file) as picture:  # of a path, by the format of its extension, if it is that
+        with Image.open(file) as picture:  # a path's extension says which of Pillow's formats is loaded
+            picture.filename = ""  # by which it would be mapped, and a process killed whose file is cut short meanwhile
             ImageOps.exif_transpose(picture, in_place=True)
             return _to_rgb(picture)
     except MemoryError:
@@ -96,7 +101,7 @@ def _decode(file: str | IO[bytes], name: str) -> Image.Image:
         limit = f"to allow it, raise PIL.Image.MAX_IMAGE_PIXELS, on the command line {MAX_PIXELS_VARIABLE}"
         raise ValueError(f"cannot decode image {name}: {str(error).rstrip('.')}; {limit}") from None
     except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
-        if isinstance(error, OSError) and error.filename is not None:
+        if isinstance(file, str) and isinstance(error, OSError) and error.filename is not None:
             raise  # the system's, which names the file
         raise ValueError(f"cannot decode image {name}: {error}") from error
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import TYPE_CHECKING
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import kernels
 from .checkpoint import Checkpoint, ConvertedCheckpoint, open_checkpoint
@@ -15,6 +14,8 @@ from .precision import decoder_precision, resolve
 if TYPE_CHECKING:
     from .decoder import MaskDecoder
     from .prompt import PromptEncoder
+
+Part = TypeVar("Part")
 
 
 class Network:
@@ -34,9 +35,11 @@ class Network:
     ) -> None:
         self.checkpoint, self.threads, self.precision = checkpoint, threads, precision
         loading = ThreadPoolExecutor(1 if in_order or threads == 1 else 2)
-        self._image_encoder = loading.submit(ImageEncoder, checkpoint, threads, precision)
-        self._others = loading.submit(self._load_others)
-        self._loaded = loading.submit(self._let_go)
+        encoder = loading.submit(ImageEncoder, checkpoint, threads, precision)
+        others = loading.submit(self._load_others)
+        self._image_encoder: ImageEncoder | Future[ImageEncoder] = encoder
+        self._others: tuple[PromptEncoder, MaskDecoder] | Future[tuple[PromptEncoder, MaskDecoder]] = others
+        self._let_go: Future[None] | None = loading.submit(self._unmap, encoder, others)
         loading.shutdown(wait=False)
 
     def _load_others(self) -> tuple[PromptEncoder, MaskDecoder]:
@@ -46,28 +49,34 @@ class Network:
         decoder = MaskDecoder(self.checkpoint, self.threads, decoder_precision(self.precision))
         return PromptEncoder(self.checkpoint, self.threads), decoder
 
-    def _let_go(self) -> None:
-        self._image_encoder.exception(), self._others.exception()  # both waited for
+    def _unmap(self, *parts: Future[Any]) -> None:
+        wait(parts)
         if isinstance(self.checkpoint, Checkpoint):
             self.checkpoint.unmap()
 
-    @cached_property
+    @property
     def image_encoder(self) -> ImageEncoder:
-        return self._image_encoder.result()
+        return _waited_for(self._image_encoder)
 
-    @cached_property
+    @property
     def prompt_encoder(self) -> PromptEncoder:
-        return self._others.result()[0]
+        return _waited_for(self._others)[0]
 
-    @cached_property
+    @property
     def mask_decoder(self) -> MaskDecoder:
-        return self._others.result()[1]
+        return _waited_for(self._others)[1]
 
     def loaded(self) -> Network:
-        """The network, once it is whole. Raises what loading a part raised."""
-        assert self.image_encoder and self.prompt_encoder and self.mask_decoder
-        self._loaded.result()
+        """The network, once it is whole: it can be copied then. Raises what loading a part raised."""
+        self._image_encoder, self._others = _waited_for(self._image_encoder), _waited_for(self._others)
+        if self._let_go is not None:
+            self._let_go.result()
+            self._let_go = None
         return self
+
+
+def _waited_for(part: Part | Future[Part]) -> Part:
+    return part.result() if isinstance(part, Future) else part
 
 
 def load_network(

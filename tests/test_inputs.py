@@ -1,7 +1,12 @@
 """Every kind of image that can be given, and what becomes of it."""
 
+import gc
 import io
+import mmap
+import os
 import re
+import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +139,43 @@ def test_paths(tmp_path, path):
     with (tmp_path / "picture.jpg").open("rb") as file:
         assert image.read_image(file).shape == (1, 1, 3)
         assert not file.closed
+
+
+@pytest.mark.parametrize(
+    "name", ["picture", "picture.PNG", "picture.jpg", "picture.gif", "picture.tiff", "picture.txt"]
+)
+def test_an_extension_need_not_say_what_a_file_is(tmp_path, name):
+    (tmp_path / name).write_bytes(encoded(Image.fromarray(RGB), "PNG"))
+    np.testing.assert_array_equal(image.read_image(tmp_path / name), RGB)
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("L", "PPM"), ("RGB", "PNG"), ("RGBA", "TIFF")])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_named_pipe_is_read_once(tmp_path, mode, kind):
+    picture = Image.fromarray(RGB).convert(mode)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(encoded(picture, kind),), daemon=True)
+    writer.start()
+    np.testing.assert_array_equal(image.read_image(tmp_path / "pipe"), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("L", "PPM"), ("P", "BMP"), ("RGBA", "TIFF")])
+def test_files_are_not_mapped(tmp_path, monkeypatch, mode, kind):  # cut short, a mapped one kills the process
+    picture = Image.fromarray(RGB).convert(mode)
+    (tmp_path / "picture").write_bytes(encoded(picture, kind))
+    monkeypatch.setattr(mmap, "mmap", lambda *arguments, **options: pytest.fail("mapped"))
+    np.testing.assert_array_equal(image.read_image(tmp_path / "picture"), np.asarray(picture.convert("RGB")))
+
+
+def test_files_are_closed(tmp_path):
+    (tmp_path / "good.gif").write_bytes(encoded(Image.fromarray(RGB), "GIF"))
+    (tmp_path / "cut.png").write_bytes(encoded(Image.fromarray(RGB), "PNG")[:60])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        image.read_image(tmp_path / "good.gif")
+        with pytest.raises(ValueError, match=r"cut\.png"):
+            image.read_image(tmp_path / "cut.png")
+        gc.collect()
 
 
 WHITE = Image.new("RGBA", (3, 2), "white")

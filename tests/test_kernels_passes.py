@@ -110,9 +110,19 @@ def test_attention_bias_packed_beforehand_gives_the_same_bits():
     assert_same(case(arrays | {"attention_bias": packed}), case(arrays))
 
 
-@pytest.mark.parametrize("index", [[[0, 4], [1, 2]], [[0, -1], [1, 2]], [[0, 1, 2]], [0, 1]])
-def test_an_attention_bias_is_packed_of_what_its_table_holds(index):
-    with pytest.raises(ValueError, match=r"^index: .*\(N, N\).* 0 to 3"):
+@pytest.mark.parametrize(
+    ("index", "problem"),
+    [
+        ([[0, 4], [1, 2]], "0 to 3, got 0 to 4"),
+        ([[0, -1], [1, 2]], "0 to 3, got -1 to 2"),
+        ([[0, 1, 2]], r"\(N, N\), got \(1, 3\)"),
+        ([0, 1], r"\(N, N\), got \(2,\)"),
+        (np.empty((0, 0), int), r"\(N, N\), got \(0, 0\)"),
+        ([[0.5, 1], [2, 3]], "integers, got float64"),
+    ],
+)
+def test_an_attention_bias_is_packed_of_what_its_table_holds(index, problem):
+    with pytest.raises((TypeError, ValueError), match=f"^index: expected .*{problem}$"):
         kernels.pack_attention_bias(normal(2, 4), np.array(index))
 
 

@@ -101,6 +101,33 @@ def test_a_forked_child_computes_the_same():
     assert output(FORKS) == "both agree"
 
 
+FORKS_WHILE_LOADING = """
+import os, signal, threading, time
+import mobilesam
+from mobilesam import api, decoder, prompt  # a module that is half imported would stay so in the child
+
+children = []
+for wait in (0.005, 0.015, 0.03):
+    loading = threading.Thread(target=mobilesam.load, kwargs={"threads": 2})
+    loading.start()
+    time.sleep(wait)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # a hanging child ends
+        mobilesam.load(threads=1)
+        os._exit(0)
+    children.append(child)
+    loading.join()
+assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+print("all loaded")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_model_is_loaded_loads_its_own():
+    assert output(FORKS_WHILE_LOADING) == "all loaded"
+
+
 DEFAULT = "from mobilesam.kernels import threads; print(threads.default_threads())"
 
 

@@ -144,8 +144,9 @@ INLINE void look_beyond(lookahead *next, const gemm_args *g, int64_t tiles, int6
     const int64_t share = (g->ahead_bytes / 64 / tiles + 1) * 64, paced = g->segments * g->k * LINES / STEP * 64;
     if (g->residual) {
         const int64_t first = i + most < g->m ? i + most : 0, column = first ? j : j + NR;
-        next->row = (const char *)(g->residual + first * g->ldr + column);
         next->rows = column + NR > g->n ? 0 : g->m - first < most ? g->m - first : most;
+        if (next->rows)
+            next->row = (const char *)(g->residual + first * g->ldr + column);
     }
     next->end = next->last - next->at < share ? next->last : next->at + share;
     while (next->end - next->at > paced)
@@ -157,6 +158,8 @@ static void gemm(const gemm_args *g)
 {
     const int64_t most = even_rows(g->m);
     const int64_t tiles = (g->n + NR - 1) / NR * ((g->m + most - 1) / most);
+    if (!tiles)
+        return;
     lookahead next = look_ahead(g, most < g->m ? most : g->m);
     for (int64_t j = 0; j < g->n; j += NR) {
         const float *b = g->b + j / NR * g->panel;

@@ -183,8 +183,8 @@ INLINE float place_row(float *y, int64_t next, const gemm_args *g, const float *
     return sum_lanes(to.own[0]);
 }
 
-/* Tile by tile, as gemm will read them; a tile's powers first, that no row waits for its own. Rows whose segments are no whole vectors
- * come together behind the others before. */
+/* Tile by tile, as gemm will read them; a tile's powers first, that no row waits for its own. A row whose segments are no whole
+ * vectors is first brought together, behind all the others. */
 static void pair_rows(const gemm_args *g, int64_t lda)
 {
     const int64_t most = even_rows(g->m);

@@ -1,0 +1,56 @@
+"""Loading the network's parts: in any order the same model, and errors that reach who asks."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+from mobilesam import api, network
+from mobilesam.checkpoint import open_checkpoint
+
+DECODERS_OWN = "mask_decoder.iou_token.weight"
+
+
+class Lacking(dict):
+    """A checkpoint without the tensor that the decoder starts with, found out when that is loaded."""
+
+    path, metadata, sha256 = None, {}, ""
+
+
+@pytest.fixture
+def lacking():
+    checkpoint = open_checkpoint()
+    return Lacking({name: checkpoint[name] for name in checkpoint if name != DECODERS_OWN})
+
+
+def answer(model):
+    return model.encode(np.zeros((64, 48, 3), np.uint8)).segment([(20, 20)])
+
+
+def test_parts_loaded_in_order_make_the_same_model():
+    in_order = network.load_network(None, 2, None, in_order=True)
+    model = api.MobileSAM(in_order)
+    result = answer(model)
+    np.testing.assert_array_equal(result.low_res, answer(api.load(threads=2)).low_res)
+    assert in_order.loaded() is in_order
+    assert "_file" not in in_order.checkpoint.__dict__, "the checkpoint is still mapped"
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_what_fails_in_a_part_is_raised_where_that_is_asked_for(lacking, in_order):
+    broken = network.Network(lacking, 2, in_order=in_order)
+    assert broken.image_encoder is broken.image_encoder
+    with pytest.raises(KeyError, match=DECODERS_OWN):
+        broken.mask_decoder  # noqa: B018 (a property that waits)
+    with pytest.raises(KeyError, match=DECODERS_OWN):
+        broken.loaded()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+def test_models_and_answers_are_copied(copied):
+    result = answer(api.load(threads=2))
+    twin = copied(result)
+    np.testing.assert_array_equal(twin.masks, result.masks)
+    again = twin.embedding.segment([(20, 20)])
+    np.testing.assert_array_equal(again.low_res, result.low_res)
