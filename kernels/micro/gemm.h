@@ -17,13 +17,14 @@ static void activate(float *y, const float *x, int64_t n, int act)
 enum { DEPTH = 256 };
 enum { STEP = 1, LINES = 1 }; /* LINES are fetched every STEP terms */
 
-/* acc += a (mr, count) * b (count, NR), and both go on to what follows */
-INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
-                       int64_t count, lookahead *next)
+INLINE void accumulate_terms(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
+                             int64_t count, const int fetches, lookahead *next)
 {
     for (int64_t p = 0; p < count; p++, *a += step, *b += ldb) {
-        fetch_row(next);
-        fetch_line(next);
+        if (fetches) {
+            fetch_row(next);
+            fetch_line(next);
+        }
         vf bv[NV];
         UNROLL for (int v = 0; v < NV; v++) bv[v] = load(*b + v * VL);
         UNROLL for (int i = 0; i < mr; i++) {
@@ -31,6 +32,17 @@ INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda,
             UNROLL for (int v = 0; v < NV; v++) acc[i][v] += ai * bv[v];
         }
     }
+}
+
+/* acc += a (mr, count) * b (count, NR), and both go on to what follows; a small tile has no time to spare where there is nothing to
+ * fetch */
+INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
+                       int64_t count, lookahead *next)
+{
+    if (next->rows || next->at < next->end)
+        accumulate_terms(mr, acc, a, lda, step, b, ldb, count, 1, next);
+    else
+        accumulate_terms(mr, acc, a, lda, step, b, ldb, count, 0, next);
 }
 #endif
 
