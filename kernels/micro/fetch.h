@@ -4,10 +4,11 @@
 #ifndef MOBILESAM_FETCH_H
 #define MOBILESAM_FETCH_H
 
-/* What is left to fetch: the lines from `at` to `end`, of all of them to `last`; and so many rows of NR floats, `step` bytes apart. */
+/* What is left to fetch: the lines from `at` to `end`, and so many rows of NR floats, `step` bytes apart. Of lines there are those to
+ * `last`, a `share` of bytes for each tile, of which it has time for `paced`. */
 typedef struct {
     const char *at, *end, *last, *row;
-    int64_t rows, step;
+    int64_t rows, step, share, paced;
 } lookahead;
 
 INLINE void fetch_line(lookahead *next)

@@ -15,13 +15,13 @@ static void activate(float *y, const float *x, int64_t n, int act)
 #ifndef PAIRS
 /* Sums are set aside every DEPTH terms: a long one would round each of its terms to the precision of the whole. */
 enum { DEPTH = 256 };
-enum { STEP = 1, LINES = 1 }; /* LINES are fetched every STEP terms */
+enum { STEP = MR * NV < 16 ? 4 : 1, LINES = 1 }; /* LINES are fetched every STEP terms: a small tile has less time to spare */
 
 INLINE void accumulate_terms(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
                              int64_t count, const int fetches, lookahead *next)
 {
     for (int64_t p = 0; p < count; p++, *a += step, *b += ldb) {
-        if (fetches) {
+        if (fetches && p % STEP == 0) {
             fetch_row(next);
             fetch_line(next);
         }
@@ -34,8 +34,7 @@ INLINE void accumulate_terms(const int mr, vf acc[][NV], const float **a, int64_
     }
 }
 
-/* acc += a (mr, count) * b (count, NR), and both go on to what follows; a small tile has no time to spare where there is nothing to
- * fetch */
+/* acc += a (mr, count) * b (count, NR), and both go on to what follows */
 INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
                        int64_t count, lookahead *next)
 {
@@ -136,33 +135,39 @@ INLINE int64_t even_rows(int64_t m)
     return tiles ? (m + tiles - 1) / tiles : MR;
 }
 
-/* Nothing but the first tile's residual: where there is nothing to fetch, what is in L1. */
-INLINE lookahead look_ahead(const gemm_args *g, int64_t mr)
+/* The CPU by itself fetches rows that are nearer to one another. */
+INLINE int residual_is_far(const gemm_args *g) { return g->residual && g->ldr >= 256; }
+
+/* Of a product of so many tiles, the first of mr rows: that one's residual at once. Where there is nothing to fetch, what is in L1. */
+INLINE lookahead look_ahead(const gemm_args *g, int64_t tiles, int64_t mr)
 {
-    const char *const at = g->ahead_bytes ? g->ahead : (const char *)g->b;
-    lookahead next = {
-        .at = at, .end = at, .last = at + g->ahead_bytes,
-        .row = (const char *)g->residual, .rows = g->residual ? mr : 0, .step = g->ldr * sizeof(float),
-    };
-    while (next.rows)
+    lookahead next = {.at = (const char *)g->b, .end = (const char *)g->b, .row = (const char *)g->residual};
+    if (g->ahead_bytes) {
+        next.at = g->ahead, next.last = next.at + g->ahead_bytes;
+        next.share = (g->ahead_bytes / 64 / tiles + 1) * 64;
+        next.paced = g->segments * g->k * LINES / STEP * 64;
+    }
+    next.step = g->ldr * sizeof(float);
+    for (next.rows = residual_is_far(g) ? mr : 0; next.rows;)
         fetch_row(&next);
     return next;
 }
 
-/* To fetch during the tile at (i, j), one of `tiles` of `most` rows: its share of the lines, of which those that it has no time for
- * at once, and the next tile's residual, which may lie in memory, its rows far apart. */
-INLINE void look_beyond(lookahead *next, const gemm_args *g, int64_t tiles, int64_t most, int64_t i, int64_t j)
+/* To fetch during the tile at (i, j), one of `most` rows: its share of the lines, of which those that it has no time for at once,
+ * and the next tile's residual, which may lie in memory. */
+INLINE void look_beyond(lookahead *next, const gemm_args *g, int64_t most, int64_t i, int64_t j)
 {
-    const int64_t share = (g->ahead_bytes / 64 / tiles + 1) * 64, paced = g->segments * g->k * LINES / STEP * 64;
-    if (g->residual) {
+    if (residual_is_far(g)) {
         const int64_t first = i + most < g->m ? i + most : 0, column = first ? j : j + NR;
         next->rows = column + NR > g->n ? 0 : g->m - first < most ? g->m - first : most;
         if (next->rows)
             next->row = (const char *)(g->residual + first * g->ldr + column);
     }
-    next->end = next->last - next->at < share ? next->last : next->at + share;
-    while (next->end - next->at > paced)
-        fetch_line(next);
+    if (next->share) {
+        next->end = next->last - next->at < next->share ? next->last : next->at + next->share;
+        while (next->end - next->at > next->paced)
+            fetch_line(next);
+    }
 }
 
 /* Panels outside, so that one stays in L1 (or streams from L2) while the rows of the block pass by. */
@@ -172,7 +177,7 @@ static void gemm(const gemm_args *g)
     const int64_t tiles = (g->n + NR - 1) / NR * ((g->m + most - 1) / most);
     if (!tiles)
         return;
-    lookahead next = look_ahead(g, most < g->m ? most : g->m);
+    lookahead next = look_ahead(g, tiles, most < g->m ? most : g->m);
     for (int64_t j = 0; j < g->n; j += NR) {
         const float *b = g->b + j / NR * g->panel;
         const float *bias = g->bias ? g->bias + j : NULL;
@@ -182,7 +187,7 @@ static void gemm(const gemm_args *g)
             const float *a = g->a + i * g->lda;
             const float *residual = g->residual ? g->residual + i * g->ldr + j : NULL;
             float *y = g->y + i * g->ldy + j;
-            look_beyond(&next, g, tiles, most, i, j);
+            look_beyond(&next, g, most, i, j);
             if (nr == NR)
                 tile_rows(mr, g, a, b, bias, residual, g->ldr, y, g->ldy, &next);
             else
