@@ -85,8 +85,8 @@ cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, 
     for i in range(0 if values == NULL else HEADS):
         u.dot_rows(y + i * p.asking, p.columns, values + i * d * IMAGE_CHUNK, IMAGE_CHUNK, d, scores + i * p.asking * STRIDE, STRIDE,
                    p.asking, count)
+    asking = 0 if values == NULL else asking
     for i in range(d):
-        asking = 0 if values == NULL else HEADS * p.asking
         memset(y + i * p.columns + asking, 0, (p.columns - asking) * sizeof(float))
     g.a, g.lda, g.b, g.ldb, g.panel = basis, ldb, turned, p.columns, u.nr
     g.y, g.ldy, g.ahead, g.ahead_bytes = y + d * p.columns, p.columns, ahead, ahead_floats * sizeof(float)

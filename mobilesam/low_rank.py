@@ -31,9 +31,8 @@ from numpy.typing import ArrayLike, NDArray
 from . import kernels
 from .config import DECODER_DEPTH
 from .kernels import MapRows
-from .parameters import PANEL, Parameters
+from .parameters import F32, PANEL, Parameters
 
-F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .parameters import PANEL, Parameters
-
-F32 = NDArray[np.float32]
+from .parameters import F32, PANEL, Parameters
 
 
 @dataclass(frozen=True, slots=True, eq=False)

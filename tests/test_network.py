@@ -2,11 +2,12 @@
 
 import copy
 import pickle
+import sys
 
 import numpy as np
 import pytest
 
-from mobilesam import api, network
+from mobilesam import api, cli, decoder, encoder, network
 from mobilesam.checkpoint import open_checkpoint
 
 DECODERS_OWN = "mask_decoder.iou_token.weight"
@@ -35,6 +36,41 @@ def test_parts_loaded_in_order_make_the_same_model():
     np.testing.assert_array_equal(result.low_res, answer(api.load(threads=2)).low_res)
     assert in_order.loaded() is in_order
     assert "_file" not in in_order.checkpoint.__dict__, "the checkpoint is still mapped"
+
+
+def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
+    steps = []
+
+    class Encoder(encoder.ImageEncoder):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            steps.append("encoder loaded")
+
+    class Decoder(decoder.MaskDecoder):
+        def __init__(self, *arguments):
+            steps.append("decoder begun")
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(network, "ImageEncoder", Encoder)
+    monkeypatch.setattr(decoder, "MaskDecoder", Decoder)
+    network.load_network(None, 2, None, in_order=True).loaded()
+    assert steps == ["encoder loaded", "decoder begun"]
+
+
+def test_the_command_loads_in_order_and_hands_python_over_often_meanwhile(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def load(*arguments, in_order=False):
+        asked.append((in_order, sys.getswitchinterval()))
+        raise ValueError("no network here")
+
+    monkeypatch.setattr(network, "load_network", load)
+    before = sys.getswitchinterval()
+    words = ["segment", "photo.png", "--point", "1,1", "--output", str(tmp_path / "mask.png")]
+    assert cli.main(words) == 2
+    assert "no network here" in capsys.readouterr().err
+    assert asked == [(True, pytest.approx(50e-6))]
+    assert sys.getswitchinterval() == before
 
 
 @pytest.mark.parametrize("in_order", [False, True])
