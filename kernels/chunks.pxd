@@ -20,6 +20,13 @@ cdef struct asking_pass:
     float *mixed  # (chunks, e / 8 + rank, columns)
 
 
+cdef inline void fetch_with(gemm_args *g, const float *maps, int64_t first, int64_t count) noexcept nogil:
+    """So many floats from the first on will be read after the product; NULL for none."""
+    g.ahead_bytes = 0
+    if maps != NULL:
+        g.ahead, g.ahead_bytes = maps + first, count * sizeof(float)
+
+
 cdef inline void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const float *map, int64_t ldm, bint adds,
                        float *y) noexcept nogil:
     """y[h·tokens + i] (+)= x[i, head h]·the head's rows of a chunk's map."""
@@ -51,19 +58,29 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
         u.gemm(&g)
 
 
+# Heads' maps that will be read next, e / 8 rows of a chunk each, fetched while a head's scores and its sums are made; NULL: none.
+cdef struct next_maps:
+    const float *with_scores  # of the first head
+    const float *with_sums
+    const float *last  # with the last head's sums
+
+
 cdef inline void ask_maps(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, const float *keys,
-                          const float *values, int64_t ldm, float *weights) noexcept nogil:
+                          const float *values, int64_t ldm, float *weights, const next_maps *after) noexcept nogil:
     """A chunk's sums of its values, by scores to its keys, (e, ldm) both; ``weights`` has asking rows."""
-    cdef int64_t d = p.e // HEADS, h, at
+    cdef int64_t d = p.e // HEADS, h, at, step = d * IMAGE_CHUNK
     cdef float *y = p.mixed + chunk * d * p.columns
+    cdef const float *ahead
     cdef gemm_args scores = new_gemm(p.asking, IMAGE_CHUNK, d)
     scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, ldm, u.nr, weights, STRIDE
     for h in range(HEADS):
         scores.a, scores.b, at = p.queries + h * d, keys + h * d * ldm, chunk * p.columns + h * p.asking
-        scores.ahead, scores.ahead_bytes = values + h * d * ldm, d * ldm * sizeof(float)
+        fetch_with(&scores, after.with_scores, h * step, step)
         u.gemm(&scores)
         u.exp_rows(weights, STRIDE, p.asking, count, p.top + at, p.sum + at)
-        u.dot_rows(y + h * p.asking, p.columns, values + h * d * ldm, ldm, d, weights, STRIDE, p.asking, count)
+        ahead = after.last if h == HEADS - 1 else NULL if after.with_sums == NULL else after.with_sums + h * step
+        u.dot_rows(y + h * p.asking, p.columns, values + h * d * ldm, ldm, d, weights, STRIDE, p.asking, count,
+                   ahead, 0 if ahead == NULL else step * sizeof(float))
     for h in range(d):
         memset(y + h * p.columns + HEADS * p.asking, 0, (p.columns - HEADS * p.asking) * sizeof(float))
 
@@ -84,7 +101,7 @@ cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, 
     u.transpose(turned, p.columns, scores, STRIDE, p.columns, IMAGE_CHUNK)
     for i in range(0 if values == NULL else HEADS):
         u.dot_rows(y + i * p.asking, p.columns, values + i * d * IMAGE_CHUNK, IMAGE_CHUNK, d, scores + i * p.asking * STRIDE, STRIDE,
-                   p.asking, count)
+                   p.asking, count, NULL, 0)
     asking = 0 if values == NULL else asking
     for i in range(d):
         memset(y + i * p.columns + asking, 0, (p.columns - asking) * sizeof(float))

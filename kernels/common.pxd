@@ -69,11 +69,13 @@ cdef extern from "micro.h" nogil:
         void (*scale_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                               int64_t) noexcept nogil
         void (*dot_columns)(float *, const float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*square_columns)(float *, float *, const float *, int64_t, const float *, int64_t, int64_t) noexcept nogil
         void (*norm_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                              const float *, const float *, float, int) noexcept nogil
         void (*draw_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
                              int64_t) noexcept nogil
-        void (*dot_rows)(float *, int64_t, const float *, int64_t, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*dot_rows)(float *, int64_t, const float *, int64_t, int64_t, const float *, int64_t, int64_t, int64_t, const void *,
+                         int64_t) noexcept nogil
         void (*spread)(float *, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*transpose)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*activate)(float *, const float *, int64_t, int) noexcept nogil

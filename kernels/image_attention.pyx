@@ -52,15 +52,19 @@ def attend_image(maps, at, queries, bias, *, isa=None, threads=None):
                 failed += 1
             else:
                 attend_chunk(u, passes, prompts, unit, min(IMAGE_CHUNK, n - unit * IMAGE_CHUNK), &mv[unit, keys_at, 0],
-                             &mv[unit, values_at, 0], scratch)
+                             &mv[unit, values_at, 0], scratch, mv.shape[1] * IMAGE_CHUNK * nthreads if unit + nthreads < chunks else 0)
     if failed:
         raise MemoryError(f"attend_image: no memory for {size} bytes of scratch")
     return combined(u, passes, sizeof(asking_pass), room, bv)
 
 
 cdef void attend_chunk(const micro *u, const asking_pass *passes, int64_t prompts, int64_t chunk, int64_t count,
-                       const float *keys, const float *values, float *weights) noexcept nogil:
-    """A chunk for every prompt, while its maps are in L2."""
+                       const float *keys, const float *values, float *weights, int64_t next_chunk) noexcept nogil:
+    """A chunk for every prompt, while its maps are in L2; then comes the one so many floats further, unless 0."""
     cdef int64_t i
+    cdef next_maps after
+    after.with_scores, after.with_sums = values, keys + passes.e // HEADS * IMAGE_CHUNK
     for i in range(prompts):
-        ask_maps(u, &passes[i], chunk, count, keys, values, IMAGE_CHUNK, weights)
+        after.last = keys + next_chunk if next_chunk and i == prompts - 1 else NULL
+        ask_maps(u, &passes[i], chunk, count, keys, values, IMAGE_CHUNK, weights, &after)
+        after.with_scores = after.with_sums = NULL

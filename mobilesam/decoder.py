@@ -34,6 +34,7 @@ from .parameters import F32, Layer, Parameters, Vectors
 
 if TYPE_CHECKING:
     from .low_rank import LowRank
+    from .mixed import Mixed
 
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 HEAD_SCALE = np.float32(HEAD_DIM**-0.5)
@@ -97,6 +98,7 @@ class ProjectedImage:
     """
 
     constants: LowRank
+    mixed: Callable[[], Mixed]  # of prompts of many tokens
     maps: ImageMaps
     pe_maps: ImageMaps
 
@@ -252,12 +254,17 @@ class MixedUpdates(ProjectedUpdates):
 
     images: Sequence[MixedImage] = ()
 
+    def __init__(self, image: ProjectedImage, threads: int) -> None:
+        super().__init__(image, threads)
+        mixed = image.mixed()
+        self._mixed_updates = iter((mixed.first, mixed.second))
+
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
         """As that of `LowRankUpdates`."""
         (keys,), (values,) = update.keys_values(tokens, token_pe, self._threads)
         (queries,) = attention.queries(asking, self._threads)
         image, attended = kernels.update_image_mixed(
-            self._image.maps, self._image.pe_maps, next(self._updates), keys, values, queries, *self.images,
+            self._image.maps, self._image.pe_maps, next(self._mixed_updates), keys, values, queries, *self.images,
             channels=EMBED_DIM, eps=LAYER_NORM_EPS, threads=self._threads,
         )  # fmt: skip
         self.images = [image]
@@ -316,6 +323,13 @@ class MaskDecoder:
 
         return decoder_constants(self._low_rank, self.precision, self.isa, self.threads)
 
+    @cached_property
+    def mixed(self) -> Mixed:
+        """Of the same updates by prompts of many tokens; made with the first of those."""
+        from .mixed import mixed
+
+        return mixed(self.constants, self.isa)
+
     def image_tokens(self, features: F32, image_pe: F32, dense: F32, *, reuse: bool) -> ImageTokens:
         """What a prompt's decoding starts from; with ``reuse``, prepared for many prompts.
 
@@ -338,7 +352,7 @@ class MaskDecoder:
             (pe_maps, 2 * CROSS_ATTENTION_DIM),
             threads=self.threads,
         )
-        return ProjectedImage(constants, maps, pe_maps)
+        return ProjectedImage(constants, lambda: self.mixed, maps, pe_maps)
 
     def _project_pe(self, pe: F32) -> ImageMaps:
         constants = self.constants
@@ -375,7 +389,7 @@ class MaskDecoder:
             constants = self.constants
             maps, at, update, shift = image.projected.maps, constants.last_at, x, constants.last_shift
             if isinstance(x, MixedImage):
-                rows = constants.last_rows
+                rows = self.mixed.last_rows
             else:
                 rows = kernels.update_rows(x, constants.last_basis, isa=self.isa)
         return kernels.upscale_masks(

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .low_rank import Update
+from .mixed import MixedUpdate
 from .once import OnceAttention, OnceUpdate
 
 F32: TypeAlias = NDArray[np.float32]
@@ -292,7 +293,7 @@ def update_image_once(
 def update_image_mixed(
     maps: ImageMaps,
     pe: ImageMaps,
-    update: Update,
+    update: MixedUpdate,
     keys: F32,
     values: F32,
     queries: F32,

@@ -14,7 +14,7 @@ its terms err in proportion to themselves, and so σ by as much more than they d
 
 P·U of a head's tokens is what the head mixes of their values, through its rows of O: where tokens are many, the mixed
 channels M = P·v (N, E) are S's columns in place of P, and O's rows are U. S has 8·T or E columns an update.
-`kernels/two_way.pyx` computes with P, `kernels/two_way_mixed.pyx` with M.
+`kernels/two_way.pyx` computes with P, `kernels/two_way_mixed.pyx` with M, for which `mixed.py` has the constants.
 
 A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
 """
@@ -61,9 +61,6 @@ class Update:
     key_rows: (E, J), value_rows: (J, E) and value_bias: (E,): what the attention's keys and values are of it.
     The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels; value_rows has
         a row more.
-    rows: what is asked of M. Of the first update's: its gram (E, E), the attention's keys and values, the second's
-        queries, and of the second's gram E + 1 rows; between: the last row's own square. Of the second's: the last E
-        rows of gram.
     """
 
     at: int
@@ -74,8 +71,6 @@ class Update:
     key_rows: F32
     value_rows: F32
     value_bias: F32
-    rows: MapRows
-    between: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +84,7 @@ class LowRank:
     before_at: which maps are the first of E keys and E values of the attention before the updates; before_bias: (E,),
         of those values.
     last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
-    last_basis: (J, OC), of S's part, last_rows: turned, and last_shift (OC,), which is added after the division by σ₂.
+    last_basis: (J, OC), of S's part, and last_shift (OC,), which is added after the division by σ₂.
     """
 
     shift: F32
@@ -103,7 +98,6 @@ class LowRank:
     second: Update
     last_at: int
     last_basis: F32
-    last_rows: MapRows
     last_shift: F32
 
 
@@ -150,14 +144,12 @@ def low_rank(
     grams = [_one_sided(products(basis, basis), e) for basis in (basis1, basis2)]
     of_basis = [(products(k, basis), products(basis, v)) for (k, v), basis in ((asked1[:2], basis1), (asked2, basis2))]
     query_rows, last_basis = products(asked1[2], basis1), products(basis2, last2)
-    first_rows = np.concatenate([grams[0], of_basis[0][0], of_basis[0][1].T, query_rows[:, :e], grams[1][: e + 1, :e]])
 
-    def update(i: int, at: int, rows: F64, query_rows: F32 | None) -> Update:
+    def update(i: int, at: int, query_rows: F32 | None) -> Update:
         key_rows, value_rows = of_basis[i]
         return Update(
             at, count + i, e + 2 * e * i, _padded(grams[i]), query_rows, _padded(key_rows),
             _padded(np.pad(value_rows, [(0, 1), (0, 0)])), _f32(_applied(values[i], norms[i].bias)),
-            packed(rows), float(grams[1][e, e]),
         )  # fmt: skip
 
     return LowRank(
@@ -178,11 +170,10 @@ def low_rank(
         ),
         before_at=(0, count - e),
         before_bias=_f32(_applied(value0, -out1.bias)),
-        first=update(0, e, first_rows, None),
-        second=update(1, 5 * e, grams[1][e + 1 :], _padded(query_rows)),
+        first=update(0, e, None),
+        second=update(1, 5 * e, _padded(query_rows)),
         last_at=count - e - len(last2),
         last_basis=_f32(last_basis),
-        last_rows=packed(last_basis.T),
         last_shift=_f32(_applied(last, norm2.bias)),
     )
 

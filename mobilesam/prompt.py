@@ -86,7 +86,8 @@ class PromptEncoder:
 
     def _encode(self, coordinates: F32) -> F32:
         """(..., 2) in [0, 1] to (..., 256): sines and cosines of 128 random frequencies (Tancik et al., 2020)."""
-        phase: F32 = (2 * coordinates - 1) @ self.gaussian
+        x, y = np.split(2 * coordinates - 1, 2, axis=-1)
+        phase: F32 = x * self.gaussian[0] + y * self.gaussian[1]  # BLAS's threads would spin on beside the kernels
         phase *= np.float32(2 * math.pi)
         encoded = np.empty((*phase.shape[:-1], EMBED_DIM), np.float32)
         np.sin(phase, out=encoded[..., : EMBED_DIM // 2])

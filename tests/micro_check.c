@@ -244,15 +244,18 @@ static void softmaxes(void)
 
 static void scales(void)
 {
-    const int n = 3 * u->vl, ld = n + 3;
+    const int n = 5 * u->vl, ld = n + 3;
     EACH(m, 1, 2, 7) {
-        CASE("scale_columns, dot_columns rows %d", m);
+        CASE("scale_columns, dot_columns, square_columns rows %d", m);
         const int size = (m - 1) * ld + n;
         const float *x = numbers(size, 2), *w = numbers(size, 1), *scale = numbers(n, 1), *bias = numbers(n, 1);
         float *columns = apart(copy(x, size), ld, m, n), *sums = apart(blank(size), ld, m, n), *dot = copy(bias, n);
+        const float *weight = numbers(2 * m, 1);
+        float *squares[2] = {copy(bias, n), copy(scale, n)};
         u->scale_columns(columns, ld, columns, ld, m, n, scale, NULL, 0);
         u->scale_columns(sums, ld, x, ld, m, n, scale, w, ld);
         u->dot_columns(dot, x, ld, w, ld, m, n);
+        u->square_columns(squares[0], squares[1], x, ld, weight, m, n);
         for (int j = 0; j < n; j++) {
             sum s = {0};
             include(&s, bias[j]);
@@ -264,6 +267,13 @@ static void scales(void)
                 expect(i * ld + j, sums[i * ld + j], added, roundings(2) * (fabs(product) + fabs(w[i * ld + j])));
             }
             expect(j, dot[j], s.value, roundings(m + 1) * s.size);
+            for (int q = 0; q < 2; q++) {
+                sum weighted = {0};
+                include(&weighted, q ? scale[j] : bias[j]);
+                for (int i = 0; i < m; i++)
+                    include(&weighted, (double)x[i * ld + j] * x[i * ld + j] * weight[2 * i + q]);
+                expect(j, squares[q][j], weighted.value, roundings(m + 2) * weighted.size);
+            }
         }
         expect_gaps(columns, ld, m, n);
         expect_gaps(sums, ld, m, n);
@@ -314,7 +324,7 @@ static void dot_rows(void)
                 const int lda = k + 2, ldb = k + 3, ldy = n + 1;
                 const float *a = numbers((m - 1) * lda + k, 1), *b = numbers((n - 1) * ldb + k, 1);
                 float *y = blank((m - 1) * ldy + n);
-                u->dot_rows(y, ldy, a, lda, m, b, ldb, n, k);
+                u->dot_rows(y, ldy, a, lda, m, b, ldb, n, k, a, m == 4 ? k * sizeof *a : 0);
                 for (int i = 0; i < m; i++)
                     for (int j = 0; j < n; j++) {
                         sum s = {0};

@@ -14,6 +14,7 @@ from tolerances import assert_relative_l2, assert_same, integers, normal, pass_b
 from mobilesam import kernels
 from mobilesam.kernels import reference
 from mobilesam.low_rank import F32, Affine, LowRank, low_rank
+from mobilesam.mixed import Mixed, _as_squares, mixed
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
@@ -28,10 +29,11 @@ def update_one_mixed(maps, pe, update, keys, values, queries, before=None, **opt
     return [image], attended[None]
 
 
-def rows_of(image, constants: LowRank) -> kernels.MapRows:
+def rows_of(image, case: "Scene") -> kernels.MapRows:
     """What an updated image's basis goes through at the end."""
-    mixed = isinstance(image, kernels.MixedImage)
-    return constants.last_rows if mixed else kernels.update_rows(image, constants.last_basis)
+    if isinstance(image, kernels.MixedImage):
+        return case.mixed.last_rows
+    return kernels.update_rows(image, case.constants.last_basis)
 
 
 # Of updates: a basis of the tokens, and of the channels that they mix.
@@ -46,6 +48,7 @@ class Scene:
     x: F32
     pe: F32
     constants: LowRank
+    mixed: Mixed
     tokens: tuple[tuple[F32, F32, F32], ...]  # keys, values and queries of each update
     looked: np.ndarray  # what the first update's queries are answered before it
     attended: tuple[np.ndarray, ...]
@@ -60,11 +63,14 @@ class Scene:
 
     def update(self, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], update_image, **options):
         """The updated image and what attended to it, twice."""
-        ((image, attended),) = updates(self.constants, maps, [self.tokens], update_image, **options)
+        constants = self.mixed if update_image is update_one_mixed else self.constants
+        ((image, attended),) = updates(constants, maps, [self.tokens], update_image, **options)
         return image, attended
 
 
-def updates(constants: LowRank, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], prompts, update_image, **options):
+def updates(
+    constants: LowRank | Mixed, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], prompts, update_image, **options
+):
     """Each prompt's updated image and what attended to it, twice."""
     images, attended = None, []
     for i, update in enumerate((constants.first, constants.second)):
@@ -107,7 +113,16 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
         attended.append(reference.attend_image(q, y, pe, *attention[i + 1]))
     constants = low_rank(outs, norms, queries, keys, values, last)
     return Scene(
-        n, x, pe, constants, prompt, looked, tuple(attended), reference.linear(y, last.weight, last.bias), condition
+        n,
+        x,
+        pe,
+        constants,
+        mixed(constants),
+        prompt,
+        looked,
+        tuple(attended),
+        reference.linear(y, last.weight, last.bias),
+        condition,
     )
 
 
@@ -128,7 +143,7 @@ def check_updates(n: int, tokens: int, asking: int, update_image, *, sharper: fl
     basis = image.basis.transpose(1, 0, 2)[: image.rank, :, :256].reshape(image.rank, -1)[:, :n]
     own = maps[0].data[:, c.last_at : c.last_at + LAST].transpose(0, 2, 1).reshape(-1, LAST)[:n]
     scale = image.scale.reshape(-1)[:n, None]
-    last = (own + basis.T @ rows_of(image, c).rows.T) * scale + c.last_shift
+    last = (own + basis.T @ rows_of(image, case).rows.T) * scale + c.last_shift
     assert_relative_l2(last, case.last, 2 * case.condition * pass_bound(*depths, *depths))
 
 
@@ -189,7 +204,7 @@ def test_attention_to_the_image_refuses_what_does_not_fit():
 
 def test_updates_by_mixed_channels_refuse_what_does_not_fit():
     case = scene(300, 5, 3)
-    maps, c = case.maps(), case.constants
+    maps, c, m = case.maps(), case.constants, case.mixed
     (keys, values, queries), later = case.tokens
     update = partial(kernels.update_image_mixed, channels=CHANNELS)
     for name, arguments in {
@@ -198,23 +213,23 @@ def test_updates_by_mixed_channels_refuse_what_does_not_fit():
         "keys": (keys[:, :8], values, queries),
     }.items():
         with pytest.raises(ValueError, match=f"^{name}: "):
-            update(*maps, c.first, *arguments)
-    first, _ = update(*maps, c.first, keys, values, queries)
-    second, _ = update(*maps, c.second, *later, first)
-    for constants, before in ((c.first, first), (c.second, None), (c.second, second)):
+            update(*maps, m.first, *arguments)
+    first, _ = update(*maps, m.first, keys, values, queries)
+    second, _ = update(*maps, m.second, *later, first)
+    for constants, before in ((m.first, first), (m.second, None), (m.second, second)):
         with pytest.raises(ValueError, match=r"^before: .*second of two updates"):
             update(*maps, constants, keys, values, queries, before)
     few, other = case.x[:5], kernels.project_image(case.pe[:5], None, None, c.pe_rows)
     small = kernels.project_image(few, c.shift, c.scale, c.rows, (other, 2 * INNER))
     with pytest.raises(ValueError, match=r"^before: expected an image of 5 tokens, got 300"):
-        update(small, other, c.second, keys, values, queries, first)
+        update(small, other, m.second, keys, values, queries, first)
     with pytest.raises(ValueError, match=r"^maps: .* 300 and 5 tokens"):
-        update(maps[0], other, c.first, keys, values, queries)
+        update(maps[0], other, m.first, keys, values, queries)
     lacking = kernels.project_image(case.pe, None, None, c.pe_rows.rows[: c.first.pe_at + 2 * INNER])
     with pytest.raises(ValueError, match=r"^maps: expected"):
-        update(maps[0], lacking, c.first, keys, values, queries)
+        update(maps[0], lacking, m.first, keys, values, queries)
     with pytest.raises(TypeError, match=r"^maps: expected ImageMaps"):
-        update(maps[0].data, maps[1], c.first, keys, values, queries)
+        update(maps[0].data, maps[1], m.first, keys, values, queries)
 
 
 def test_rows_of_maps_are_a_copy_in_a_precision_that_has_columns():
@@ -283,9 +298,9 @@ def test_updates_refuse_what_does_not_fit():
     few = kernels.project_image(case.x[:5], c.shift, c.scale, c.rows, (other, 2 * INNER))
     with pytest.raises(ValueError, match=r"^before: expected an image of 5 tokens, got 9"):
         kernels.update_image(few, other, c.second, keys, values, queries, [first], channels=CHANNELS)
-    mixed, _ = update_one_mixed(*maps, c.first, keys, values, queries, channels=CHANNELS)
+    other_form, _ = update_one_mixed(*maps, case.mixed.first, keys, values, queries, channels=CHANNELS)
     with pytest.raises(TypeError, match=r"^image: expected UpdatedImage, got MixedImage"):
-        kernels.update_rows(mixed[0], c.last_basis)
+        kernels.update_rows(other_form[0], c.last_basis)
     with pytest.raises(ValueError, match=r"^rows: .*32.*40"):
         kernels.update_rows(first, normal(INNER, 40))
     with pytest.raises(ValueError, match=r"^added: "):
@@ -315,7 +330,7 @@ def test_upscaling_an_updated_image(update_image):
     image, _ = case.update(maps, update_image)
     c, c1 = case.constants, LAST // 4
     more = normal(c1), normal(1, c1)[0], normal(32, c1) / np.float32(c1**0.5), normal(8), normal(3, 8)
-    update = {"update": image, "rows": rows_of(image, c), "shift": c.last_shift}
+    update = {"update": image, "rows": rows_of(image, case), "shift": c.last_shift}
     got = kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **update)
     expected = reference.upscale_masks(case.last.T.reshape(LAST, 33, 9), *more)
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
@@ -409,3 +424,15 @@ def test_upscaling_weights_come_in_fours():
         case(arrays | {"w2": arrays["w2"][:-1]})
     assert "w2" in str(error.value)
     assert str(len(arrays["w2"]) - 1) in str(error.value)
+
+
+@pytest.mark.parametrize("ranks", [(8, 8), (3, 8), (8, 0), (0, 0), (2, 2)], ids=str)
+def test_two_forms_as_squares_of_the_same_sums(ranks):
+    """Of whatever rank; a form errs by float64's roundings of its own terms, and where it is zero, of the other's."""
+    rng = np.random.default_rng(ranks)
+    grams = [rows.T @ rows * size for rows, size in ((rng.standard_normal((rank, 8)), 10.0**rank) for rank in ranks)]
+    rows, weights = _as_squares(*grams)
+    most = max(np.trace(gram) for gram in grams)
+    assert np.all(weights > -1e-12)
+    for gram, own in zip(grams, weights, strict=True):
+        np.testing.assert_allclose(rows.T * own @ rows, gram, rtol=0, atol=1e-13 * (np.trace(gram) or most))

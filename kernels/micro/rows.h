@@ -118,18 +118,39 @@ static void scale_columns(float *y, int64_t ldy, const float *x, int64_t ldx, in
         }
 }
 
+INLINE void dot_vectors(const int vectors, float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m)
+{
+    vf s[4][2] = {0};
+    UNROLL for (int v = 0; v < vectors; v++) s[v][0] = load(y + v * VL);
+    int64_t i = 0;
+    for (; i + 2 <= m; i += 2)
+        UNROLL for (int v = 0; v < vectors; v++)
+            UNROLL for (int q = 0; q < 2; q++) s[v][q] += load(a + (i + q) * lda + v * VL) * load(b + (i + q) * ldb + v * VL);
+    if (i < m)
+        UNROLL for (int v = 0; v < vectors; v++) s[v][0] += load(a + i * lda + v * VL) * load(b + i * ldb + v * VL);
+    UNROLL for (int v = 0; v < vectors; v++) store(y + v * VL, s[v][0] + s[v][1]);
+}
+
 static void dot_columns(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n)
 {
+    int64_t j = 0;
+    for (; j + 4 * VL <= n; j += 4 * VL)
+        dot_vectors(4, y + j, a + j, lda, b + j, ldb, m);
+    for (; j < n; j += VL)
+        dot_vectors(1, y + j, a + j, lda, b + j, ldb, m);
+}
+
+static void square_columns(float *y, float *z, const float *x, int64_t ldx, const float *weight, int64_t m, int64_t n)
+{
     for (int64_t j = 0; j < n; j += VL) {
-        vf s0 = load(y + j), s1 = splat(0.f);
-        int64_t i = 0;
-        for (; i + 2 <= m; i += 2) {
-            s0 += load(a + i * lda + j) * load(b + i * ldb + j);
-            s1 += load(a + (i + 1) * lda + j) * load(b + (i + 1) * ldb + j);
+        vf s0 = load(y + j), s1 = load(z + j);
+        for (int64_t i = 0; i < m; i++) {
+            const vf v = load(x + i * ldx + j), square = v * v;
+            s0 += square * weight[2 * i];
+            s1 += square * weight[2 * i + 1];
         }
-        if (i < m)
-            s0 += load(a + i * lda + j) * load(b + i * ldb + j);
-        store(y + j, s0 + s1);
+        store(y + j, s0);
+        store(z + j, s1);
     }
 }
 
@@ -202,10 +223,11 @@ static void exp_rows(float *x, int64_t ldx, int64_t m, int64_t n, float *top, fl
 
 /* m by n sums held at once, of k terms each */
 INLINE void dot_tile(const int m, const int n, float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
-                     int64_t k)
+                     int64_t k, lookahead *next)
 {
     vf sums[4][4] = {0};
     for (int64_t p = 0; p < k; p += VL) {
+        fetch_line(next);
         vf bv[4];
         UNROLL for (int j = 0; j < n; j++) bv[j] = k - p < VL ? load_part(b + j * ldb + p, k - p, 0.f) : load(b + j * ldb + p);
         UNROLL for (int i = 0; i < m; i++) {
@@ -218,15 +240,16 @@ INLINE void dot_tile(const int m, const int n, float *y, int64_t ldy, const floa
 }
 
 static void dot_rows(float *y, int64_t ldy, const float *a, int64_t lda, int64_t m, const float *b, int64_t ldb, int64_t n,
-                     int64_t k)
+                     int64_t k, const void *ahead, int64_t ahead_bytes)
 {
+    lookahead next = {.at = ahead_bytes ? ahead : a, .end = ahead_bytes ? (const char *)ahead + ahead_bytes : (const char *)a};
     enum { ROWS = VL == 16 ? 4 : 2 }; /* with four columns in registers */
 #define COLUMNS(count) \
     case count: \
         for (i = 0; i + ROWS <= m; i += ROWS) \
-            dot_tile(ROWS, count, y + i * ldy + j, ldy, a + i * lda, lda, b + j * ldb, ldb, k); \
+            dot_tile(ROWS, count, y + i * ldy + j, ldy, a + i * lda, lda, b + j * ldb, ldb, k, &next); \
         for (; i < m; i++) \
-            dot_tile(1, count, y + i * ldy + j, ldy, a + i * lda, lda, b + j * ldb, ldb, k); \
+            dot_tile(1, count, y + i * ldy + j, ldy, a + i * lda, lda, b + j * ldb, ldb, k, &next); \
         break;
     for (int64_t j = 0, i; j < n; j += 4)
         switch (n - j) {
