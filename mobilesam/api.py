@@ -17,17 +17,10 @@ from PIL import Image
 
 from . import kernels, results, rle
 from .checked_prompt import Prompt, check_mapping, check_prompt, to_canvas
-from .image import (
-    ImageLike,
-    Size,
-    draw_overlay,
-    draw_prompt,
-    mask_image,
-    open_rgb,
-    save_image,
-    to_encoder_input,
-)
+from .config import Size
+from .image import draw_overlay, draw_prompt, mask_image, save_image, to_encoder_input
 from .network import Network, load_network
+from .photo import ImageLike, as_photo
 
 if TYPE_CHECKING:
     from .decoder import Candidates, ImageTokens, MaskDecoder
@@ -300,16 +293,16 @@ class MobileSAM:
         return self
 
     def encode(self, image: ImageLike, *, image_format: str = "RGB") -> Embedding:
-        """Encode an image: a path, bytes, a file object, a PIL image or an array (see `mobilesam.image.open_rgb`).
+        """Encode an image: a path, bytes, a file object, a PIL image or an array (see `mobilesam.photo.open_rgb`).
 
         image_format: "BGR" for an array whose colours are in that order.
         Raises OSError for a file that cannot be opened, ValueError or TypeError for one that is no image.
         """
-        rgb = open_rgb(image, image_format)
-        x, input_size = to_encoder_input(rgb, threads=self.threads)
+        photo = as_photo(image, image_format)
+        x, input_size = to_encoder_input(photo, threads=self.threads)
         features = self.image_encoder(x, input_size)
         features.flags.writeable = False
-        return Embedding(features, (rgb.height, rgb.width), input_size, self)
+        return Embedding(features, photo.original_size, input_size, self)
 
     def _candidates(
         self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool, *, once: bool = False
@@ -395,8 +388,8 @@ def segment(
     image is encoded. model: None for the packaged checkpoint, loaded once per process. The answer is that of
     `Embedding.segment` but for rounding.
     """
-    rgb = open_rgb(image, image_format)
-    prompt = check_prompt((rgb.height, rgb.width), points, labels, box, mask_input)
+    photo = as_photo(image, image_format)
+    prompt = check_prompt(photo.original_size, points, labels, box, mask_input)
     model = default_model() if model is None else model
-    (answer,) = model._answers(model.encode(rgb), [prompt], multimask, once=True)
+    (answer,) = model._answers(model.encode(photo), [prompt], multimask, once=True)
     return answer

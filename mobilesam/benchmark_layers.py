@@ -31,8 +31,9 @@ from .command_info import cpu_name
 from .config import EMBED_DIM, EMBED_SIZE, IMG_SIZE, STAGES, Stage, tensor_specs
 from .console import show, without_home
 from .encoder import ImageEncoder, TinyViTBlock
-from .image import open_rgb, to_encoder_input
+from .image import to_encoder_input
 from .parameters import F32
+from .photo import open_rgb
 
 SUM, WHOLE = "sum of the passes", "image_encoder"
 

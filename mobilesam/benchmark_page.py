@@ -161,7 +161,7 @@ def _size(text: str) -> Size:
 def _run(image: Path, sizes: Sequence[Size], moves: int, threads: int | None) -> None:
     from . import kernels
     from .command_info import cpu_name
-    from .image import open_rgb
+    from .photo import open_rgb
 
     picture = open_rgb(image)
     threads = threads or kernels.threads.default_threads()

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code: 0, or 1 where one of several images failed."""
     from . import api
     from .automatic_mask_generator import SamAutomaticMaskGenerator
-    from .image import allow_large_photos
+    from .photo import allow_large_photos
 
     allow_large_photos()
     parameters = {name: getattr(arguments, name) for name in PARAMETERS}
@@ -99,7 +99,7 @@ def _files(folder: Path, name: PurePath) -> list[Path]:
 
 
 def _records(path: Path, generator: "SamAutomaticMaskGenerator", note: str) -> tuple["Image.Image", list["Record"]]:
-    from .image import open_rgb
+    from .photo import open_rgb
 
     photo = open_rgb(path)
     with Progress(None, "points") as progress:

@@ -1,5 +1,7 @@
 """mobilesam segment: photos and prompts in, masks and pictures of them out."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 import time
@@ -121,20 +123,26 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     files += [("overlay", arguments.overlay)] if arguments.overlay else []
     check_distinct([image, *(path for _, path in files)])
 
-    from .network import load_network
+    from concurrent.futures import ThreadPoolExecutor
 
-    network = load_network(arguments.weights, arguments.threads, arguments.precision, in_order=True)
-    from . import api, outputs  # while that is loaded, as is the photo
-    from .image import allow_large_photos, open_rgb
+    from .later import Later
+    from .photo import allow_large_photos, read_photo
 
     allow_large_photos()
+    reader = ThreadPoolExecutor(1)
+    reading = Later(reader, read_photo, image)
+    reader.shutdown(wait=False)
+    from .network import load_network  # and NumPy and the kernels, while the photo is read
+
+    network = load_network(arguments.weights, arguments.threads, arguments.precision, in_order=True)
+    from . import api, outputs  # while that is loaded
+
     style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
     for kind, path in files:
         outputs.check(kind, path, style)
-    photo = open_rgb(image)
-    model = api.MobileSAM(network)
-    result = api.segment(photo, **prompt.on(*photo.size), multimask=not arguments.single, model=model)
-    outputs.write(files, result, photo, image, style)
+    model, photo = api.MobileSAM(network), reading()
+    result = api.segment(photo, **prompt.on(*photo.rgb.size), multimask=not arguments.single, model=model)
+    outputs.write(files, result, photo.rgb, image, style)
     area = int(result.mask.sum())
     print(
         f"score {result.scores[result.best]:.3f}, area {area} px ({area / result.mask.size:.1%}), "

@@ -11,8 +11,8 @@ from . import api, outputs, pipeline
 from .batch import Task, by_image, find_tasks
 from .console import Progress, say_failed
 from .files import check_distinct, remove_leftovers
-from .image import allow_large_photos
 from .outputs import Kind, Style
+from .photo import allow_large_photos
 from .written_prompt import WrittenPrompt
 
 DEFAULT_FORMAT = "png"

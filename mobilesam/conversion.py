@@ -17,6 +17,7 @@ import numpy as np
 
 from . import config
 from .checkpoint import Array, CheckpointError
+from .encoder import attention_bias_index
 
 if TYPE_CHECKING:
     import onnx
@@ -259,7 +260,7 @@ def _parameters(op: str, module: str, position: int, value: Array) -> Iterator[t
 def _fold_attention_bias(module: str, table: Array) -> Array:
     """(heads, offsets) from (heads, N, N): the first query, a corner, sees every offset once and in order."""
     biases = table[:, 0]
-    index = config.attention_bias_index(math.isqrt(table.shape[1]))
+    index = attention_bias_index(math.isqrt(table.shape[1]))
     if not np.array_equal(biases[:, index], table):
         raise CheckpointError(f"the attention bias of {module} is not a function of the offsets in a window")
     return biases

@@ -97,8 +97,7 @@ class ProjectedImage:
     27 MB of an image's own.
     """
 
-    constants: LowRank
-    mixed: Callable[[], Mixed]  # of prompts of many tokens
+    decoder: MaskDecoder  # which has the constants
     maps: ImageMaps
     pe_maps: ImageMaps
 
@@ -217,11 +216,12 @@ class ProjectedUpdates:
 
     def __init__(self, image: ProjectedImage, threads: int) -> None:
         self._image, self._threads = image, threads
-        self._updates = iter((image.constants.first, image.constants.second))
+        constants = image.decoder.constants
+        self._updates = iter((constants.first, constants.second))
 
     def look(self, attention: TokenToImage, asking: F32) -> F32:
         """The tokens ``asking``, with their positional encoding, attend to the image."""
-        constants, queries = self._image.constants, attention.queries(asking, self._threads)
+        constants, queries = self._image.decoder.constants, attention.queries(asking, self._threads)
         return kernels.attend_image(
             self._image.maps, constants.before_at, queries, constants.before_bias,
             isa=attention.isa, threads=self._threads,
@@ -256,7 +256,7 @@ class MixedUpdates(ProjectedUpdates):
 
     def __init__(self, image: ProjectedImage, threads: int) -> None:
         super().__init__(image, threads)
-        mixed = image.mixed()
+        mixed = image.decoder.mixed
         self._mixed_updates = iter((mixed.first, mixed.second))
 
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
@@ -352,7 +352,7 @@ class MaskDecoder:
             (pe_maps, 2 * CROSS_ATTENTION_DIM),
             threads=self.threads,
         )
-        return ProjectedImage(constants, lambda: self.mixed, maps, pe_maps)
+        return ProjectedImage(self, maps, pe_maps)
 
     def _project_pe(self, pe: F32) -> ImageMaps:
         constants = self.constants

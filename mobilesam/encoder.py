@@ -7,15 +7,31 @@ convolution.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .config import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage, attention_bias_index
+from .config import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage
 from .kernels import WinogradPanels
+from .later import Later
 from .parameters import F32, Parameters
 from .zero_canvas import PARTIAL_LAYERS, PartialCanvas
+
+
+@lru_cache(4)
+def attention_bias_index(window: int) -> NDArray[np.intp]:
+    """(N, N) read-only index into a head's `attention_biases` for each query and key of a window, N = window².
+
+    The reference (tiny_vit_sam.py, `Attention`) numbers the offsets (|dy|, |dx|) in order of first
+    appearance, which is row-major: |dy|·window + |dx|.
+    """
+    y, x = np.divmod(np.arange(window * window), window)
+    index: NDArray[np.intp] = np.abs(y[:, None] - y) * window + np.abs(x[:, None] - x)
+    index.flags.writeable = False
+    return index
 
 
 class PatchEmbed:
@@ -133,19 +149,43 @@ class ImageEncoder:
 
     img_size = IMG_SIZE
 
-    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int, precision: str = "fp32") -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.generic]],
+        threads: int,
+        precision: str = "fp32",
+        *,
+        thread: Executor | None = None,
+    ) -> None:
+        """thread: loads the layers in their order, each waited for where it is used; None: all are loaded here."""
         p = Parameters(weights, precision) / "image_encoder"
         self.threads = threads
-        self.patch_embed = PatchEmbed(p / "patch_embed")
-        self.layers = [
-            Layer(p / "layers" / i, stage, following)
+        self._patch_embed = Later(thread, PatchEmbed, p / "patch_embed")
+        self._layers = [
+            Later(thread, Layer, p / "layers" / i, stage, following)
             for i, (stage, following) in enumerate(zip(STAGES, [*STAGES[1:], None]))
         ]
-        self.neck = Neck(p / "neck")
-        partial = [(layer.blocks, layer.downsample) for layer in self.layers if layer.downsample is not None]
+        self._neck = Later(thread, Neck, p / "neck")
         self.partial_canvas = [
-            PartialCanvas(self.patch_embed, partial[:PARTIAL_LAYERS], axis, threads) for axis in (0, 1)
+            PartialCanvas(self._patch_embed, self._layers[:PARTIAL_LAYERS], axis, threads) for axis in (0, 1)
         ]
+
+    @property
+    def patch_embed(self) -> PatchEmbed:
+        return self._patch_embed()
+
+    @property
+    def layers(self) -> list[Layer]:
+        return [layer() for layer in self._layers]
+
+    @property
+    def neck(self) -> Neck:
+        return self._neck()
+
+    def loaded(self) -> ImageEncoder:
+        """The encoder, once it is whole. Raises what loading a layer raised."""
+        _ = self.patch_embed, self.layers, self.neck
+        return self
 
     def __call__(self, x: F32, filled: tuple[int, int] | None = None) -> F32:
         """``filled`` (h, w): x is zero below line h and right of column w, which saves work and changes no bit."""
@@ -156,8 +196,8 @@ class ImageEncoder:
             y = canvas(x, lines) if y is None else y
         if y is None:
             y = self.patch_embed(x, self.threads)
-            for layer in self.layers[:PARTIAL_LAYERS]:
-                y = layer(y, self.threads)
-        for layer in self.layers[PARTIAL_LAYERS:]:
-            y = layer(y, self.threads)
+            for layer in self._layers[:PARTIAL_LAYERS]:
+                y = layer()(y, self.threads)
+        for layer in self._layers[PARTIAL_LAYERS:]:
+            y = layer()(y, self.threads)
         return self.neck(y, self.threads)

@@ -19,7 +19,8 @@ from PIL import Image
 from . import api
 from .console import describe
 from .files import check_distinct
-from .image import check_output, open_rgb, save_image
+from .image import check_output, save_image
+from .photo import open_rgb
 from .precision import PRECISIONS
 
 GRID = 5  # clicks along each axis

@@ -14,7 +14,7 @@ from PIL import Image
 from .api import MobileSAM, Segmentation
 from .batch import Task
 from .console import describe
-from .image import open_rgb
+from .photo import Photo, read_photo
 
 AHEAD = 2  # photos read before their turn; also answers that wait to be written, and the threads for either
 
@@ -69,7 +69,7 @@ def run(
                         report.failures.append(answer)
                     else:
                         finish(AHEAD - 1)
-                        writing.append(writers.submit(write, task, photo.result(), answer))
+                        writing.append(writers.submit(write, task, photo.result().rgb, answer))
                 report.images += 1
                 after_image()
             finish(0)
@@ -81,11 +81,11 @@ def run(
 
 def _ahead(
     readers: ThreadPoolExecutor, images: Iterable[Sequence[Task]]
-) -> Iterator[tuple[Sequence[Task], Future[Image.Image]]]:
+) -> Iterator[tuple[Sequence[Task], Future[Photo]]]:
     """Each image's tasks and its photo, of which AHEAD are read before they are asked for."""
-    pending: deque[tuple[Sequence[Task], Future[Image.Image]]] = deque()
+    pending: deque[tuple[Sequence[Task], Future[Photo]]] = deque()
     for tasks in images:
-        pending.append((tasks, readers.submit(open_rgb, tasks[0].image)))
+        pending.append((tasks, readers.submit(read_photo, tasks[0].image)))
         if len(pending) > AHEAD:
             yield pending.popleft()
     while pending:
@@ -93,18 +93,18 @@ def _ahead(
 
 
 def _answers(
-    tasks: Sequence[Task], photo: Future[Image.Image], model: MobileSAM, multimask: bool
+    tasks: Sequence[Task], photo: Future[Photo], model: MobileSAM, multimask: bool
 ) -> Iterator[tuple[Task, Segmentation | Failure]]:
     try:
-        rgb = photo.result()
-        embedding = model.encode(rgb)
+        size = photo.result().rgb.size
+        embedding = model.encode(photo.result())
     except (MemoryError, OSError, TypeError, ValueError) as error:
         for task in tasks:
             yield task, Failure(task, describe(error))
         return
     for task in tasks:
         try:
-            answer = embedding.segment(**task.prompt.on(*rgb.size), multimask=multimask)
+            answer = embedding.segment(**task.prompt.on(*size), multimask=multimask)
             _ = answer.mask  # made here, where a lack of memory is this task's failure
             yield task, answer
         except (MemoryError, TypeError, ValueError) as error:

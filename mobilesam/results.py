@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from . import rle
+from .config import Size
 from .files import check_folder, whole_file
-from .image import FILL_COLOUR, ImageLike, Size, mask_image, open_rgb
+from .image import FILL_COLOUR, mask_image
+from .photo import ImageLike, open_rgb
 from .rle import RLE
 
 if TYPE_CHECKING:

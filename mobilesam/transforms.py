@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from .image import Size, resized_size
+from .config import Size, resized_size
 
 
 class ResizeLongestSide:

@@ -9,7 +9,7 @@ canvas's, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -30,6 +30,15 @@ class Module(Protocol):
     def __call__(self, x: F32, threads: int) -> F32: ...
 
 
+class Layer(Protocol):
+    """A stage: its blocks, and what merges its map to the next stage's."""
+
+    @property
+    def blocks(self) -> Sequence[Module]: ...
+    @property
+    def downsample(self) -> Module | None: ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Constants:
     """The zero canvas's lines along the axis that the photo does not fill.
@@ -46,41 +55,49 @@ class Constants:
 class PartialCanvas:
     """Patch embedding, stage 0 and stage 1 for canvases filled up to some line of ``axis``: 0 rows, 1 columns.
 
-    The constants are computed on first use, from 23 and 30 of the 128 lines in stage 1's two blocks, and kept.
+    The modules are asked for when they are used. The constants are computed on first use, from 23 and 30 of the 128
+    lines in stage 1's two blocks, and kept.
     """
 
     def __init__(
-        self, patch_embed: Module, layers: Sequence[tuple[Sequence[Module], Module]], axis: int, threads: int
+        self, patch_embed: Callable[[], Module], layers: Sequence[Callable[[], Layer]], axis: int, threads: int
     ) -> None:
-        self.patch_embed = patch_embed
-        (self.blocks0, self.merge0), (self.blocks1, self.merge1) = layers
+        self._patch_embed, self._layers = patch_embed, layers
         self.axis = axis
         self.threads = threads
+
+    def _stage(self, i: int) -> tuple[Sequence[Module], Module]:
+        """Stage i's blocks, and the merge that follows."""
+        layer = self._layers[i]()
+        assert layer.downsample is not None, "a merge follows both"
+        return layer.blocks, layer.downsample
 
     def __call__(self, x: F32, filled: int) -> F32 | None:
         """The 64×64 map of a canvas x (1024, 1024, 3), zero from line ``filled`` on, or None: too full to save."""
         reached0 = halved(halved(filled))
-        lines0 = reached0 + 2 * len(self.blocks0) + 2  # reached by stage 0, with a halo, and even for the merge
-        reached1 = halved(reached0 + len(self.blocks0))
+        lines0 = reached0 + 2 * STAGES[0].depth + 2  # reached by stage 0, with a halo, and even for the merge
+        reached1 = halved(reached0 + STAGES[0].depth)
         ends = [reached1]  # what each block of stage 1 reaches: whole windows, and a line by its local convolution
-        for _ in self.blocks1:
+        for _ in range(STAGES[1].depth):
             ends.append(up_to_window(ends[-1]) + 1)
         lines1 = up_to_window(ends[-2]) + WINDOW
         if lines0 > LINES0 - 8 or lines1 > LINES1 - 2 * WINDOW:
             return None
 
         constants = self.constants
-        y = self.patch_embed(self._lines(x, 0, 4 * lines0), self.threads)
-        for i, block in enumerate(self.blocks0, 1):
+        y = self._patch_embed()(self._lines(x, 0, 4 * lines0), self.threads)
+        blocks, merge = self._stage(0)
+        for i, block in enumerate(blocks, 1):
             y = block(y, self.threads)
             self._fill(y, reached0 + i, constants.stage0[i])
-        y = self.merge0(self._lines(y, 0, 2 * reached1), self.threads)
+        y = merge(self._lines(y, 0, 2 * reached1), self.threads)
         y = self._join(y, self._period(constants.stage1[0], reached1, lines1))
-        for i, block in enumerate(self.blocks1, 1):
+        blocks, merge = self._stage(1)
+        for i, block in enumerate(blocks, 1):
             y = block(y, self.threads)
             self._fill(y, ends[i], self._period(constants.stage1[i], ends[i], lines1))
         reached2 = halved(ends[-1])
-        y = self.merge1(self._lines(y, 0, 2 * reached2), self.threads)
+        y = merge(self._lines(y, 0, 2 * reached2), self.threads)
         return self._join(y, self._tail(reached2))
 
     @cached_property
@@ -88,25 +105,27 @@ class PartialCanvas:
         """The zero canvas near its end. A map's first computed line lacks its neighbour, and is dropped."""
         shape = [IMG_SIZE, IMG_SIZE, 3]
         shape[self.axis] = 32
-        y = self._lines(self.patch_embed(np.zeros(shape, np.float32), self.threads), 4, 5)
+        y = self._lines(self._patch_embed()(np.zeros(shape, np.float32), self.threads), 4, 5)
         stage0, end = [y], self._lines(y, 0, 0)
-        for block in self.blocks0:  # end: the lines at the canvas's end that differ from the repeated one
+        blocks, merge = self._stage(0)
+        for block in blocks:  # end: the lines at the canvas's end that differ from the repeated one
             y = self._lines(block(self._join(*[stage0[-1]] * 4, end), self.threads), 2, None)
             stage0.append(self._lines(y, 0, 1))
             end = self._lines(y, 1, None)
-        y = self.merge0(self._join(*[stage0[-1]] * (6 - end.shape[self.axis]), end), self.threads)
+        y = merge(self._join(*[stage0[-1]] * (6 - end.shape[self.axis]), end), self.threads)
         repeated, end = self._lines(y, 1, 2), self._lines(y, 2, None)
 
         stage1, before = [self._join(*[repeated] * WINDOW)], LINES1 % WINDOW
         end = self._join(*[repeated] * (before - end.shape[self.axis]), end)
-        for block in self.blocks1:  # end: from the first window that differs on
+        blocks, merge = self._stage(1)
+        for block in blocks:  # end: from the first window that differs on
             y = block(self._join(*[stage1[-1]] * 3, end), self.threads)
             end = self._lines(y, 2 * WINDOW, None)
             stage1.append(self._join(self._lines(end, 0, 1), self._lines(y, WINDOW + 1, 2 * WINDOW)))
         # an even first line, a period of merged lines and one more before the end
         lines = self._join(*[stage1[-1]] * 3, end)
         first = LINES1 - lines.shape[self.axis]
-        merged = self.merge1(self._lines(lines, first % 2, None), self.threads)
+        merged = merge(self._lines(lines, first % 2, None), self.threads)
         return Constants(stage0, stage1, self._lines(merged, 1, None))
 
     def _tail(self, first: int) -> F32:

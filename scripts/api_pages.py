@@ -22,6 +22,7 @@ MODULES = [
     "mobilesam.download",
     "mobilesam.image",
     "mobilesam.onnx_export",
+    "mobilesam.photo",
     "mobilesam.polygons",
     "mobilesam.regions",
     "mobilesam.results",

@@ -16,7 +16,8 @@ from tolerances import pass_bound
 import mobilesam
 from mobilesam import api, checkpoint, decoder, kernels, rle
 from mobilesam.checked_prompt import check_prompt
-from mobilesam.image import resized_size, to_encoder_input
+from mobilesam.config import resized_size
+from mobilesam.image import to_encoder_input
 from mobilesam.kernels import reference
 
 CHELSEA = PHOTOS["chelsea"]  # 451x300

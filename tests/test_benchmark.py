@@ -19,9 +19,10 @@ from mobilesam.benchmark import Row, Table
 from mobilesam.benchmark_layers import Cost, LayersTable
 from mobilesam.checkpoint import open_checkpoint
 from mobilesam.cli import main
-from mobilesam.image import open_rgb, to_encoder_input
+from mobilesam.image import to_encoder_input
 from mobilesam.onnx_decoder import build_decoder
 from mobilesam.onnx_encoder import build_encoder
+from mobilesam.photo import open_rgb
 
 
 def test_rounds_are_interleaved_after_a_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def test_a_mask_without_a_pixel_is_cut_out_whole(folder, embedding, monkeypatch)
 def test_photos_of_200_megapixels_are_read_and_bombs_are_not(folder, capsys, monkeypatch, limit):
     """But for the decoding itself, which takes a gigabyte."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
-    monkeypatch.setattr("mobilesam.image._to_rgb", lambda picture: picture.resize((4, 3)).convert("RGB"))
+    monkeypatch.setattr("mobilesam.photo._to_rgb", lambda picture: picture.resize((4, 3)).convert("RGB"))
     monkeypatch.setattr("PIL.ImageOps.exif_transpose", lambda picture, in_place: None)
     if limit:
         monkeypatch.setenv("MOBILESAM_MAX_PIXELS", limit)
@@ -208,6 +208,17 @@ def test_an_impossible_environment_ends_in_one_line(folder, variable, value):
     assert variable in shown.stderr
     assert value in shown.stderr
     assert files(folder) == []
+
+
+def test_a_photo_is_read_without_numpy(folder):
+    """So that the command can begin with it."""
+    program = """if True:
+        import sys
+        from mobilesam.photo import read_photo
+        print(read_photo(sys.argv[1]).resized.size, 'numpy' in sys.modules)
+    """
+    shown = subprocess.run([sys.executable, "-c", program, CHELSEA], capture_output=True, text=True, check=True)
+    assert shown.stdout == "(1024, 681) False\n"
 
 
 def test_a_segmenting_process_never_imports_onnx(folder):

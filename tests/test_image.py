@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mobilesam import image
+from mobilesam.config import resized_size
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -32,7 +33,7 @@ SIZES = {  # (height, width) -> (new_h, new_w)
 
 @pytest.mark.parametrize(("size", "expected"), SIZES.items())
 def test_resized_size(size, expected):
-    assert image.resized_size(*size) == expected
+    assert resized_size(*size) == expected
 
 
 def triangle_weights(old: int, new: int) -> np.ndarray:

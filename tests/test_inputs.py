@@ -16,6 +16,7 @@ from PIL import Image
 
 import mobilesam
 from mobilesam import image
+from mobilesam.photo import open_rgb
 
 # The test picture, 2 x 3 pixels: gray levels, and colours that no mix-up of axes or channels leaves alone.
 GRAY = np.array([[0, 1, 100], [128, 254, 255]], np.uint8)
@@ -243,7 +244,7 @@ REFUSED = {
 def test_what_is_refused(what):
     given, error, message = REFUSED[what]
     with pytest.raises(error, match=re.escape(message)) as caught:
-        image.open_rgb(given)
+        open_rgb(given)
     assert "\n" not in str(caught.value)
 
 
@@ -254,7 +255,7 @@ def test_a_truncated_file_is_refused(tmp_path, photo, kept):
     path = tmp_path / f"cut{PHOTOS[photo].suffix}"
     path.write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(ValueError, match=f"{path.name}") as caught:
-        image.open_rgb(path)
+        open_rgb(path)
     assert "\n" not in str(caught.value)
 
 
@@ -269,32 +270,32 @@ def test_a_truncated_file_is_refused(tmp_path, photo, kept):
 )
 def test_a_wrong_image_format_is_refused(given, image_format, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        image.open_rgb(given, image_format)
+        open_rgb(given, image_format)
 
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     bomb = encoded(Image.new("1", (20_000, 10_000)))
     assert len(bomb) < 100_000
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**28 // 3)  # Pillow's own; commands set it higher
-    monkeypatch.setattr(image, "_to_rgb", lambda _: pytest.fail("it was decoded"))
+    monkeypatch.setattr("mobilesam.photo._to_rgb", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(
         ValueError, match=r"200000000 pixels\) exceeds limit .* raise PIL.Image.MAX_IMAGE_PIXELS, "
     ) as caught:
-        image.open_rgb(bomb)
+        open_rgb(bomb)
     assert "\n" not in str(caught.value)
 
 
 def test_the_limit_on_pixels_is_pillows(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2)
     with pytest.raises(ValueError, match="exceeds limit of 4 pixels"):
-        image.open_rgb(PNG)
+        open_rgb(PNG)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 6)
     np.testing.assert_array_equal(image.read_image(PNG), RGB)
 
 
 @pytest.mark.filterwarnings("error")
 def test_a_photo_of_48_megapixels_is_read():
-    assert image.open_rgb(encoded(Image.new("L", (8000, 6000)))).size == (8000, 6000)
+    assert open_rgb(encoded(Image.new("L", (8000, 6000)))).size == (8000, 6000)
 
 
 def test_the_interface_takes_what_can_be_read(model):

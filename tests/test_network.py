@@ -3,6 +3,7 @@
 import copy
 import pickle
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def test_parts_loaded_in_order_make_the_same_model():
 def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
     steps = []
 
-    class Encoder(encoder.ImageEncoder):
+    class Neck(encoder.Neck):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             steps.append("encoder loaded")
@@ -51,10 +52,48 @@ def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
             steps.append("decoder begun")
             super().__init__(*arguments)
 
-    monkeypatch.setattr(network, "ImageEncoder", Encoder)
+    monkeypatch.setattr(encoder, "Neck", Neck)
     monkeypatch.setattr(decoder, "MaskDecoder", Decoder)
     network.load_network(None, 2, None, in_order=True).loaded()
     assert steps == ["encoder loaded", "decoder begun"]
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_the_encoder_begins_with_the_layers_that_are_there(monkeypatch, in_order):
+    """Its last one is loaded only after the others have been used."""
+    others_used = threading.Event()
+
+    class Neck(encoder.Neck):
+        def __init__(self, *arguments):
+            assert others_used.wait(60)
+            super().__init__(*arguments)
+
+    class Layer(encoder.Layer):
+        def __call__(self, *arguments):
+            y = super().__call__(*arguments)
+            if self.downsample is None:
+                others_used.set()
+            return y
+
+    monkeypatch.setattr(encoder, "Neck", Neck)
+    monkeypatch.setattr(encoder, "Layer", Layer)
+    loading = network.load_network(None, 2, None, in_order=in_order)
+    assert not others_used.is_set()
+    x = np.zeros((1024, 1024, 3), np.float32)
+    np.testing.assert_array_equal(loading.image_encoder(x), loading.loaded().image_encoder(x))
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_layer_that_fails_leaves_no_checkpoint_mapped(monkeypatch, in_order):
+    def broken(*arguments):
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(encoder, "Layer", broken)
+    loading = network.load_network(None, 2, None, in_order=in_order)
+    with pytest.raises(ValueError, match="no such layer"):
+        loading.loaded()
+    assert "_file" not in loading.checkpoint.__dict__
+    assert loading.mask_decoder is loading.mask_decoder
 
 
 def test_the_command_loads_in_order_and_hands_python_over_often_meanwhile(monkeypatch, tmp_path, capsys):

@@ -13,7 +13,7 @@ from PIL import Image
 import mobilesam
 from mobilesam import kernels, loss
 from mobilesam.cli import main
-from mobilesam.image import open_rgb
+from mobilesam.photo import open_rgb
 from mobilesam.precision import PRECISIONS, decoder_precision, fastest
 
 HERE = kernels.isa.precisions()

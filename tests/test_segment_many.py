@@ -18,6 +18,7 @@ from PIL import Image
 from mobilesam import console, outputs, pipeline, results
 from mobilesam.batch import Task, by_image, find_tasks
 from mobilesam.cli import main
+from mobilesam.photo import Photo
 from mobilesam.written_prompt import WrittenPrompt, coordinates
 
 GOOD = [f"{i:02}.{'jpg' if i % 2 else 'png'}" for i in range(95)]
@@ -274,12 +275,12 @@ class CountingModel:
         self.most_ahead = self.most_behind = 0
         self.lock = threading.Lock()
 
-    def open(self, path: Path) -> Image.Image:
+    def open(self, path: Path) -> Photo:
         with self.lock:
             self.read += 1
-        return Image.new("RGB", (2, 2))
+        return Photo(Image.new("RGB", (2, 2)))
 
-    def encode(self, photo: Image.Image) -> "CountingModel":
+    def encode(self, photo: Photo) -> "CountingModel":
         time.sleep(0.01)  # the readers' chance to run ahead
         with self.lock:
             self.encoded += 1
@@ -298,7 +299,7 @@ class CountingModel:
 
 def test_reading_and_writing_overlap_with_encoding_and_what_is_held_is_bounded(monkeypatch):
     model, report = CountingModel(), pipeline.Report()
-    monkeypatch.setattr(pipeline, "open_rgb", model.open)
+    monkeypatch.setattr(pipeline, "read_photo", model.open)
     prompt = WrittenPrompt((coordinates("1,1", 2, "X,Y"),), (1,), None)
     tasks = [Task(Path(f"{i}.png"), prompt, Path(f"{i}.png")) for i in range(40)]
     pipeline.run(by_image(tasks), model, model.write, report)
@@ -310,12 +311,12 @@ def test_reading_and_writing_overlap_with_encoding_and_what_is_held_is_bounded(m
 def test_a_photo_too_large_for_memory_is_one_failure(monkeypatch):
     model, report = CountingModel(), pipeline.Report()
 
-    def open_rgb(path):
+    def read_photo(path):
         if path.name == "1.png":
             raise MemoryError
         return model.open(path)
 
-    monkeypatch.setattr(pipeline, "open_rgb", open_rgb)
+    monkeypatch.setattr(pipeline, "read_photo", read_photo)
     tasks = find_tasks(["0.png", "1.png", "2.png"], WrittenPrompt((), (), coordinates("0,0,1,1", 4, "box")), ".png")
     pipeline.run(by_image(tasks), model, model.write, report)
     assert (report.written, [(str(f.task.image), f.reason) for f in report.failures]) == (2, [("1.png", "MemoryError")])

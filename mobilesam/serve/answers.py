@@ -11,7 +11,8 @@ from PIL import Image
 
 from mobilesam import rle
 from mobilesam.api import Embedding, ScoredRLE
-from mobilesam.image import Size, mask_image
+from mobilesam.config import Size
+from mobilesam.image import mask_image
 from mobilesam.polygons import outlines
 
 from .limits import Refused
