@@ -107,7 +107,10 @@ static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const floa
     ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
 #endif
 #if MR > 12
-    ROWS(13) ROWS(14)
+    ROWS(13)
+#endif
+#if MR > 13
+    ROWS(14)
 #endif
     }
 #undef ROWS

@@ -2,7 +2,7 @@
 #define PRODUCT zen4_fp32
 #define PLAIN micro_avx512
 #define VL 16
-#define MR 12
+#define MR 13
 #define NV 2
 #define vmin(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define vmax(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
