@@ -59,12 +59,12 @@ def attend_image(maps, at, queries, bias, *, isa=None, threads=None):
 
 
 cdef void attend_chunk(const micro *u, const asking_pass *passes, int64_t prompts, int64_t chunk, int64_t count,
-                       const float *keys, const float *values, float *weights, int64_t next_chunk) noexcept nogil:
+                       const float *keys, const float *values, float *weights, int64_t next_step) noexcept nogil:
     """A chunk for every prompt, while its maps are in L2; then comes the one so many floats further, unless 0."""
     cdef int64_t i
     cdef next_maps after
     after.with_scores, after.with_sums = values, keys + passes.e // HEADS * IMAGE_CHUNK
     for i in range(prompts):
-        after.last = keys + next_chunk if next_chunk and i == prompts - 1 else NULL
+        after.last = keys + next_step if next_step and i == prompts - 1 else NULL
         ask_maps(u, &passes[i], chunk, count, keys, values, IMAGE_CHUNK, weights, &after)
         after.with_scores = after.with_sums = NULL

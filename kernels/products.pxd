@@ -16,10 +16,10 @@ cdef struct layer_product:
 
 
 cdef inline void divide_product(layer_product *p, int nthreads) noexcept nogil:
+    """Into a few units a thread; into one, where they are of the same rows, as each makes an operand of all of them."""
     cdef int64_t nr = p.w.u.weight.columns, panels = round_up(p.w.n, nr) // nr, row_blocks = (p.m + BLOCK - 1) // BLOCK
-    cdef int64_t column_blocks = max(1, min(panels, (4 * nthreads + row_blocks - 1) // row_blocks))
-    if nthreads == 1 or row_blocks >= 4 * nthreads:
-        column_blocks = 1
+    cdef int64_t wanted = nthreads if row_blocks == 1 else 4 * nthreads
+    cdef int64_t column_blocks = 1 if nthreads == 1 else max(1, min(panels, (wanted + row_blocks - 1) // row_blocks))
     p.width = (panels + column_blocks - 1) // column_blocks
     p.column_blocks = (panels + p.width - 1) // p.width
     p.units = row_blocks * p.column_blocks

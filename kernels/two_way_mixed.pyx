@@ -89,6 +89,7 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
     if (before is None) != (own.query_rows is None) or (before is not None and before.rank != e):
         raise ValueError(f"before: expected an image for the second of two updates, and for that alone, got {before!r}")
     first = before is None  # which reads more, for the second
+    check.array(rows.rows, "update.rows", (3 * e, e) if first else (e, 2 * e + 1))
     check_maps(maps, pe, own.squares + 1 + first, own.pe_at + (3 if first else 2) * e, () if first else (before,))
     p.rows = as_map_rows(rt, rows)
     cdef const micro *u = p.rows.u
@@ -140,7 +141,11 @@ cdef set_image(mixed_pass *p, maps, pe, update, before):
     p.query_pe = &ev[0, pe_at + 2 * e, 0] if before is None else NULL
     p.basis, p.scale, p.queries, p.second_squares = &bv[0, 0, 0], &sv[0, 0], &qv[0, 0, 0], &nv[0, 0]
     if before is None:
-        form_weights = update.form_weights
+        if update.forms.isa != update.rows.isa:
+            raise ValueError(f"update.forms: packed for ISA {isas.name_of(update.forms.isa)}, but update.rows "
+                             f"for {isas.name_of(update.rows.isa)}")
+        check.array(update.forms.rows, "update.forms", (e + 1, e))
+        form_weights = check.array(update.form_weights, "update.form_weights", (e, 2))
         p.forms, p.form_weights = as_map_rows(rt, update.forms), &form_weights[0, 0]
         return MixedImage(p.n, e, basis, scale, queries, squares)
     return MixedImage(p.n, 2 * e + 1, basis, scale, None, None)

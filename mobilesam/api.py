@@ -17,10 +17,10 @@ from PIL import Image
 
 from . import kernels, results, rle
 from .checked_prompt import Prompt, check_mapping, check_prompt, to_canvas
-from .config import Size
 from .image import draw_overlay, draw_prompt, mask_image, save_image, to_encoder_input
 from .network import Network, load_network
-from .photo import ImageLike, as_photo
+from .photo import Size, as_photo
+from .pixels import ImageLike
 
 if TYPE_CHECKING:
     from .decoder import Candidates, ImageTokens, MaskDecoder

@@ -19,9 +19,9 @@ from PIL import Image
 
 from . import kernels, rle
 from .api import Embedding, MobileSAM, default_model
-from .config import Size
 from .decoder import Candidates
-from .photo import ImageLike, open_rgb
+from .photo import Size, open_rgb
+from .pixels import ImageLike
 from .regions import nms, remove_small_regions
 from .rle import RLE, CompressedRLE, UncompressedRLE
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .config import Size, resized_size
+from .photo import Size, resized_size
 
 LOW_RES = 256
 PROMPT_NAMES = ("points", "labels", "box", "mask_input")

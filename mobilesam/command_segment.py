@@ -123,15 +123,11 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     files += [("overlay", arguments.overlay)] if arguments.overlay else []
     check_distinct([image, *(path for _, path in files)])
 
-    from concurrent.futures import ThreadPoolExecutor
-
-    from .later import Later
+    from .later import by_the_way
     from .photo import allow_large_photos, read_photo
 
     allow_large_photos()
-    reader = ThreadPoolExecutor(1)
-    reading = Later(reader, read_photo, image)
-    reader.shutdown(wait=False)
+    reading = by_the_way(lambda: read_photo(image))
     from .network import load_network  # and NumPy and the kernels, while the photo is read
 
     network = load_network(arguments.weights, arguments.threads, arguments.precision, in_order=True)
@@ -140,7 +136,7 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
     for kind, path in files:
         outputs.check(kind, path, style)
-    model, photo = api.MobileSAM(network), reading()
+    model, photo = api.MobileSAM(network), reading.result()
     result = api.segment(photo, **prompt.on(*photo.rgb.size), multimask=not arguments.single, model=model)
     outputs.write(files, result, photo.rgb, image, style)
     area = int(result.mask.sum())

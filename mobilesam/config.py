@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-Size: TypeAlias = tuple[int, int]  # height, width
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 IMG_SIZE = 1024
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -57,21 +60,27 @@ LAYER_NORM_2D_EPS = 1e-6
 BATCH_NORM_EPS = 1e-5
 
 
+@lru_cache(4)
+def attention_bias_index(window: int) -> NDArray[np.intp]:
+    """(N, N) read-only index into a head's `attention_biases` for each query and key of a window, N = window².
+
+    The reference (tiny_vit_sam.py, `Attention`) numbers the offsets (|dy|, |dx|) in order of first
+    appearance, which is row-major: |dy|·window + |dx|.
+    """
+    import numpy as np  # which `photo` does without
+
+    y, x = np.divmod(np.arange(window * window), window)
+    index: NDArray[np.intp] = np.abs(y[:, None] - y) * window + np.abs(x[:, None] - x)
+    index.flags.writeable = False
+    return index
+
+
 @dataclass(frozen=True)
 class TensorSpec:
     """Shape of a tensor, and whether it is the weight of a convolution or linear layer (fp16 by default)."""
 
     shape: tuple[int, ...]
     is_matrix: bool = False
-
-
-def resized_size(height: int, width: int, longest: int = IMG_SIZE) -> Size:
-    """The size (new_h, new_w) on the model's canvas: the longest side becomes 1024, halves round up.
-
-    A side that would round to 0 (beyond 2048:1, where the reference fails) becomes 1.
-    """
-    scale = longest / max(height, width)
-    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def tensor_specs() -> dict[str, TensorSpec]:

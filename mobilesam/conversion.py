@@ -17,7 +17,6 @@ import numpy as np
 
 from . import config
 from .checkpoint import Array, CheckpointError
-from .encoder import attention_bias_index
 
 if TYPE_CHECKING:
     import onnx
@@ -260,7 +259,7 @@ def _parameters(op: str, module: str, position: int, value: Array) -> Iterator[t
 def _fold_attention_bias(module: str, table: Array) -> Array:
     """(heads, offsets) from (heads, N, N): the first query, a corner, sees every offset once and in order."""
     biases = table[:, 0]
-    index = attention_bias_index(math.isqrt(table.shape[1]))
+    index = config.attention_bias_index(math.isqrt(table.shape[1]))
     if not np.array_equal(biases[:, index], table):
         raise CheckpointError(f"the attention bias of {module} is not a function of the offsets in a window")
     return biases

@@ -92,7 +92,7 @@ class Positions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ProjectedImage:
-    """What the updates in low rank start from: their constants, the image's maps and those of the positional encoding.
+    """What the updates in low rank start from: the image's maps and those of the positional encoding.
 
     27 MB of an image's own.
     """
@@ -212,12 +212,10 @@ class TwoWayTransformer:
 
 
 class ProjectedUpdates:
-    """What the two kinds of low rank share: their constants, and the attention to the image before it is updated."""
+    """What the two kinds of low rank share: the attention to the image before it is updated."""
 
     def __init__(self, image: ProjectedImage, threads: int) -> None:
         self._image, self._threads = image, threads
-        constants = image.decoder.constants
-        self._updates = iter((constants.first, constants.second))
 
     def look(self, attention: TokenToImage, asking: F32) -> F32:
         """The tokens ``asking``, with their positional encoding, attend to the image."""
@@ -232,6 +230,11 @@ class LowRankUpdates(ProjectedUpdates):
     """The image as each prompt updates it, in low rank."""
 
     _images: list[UpdatedImage] | None = None
+
+    def __init__(self, image: ProjectedImage, threads: int) -> None:
+        super().__init__(image, threads)
+        constants = image.decoder.constants
+        self._updates = iter((constants.first, constants.second))
 
     @property
     def images(self) -> list[UpdatedImage]:
@@ -257,14 +260,14 @@ class MixedUpdates(ProjectedUpdates):
     def __init__(self, image: ProjectedImage, threads: int) -> None:
         super().__init__(image, threads)
         mixed = image.decoder.mixed
-        self._mixed_updates = iter((mixed.first, mixed.second))
+        self._updates = iter((mixed.first, mixed.second))
 
     def attend(self, update: ImageToToken, attention: TokenToImage, tokens: F32, token_pe: F32, asking: F32) -> F32:
         """As that of `LowRankUpdates`."""
         (keys,), (values,) = update.keys_values(tokens, token_pe, self._threads)
         (queries,) = attention.queries(asking, self._threads)
         image, attended = kernels.update_image_mixed(
-            self._image.maps, self._image.pe_maps, next(self._mixed_updates), keys, values, queries, *self.images,
+            self._image.maps, self._image.pe_maps, next(self._updates), keys, values, queries, *self.images,
             channels=EMBED_DIM, eps=LAYER_NORM_EPS, threads=self._threads,
         )  # fmt: skip
         self.images = [image]

@@ -9,8 +9,9 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from .config import EMBED_DIM, EMBED_SIZE, IMG_SIZE, Size
+from .config import EMBED_DIM, EMBED_SIZE, IMG_SIZE
 from .files import check_folder, whole_file
+from .photo import Size
 
 FORMAT = "mobilesam embedding"
 FORMAT_VERSION = "1"

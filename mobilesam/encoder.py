@@ -8,30 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .config import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage
+from .config import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage, attention_bias_index
 from .kernels import WinogradPanels
 from .later import Later
 from .parameters import F32, Parameters
 from .zero_canvas import PARTIAL_LAYERS, PartialCanvas
-
-
-@lru_cache(4)
-def attention_bias_index(window: int) -> NDArray[np.intp]:
-    """(N, N) read-only index into a head's `attention_biases` for each query and key of a window, N = window².
-
-    The reference (tiny_vit_sam.py, `Attention`) numbers the offsets (|dy|, |dx|) in order of first
-    appearance, which is row-major: |dy|·window + |dx|.
-    """
-    y, x = np.divmod(np.arange(window * window), window)
-    index: NDArray[np.intp] = np.abs(y[:, None] - y) * window + np.abs(x[:, None] - x)
-    index.flags.writeable = False
-    return index
 
 
 class PatchEmbed:
@@ -144,7 +130,7 @@ class Neck:
 class ImageEncoder:
     """x (1024, 1024, 3) float32, normalised and zero-padded, to features (64, 64, 256) float32.
 
-    Immutable once made. Raises TypeError or ValueError for an x of another shape or dtype.
+    Immutable once it is loaded. Raises TypeError or ValueError for an x of another shape or dtype.
     """
 
     img_size = IMG_SIZE

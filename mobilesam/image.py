@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from . import kernels
-from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD, Size
+from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
 from .files import check_folder, whole_file
-from .photo import ImageLike, Photo, open_rgb
+from .photo import Photo, Size, open_rgb
+from .pixels import ImageLike
 
 FILL_COLOUR = (0, 150, 255)
 FILL_ALPHA = 0.4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Generic, ParamSpec, TypeVar
@@ -20,6 +21,21 @@ class Later(Generic[T]):
         )
 
     def __call__(self) -> T:
-        if isinstance(self._made, Future):
-            self._made = self._made.result()
-        return self._made
+        made = self._made  # read once: another thread may be storing what was made
+        if isinstance(made, Future):
+            made = self._made = made.result()
+        return made
+
+
+def by_the_way(make: Callable[[], T]) -> Future[T]:
+    """What a thread of its own makes. A process that ends, or is interrupted, does not wait for it."""
+    made: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(make())
+        except BaseException as error:
+            made.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return made

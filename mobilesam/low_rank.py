@@ -83,6 +83,7 @@ class LowRank:
         added to the image's first maps.
     before_at: which maps are the first of E keys and E values of the attention before the updates; before_bias: (E,),
         of those values.
+    first_out: (C, E), the first update's output projection.
     last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
     last_basis: (J, OC), of S's part, and last_shift (OC,), which is added after the division by σ₂.
     """
@@ -94,6 +95,7 @@ class LowRank:
     pe_bias: F32
     before_at: tuple[int, int]
     before_bias: F32
+    first_out: F32
     first: Update
     second: Update
     last_at: int
@@ -124,16 +126,16 @@ def low_rank(
     (out1, out2), (norm1, norm2) = outs, norms
     (key0, *keys), (value0, *values) = keys, values
     products = partial(_products, isa=isa, threads=threads)
-    basis1 = _centred(out1.weight.T)
-    between = _centred(norm1.bias + out2.bias)
-    basis2 = np.concatenate([_to_second(out1.weight.T, norm1), between[None], _centred(out2.weight.T)])
+    basis1 = centred(out1.weight.T)
+    between = centred(norm1.bias + out2.bias)
+    basis2 = np.concatenate([to_second(out1.weight.T, norm1.weight), between[None], centred(out2.weight.T)])
     e = len(basis1)
     asked1 = [part.weight * norm1.weight for part in (keys[0], values[0], queries[1])]
     asked2 = [part.weight * norm2.weight for part in (keys[1], values[1])]
     last2 = last.weight * norm2.weight
     rows = [
-        key0.weight, queries[0].weight, 2 * _centred(basis1), *map(_centred, asked1),
-        2 * _to_second(basis2, norm1), *(_to_second(part, norm1) for part in asked2), _to_second(last2, norm1),
+        key0.weight, queries[0].weight, 2 * centred(basis1), *map(centred, asked1),
+        *(to_second(part, norm1.weight) for part in (2 * basis2, *asked2, last2)),
         value0.weight,
     ]  # fmt: skip
     count = sum(map(len, rows))
@@ -170,6 +172,7 @@ def low_rank(
         ),
         before_at=(0, count - e),
         before_bias=_f32(_applied(value0, -out1.bias)),
+        first_out=_f32(out1.weight),
         first=update(0, e, None),
         second=update(1, 5 * e, _padded(query_rows)),
         last_at=count - e - len(last2),
@@ -203,14 +206,14 @@ def decoder_constants(p: Parameters, precision: str, isa: str, threads: int) -> 
     )
 
 
-def _centred(x: F64) -> F64:
+def centred(x: F64) -> F64:
     """x·C: rows without their mean."""
     return x - x.mean(axis=-1, keepdims=True)
 
 
-def _to_second(x: F64, norm1: Affine) -> F64:
+def to_second(x: F64, gamma1: F64) -> F64:
     """x·Cγ₁C, by which a token comes to x₂; as that is symmetric, it also makes of rows that ask x₂ rows that ask x."""
-    return _centred(_centred(x) * norm1.weight)
+    return centred(centred(x) * gamma1)
 
 
 def _applied(layer: Affine, x: F64) -> F64:

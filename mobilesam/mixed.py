@@ -12,7 +12,7 @@ import numpy as np
 
 from . import kernels
 from .kernels import MapRows
-from .low_rank import F64, LowRank, Update
+from .low_rank import F64, LowRank, Update, centred, to_second
 from .parameters import F32
 
 
@@ -47,36 +47,38 @@ def mixed(constants: LowRank, isa: str | None = None) -> Mixed:
     first, second = constants.first, constants.second
     assert second.query_rows is not None, "constants of low_rank.low_rank"
     e = len(first.gram)
-    gram1, gram2 = first.gram[:, :e], second.gram[:, : 2 * e + 1]
+    gram = second.gram[:, : 2 * e + 1]
+    out = constants.first_out.astype(np.float64).T
+    forms, weights = _as_squares(centred(out), to_second(out, constants.scale.astype(np.float64)))
 
     def packed(*rows: F32 | F64) -> MapRows:
         return kernels.pack_rows(np.ascontiguousarray(np.concatenate(rows), np.float32), isa=isa)
 
-    forms, weights = _as_squares(gram1.astype(np.float64), gram2[:e, :e].astype(np.float64))
     return Mixed(
         MixedUpdate(
             first,
             packed(first.key_rows[:, :e], first.value_rows[:e, :e].T, second.query_rows[:, :e]),
-            packed(forms, gram2[e : e + 1, :e]),
+            packed(forms, gram[e : e + 1, :e]),
             np.ascontiguousarray(weights.T, np.float32),
-            float(gram2[e, e]),
+            float(gram[e, e]),
         ),
-        MixedUpdate(second, packed(gram2[e + 1 :])),
+        MixedUpdate(second, packed(gram[e + 1 :])),
         packed(constants.last_basis.T),
     )
 
 
-def _as_squares(gram1: F64, gram2: F64) -> tuple[F64, F64]:
-    """Rows R (E, E) and weights (2, E) with x·gramᵢ·xᵀ = Σ weights[i]·(R·xᵀ)², of positive semidefinite grams.
+def _as_squares(basis1: F64, basis2: F64) -> tuple[F64, F64]:
+    """Rows R (E, E) and weights (2, E) with |x·basisᵢ|² = Σ weights[i]·(R·xᵀ)², of two bases (E, C).
 
-    Of the sum gram₁ + t·gram₂ = V·Λ·Vᵀ, R = Qᵀ·Λ^½·Vᵀ for any orthogonal Q; the one that makes gram₁ = Rᵀ·D·R makes
-    t·gram₂ = Rᵀ·(1 − D)·R. What errs in a square errs in proportion to it.
+    [basis₁, √t·basis₂]ᵀ = Q·T by Householder, and the halves of Q make of T·xᵀ the two forms: Q₁ᵀQ₁ = V·D·Vᵀ and
+    Q₂ᵀQ₂ = V·(1 − D)·Vᵀ, so that R = Vᵀ·T. D lies in [0, 1]: no sum cancels, and what errs in a square errs in
+    proportion to it. (By way of the bases' grams D would be noise where those are nearly singular.) LAPACK's threads
+    spin on for a while after this, once a model.
     """
-    traces = np.trace(gram1), np.trace(gram2)
-    t = traces[0] / traces[1] if min(traces) > 0 else 1.0
-    values, vectors = np.linalg.eigh(gram1 + t * gram2)
-    roots = np.sqrt(np.maximum(values, 0))
-    inverse = np.divide(1, roots, out=np.zeros_like(roots), where=values > 1e-12 * values[-1])
-    whitened = vectors * inverse
-    weights, turn = np.linalg.eigh(whitened.T @ gram1 @ whitened)
-    return (vectors * roots @ turn).T, np.stack([weights, (1 - weights) / t])
+    sizes = np.square(basis1).sum(), np.square(basis2).sum()
+    t = sizes[0] / sizes[1] if min(sizes) > 0 else 1.0
+    q, triangle = np.linalg.qr(np.concatenate([basis1, np.sqrt(t) * basis2], axis=1).T)
+    upper = q[: basis1.shape[1]]
+    weights, turn = np.linalg.eigh(upper.T @ upper)
+    weights = weights.clip(0, 1)
+    return turn.T @ triangle, np.stack([weights, (1 - weights) / t])

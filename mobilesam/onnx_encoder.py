@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from .config import EMBED_DIM, EMBED_SIZE, IMG_SIZE, LAYER_NORM_2D_EPS, STAGES, Stage
-from .encoder import attention_bias_index
+from .config import EMBED_DIM, EMBED_SIZE, IMG_SIZE, LAYER_NORM_2D_EPS, STAGES, Stage, attention_bias_index
 from .onnx_export import Tensors
 from .onnx_graph import F32, Graph, value_info
 

@@ -8,21 +8,17 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from functools import cached_property
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias, cast
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .config import Size, resized_size
+from .config import IMG_SIZE
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from .pixels import ImageLike
 
-ImageLike: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.generic] | Photo"
-)
+Size: TypeAlias = tuple[int, int]  # height, width
 
 MAX_PIXELS_VARIABLE = "MOBILESAM_MAX_PIXELS"
 MAX_PIXELS = 256_000_000  # of a photo on the command line; phones make 200 million
@@ -35,26 +31,31 @@ class Photo:
 
     def __init__(self, rgb: Image.Image) -> None:
         self.rgb = rgb
+        self._resized: Image.Image | None = None
 
     @property
     def original_size(self) -> Size:
         return self.rgb.height, self.rgb.width
 
-    @cached_property
+    @property
     def resized(self) -> Image.Image:
         """As the encoder sees it, Pillow's BILINEAR in uint8: the longest side 1024."""
-        height, width = resized_size(*self.original_size)
-        if self.rgb.size == (width, height):
-            return self.rgb
-        return self.rgb.resize((width, height), Image.Resampling.BILINEAR)
+        resized = self._resized
+        if resized is None:
+            height, width = resized_size(*self.original_size)
+            same = self.rgb.size == (width, height)
+            resized = self.rgb if same else self.rgb.resize((width, height), Image.Resampling.BILINEAR)
+            self._resized = resized
+        return resized
 
 
-_NO_ARRAYS = str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Photo
+_NO_ARRAYS = str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Photo  # nor files
 
 
 def as_photo(image: ImageLike, image_format: str = "RGB") -> Photo:
     """The image, to be encoded; accepts and raises what `open_rgb` does."""
-    return image if isinstance(image, Photo) else Photo(open_rgb(image, image_format))
+    rgb = open_rgb(image, image_format)
+    return image if isinstance(image, Photo) else Photo(rgb)
 
 
 def read_photo(image: ImageLike) -> Photo:
@@ -82,7 +83,7 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
-    if not isinstance(image, _NO_ARRAYS) and not hasattr(image, "read"):
+    if not isinstance(image, _NO_ARRAYS) and (hasattr(image, "__array__") or not hasattr(image, "read")):
         from .pixels import from_array
 
         return from_array(image, image_format)
@@ -102,7 +103,7 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
             return _decode(file, os.fspath(image))
     if isinstance(image, io.TextIOBase):
         raise TypeError("the image's file is open as text: open it with mode 'rb'")
-    return _decode(cast("IO[bytes]", image), str(getattr(image, "name", "a file object")))
+    return _decode(image, str(getattr(image, "name", "a file object")))
 
 
 def allow_large_photos() -> None:
@@ -151,3 +152,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def resized_size(height: int, width: int, longest: int = IMG_SIZE) -> Size:
+    """The size (new_h, new_w) on the model's canvas: the longest side becomes 1024, halves round up.
+
+    A side that would round to 0 (beyond 2048:1, where the reference fails) becomes 1.
+    """
+    scale = longest / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))

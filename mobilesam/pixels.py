@@ -1,8 +1,17 @@
 """Arrays of pixels as pictures, and their values as bytes."""
 
+import os
+from typing import IO, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from .photo import Photo
+
+ImageLike: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.generic] | Photo
+)
 
 
 def from_array(array: object, image_format: str) -> Image.Image:

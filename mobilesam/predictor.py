@@ -14,9 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from . import kernels
 from .api import Embedding, MobileSAM
 from .checked_prompt import LOW_RES
-from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD, Size
+from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
 from .parameters import F32
-from .photo import IMAGE_FORMATS, ImageLike
+from .photo import IMAGE_FORMATS, Size
+from .pixels import ImageLike
 from .prompt import NOT_A_POINT, PromptEncoder
 from .transforms import ResizeLongestSide, tensors_for
 

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from . import rle
-from .config import Size
 from .files import check_folder, whole_file
 from .image import FILL_COLOUR, mask_image
-from .photo import ImageLike, open_rgb
+from .photo import Size, open_rgb
+from .pixels import ImageLike
 from .rle import RLE
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from .config import Size, resized_size
+from .photo import Size, resized_size
 
 
 class ResizeLongestSide:

@@ -16,9 +16,9 @@ from tolerances import pass_bound
 import mobilesam
 from mobilesam import api, checkpoint, decoder, kernels, rle
 from mobilesam.checked_prompt import check_prompt
-from mobilesam.config import resized_size
 from mobilesam.image import to_encoder_input
 from mobilesam.kernels import reference
+from mobilesam.photo import resized_size
 
 CHELSEA = PHOTOS["chelsea"]  # 451x300
 LOGITS = np.zeros((256, 256), np.float32)

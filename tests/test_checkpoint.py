@@ -25,7 +25,7 @@ from checkpoint_files import (
 from safetensors.numpy import save_file
 
 import mobilesam
-from mobilesam import checkpoint, config, encoder, weights
+from mobilesam import checkpoint, config, weights
 from mobilesam.checkpoint import CheckpointError
 
 
@@ -267,4 +267,4 @@ def test_attention_bias_index_is_the_order_of_first_appearance() -> None:
         points = [(y, x) for y in range(window) for x in range(window)]
         order: dict[tuple[int, int], int] = {}
         index = [[order.setdefault((abs(a - c), abs(b - d)), len(order)) for c, d in points] for a, b in points]
-        np.testing.assert_array_equal(encoder.attention_bias_index(window), index)
+        np.testing.assert_array_equal(config.attention_bias_index(window), index)

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -188,7 +190,7 @@ def test_info_is_a_block_to_paste(capsys, monkeypatch):
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "mobilesam", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | variables)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=os.environ | variables)
 
 
 def test_python_m_mobilesam(folder):
@@ -210,15 +212,45 @@ def test_an_impossible_environment_ends_in_one_line(folder, variable, value):
     assert files(folder) == []
 
 
-def test_a_photo_is_read_without_numpy(folder):
-    """So that the command can begin with it."""
+def test_the_photo_is_read_before_numpy_is_imported(folder):
     program = """if True:
         import sys
-        from mobilesam.photo import read_photo
-        print(read_photo(sys.argv[1]).resized.size, 'numpy' in sys.modules)
+        from mobilesam import cli, photo
+        read = photo.read_photo
+        def watched(path):
+            print("numpy there:", "numpy" in sys.modules)
+            return read(path)
+        photo.read_photo = watched
+        sys.exit(cli.main(sys.argv[1:]))
     """
-    shown = subprocess.run([sys.executable, "-c", program, CHELSEA], capture_output=True, text=True, check=True)
-    assert shown.stdout == "(1024, 681) False\n"
+    command = [sys.executable, "-c", program, "segment", CHELSEA, "--point", "220,140", "--output", "mask.png"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("numpy there: False\n")
+
+
+@pytest.fixture
+def pipe(folder):
+    """One that nobody writes to: who opens it to read waits for ever."""
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("this OS has no named pipes")
+    os.mkfifo(folder / "pipe")
+    return "pipe"
+
+
+def test_an_error_does_not_wait_for_the_photo(pipe):
+    shown = run("segment", pipe, "--point", "1,1", "--output", "mask.png", "--weights", "none.safetensors")
+    assert (shown.returncode, shown.stderr.count("\n")) == (2, 1)
+    assert "none.safetensors" in shown.stderr
+
+
+def test_an_interrupt_while_the_photo_is_read_ends_the_command(pipe):
+    command = [sys.executable, "-m", "mobilesam", "segment", pipe, "--point", "1,1", "--output", "mask.png"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        time.sleep(3)  # it has long been waiting then
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
 
 
 def test_a_segmenting_process_never_imports_onnx(folder):

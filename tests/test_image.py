@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mobilesam import image
-from mobilesam.config import resized_size
+from mobilesam.photo import resized_size
 
 
 def noise(height: int, width: int) -> np.ndarray:

@@ -6,6 +6,8 @@ import mmap
 import os
 import re
 import threading
+import types
+import typing
 import warnings
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from golden import PHOTOS
 from PIL import Image
 
 import mobilesam
-from mobilesam import image
+from mobilesam import image, photo
 from mobilesam.photo import open_rgb
 
 # The test picture, 2 x 3 pixels: gray levels, and colours that no mix-up of axes or channels leaves alone.
@@ -307,3 +309,22 @@ def test_the_interface_takes_what_can_be_read(model):
     np.testing.assert_array_equal(model.encode(rgb[..., ::-1], image_format="BGR").features, expected)
     one = mobilesam.segment(rgb[..., ::-1], [(220, 140)], image_format="BGR", model=model)
     np.testing.assert_array_equal(one.masks, mobilesam.segment(rgb, [(220, 140)], model=model).masks)
+
+
+def test_a_photo_that_was_read_ahead_is_an_image():
+    ahead = photo.read_photo(PNG)
+    np.testing.assert_array_equal(image.read_image(ahead), RGB)
+    assert photo.as_photo(ahead) is ahead
+    assert ahead.resized is ahead.resized
+    assert max(ahead.resized.size) == 1024
+    for image_format in ("BGR", "rgb"):
+        with pytest.raises(ValueError, match=r"^image_format"):
+            photo.as_photo(ahead, image_format)
+
+
+def test_annotations_are_of_real_types():
+    for name in mobilesam.__all__:
+        given = getattr(mobilesam, name)
+        for one in (given, *vars(given).values()) if isinstance(given, type) else (given,):
+            if isinstance(one, types.FunctionType) and not one.__name__.startswith("_"):
+                typing.get_type_hints(one)

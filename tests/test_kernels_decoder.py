@@ -14,7 +14,7 @@ from tolerances import assert_relative_l2, assert_same, integers, normal, pass_b
 from mobilesam import kernels
 from mobilesam.kernels import reference
 from mobilesam.low_rank import F32, Affine, LowRank, low_rank
-from mobilesam.mixed import Mixed, _as_squares, mixed
+from mobilesam.mixed import Mixed, mixed
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
@@ -424,15 +424,3 @@ def test_upscaling_weights_come_in_fours():
         case(arrays | {"w2": arrays["w2"][:-1]})
     assert "w2" in str(error.value)
     assert str(len(arrays["w2"]) - 1) in str(error.value)
-
-
-@pytest.mark.parametrize("ranks", [(8, 8), (3, 8), (8, 0), (0, 0), (2, 2)], ids=str)
-def test_two_forms_as_squares_of_the_same_sums(ranks):
-    """Of whatever rank; a form errs by float64's roundings of its own terms, and where it is zero, of the other's."""
-    rng = np.random.default_rng(ranks)
-    grams = [rows.T @ rows * size for rows, size in ((rng.standard_normal((rank, 8)), 10.0**rank) for rank in ranks)]
-    rows, weights = _as_squares(*grams)
-    most = max(np.trace(gram) for gram in grams)
-    assert np.all(weights > -1e-12)
-    for gram, own in zip(grams, weights, strict=True):
-        np.testing.assert_allclose(rows.T * own @ rows, gram, rtol=0, atol=1e-13 * (np.trace(gram) or most))

@@ -16,7 +16,7 @@ from checkpoint_files import (
     one_line,
 )
 
-from mobilesam import checkpoint, encoder
+from mobilesam import checkpoint, config
 from mobilesam.checkpoint import CheckpointError
 
 
@@ -81,7 +81,7 @@ def export_encoder(tensors: Tensors) -> Export:
             continue
         if kind == "attention_biases":
             window = int(values.shape[1] ** 0.5)
-            table = values[:, encoder.attention_bias_index(window)]
+            table = values[:, config.attention_bias_index(window)]
             constant = export.constant(f"/{'/'.join(scopes(module))}/Constant_5_output_0", table)
             export.node("Add", module, "scores", constant)
         elif module.endswith(".c"):

@@ -13,11 +13,10 @@ from onnx import TensorProto, numpy_helper
 import mobilesam
 from mobilesam import kernels, onnx_export
 from mobilesam.checkpoint import open_checkpoint
-from mobilesam.config import resized_size
 from mobilesam.image import to_encoder_input
 from mobilesam.onnx_decoder import build_decoder
 from mobilesam.onnx_export import export_onnx
-from mobilesam.photo import open_rgb
+from mobilesam.photo import open_rgb, resized_size
 
 LOGIT_ERROR, SCORE_ERROR = 1e-3, 5e-4  # issue 2: "must show"
 NO_MASK = np.zeros((1, 1, 256, 256), np.float32)

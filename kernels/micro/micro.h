@@ -112,7 +112,7 @@ typedef struct {
     void (*dot_columns)(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n);
     /* y[j] += sum_i weight[i,0] * x[i,j]^2, z[j] += sum_i weight[i,1] * x[i,j]^2; n % vl = 0 */
     void (*square_columns)(float *y, float *z, const float *x, int64_t ldx, const float *weight, int64_t m, int64_t n);
-    /* y[i,j] = sum_p a[i,p] * b[j,p],  i < m, j < n, p < k; what lies ahead is fetched as in gemm_args, a line a step */
+    /* y[i,j] = sum_p a[i,p] * b[j,p],  i < m, j < n, p < k; what lies ahead is fetched, as in gemm_args */
     void (*dot_rows)(float *y, int64_t ldy, const float *a, int64_t lda, int64_t m, const float *b, int64_t ldb, int64_t n,
                      int64_t k, const void *ahead, int64_t ahead_bytes);
     void (*spread)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean_i)^2 */

@@ -227,7 +227,8 @@ INLINE void dot_tile(const int m, const int n, float *y, int64_t ldy, const floa
 {
     vf sums[4][4] = {0};
     for (int64_t p = 0; p < k; p += VL) {
-        fetch_line(next);
+        for (int64_t line = 0; line < next->paced; line++)
+            fetch_line(next);
         vf bv[4];
         UNROLL for (int j = 0; j < n; j++) bv[j] = k - p < VL ? load_part(b + j * ldb + p, k - p, 0.f) : load(b + j * ldb + p);
         UNROLL for (int i = 0; i < m; i++) {
@@ -242,8 +243,11 @@ INLINE void dot_tile(const int m, const int n, float *y, int64_t ldy, const floa
 static void dot_rows(float *y, int64_t ldy, const float *a, int64_t lda, int64_t m, const float *b, int64_t ldb, int64_t n,
                      int64_t k, const void *ahead, int64_t ahead_bytes)
 {
-    lookahead next = {.at = ahead_bytes ? ahead : a, .end = ahead_bytes ? (const char *)ahead + ahead_bytes : (const char *)a};
     enum { ROWS = VL == 16 ? 4 : 2 }; /* with four columns in registers */
+    const int64_t steps = (m / ROWS + m % ROWS) * ((n + 3) / 4) * ((k + VL - 1) / VL);
+    lookahead next = {.at = ahead};
+    if (ahead_bytes)
+        next.end = next.at + ahead_bytes, next.paced = (ahead_bytes / 64 + steps - 1) / steps;
 #define COLUMNS(count) \
     case count: \
         for (i = 0; i + ROWS <= m; i += ROWS) \

@@ -11,8 +11,8 @@ from PIL import Image
 
 from mobilesam import rle
 from mobilesam.api import Embedding, ScoredRLE
-from mobilesam.config import Size
 from mobilesam.image import mask_image
+from mobilesam.photo import Size
 from mobilesam.polygons import outlines
 
 from .limits import Refused

@@ -15,7 +15,7 @@ from PIL import Image
 from mobilesam import rle
 from mobilesam.api import MobileSAM
 from mobilesam.automatic_mask_generator import Record, SamAutomaticMaskGenerator
-from mobilesam.config import Size
+from mobilesam.photo import Size
 
 from .answers import display_size, run_lengths
 from .limits import Refused
