@@ -92,7 +92,7 @@ def update_image_once(x, pe, attention, queries, update=None, keys=None, values=
             if scratch == NULL:
                 failed += 1
             else:
-                once_chunk(u, &p, unit, scratch)
+                once_chunk(u, &p, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
     if failed:
         raise MemoryError(f"update_image_once: no memory for {size} bytes of scratch")
     return y, combined(u, &p.ask, sizeof(p), room, bias)[0]
@@ -107,9 +107,13 @@ cdef folded_rows(const micro *u, tokens, rows, int64_t count, bint turned, isa):
     return pack_rows(np.ascontiguousarray(folded[:, :count].T if turned else folded[:, :count]), isa=isa)
 
 
-cdef void once_chunk(const micro *u, const once_pass *p, int64_t chunk, float *free) noexcept nogil:
-    """Softmax over the tokens, the norm, scores of the next attention, and its sums of the channels over these image tokens."""
-    cdef int64_t c = p.c, count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), at = chunk * c * IMAGE_CHUNK, i
+cdef void once_chunk(const micro *u, const once_pass *p, int64_t chunk, int64_t next_chunk, float *free) noexcept nogil:
+    """Softmax over the tokens, the norm, scores of the next attention, and its sums of the channels over these image tokens.
+
+    The last products fetch what ``next_chunk`` begins with, unless 0.
+    """
+    cdef int64_t c = p.c, ahead = next_chunk * p.c * IMAGE_CHUNK, fetched = p.c * IMAGE_CHUNK if next_chunk else 0
+    cdef int64_t count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), at = chunk * c * IMAGE_CHUNK, i
     cdef const float *x = p.x + at
     cdef float *moved = take(&free, (c + 1) * STRIDE)  # x + pe and a row of ones; between, what the update makes
     cdef float *weights = take(&free, HEADS * p.tokens * STRIDE)
@@ -129,8 +133,8 @@ cdef void once_chunk(const micro *u, const once_pass *p, int64_t chunk, float *f
         x = p.y + at
     move_by_pe(u, c, x, p.pe + at, moved)
     pack_map_columns(u, c, IMAGE_CHUNK, moved, STRIDE, free)
-    map_product(&p.asked, free, IMAGE_CHUNK, NULL, 0, scores, STRIDE)
-    ask_basis(u, &p.ask, chunk, count, scores, NULL, NULL, x, IMAGE_CHUNK, turned, NULL, 0)
+    map_product(&p.asked, free, IMAGE_CHUNK, NULL, 0, scores, STRIDE, p.pe + ahead, fetched)
+    ask_basis(u, &p.ask, chunk, count, scores, NULL, NULL, x, IMAGE_CHUNK, turned, p.x + ahead, fetched)
 
 
 cdef void move_by_pe(const micro *u, int64_t c, const float *x, const float *pe, float *y) noexcept nogil:

@@ -167,8 +167,8 @@ static void layer_norm(void)
     const int vl = u->vl;
     const float eps = 1e-5f;
     for (int act = ACT_NONE; act <= ACT_RELU; act++)
-        EACH(m, 1, 3, 4, 9)
-            EACH(n, 1, vl - 1, vl, 2 * vl + 1, 5 * vl + 3, 320) {
+        EACH(m, 1, 3, 4, 9, 2 * vl + 5)
+            EACH(n, 1, vl / 2, vl - 1, vl, 2 * vl + 1, 5 * vl + 3, 320) {
                 CASE("layer_norm rows %d, channels %d, act %d", m, n, act);
                 const int ldx = n + 2, ldy = n + 3;
                 const float *x = numbers((m - 1) * ldx + n, 4), *weight = numbers(n, 1), *bias = numbers(n, 1);

@@ -44,16 +44,6 @@ INLINE void layer_norm_rows(const int rows, float *y, int64_t ldy, const float *
             activate(y + r * ldy, y + r * ldy, n, act);
 }
 
-static void layer_norm(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *weight,
-                       const float *bias, float eps, int act)
-{
-    int64_t i = 0;
-    for (; i + 4 <= m; i += 4)
-        layer_norm_rows(4, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
-    for (; i < m; i++)
-        layer_norm_rows(1, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
-}
-
 /* y = exp(x - top), top the largest; their sum */
 INLINE float exp_row(float *y, const float *x, int64_t n, float *top)
 {
@@ -188,6 +178,35 @@ static void norm_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int
         norm_columns_by(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps, ACT_GELU);
     else
         norm_columns_by(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps, ACT_NONE);
+}
+
+/* VL rows of a few channels, turned so that rows lie along the vectors. */
+INLINE void layer_norm_few(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const float *weight, const float *bias,
+                           float eps, const int act)
+{
+    float turned[VL * VL];
+    for (int64_t r = 0; r < VL; r++)
+        for (int64_t c = 0; c < n; c++)
+            turned[c * VL + r] = x[r * ldx + c];
+    norm_columns_by(turned, VL, turned, VL, n, VL, NULL, NULL, weight, bias, eps, act);
+    for (int64_t r = 0; r < VL; r++)
+        for (int64_t c = 0; c < n; c++)
+            y[r * ldy + c] = turned[c * VL + r];
+}
+
+static void layer_norm(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *weight,
+                       const float *bias, float eps, int act)
+{
+    int64_t i = 0;
+    for (; 2 * n <= VL && i + VL <= m; i += VL)
+        if (act == ACT_GELU)
+            layer_norm_few(y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, ACT_GELU);
+        else
+            layer_norm_few(y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act == ACT_RELU ? ACT_RELU : ACT_NONE);
+    for (; i + 4 <= m; i += 4)
+        layer_norm_rows(4, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
+    for (; i < m; i++)
+        layer_norm_rows(1, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
 }
 
 INLINE void draw_some(const int m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n,
