@@ -118,7 +118,6 @@ def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def _check_inside(xy: NDArray[np.float64], size: Size, name: str) -> None:
     height, width = size
-    outside = xy[~((xy >= 0) & (xy <= (width, height))).all(axis=1)]  # NaN compares false, so it is outside
-    if len(outside):
-        x, y = outside[0]
-        raise ValueError(f"{name} ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")
+    for x, y in xy.tolist():  # few, for which NumPy would take longer
+        if not (0 <= x <= width and 0 <= y <= height):  # NaN is outside
+            raise ValueError(f"{name} ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")

@@ -182,7 +182,7 @@ class TwoWayTransformer:
         self.norm_final_attn = p.norm("norm_final_attn")
 
     def __call__(
-        self, image: ImageTokens, tokens: F32, kept: list[int], threads: int
+        self, image: ImageTokens, tokens: F32, kept: NDArray[np.intp], threads: int
     ) -> tuple[F32, Sequence[UpdatedImage | MixedImage | ImageMaps]]:
         """Of prompts' tokens (P, T, 256) those that are ``kept`` (P, K, 256), and P images, in low rank or as maps.
 
@@ -206,8 +206,8 @@ class TwoWayTransformer:
             first.cross_attn_image_to_token, second.cross_attn_token_to_image, before, tokens, queries + tokens
         )
         before = second.digest(queries, attended, threads)
-        queries = np.ascontiguousarray(before[:, kept])
-        attended = updated.attend(second.cross_attn_image_to_token, last, before, tokens, queries + tokens[:, kept])
+        queries, own = before.take(kept, axis=1), tokens.take(kept, axis=1)
+        attended = updated.attend(second.cross_attn_image_to_token, last, before, tokens, queries + own)
         return last.project(attended, queries, self.norm_final_attn, threads), updated.images
 
 
@@ -370,7 +370,7 @@ class MaskDecoder:
         are the mask tokens 1 to 3 with ``multimask``, else token 0.
         """
         wanted = range(1, MASK_TOKENS) if multimask else range(1)
-        kept = [0, *(1 + i for i in wanted)]
+        kept = np.array([0, *(1 + i for i in wanted)], np.intp)
         prompts = (np.concatenate([self.output_tokens, prompt]) for prompt in sparse)
         for tokens in _together(prompts, image):
             queries, images = self.transformer(image, tokens, kept, self.threads)
@@ -407,7 +407,7 @@ def _together(prompts: Iterable[F32], image: ImageTokens) -> Iterator[F32]:
     for tokens, alike in groupby(prompts, key=len):
         most = TOGETHER if tokens <= FEW_TOKENS and not image.once else 1
         while group := list(islice(alike, most)):
-            yield np.stack(group)
+            yield group[0][None] if len(group) == 1 else np.stack(group)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -423,10 +423,10 @@ class Candidates:
 
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
         """low_res (W, 256, 256) of the ``wanted`` ones, by their place in ``scores``; of all by default."""
-        places = range(len(self.scores)) if wanted is None else wanted
-        return self._decoder._draw(
-            self._image, self._updated, self._tokens[list(places)], [self._indices[i] for i in places]
-        )
+        tokens, indices = self._tokens, self._indices
+        if wanted is not None:
+            tokens, indices = tokens[list(wanted)], [indices[i] for i in wanted]
+        return self._decoder._draw(self._image, self._updated, tokens, indices)
 
 
 def _mlp(p: Parameters) -> list[tuple[Panels, F32 | None]]:

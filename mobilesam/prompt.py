@@ -26,10 +26,8 @@ class PromptEncoder:
         p = Parameters(weights) / "prompt_encoder"
         self.threads = threads
         self.gaussian = p.tensor("pe_layer.positional_encoding_gaussian_matrix")
-        self.point_embeddings = np.concatenate(
-            [p.tensor(f"point_embeddings.{i}.weight") for i in range(POINT_EMBEDDINGS)]
-        )
-        self.not_a_point_embed = p.tensor("not_a_point_embed.weight")[0]
+        names = [*(f"point_embeddings.{i}" for i in range(POINT_EMBEDDINGS)), "not_a_point_embed"]
+        self._embeddings = np.concatenate([p.tensor(f"{name}.weight") for name in names])  # by label, the last for −1
         self.no_mask_embed = p.tensor("no_mask_embed.weight")[0]
         self.mask_convs = [p.conv(f"mask_downscaling.{i}") for i in (0, 3, 6)]
         self.mask_norms = [p.norm(f"mask_downscaling.{i}") for i in (1, 4)]
@@ -40,18 +38,15 @@ class PromptEncoder:
 
         Points without a box are followed by one padding point, as the reference does.
         """
-        if len(points) and box is None:
-            points = np.concatenate([points, np.zeros((1, 2), np.float32)])
-            labels = np.append(labels, NOT_A_POINT)
-        if box is not None:
-            points = np.concatenate([points, box.reshape(2, 2)])
-            labels = np.append(labels, BOX_CORNERS)
-        if not len(points):
+        if box is None and not len(points):
             return np.empty((0, EMBED_DIM), np.float32)
-        tokens = self._encode((points + np.float32(0.5)) / np.float32(IMG_SIZE))
-        padding = labels == NOT_A_POINT
-        tokens[padding] = self.not_a_point_embed
-        tokens[~padding] += self.point_embeddings[labels[~padding]]
+        count, more = len(points), (NOT_A_POINT,) if box is None else BOX_CORNERS
+        xy, kinds = np.empty((count + len(more), 2), np.float32), np.empty(count + len(more), np.intp)
+        xy[:count], xy[count:] = points, 0 if box is None else box.reshape(2, 2)
+        kinds[:count], kinds[count:] = labels, more
+        tokens = self._encode((xy + np.float32(0.5)) / np.float32(IMG_SIZE))
+        tokens[kinds == NOT_A_POINT] = 0
+        tokens += self._embeddings[kinds]
         return tokens
 
     def dense(self, mask_input: F32 | None) -> F32:
@@ -86,8 +81,9 @@ class PromptEncoder:
 
     def _encode(self, coordinates: F32) -> F32:
         """(..., 2) in [0, 1] to (..., 256): sines and cosines of 128 random frequencies (Tancik et al., 2020)."""
-        x, y = np.split(2 * coordinates - 1, 2, axis=-1)
-        phase: F32 = x * self.gaussian[0] + y * self.gaussian[1]  # BLAS's threads would spin on beside the kernels
+        xy = 2 * coordinates - 1
+        phase: F32 = xy[..., :1] * self.gaussian[0]  # not by BLAS, whose threads would spin on beside the kernels
+        phase += xy[..., 1:] * self.gaussian[1]
         phase *= np.float32(2 * math.pi)
         encoded = np.empty((*phase.shape[:-1], EMBED_DIM), np.float32)
         np.sin(phase, out=encoded[..., : EMBED_DIM // 2])
