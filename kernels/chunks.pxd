@@ -54,7 +54,7 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
     g.lda, g.ldb, g.panel, g.ldy = e, n, u.nr, ldy
     for h in range(HEADS):
         g.a, g.b, g.y = values + h * d, rows + h * d * n, y + h * tokens * ldy
-        g.ahead, g.ahead_bytes = rows + (h + 1) * d * n, d * n * sizeof(float) if h < HEADS - 1 else 0
+        fetch_with(&g, rows, (h + 1) * d * n, d * n if h < HEADS - 1 else 0)
         u.gemm(&g)
 
 
@@ -106,7 +106,8 @@ cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, 
     for i in range(d):
         memset(y + i * p.columns + asking, 0, (p.columns - asking) * sizeof(float))
     g.a, g.lda, g.b, g.ldb, g.panel = basis, ldb, turned, p.columns, u.nr
-    g.y, g.ldy, g.ahead, g.ahead_bytes = y + d * p.columns, p.columns, ahead, ahead_floats * sizeof(float)
+    g.y, g.ldy = y + d * p.columns, p.columns
+    fetch_with(&g, ahead, 0, ahead_floats)
     u.gemm(&g)
 
 

@@ -52,7 +52,8 @@ def attend_image(maps, at, queries, bias, *, isa=None, threads=None):
                 failed += 1
             else:
                 attend_chunk(u, passes, prompts, unit, min(IMAGE_CHUNK, n - unit * IMAGE_CHUNK), &mv[unit, keys_at, 0],
-                             &mv[unit, values_at, 0], scratch, mv.shape[1] * IMAGE_CHUNK * nthreads if unit + nthreads < chunks else 0)
+                             &mv[unit, values_at, 0], scratch,
+                             mv.shape[1] * IMAGE_CHUNK * nthreads if unit + nthreads < chunks else 0)
     if failed:
         raise MemoryError(f"attend_image: no memory for {size} bytes of scratch")
     return combined(u, passes, sizeof(asking_pass), room, bv)

@@ -5,8 +5,7 @@
 #define MOBILESAM_FETCH_H
 
 /* What is left to fetch: the lines from `at` to `end`, and so many rows of NR floats, `step` bytes apart. Of lines there are those to
- * `last`, a `share` of bytes for each tile, of which it has time for `paced`; of other sums, `paced` is
- * lines a step. */
+ * `last`, a `share` of bytes for each tile, of which it has time for `paced`. (Of dot_rows `paced` is lines a step.) */
 typedef struct {
     const char *at, *end, *last, *row;
     int64_t rows, step, share, paced;
