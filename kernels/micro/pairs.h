@@ -239,65 +239,73 @@ static void product(const gemm_args *g)
 }
 
 /* Squares of a panel's columns may be lost or overflow in float32. */
-static void near_extreme_roots(float *powers, const float *y, int64_t k)
+static void near_extreme_roots(float *powers, const float *x, int64_t ldx, int64_t k)
 {
     for (int64_t j = 0; j < NR; j++) {
         double square = 0;
         for (int64_t p = 0; p < k; p++)
-            square += (double)y[p * NR + j] * y[p * NR + j];
+            square += (double)x[p * ldx + j] * x[p * ldx + j];
         powers[j] = near_root(square / k);
     }
 }
 
-/* A panel of k rows is divided by its columns' powers of two, which lie behind it, after the columns' own products' sums. */
-static void pair_panel(float *y, int64_t k)
+/* Of k rows at x, which may be y: each of a panel's columns divided by its power of two, which lies behind it, after the columns' own
+ * products' sums. Rows that are odd in number have zeros for another. */
+static void pair_panel(float *y, const float *x, int64_t ldx, int64_t k)
 {
-    const int64_t whole = (k + PAIR - 1) / PAIR * PAIR;
-    float *const own = y + whole * NR, *const powers = own + NR;
-    if (k < SHALLOW)
-        return;
-    memset(y + k * NR, 0, (whole - k) * NR * sizeof(float));
+    const int64_t even = k / PAIR * PAIR;
+    float *const own = y + (k + PAIR - 1) / PAIR * PAIR * NR, *const powers = own + NR;
+    vf squares[PAIR][NV] = {0}, inverse[NV], sums[2][NV] = {0};
     int extreme = 0;
-    for (int64_t j = 0; j < NR; j += VL) {
-        vf squares[PAIR] = {0};
-        for (int64_t p = 0; p < whole; p += PAIR)
-            UNROLL for (int i = 0; i < PAIR; i++) {
-                const vf v = load(y + (p + i) * NR + j);
-                squares[i] += v * v;
+    for (int64_t p = 0; p < k; p += PAIR)
+        UNROLL for (int i = 0; i < PAIR; i++)
+            UNROLL for (int v = 0; v < NV && p + i < k; v++) {
+                const vf value = load(x + (p + i) * ldx + v * VL);
+                squares[i][v] += value * value;
             }
-        const vf square = (squares[0] + squares[1]) / (float)k;
+    for (int v = 0; v < NV; v++) {
+        const vf square = (squares[0][v] + squares[1][v]) / (float)k;
         for (int l = 0; l < VL; l++)
             extreme |= !(square[l] > 0x1p-100f && square[l] < 0x1p100f);
-        store(powers + j, (vf)((((((vi)square >> 23) - 126) >> 1) + 127) << 23));
+        store(powers + v * VL, (vf)((((((vi)square >> 23) - 126) >> 1) + 127) << 23));
     }
     if (extreme)
-        near_extreme_roots(powers, y, k);
-    for (int64_t j = 0; j < NR; j += VL) {
-        vf inverse = splat(1.f) / load(powers + j), sums[2] = {0};
+        near_extreme_roots(powers, x, ldx, k);
+    for (int v = 0; v < NV; v++) {
+        inverse[v] = splat(1.f) / load(powers + v * VL);
         for (int l = 0; l < VL && extreme; l++)
-            inverse[l] = inverse_of(powers[j + l]);
-        for (int64_t p = 0; p < whole; p += PAIR) {
-            float *at = y + p * NR + j;
-            const vf first = load(at) * inverse, second = load(at + NR) * inverse;
-            store(at, first);
-            store(at + NR, second);
+            inverse[v][l] = inverse_of(powers[v * VL + l]);
+    }
+    for (int64_t p = 0; p < even; p += PAIR)
+        UNROLL for (int v = 0; v < NV; v++) {
+            const vf first = load(x + p * ldx + v * VL) * inverse[v], second = load(x + (p + 1) * ldx + v * VL) * inverse[v];
+            store(y + p * NR + v * VL, first);
+            store(y + (p + 1) * NR + v * VL, second);
             if (is_paired(p))
-                sums[p / 2 % 2] += first * second;
+                sums[p / 2 % 2][v] += first * second;
         }
-        store(own + j, sums[0] + sums[1]);
+    UNROLL for (int v = 0; v < NV; v++) {
+        if (even < k) {
+            store(y + even * NR + v * VL, load(x + even * ldx + v * VL) * inverse[v]);
+            store(y + k * NR + v * VL, splat(0.f));
+        }
+        store(own + v * VL, sums[0][v] + sums[1][v]);
     }
 }
 
 static void pack_pairs(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     pack(y, w, half, n, k, ldw);
-    pair_panel(y, k);
+    if (k >= SHALLOW)
+        pair_panel(y, y, NR, k);
 }
 
 static void pack_pair_columns(float *y, const float *x, int64_t ldx, int64_t k)
 {
-    pack_columns(y, x, ldx, k);
-    pair_panel(y, k);
+    if (k < SHALLOW)
+        pack_columns(y, x, ldx, k);
+    else
+        pair_panel(y, x, ldx, k);
 }
 
 #define NAME_(suffix) narrow_##suffix
