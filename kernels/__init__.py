@@ -1,6 +1,6 @@
 """Fast kernels on channel-contiguous (NHWC) float32 arrays. ``reference.py`` defines every one in NumPy."""
 
-from mobilesam.kernels import isa, threads
+from mobilesam.kernels import isa, steps, threads
 from mobilesam.kernels.attention import cross_attention, pack_attention_bias, window_attention
 from mobilesam.kernels.conv import conv2d, conv_transpose2d, pack_transpose
 from mobilesam.kernels.depthwise import depthwise_conv2d
@@ -14,8 +14,8 @@ from mobilesam.kernels.probe import fma_peak
 from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows, project_image, turn_image
 from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
-from mobilesam.kernels.tokens import self_attention, token_mlps
-from mobilesam.kernels.two_way import UpdatedImage, update_image, update_rows
+from mobilesam.kernels.tokens import TokenSteps
+from mobilesam.kernels.two_way import UpdatedImage, update_image
 from mobilesam.kernels.two_way_mixed import MixedImage, update_image_mixed
 from mobilesam.kernels.two_way_once import update_image_once
 from mobilesam.kernels.upscale import upscale_masks
@@ -26,6 +26,7 @@ __all__ = [
     "MapRows",
     "MixedImage",
     "Panels",
+    "TokenSteps",
     "UpdatedImage",
     "WinogradPanels",
     "attend_image",
@@ -50,15 +51,13 @@ __all__ = [
     "patch_embed",
     "project_image",
     "resize_logits",
-    "self_attention",
     "softmax",
+    "steps",
     "threads",
-    "token_mlps",
     "turn_image",
     "update_image",
     "update_image_mixed",
     "update_image_once",
-    "update_rows",
     "upscale_masks",
     "window_attention",
     "winograd_conv3x3",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -66,20 +64,6 @@ def instance(value: object, name: str, *kinds: type) -> None:
     if not isinstance(value, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
-
-
-def weight_and_bias(value: object, name: str) -> tuple[Any, Any]:
-    """A pair, whatever it is of."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        got = f"{len(value)} of them" if isinstance(value, (tuple, list)) else type(value).__name__
-        raise TypeError(f"{name}: expected a weight and a bias, got {got}")
-    return value[0], value[1]
-
-
-def norm(value: object, n: int) -> tuple[F32, F32]:
-    """Weight and bias (n,) of a LayerNorm."""
-    weight, bias = weight_and_bias(value, "norm")
-    return array(weight, "norm", (n,)), array(bias, "norm", (n,))
 
 
 def output(

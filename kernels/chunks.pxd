@@ -1,4 +1,5 @@
 # What the forms of an image's updates share: heads' products with a chunk's maps, and the tokens' attention to the result.
+from cython.parallel cimport parallel, prange
 from libc.string cimport memset
 
 from common cimport *
@@ -8,6 +9,7 @@ cdef enum:
     PANEL = 32  # what every ISA's panels divide
     # Of rows that are written here: whole cache lines, odd in number, that L1's sets are all used.
     STRIDE = IMAGE_CHUNK + 16
+    SUMMED = 16  # rows of chunks' sums that a thread adds at once
 
 # The attention of ``asking`` tokens to an image whose values are map rows and, of a basis of ``rank`` rows, value_rows·basis.
 cdef struct asking_pass:
@@ -111,21 +113,37 @@ cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, 
     u.gemm(&g)
 
 
-cdef inline void combine_chunks(const micro *u, const asking_pass *p, int64_t chunks, const float *scale, const float *bias,
-                                float *whole, float *y) noexcept nogil:
-    """y (asking, e) of all chunks' sums times their scale (chunks, columns), in order; ``whole`` has e / 8 + rank rows."""
-    cdef int64_t d = p.e // HEADS, e = p.e, rows = d + p.rank, columns = p.columns, h, i, j
+cdef inline void weigh_chunks(const micro *u, const asking_pass *p, int64_t chunks, float *total) noexcept nogil:
+    """What each chunk's sums count for among all, (chunks, columns), in the place of their maxima; ``total`` has columns."""
+    u.softmax_columns(p.top, p.columns, chunks, p.columns)
+    memset(total, 0, p.columns * sizeof(float))
+    u.dot_columns(total, p.top, p.columns, p.sum, p.columns, chunks, p.columns)
+    cdef int64_t i
+    for i in range(p.columns):
+        total[i] = 1 / total[i]
+    u.scale_columns(p.top, p.columns, p.top, p.columns, chunks, p.columns, total, NULL, 0)
+
+
+cdef inline void add_chunks(const micro *u, const asking_pass *p, int64_t chunks, int64_t first, float *whole) noexcept nogil:
+    """SUMMED rows of all chunks' sums, from the first on, in order."""
+    cdef int64_t rows = p.e // HEADS + p.rank, i
+    for i in range(first, min(first + SUMMED, rows)):
+        memset(whole + i * p.columns, 0, p.columns * sizeof(float))
+        u.dot_columns(whole + i * p.columns, p.mixed + i * p.columns, rows * p.columns, p.top, p.columns, chunks, p.columns)
+
+
+cdef inline void answer_head(const micro *u, const asking_pass *p, int64_t h, const float *whole, const float *bias,
+                             float *y) noexcept nogil:
+    """A head's channels of y (asking, e), of whole sums (e / 8 + rank, columns)."""
+    cdef int64_t d = p.e // HEADS, columns = p.columns, i, j
     cdef gemm_args g = new_gemm(p.asking, d, p.rank)
-    memset(whole, 0, rows * columns * sizeof(float))
-    for i in range(rows):
-        u.dot_columns(whole + i * columns, p.mixed + i * columns, rows * columns, scale, columns, chunks, columns)
-    g.lda, g.step, g.ldb, g.panel, g.ldy = 1, columns, p.value_wide, u.nr, e
-    for h in range(HEADS):
-        g.a, g.b, g.y, g.bias = whole + d * columns + h * p.asking, p.values + h * d, y + h * d, bias + h * d
-        u.gemm(&g)
-        for i in range(p.asking):
-            for j in range(d):
-                y[i * e + h * d + j] += whole[j * columns + h * p.asking + i]
+    g.a, g.lda, g.step = whole + d * columns + h * p.asking, 1, columns
+    g.b, g.ldb, g.panel = p.values + h * d, p.value_wide, u.nr
+    g.bias, g.y, g.ldy = bias + h * d, y + h * d, p.e
+    u.gemm(&g)
+    for i in range(p.asking):
+        for j in range(d):
+            y[i * p.e + h * d + j] += whole[j * columns + h * p.asking + i]
 
 
 cdef inline asking_pass *next_pass(asking_pass *p, size_t step, int64_t i) noexcept nogil:
@@ -152,18 +170,20 @@ cdef inline asked_room(asking_pass *p, size_t step, int64_t prompts, int64_t chu
     return tops, sums, mixed
 
 
-cdef inline combined(const micro *u, asking_pass *p, size_t step, room, const float[::1] bias):
+cdef inline combined(const micro *u, asking_pass *p, size_t step, room, const float[::1] bias, int nthreads):
     """The prompts' answers (P, asking, e): the chunks' sums brought to a common maximum."""
     import numpy as np
 
-    tops, sums, mixed = room
-    scale = np.exp(tops - tops.max(axis=1, keepdims=True))
-    scale /= (sums * scale).sum(axis=1, keepdims=True)
-    y, whole = np.empty((len(tops), p.asking, p.e), np.float32), np.empty(mixed.shape[2:], np.float32)
-    cdef const float[:, :, ::1] sv = scale
-    cdef float[:, :, ::1] yv = y
-    cdef float[:, ::1] wv = whole
-    cdef int64_t i
-    for i in range(yv.shape[0]):
-        combine_chunks(u, next_pass(p, step, i), sv.shape[1], &sv[i, 0, 0], &bias[0], &wv[0, 0], &yv[i, 0, 0])
+    cdef const float[:, :, ::1] tops = room[0]
+    cdef int64_t prompts = tops.shape[0], chunks = tops.shape[1], rows = p.e // HEADS + p.rank, i
+    cdef int64_t blocks = (rows + SUMMED - 1) // SUMMED
+    y, whole = np.empty((prompts, p.asking, p.e), np.float32), np.empty((prompts, rows + 1, p.columns), np.float32)
+    cdef float[:, :, ::1] yv = y, wv = whole
+    with nogil, parallel(num_threads=nthreads):
+        for i in prange(prompts, schedule="static"):
+            weigh_chunks(u, next_pass(p, step, i), chunks, &wv[i, rows, 0])
+        for i in prange(prompts * blocks, schedule="static"):
+            add_chunks(u, next_pass(p, step, i // blocks), chunks, i % blocks * SUMMED, &wv[i // blocks, 0, 0])
+        for i in prange(prompts * HEADS, schedule="static"):
+            answer_head(u, next_pass(p, step, i // HEADS), i % HEADS, &wv[i // HEADS, 0, 0], &bias[0], &yv[i // HEADS, 0, 0])
     return y

@@ -183,15 +183,15 @@ cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda
 # A matrix whose rows make maps of maps: the operand of many products, each of some pixels.
 cdef struct map_rows:
     const micro *u
-    const float *a  # (m, k), where the products read it in place
+    const float *a  # (m, lda), where the products read it in place
     void *operand  # else
-    int64_t m, k
+    int64_t m, k, lda
 
 cdef inline void map_product(const map_rows *rows, const float *panels, int64_t n, const float *residual, int64_t ldr, float *y,
                              int64_t ldy, const float *ahead=NULL, int64_t ahead_floats=0) noexcept nogil:
     """y (m, n) = rows · panels + residual; ``ahead`` is what will be read next."""
     cdef gemm_args g = new_gemm(rows.m, n, rows.k)
-    g.a, g.lda, g.operand = rows.a, rows.k, rows.operand
+    g.a, g.lda, g.operand = rows.a, rows.lda, rows.operand
     g.b, g.ldb, g.panel = panels, rows.u.weight.columns, panel_words(rows.u, rows.k, False)
     g.residual, g.ldr, g.y, g.ldy = residual, ldr, y, ldy
     g.ahead, g.ahead_bytes = ahead, ahead_floats * sizeof(float)
@@ -212,7 +212,7 @@ cdef inline map_rows as_map_rows(const runtime *rt, packed):
     cdef const float[:, ::1] rows = packed.rows
     cdef const uint8_t[::1] operand = packed.operand
     r.u = &rt.tables[<int>packed.isa]
-    r.m, r.k, r.operand = rows.shape[0], rows.shape[1], <void *>&operand[0]
+    r.m, r.k, r.lda, r.operand = rows.shape[0], rows.shape[1], rows.shape[1], <void *>&operand[0]
     r.a = NULL if r.u.weight.operand else &rows[0, 0]
     return r
 

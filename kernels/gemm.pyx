@@ -15,7 +15,6 @@ cdef const runtime *rt = shared_runtime()
 
 # Below this many multiply-adds, waking a second thread costs more than it saves.
 cdef int64_t PARALLEL_WORK = 1 << 19
-cdef int64_t NORM_ROWS = 16  # a thread takes at once
 
 
 def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
@@ -63,8 +62,8 @@ def as_panels(weight, name, *shapes, threads=None):
     return weight
 
 
-def linear(x, weight, bias=None, *, activation=None, residual=None, norm=None, eps=1e-5, out=None, threads=None):
-    """y = norm(act(x · weightᵀ + bias + residual)), as ``torch.nn.functional.linear``.
+def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, threads=None):
+    """y = act(x · weightᵀ + bias + residual), as ``torch.nn.functional.linear``.
 
     Args:
         x: (..., K) float32.
@@ -72,7 +71,6 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, norm=None, e
         bias: (N,) float32.
         activation: None, "gelu" or "relu".
         residual: (..., N) float32, added before the activation.
-        norm: None, or weight and bias (N,) of a LayerNorm of the result; eps: its.
         out: (..., N) float32 to write into.
 
     Returns:
@@ -84,21 +82,17 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, norm=None, e
     shape = (*x.shape[:-1], weight.n)
     bias = check.optional(bias, "bias", (weight.n,))
     residual = check.optional(residual, "residual", shape)
-    norm = () if norm is None else check.norm(norm, weight.n)
-    y = check.output(out, shape, x, bias, residual, *norm)
+    y = check.output(out, shape, x, bias, residual)
     cdef const float[::1] xv = x.reshape(-1), bv = bias
-    cdef const float[::1] rv = None if residual is None else residual.reshape(-1), norm_weight, norm_bias
+    cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
     cdef layer_product p
     p.w = as_matrix(rt, weight)
     cdef float[::1] yv = y.reshape(-1)
-    cdef float e = eps
     p.m, p.x, p.bias, p.residual, p.y, p.act = xv.shape[0] // p.w.k, &xv[0], floats(bv), floats(rv), &yv[0], act
-    if norm:
-        norm_weight, norm_bias = norm
     if p.m * p.w.n * p.w.k <= PARALLEL_WORK:
         nthreads = 1
     divide_product(&p, nthreads)
-    cdef int64_t unit, n = p.w.n, normed = (p.m + NORM_ROWS - 1) // NORM_ROWS if norm else 0
+    cdef int64_t unit
     cdef size_t size = product_bytes(&p)
     cdef float *operand
     cdef int failed = 0
@@ -109,9 +103,6 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, norm=None, e
                 failed += 1
             else:
                 product_unit(&p, unit, operand)
-        for unit in prange(normed, schedule="static"):
-            p.w.u.layer_norm(&yv[unit * NORM_ROWS * n], n, &yv[unit * NORM_ROWS * n], n, min(NORM_ROWS, p.m - unit * NORM_ROWS), n,
-                             &norm_weight[0], &norm_bias[0], e, ACT_NONE)
     if failed:
         raise MemoryError(f"linear: no memory for {size} bytes of scratch")
     return y

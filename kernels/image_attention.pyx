@@ -56,7 +56,7 @@ def attend_image(maps, at, queries, bias, *, isa=None, threads=None):
                              mv.shape[1] * IMAGE_CHUNK * nthreads if unit + nthreads < chunks else 0)
     if failed:
         raise MemoryError(f"attend_image: no memory for {size} bytes of scratch")
-    return combined(u, passes, sizeof(asking_pass), room, bv)
+    return combined(u, passes, sizeof(asking_pass), room, bv, nthreads)
 
 
 cdef void attend_chunk(const micro *u, const asking_pass *passes, int64_t prompts, int64_t chunk, int64_t count,

@@ -38,3 +38,13 @@ cdef inline void product_unit(const layer_product *p, int64_t unit, float *opera
     part.n = min(p.width * p.w.u.weight.columns, p.w.n - j)
     product(&part, min(BLOCK, p.m - i), p.x + i * p.w.k, p.w.k, NULL if p.bias == NULL else p.bias + j,
             NULL if p.residual == NULL else p.residual + at, p.w.n, p.y + at, p.w.n, p.act, operand)
+
+
+cdef inline void scale_unit(const layer_product *p, int64_t unit, float scale) noexcept nogil:
+    """What product_unit has made, times ``scale``."""
+    cdef int64_t first = unit // p.column_blocks * BLOCK, j = unit % p.column_blocks * p.width * p.w.u.weight.columns
+    cdef int64_t n = min(p.width * p.w.u.weight.columns, p.w.n - j), i
+    cdef float *y = p.y + first * p.w.n + j
+    for i in range(min(BLOCK, p.m - first)):
+        for j in range(n):
+            y[i * p.w.n + j] *= scale

@@ -13,14 +13,14 @@ Layout: maps are (..., H, W, C), channels last; `...` is any number of batch axe
 """
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .narrowing import Array, Packed, Weight, f64, narrow, unpacked
+from .steps import Attention, Linear, Norm, Step
 
 Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
 
@@ -37,16 +37,13 @@ def linear(
     *,
     activation: str | None = None,
     residual: ArrayLike | None = None,
-    norm: tuple[ArrayLike, ArrayLike] | None = None,
-    eps: float = 1e-5,
 ) -> Array:
-    """y[..., n] = norm(act(Σ_k x[..., k]·weight[n, k] + bias[n] + residual[..., n])), norm a `layer_norm` or nothing
+    """y[..., n] = act(Σ_k x[..., k]·weight[n, k] + bias[n] + residual[..., n])
 
     x (..., K), weight (N, K), bias (N,), residual and y (..., N). As `torch.nn.functional.linear`.
     """
     rows, precision = unpacked(weight)
-    y = _epilogue(narrow(x, precision) @ narrow(rows, precision).T, bias, residual, activation)
-    return y if norm is None else layer_norm(y, *norm, eps=eps)
+    return _epilogue(narrow(x, precision) @ narrow(rows, precision).T, bias, residual, activation)
 
 
 def conv2d(
@@ -201,34 +198,26 @@ def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> 
     return f64(np.concatenate(list(y), axis=1))
 
 
-def self_attention(
-    x: ArrayLike,
-    values: ArrayLike,
-    layers: Sequence[tuple[Weight, ArrayLike]],
-    residual: ArrayLike | None,
-    norm: tuple[ArrayLike, ArrayLike],
-    *,
-    heads: int,
-    eps: float = 1e-5,
-) -> Array:
-    """y[p] = layer_norm(out(cross_attention(q(x[p]), k(x[p]), v(values[p]))) + residual[p])
-
-    x, values, residual and y (P, T, C); layers: weights and biases of the linear q, k, v and out.
-    """
-    q, k, v, out = (partial(linear, weight=weight, bias=bias) for weight, bias in layers)
-    mixed = [cross_attention(q(t), k(t), v(s), heads=heads) for t, s in zip(f64(x), f64(values))]
-    return out(np.stack(mixed), residual=residual, norm=norm, eps=eps)
-
-
-def token_mlps(x: ArrayLike, mlps: Sequence[Sequence[tuple[Weight, ArrayLike]]]) -> Array:
-    """y[h] = the h-th of `mlps` of x[h] (R, C): linear layers, (weight, bias), with ReLU between them."""
-
-    def answer(rows: Array, layers: Sequence[tuple[Weight, ArrayLike]]) -> Array:
-        for weight, bias in layers[:-1]:
-            rows = linear(rows, weight, bias, activation="relu")
-        return linear(rows, *layers[-1])
-
-    return np.stack([answer(rows, layers) for rows, layers in zip(f64(x), mlps, strict=True)])
+def token_steps(
+    inputs: Mapping[str, ArrayLike], phases: Iterable[Iterable[Step]], outputs: Sequence[str]
+) -> list[Array]:
+    """The ``outputs`` of steps, see `steps.py`, on inputs (P, T, C): each step's y is what its docstring says."""
+    made = {name: f64(x) for name, x in inputs.items()}
+    for step in (step for phase in phases for step in phase):
+        if isinstance(step, Linear):
+            residual = None if step.residual is None else made[step.residual]
+            y = linear(made[step.x], step.weight, step.bias, activation=step.activation, residual=residual)
+            made[step.y] = y * step.scale
+        elif isinstance(step, Attention):
+            prompts = zip(made[step.q], made[step.k], made[step.v])
+            made[step.y] = np.stack([cross_attention(*prompt, heads=step.heads) for prompt in prompts])
+        elif isinstance(step, Norm):
+            made[step.y] = layer_norm(made[step.x], step.weight, step.bias, eps=step.eps)
+            if step.moved is not None and step.by is not None:
+                made[step.moved] = made[step.y] + made[step.by]
+        else:
+            made[step.y] = made[step.x][:, list(step.rows)]
+    return [made[name] for name in outputs]
 
 
 def project_image(

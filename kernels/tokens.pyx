@@ -1,8 +1,9 @@
-"""The decoder's passes over prompts' tokens, which are few: what would be many small calls, each as one."""
+"""The decoder's passes over prompts' tokens, which are few: what would be many small calls, as one."""
 import numpy as np
 
 from cython.parallel cimport parallel, prange
 from libc.math cimport sqrt
+from libc.string cimport memcpy
 
 from common cimport *
 from products cimport *
@@ -10,230 +11,340 @@ from products cimport *
 from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
 from mobilesam.kernels.gemm import as_panels
+from mobilesam.kernels.steps import Attention, Linear, Norm, Take
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
 cdef enum:
-    QUERIES = 64  # of a block, whose scores stay in cache
+    QUERIES = 64  # of a unit of attention, whose scores stay in cache
+    ROWS = 4  # of a unit of a norm
+    NONE = -1  # no array
+    LINEAR = 0
+    ATTENTION = 1
+    NORM = 2
+    TAKE = 3
 
-cdef struct self_pass:
-    layer_product q, k, v, out
-    float *keys  # (prompts, e, columns), turned
-    float *mixed  # (prompts*tokens, e)
-    int64_t prompts, tokens, e, heads, columns, blocks
-    float scale
+cdef struct token_array:
+    int64_t width
+    int64_t taken  # rows of each prompt, where a Take has chosen them; else 0
+    float *data
+
+# Arrays are known by their numbers.
+cdef struct token_step:
+    int kind
+    int64_t y, x, other, moved, k, v  # other: a residual, or what a norm is moved by
+    layer_product product
+    float scale, eps
+    const float *weight
+    const float *bias
+    const int64_t *rows  # of a Take
+    int64_t heads
+    int64_t units  # of a call
+
+cdef struct token_run:
+    const micro *u
+    const token_array *arrays
+    const token_step *steps
+    int64_t prompts, tokens
 
 
-def self_attention(x, values, layers, residual, norm, *, heads, eps=1e-5, threads=None):
-    """layer_norm(out(softmax(q_h k_hᵀ · d^−½) v_h, heads concatenated) + residual) of each prompt's tokens.
+cdef class TokenSteps:
+    """Linear layers, attentions and norms of prompts' tokens, one after the other, as one call.
 
     Args:
-        x: (P, T, C) float32, what q and k are made of; values: (P, T, C), what v is.
-        layers: weight and bias of the projections q, k, v, (E, C) and (E,), and out, (C, E) and (C,); weights float32 or Panels.
-        residual: (P, T, C) or None.
-        norm: weight and bias (C,) of the LayerNorm; eps: its.
-        heads: a divisor of E.
+        inputs: the names of the arrays that a call takes, and the channels of each.
+        phases: lists of steps, see :mod:`mobilesam.kernels.steps`: those of a list do not read what another of it makes, and
+            any thread does a part of any. Weights that are not packed are packed here.
+        outputs: the names of the arrays that a call returns.
 
-    Returns:
-        (P, T, C) float32.
+    A call takes float32 arrays (P, T, C) of P prompts of T tokens, one for each input, and returns as many as there are outputs;
+    a prompt's bits do not depend on the others nor on the threads. ValueError or TypeError names the step, or the array, that does
+    not fit.
 
-    Source: ``Attention`` and ``TwoWayAttentionBlock`` in the reference's modeling/transformer.py.
+    Source: ``Attention``, ``TwoWayAttentionBlock`` and ``MLP`` in the reference's modeling/transformer.py and mask_decoder.py.
     """
-    cdef self_pass p
-    cdef int nthreads = resolve(threads)
-    x = check.array(x, "x", ("P", "T", "C"))
-    values, residual = check.array(values, "values", x.shape), check.optional(residual, "residual", x.shape)
-    c = x.shape[2]
-    panels, biases = checked_projections(layers, c, threads)
-    e = panels[0].n
-    weight, bias = check.norm(norm, c)
-    p.heads = check.whole(heads, "heads", 1)
-    p.prompts, p.tokens, p.e = x.shape[0], x.shape[1], e
-    if p.e % p.heads:
-        raise ValueError(f"heads: expected a divisor of {e} channels, got {heads}")
-    y = np.empty(x.shape, np.float32)
-    set_layer(&p.q, panels[0], biases[0], x, None)
-    set_layer(&p.k, panels[1], biases[1], x, None)
-    set_layer(&p.v, panels[2], biases[2], values, None)
-    set_layer(&p.out, panels[3], biases[3], None, residual)
-    cdef const micro *u = p.q.w.u
-    p.columns, p.scale, p.blocks = round_up(p.tokens, u.nr), 1 / sqrt(e // heads), (p.tokens + QUERIES - 1) // QUERIES
-    cdef int64_t rows = p.prompts * p.tokens, unit
-    # values are read in whole panels, so that a last row needs more behind it
-    room = memory.empty((round_up(4 * rows * p.e + u.nr, 16) + p.prompts * p.e * p.columns,))
-    cdef float[::1] rv = room
-    cdef float[:, :, ::1] yv = y
-    cdef const float[::1] nw = weight, nb = bias
-    cdef float norm_eps = eps
-    p.q.y, p.k.y, p.mixed, p.v.y = &rv[0], &rv[rows * p.e], &rv[2 * rows * p.e], &rv[3 * rows * p.e]
-    p.keys = &rv[round_up(4 * rows * p.e + u.nr, 16)]
-    p.out.x, p.out.y, p.out.m = p.mixed, &yv[0, 0, 0], rows
-    divide_product(&p.q, nthreads)
-    divide_product(&p.k, nthreads)
-    divide_product(&p.v, nthreads)
-    divide_product(&p.out, nthreads)
-    cdef int64_t projections = p.q.units + p.k.units + p.v.units
-    cdef size_t size = max(product_bytes(&p.q), max(product_bytes(&p.k), product_bytes(&p.v)))
-    size = max(size, max(product_bytes(&p.out), sizeof(float) * QUERIES * p.columns))
-    cdef float *scratch
-    cdef int failure = 0
-    cdef int *failed = &failure  # a reduction would be of one loop
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(projections, schedule="dynamic"):
-            if scratch == NULL:
-                failed[0] = 1
-            else:
-                project_unit(&p, unit, scratch)
-        for unit in prange(p.prompts, schedule="static"):
-            u.transpose(p.keys + unit * p.e * p.columns, p.columns, p.k.y + unit * p.tokens * p.e, p.e, p.tokens, p.e)
-        for unit in prange(p.prompts * p.heads * p.blocks, schedule="dynamic"):
-            if scratch == NULL:
-                failed[0] = 1
-            else:
-                attend_block(u, &p, unit, scratch)
-        for unit in prange(p.out.units, schedule="dynamic"):
-            if scratch == NULL:
-                failed[0] = 1
-            else:
-                product_unit(&p.out, unit, scratch)
-    if failure:
-        raise MemoryError(f"self_attention: no memory for {size} bytes of scratch")
-    u.layer_norm(p.out.y, p.out.w.n, p.out.y, p.out.w.n, rows, p.out.w.n, &nw[0], &nb[0], norm_eps, ACT_NONE)
-    return y
+
+    cdef readonly dict inputs
+    cdef readonly list phases
+    cdef readonly tuple outputs
+    cdef dict _names  # of arrays, to their numbers
+    cdef list _kept  # what the steps point to
+    cdef object _steps, _arrays, _first  # token_step, token_array; the first step of each phase, and the end
+    cdef object _isa  # its name, once a weight has one
+    cdef const micro *_u
+
+    def __init__(self, inputs, phases, outputs):
+        self.inputs = {name: check.whole(width, f"inputs: {name}", 1) for name, width in dict(inputs).items()}
+        self.phases, self.outputs = [list(steps) for steps in phases], tuple(outputs)
+        if not self.inputs or not self.outputs or not self.phases:
+            raise ValueError("expected one or more inputs, phases and outputs")
+        self._names, self._kept, self._isa, self._u = {}, [], None, NULL
+        steps = [step for phase in self.phases for step in phase]
+        self._steps = np.zeros((len(steps), sizeof(token_step)), np.uint8)
+        self._arrays = np.zeros((len(self.inputs) + 2 * len(steps), sizeof(token_array)), np.uint8)
+        self._first = np.cumsum([0, *map(len, self.phases)], dtype=np.int64)
+        for name, width in self.inputs.items():
+            self._new(name, width, 0)
+        cdef uint8_t[:, ::1] storage = self._steps
+        cdef int64_t at = 0
+        for phase in self.phases:
+            known = frozenset(self._names)
+            for step in phase:
+                self._set(<token_step *>&storage[at, 0], step, known)
+                at += 1
+        for name in self.outputs:
+            self._find(name, "outputs", frozenset(self._names))
+        if len({*self.outputs, *self.inputs}) < len(self.outputs) + len(self.inputs):
+            raise ValueError(f"outputs: expected other arrays than the inputs, each once, got {self.outputs}")
+
+    def __reduce__(self):
+        return type(self), (self.inputs, self.phases, self.outputs)
+
+    cdef token_array *_array(self, int64_t number):
+        cdef uint8_t[:, ::1] arrays = self._arrays
+        return <token_array *>&arrays[number, 0]
+
+    cdef int64_t _new(self, name, int64_t width, int64_t taken) except -1:
+        if not isinstance(name, str) or name in self._names:
+            raise ValueError(f"{name}: expected a name that no other array has")
+        cdef int64_t number = len(self._names)
+        self._names[name] = number
+        self._array(number).width, self._array(number).taken = width, taken
+        return number
+
+    cdef int64_t _find(self, name, role, known, int64_t width=0, int64_t like=NONE) except -1:
+        """The number of an array that is known; of a width, where given, and with as many rows as another."""
+        if name not in known:
+            raise ValueError(f"{role}: expected one of the arrays made before ({', '.join(sorted(known))}), got {name!r}")
+        cdef token_array *found = self._array(self._names[name])
+        if width and found.width != width:
+            raise ValueError(f"{role}: expected an array of {width} channels, got {name!r} of {found.width}")
+        if like != NONE and found.taken != self._array(like).taken:
+            raise ValueError(f"{role}: expected as many rows as the step's others, got {name!r}")
+        return self._names[name]
+
+    cdef _set(self, token_step *p, step, known):
+        p.other = p.moved = p.k = p.v = NONE
+        if isinstance(step, Linear):
+            self._set_linear(p, step, known)
+        elif isinstance(step, Attention):
+            self._set_attention(p, step, known)
+        elif isinstance(step, Norm):
+            self._set_norm(p, step, known)
+        elif isinstance(step, Take):
+            self._set_take(p, step, known)
+        else:
+            raise TypeError(f"phases: expected Linear, Attention, Norm or Take, got {type(step).__name__}")
+
+    cdef _set_linear(self, token_step *p, step, known):
+        p.kind, p.x, p.scale = LINEAR, self._find(step.x, f"{step.y}: x", known), step.scale
+        panels = as_panels(step.weight, f"{step.y}: weight", ("N", self._array(p.x).width))
+        bias = check.optional(step.bias, f"{step.y}: bias", (panels.n,))
+        cdef const float[::1] bv = bias
+        p.product.w, p.product.bias, p.product.act = as_matrix(rt, panels), floats(bv), check.activation(step.activation)
+        isa = isas.name_of(panels.isa)
+        if self._isa not in (None, isa):
+            raise ValueError(f"{step.y}: weight: expected one packed for {self._isa}, as those before, got {isa}")
+        self._u, self._isa = p.product.w.u, isa
+        p.y = self._new(step.y, panels.n, self._array(p.x).taken)
+        if step.residual is not None:
+            p.other = self._find(step.residual, f"{step.y}: residual", known, panels.n, p.x)
+        self._kept += [panels, bias]
+
+    cdef _set_attention(self, token_step *p, step, known):
+        p.kind, p.x = ATTENTION, self._find(step.q, f"{step.y}: q", known)
+        cdef int64_t width = self._array(p.x).width
+        p.k, p.v = (self._find(name, f"{step.y}: {role}", known, width, p.x) for role, name in (("k", step.k), ("v", step.v)))
+        p.heads = check.whole(step.heads, f"{step.y}: heads", 1)
+        if width % p.heads:
+            raise ValueError(f"{step.y}: heads: expected a divisor of {width} channels, got {step.heads}")
+        p.y = self._new(step.y, width, self._array(p.x).taken)
+
+    cdef _set_norm(self, token_step *p, step, known):
+        p.kind, p.x, p.eps = NORM, self._find(step.x, f"{step.y}: x", known), step.eps
+        cdef int64_t width = self._array(p.x).width
+        weight, bias = check.array(step.weight, f"{step.y}: weight", (width,)), check.array(step.bias, f"{step.y}: bias", (width,))
+        cdef const float[::1] wv = weight, bv = bias
+        p.weight, p.bias = &wv[0], &bv[0]
+        p.y = self._new(step.y, width, self._array(p.x).taken)
+        if (step.moved is None) != (step.by is None):
+            raise ValueError(f"{step.y}: expected both moved and by, or neither")
+        if step.moved is not None:
+            p.other = self._find(step.by, f"{step.y}: by", known, width, p.x)
+            p.moved = self._new(step.moved, width, self._array(p.x).taken)
+        self._kept += [weight, bias]
+
+    cdef _set_take(self, token_step *p, step, known):
+        p.kind, p.x = TAKE, self._find(step.x, f"{step.y}: x", known)
+        if self._array(p.x).taken or not step.rows:
+            raise ValueError(f"{step.y}: expected some rows of an array that has them all")
+        rows = np.array([check.whole(row, f"{step.y}: rows", 0) for row in step.rows], np.int64)
+        cdef const int64_t[::1] rv = rows
+        p.rows = &rv[0]
+        p.y = self._new(step.y, self._array(p.x).width, len(rows))
+        self._kept.append(rows)
+
+    def __call__(self, *arrays, threads=None):
+        cdef int nthreads = resolve(threads)
+        if len(arrays) != len(self.inputs):
+            raise TypeError(f"expected arrays for {', '.join(self.inputs)}, got {len(arrays)}")
+        shape = "P", "T"
+        taken = []
+        for (name, width), x in zip(self.inputs.items(), arrays):
+            taken.append(check.array(x, name, (*shape, width)))
+            shape = taken[0].shape[:2]
+        cdef token_run run
+        run.prompts, run.tokens = shape
+        run.u = self._u if self._u != NULL else &rt.tables[rt.active[0]]
+        steps_, arrays_ = self._steps.copy(), self._arrays.copy()
+        cdef uint8_t[:, ::1] step_bytes = steps_, array_bytes = arrays_
+        run.steps, run.arrays = <const token_step *>&step_bytes[0, 0], <const token_array *>&array_bytes[0, 0]
+        results = set_arrays(&run, <token_array *>&array_bytes[0, 0], taken, [self._names[name] for name in self.outputs],
+                             len(self._names))
+        cdef size_t size = set_units(&run, <token_step *>&step_bytes[0, 0], step_bytes.shape[0], nthreads)
+        cdef const int64_t[::1] first = self._first
+        cdef int64_t phases = first.shape[0] - 1, phase, unit
+        cdef float *scratch
+        cdef int failure = 0
+        cdef int *failed = &failure  # a reduction would be of one loop
+        with nogil, parallel(num_threads=nthreads):
+            scratch = <float *>rt.scratch(size)
+            for phase in range(phases):
+                for unit in prange(units_of(&run, first[phase], first[phase + 1]), schedule="dynamic"):
+                    if scratch == NULL:
+                        failed[0] = 1
+                    else:
+                        run_unit(&run, first[phase], unit, scratch)
+        if failure:
+            raise MemoryError(f"TokenSteps: no memory for {size} bytes of scratch")
+        return results[:len(self.outputs)]
 
 
-def checked_projections(layers, c, threads):
-    """Of q, k, v and out the weights, packed, and the biases."""
-    names = "q", "k", "v", "out"
-    check.instance(layers, "layers", tuple, list)
-    if len(layers) != len(names):
-        raise ValueError(f"layers: expected those of q, k, v and out, got {len(layers)}")
-    pairs = [check.weight_and_bias(layer, f"layers: {name}") for name, layer in zip(names, layers)]
-    panels = [as_panels(weight, f"layers: {name}", ("E", c), threads=threads) for name, (weight, _) in zip(names[:3], pairs)]
-    if any(w.shape != panels[0].shape for w in panels):
-        raise ValueError(f"layers: expected q, k and v of one shape, got {', '.join(str(w.shape) for w in panels)}")
-    panels.append(as_panels(pairs[3][0], "layers: out", (c, panels[0].n), threads=threads))
-    if len({isas.name_of(w.isa) for w in panels}) > 1:
-        raise ValueError(f"layers: expected weights of one ISA, got {', '.join(isas.name_of(w.isa) for w in panels)}")
-    biases = [check.optional(bias, f"layers: {name}", (w.n,)) for name, w, (_, bias) in zip(names, panels, pairs)]
-    return panels, biases
+cdef inline int64_t rows_of(const token_run *run, int64_t number) noexcept nogil:
+    """Of an array, for each prompt."""
+    return run.arrays[number].taken or run.tokens
 
 
-cdef set_layer(layer_product *p, panels, bias, x, residual):
-    cdef const float[::1] bv = bias
-    cdef const float[::1] xv = None if x is None else x.reshape(-1), rv = None if residual is None else residual.reshape(-1)
-    p.w = as_matrix(rt, panels)
-    p.x, p.bias, p.residual, p.act, p.m = floats(xv), floats(bv), floats(rv), ACT_NONE, 0 if x is None else xv.shape[0] // p.w.k
+cdef set_arrays(const token_run *run, token_array *arrays, inputs, outputs, int64_t count):
+    """Where each array is. Returns those of the outputs, and then what holds the others."""
+    cdef const float[:, :, ::1] xv
+    cdef float[:, :, ::1] yv
+    cdef float[::1] rv
+    cdef int64_t i, total = 0
+    cdef float *free
+    for i, x in enumerate(inputs):
+        xv = x
+        arrays[i].data = <float *>&xv[0, 0, 0]
+    results = []
+    for i in outputs:
+        results.append(np.empty((run.prompts, rows_of(run, i), arrays[i].width), np.float32))
+        yv = results[len(results) - 1]
+        arrays[i].data = &yv[0, 0, 0]
+    for i in range(count):
+        if arrays[i].data == NULL:
+            total += round_up(run.prompts * rows_of(run, i) * arrays[i].width, 16)
+    if total:
+        results.append(memory.empty((total,)))
+        rv = results[len(results) - 1]
+        free = &rv[0]
+        for i in range(count):
+            if arrays[i].data == NULL:
+                arrays[i].data = take(&free, run.prompts * rows_of(run, i) * arrays[i].width)
+    return results
 
 
-cdef void project_unit(const self_pass *p, int64_t unit, float *operand) noexcept nogil:
-    if unit < p.q.units:
-        product_unit(&p.q, unit, operand)
-    elif unit < p.q.units + p.k.units:
-        product_unit(&p.k, unit - p.q.units, operand)
+cdef size_t set_units(const token_run *run, token_step *steps, int64_t count, int nthreads) except? 0:
+    """How each step is divided, and what it points to. Returns the bytes of scratch that they need."""
+    cdef size_t size = 64
+    cdef token_step *p
+    cdef int64_t i, j
+    for i in range(count):
+        p = &steps[i]
+        if p.kind == LINEAR:
+            p.product.m, p.product.x = run.prompts * rows_of(run, p.x), run.arrays[p.x].data
+            p.product.y, p.product.residual = run.arrays[p.y].data, NULL if p.other == NONE else run.arrays[p.other].data
+            divide_product(&p.product, nthreads)
+            p.units, size = p.product.units, max(size, product_bytes(&p.product))
+        elif p.kind == ATTENTION:
+            p.units = run.prompts * p.heads * ((rows_of(run, p.x) + QUERIES - 1) // QUERIES)
+            size = max(size, attention_bytes(run, p))
+        elif p.kind == NORM:
+            p.units = (run.prompts * rows_of(run, p.x) + ROWS - 1) // ROWS
+        else:
+            p.units = run.prompts
+            for j in range(run.arrays[p.y].taken):
+                if p.rows[j] >= run.tokens:
+                    raise ValueError(f"expected more than {p.rows[j]} tokens of each prompt, got {run.tokens}")
+    return size
+
+
+cdef int64_t units_of(const token_run *run, int64_t first, int64_t end) noexcept nogil:
+    cdef int64_t units = 0, i
+    for i in range(first, end):
+        units += run.steps[i].units
+    return units
+
+
+cdef void run_unit(const token_run *run, int64_t step, int64_t unit, float *scratch) noexcept nogil:
+    """The unit of a phase, whose first step this is."""
+    while unit >= run.steps[step].units:
+        unit -= run.steps[step].units
+        step += 1
+    cdef const token_step *p = &run.steps[step]
+    cdef const token_array *x = &run.arrays[p.x]
+    cdef int64_t first, count, width = x.width, i
+    cdef float *y = run.arrays[p.y].data
+    if p.kind == LINEAR:
+        product_unit(&p.product, unit, scratch)
+        if p.scale != 1:
+            scale_unit(&p.product, unit, p.scale)
+    elif p.kind == ATTENTION:
+        attend_unit(run, p, unit, scratch)
+    elif p.kind == NORM:
+        first = unit * ROWS
+        count, first = min(ROWS, run.prompts * rows_of(run, p.x) - first), first * width
+        run.u.layer_norm(y + first, width, x.data + first, width, count, width, p.weight, p.bias, p.eps, ACT_NONE)
+        if p.moved != NONE:
+            run.u.add(run.arrays[p.moved].data + first, y + first, run.arrays[p.other].data + first, count * width)
     else:
-        product_unit(&p.v, unit - p.q.units - p.k.units, operand)
+        count = run.arrays[p.y].taken
+        for i in range(count):
+            memcpy(y + (unit * count + i) * width, x.data + (unit * run.tokens + p.rows[i]) * width, width * sizeof(float))
 
 
-cdef void attend_block(const micro *u, const self_pass *p, int64_t unit, float *scores) noexcept nogil:
+cdef inline int64_t value_columns(const micro *u, int64_t d) noexcept nogil:
+    return round_up(d, u.nr)
+
+
+cdef size_t attention_bytes(const token_run *run, const token_step *p) noexcept nogil:
+    cdef int64_t tokens = rows_of(run, p.x), d = run.arrays[p.x].width // p.heads, columns = round_up(tokens, run.u.nr)
+    return sizeof(float) * (columns * (QUERIES + d) + tokens * value_columns(run.u, d) + 48)
+
+
+cdef void attend_unit(const token_run *run, const token_step *p, int64_t unit, float *free) noexcept nogil:
     """Some of a prompt's queries, of one head."""
-    cdef int64_t d = p.e // p.heads, h = unit % p.heads, prompt = unit // p.heads // p.blocks, i, j
-    cdef int64_t first = unit // p.heads % p.blocks * QUERIES, at = (prompt * p.tokens + first) * p.e + h * d
-    cdef int64_t count = min(QUERIES, p.tokens - first)
-    cdef gemm_args g = new_gemm(count, p.tokens, d)
-    g.a, g.lda, g.y, g.ldy = p.q.y + at, p.e, scores, p.columns
-    g.b, g.ldb, g.panel = p.keys + (prompt * p.e + h * d) * p.columns, p.columns, u.nr
+    cdef const micro *u = run.u
+    cdef int64_t tokens = rows_of(run, p.x), e = run.arrays[p.x].width, d = e // p.heads, columns = round_up(tokens, u.nr)
+    cdef int64_t blocks = (tokens + QUERIES - 1) // QUERIES, i, j
+    cdef int64_t first = unit % blocks * QUERIES, count = min(QUERIES, tokens - first)
+    cdef int64_t at = unit // blocks // p.heads * tokens * e + unit // blocks % p.heads * d  # the prompt's first row, of the head
+    cdef float *keys = take(&free, d * columns)
+    cdef float *values = take(&free, tokens * value_columns(u, d))
+    cdef float *scores = take(&free, count * columns)
+    cdef float scale = 1 / sqrt(d)
+    u.transpose(keys, columns, run.arrays[p.k].data + at, e, tokens, d)
+    cdef gemm_args g = new_gemm(count, tokens, d)
+    g.a, g.lda, g.y, g.ldy = run.arrays[p.x].data + at + first * e, e, scores, columns
+    g.b, g.ldb, g.panel = keys, columns, u.nr
     u.gemm(&g)
     for i in range(count):
-        for j in range(p.tokens):
-            scores[i * p.columns + j] *= p.scale
-    u.softmax(scores, p.columns, scores, p.columns, count, p.tokens)
-    g = new_gemm(count, d, p.tokens)
-    g.a, g.lda, g.y, g.ldy = scores, p.columns, p.mixed + at, p.e
-    g.b, g.ldb, g.panel = p.v.y + prompt * p.tokens * p.e + h * d, p.e, u.nr
+        for j in range(tokens):
+            scores[i * columns + j] *= scale
+    u.softmax(scores, columns, scores, columns, count, tokens)
+    for i in range(tokens):
+        memcpy(values + i * value_columns(u, d), run.arrays[p.v].data + at + i * e, d * sizeof(float))
+    g = new_gemm(count, d, tokens)
+    g.a, g.lda, g.y, g.ldy = scores, columns, run.arrays[p.y].data + at + first * e, e
+    g.b, g.ldb, g.panel = values, value_columns(u, d), u.nr
     u.gemm(&g)
-
-
-def token_mlps(x, mlps, *, threads=None):
-    """Of each of H tokens its own linear layers, with ReLU between them.
-
-    Args:
-        x: (H, R, C) float32: R rows for each of H.
-        mlps: H sequences of the layers' weights, (N, K) float32 or Panels, and biases (N,); the last N is one for all.
-
-    Returns:
-        (H, R, N) float32.
-
-    Source: ``MLP`` in the reference's modeling/mask_decoder.py.
-    """
-    cdef int nthreads = resolve(threads)
-    x = check.array(x, "x", ("H", "R", "C"))
-    check.instance(mlps, "mlps", tuple, list)
-    if len(mlps) != len(x):
-        raise ValueError(f"mlps: expected one for each of {len(x)} tokens, got {len(mlps)}")
-    for own in mlps:
-        check.instance(own, "mlps", tuple, list)
-        if not own:
-            raise ValueError("mlps: expected one or more layers for each token, got none")
-    layers = [checked_layers(layers, x.shape[2]) for layers in mlps]
-    n = layers[0][-1][0].n
-    if any(own[-1][0].n != n for own in layers):
-        raise ValueError(f"mlps: expected results of {n} channels, got {[own[-1][0].n for own in layers]}")
-    cdef int64_t most = max(len(own) for own in layers), rows = x.shape[1], unit, widest = 0, i, j
-    cdef uint8_t[::1] storage = np.zeros(len(x) * most * sizeof(layer_product), np.uint8)
-    cdef layer_product *steps = <layer_product *>&storage[0]
-    y = np.empty((len(x), rows, n), np.float32)
-    cdef float[:, :, ::1] yv = y
-    cdef const float[:, :, ::1] xv = x
-    cdef size_t operand = 0, size
-    for i, own in enumerate(layers):
-        for j, (panels, bias) in enumerate(own):
-            set_layer(&steps[i * most + j], panels, bias, None, None)
-            steps[i * most + j].m, steps[i * most + j].act = rows, ACT_RELU if j < len(own) - 1 else ACT_NONE
-            operand = max(operand, product_bytes(&steps[i * most + j]))
-            widest = max(widest, panels.n)
-            divide_product(&steps[i * most + j], 1)
-        steps[i * most].x, steps[i * most + len(own) - 1].y = &xv[i, 0, 0], &yv[i, 0, 0]
-    size = sizeof(float) * 2 * round_up(rows * widest, 16) + operand
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(xv.shape[0], schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                run_layers(&steps[unit * most], most, scratch, scratch + round_up(rows * widest, 16),
-                           scratch + 2 * round_up(rows * widest, 16))
-    if failed:
-        raise MemoryError(f"token_mlps: no memory for {size} bytes of scratch")
-    return y
-
-
-def checked_layers(layers, c):
-    """The layers packed, with their biases, the first of which takes c channels."""
-    packed = []
-    for weight, bias in (check.weight_and_bias(layer, "mlps") for layer in layers):
-        panels = as_panels(weight, "mlps", ("N", c))
-        packed.append((panels, check.optional(bias, "mlps", (panels.n,))))
-        c = panels.n
-    return packed
-
-
-cdef void run_layers(const layer_product *steps, int64_t most, float *here, float *there, float *operand) noexcept nogil:
-    """Layers one after the other; the last is the one that knows where its result goes."""
-    cdef layer_product step
-    cdef const float *x = steps[0].x
-    cdef int64_t i, unit
-    for i in range(most):
-        step = steps[i]
-        step.x = x
-        if step.y == NULL:
-            step.y = here if i % 2 == 0 else there
-        for unit in range(step.units):
-            product_unit(&step, unit, operand)
-        if steps[i].y != NULL:
-            return
-        x = step.y

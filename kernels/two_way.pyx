@@ -16,7 +16,7 @@ from common cimport *
 
 from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
-from mobilesam.kernels.project import check_maps, pack_rows
+from mobilesam.kernels.project import MapRows, check_maps
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -24,7 +24,7 @@ cdef const runtime *rt = shared_runtime()
 # Chunks never depend on the threads: each one's softmax is whole, and they combine in order.
 
 cdef enum:
-    PARTS = 3  # of what is composed for a prompt, by any threads
+    PARTS = 4  # of what is composed for a prompt, by any threads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +32,8 @@ class UpdatedImage:
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
 
     basis: (chunks, room, STRIDE), of which ``rank`` rows are filled; scale: (chunks, 256), one over the deviations.
-    values: (T, E) of each update, which the rows are made of; see :func:`update_rows`.
+    values: (T, E) of each update, which the rows are made of.
+    rows: MapRows (OC, rank), what is asked of them at the end; None before.
     """
 
     n: int
@@ -40,6 +41,7 @@ class UpdatedImage:
     basis: np.ndarray
     scale: np.ndarray
     values: tuple[np.ndarray, ...]
+    rows: MapRows | None
 
 
 # The rows of a basis, 8·tokens for each update, h·tokens + i of token i and head h; between two updates another.
@@ -115,6 +117,7 @@ cdef struct update_pass:
     const float *query_rows
     const float *key_rows
     const float *value_rows
+    const float *last_rows  # (last.m, e·updates + updates - 1), NULL in a first update
     int64_t wide, query_wide, key_wide
     float *composed_gram
     float *composed_asked
@@ -125,6 +128,8 @@ cdef struct update_pass:
     map_rows gram_before  # (before, before)
     map_rows gram  # (rows, rank), of the rows that are new
     map_rows asked  # (8·asking, rank)
+    map_rows last  # (OC, rank)
+    float *composed_last
     float *basis  # (rank + 1, STRIDE) and more
     float *scale  # (IMAGE_CHUNK)
     float eps
@@ -166,7 +171,8 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     images, kept = [], []
     for i in range(prompts):
         passes[i].eps, passes[i].channels = eps, channels
-        images.append(set_tokens(u, &passes[i], maps, keys[i], values[i], queries[i], None if before is None else before[i]))
+        images.append(set_tokens(u, &passes[i], maps, keys[i], values[i], queries[i], None if before is None else before[i],
+                                 update.last_rows, isas.index(isa)))
         set_maps(&passes[i], maps, pe, update)
         kept.append(set_constants(u, &passes[i], update))
     cdef int64_t columns = p.ask.columns
@@ -190,10 +196,10 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
                 update_chunks(u, passes, prompts, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
     if failure:
         raise MemoryError(f"update_image: no memory for {size} bytes of scratch")
-    return images, combined(u, &passes[0].ask, sizeof(update_pass), room, update.value_bias)
+    return images, combined(u, &passes[0].ask, sizeof(update_pass), room, update.value_bias, nthreads)
 
 
-cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, before):
+cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, before, last_rows, isa):
     """A prompt's side of the pass. Returns the UpdatedImage that it will fill."""
     every = (values,) if before is None else (*before.values, values)
     cdef int64_t chunks = maps.data.shape[0], tokens = keys.shape[0]
@@ -213,7 +219,21 @@ cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, bef
     if before is not None:
         before_ = before.scale
         p.scale_before = &before_[0, 0]
-    return UpdatedImage(p.n, p.rank, basis, scale, every)
+    return UpdatedImage(p.n, p.rank, basis, scale, every, set_last(u, p, last_rows, isa))
+
+
+cdef set_last(const micro *u, update_pass *p, last_rows, isa):
+    """Room for what the constant ``last_rows`` are of the basis: MapRows, or None."""
+    p.last_rows = NULL
+    if last_rows is None:
+        return None
+    cdef const float[:, ::1] lv = last_rows
+    set_shape(&p.last, u, lv.shape[0], p.rank)
+    made = MapRows(memory.empty((p.last.m, p.rank)), memory.empty((operand_room(&p.last) + 1,), np.uint8), isa)
+    cdef float[:, ::1] rv = made.rows
+    cdef uint8_t[::1] ov = made.operand
+    p.last_rows, p.composed_last, p.last.operand = &lv[0, 0], &rv[0, 0], &ov[0]
+    return made
 
 
 cdef set_maps(update_pass *p, maps, pe, update):
@@ -262,7 +282,7 @@ cdef set_constants(const micro *u, update_pass *p, update):
 
 
 cdef void set_shape(map_rows *rows, const micro *u, int64_t m, int64_t k) noexcept nogil:
-    rows.u, rows.m, rows.k = u, m, k
+    rows.u, rows.m, rows.k, rows.lda = u, m, k, k
 
 
 cdef int64_t operand_room(const map_rows *rows) noexcept nogil:
@@ -301,12 +321,15 @@ cdef void compose(const micro *u, update_pass *p, int64_t part, float *folded) n
         unfold(u, b, b.updates, asking, folded, p.key_wide, p.composed_asked, p.rank)
         set_rows(&p.asked, p.composed_asked)
         fold_basis(u, b, p.value_rows, p.ask.value_wide, p.composed_values, p.ask.value_wide)
-    elif p.before:
+    elif part == 2 and p.before:
         fold(u, b.tokens, b.e, p.keys, p.query_rows, p.query_wide, folded, p.query_wide)
         unfold(u, b, 1, r, folded, p.query_wide, p.composed_keys, p.before)
         for i in range(r):
             p.composed_keys[i * p.before + p.before - 1] = 0  # the queries do not ask what lies between the updates
         set_rows(&p.old_keys, p.composed_keys)
+    elif part == 3 and p.last_rows != NULL:
+        unfold(u, b, b.updates, p.last.m, p.last_rows, rank(b.updates, b.e), p.composed_last, p.rank)
+        set_rows(&p.last, p.composed_last)
 
 
 cdef void dense(const map_rows *rows, const float *panels, float *y, const float *ahead, int64_t maps) noexcept nogil:
@@ -371,22 +394,3 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, bint
     heads(u, p.ask.asking, e, p.ask.queries, p.key_pe + at_pe, IMAGE_CHUNK, True, scores)
     ask_basis(u, &p.ask, chunk, count, scores, scale, p.value_map + at_maps, basis, STRIDE, turned,
               p.query_map + next_chunk * p.maps_step, 2 * e * IMAGE_CHUNK if next_chunk else 0)
-
-
-def update_rows(image, rows, *, isa=None):
-    """MapRows (OC, rank) of an UpdatedImage's basis, from the constant ``rows`` (J, OC) that its values go through."""
-    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
-    check.instance(image, "image", UpdatedImage)
-    cdef basis_form b
-    cdef int64_t e = image.values[0].shape[1]
-    set_form(&b, u, image.values[0].shape[0], e, len(image.values))
-    rows = check.array(rows, "rows", (rank(b.updates, e), "OC"))
-    if rows.shape[1] % PANEL:
-        raise ValueError(f"rows: expected a multiple of {PANEL} columns, got {rows.shape[1]}")
-    cdef const float[:, ::1] v0 = image.values[0], v1 = image.values[len(image.values) - 1], rv = rows
-    b.values[0], b.values[1] = &v0[0, 0], &v1[0, 0]
-    folded, turned = np.empty((image.rank, rv.shape[1]), np.float32), np.empty((rv.shape[1], image.rank), np.float32)
-    cdef float[:, ::1] fv = folded, tv = turned
-    fold_basis(u, &b, &rv[0, 0], rv.shape[1], &fv[0, 0], rv.shape[1])
-    u.transpose(&tv[0, 0], tv.shape[1], &fv[0, 0], fv.shape[1], fv.shape[0], fv.shape[1])
-    return pack_rows(turned, isa=isa)

@@ -17,7 +17,7 @@ from common cimport *
 
 from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
-from mobilesam.kernels.project import check_maps, pack_rows
+from mobilesam.kernels.project import check_maps
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -101,7 +101,7 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
     p.ask.columns, p.ask.queries = round_up(HEADS * p.ask.asking, u.nr), &qv[0, 0]
     p.ask.values, p.ask.value_wide = &value_rows[0, 0], value_rows.shape[1]
     image = set_image(&p, maps, pe, update, before)
-    kept = None if before is None else set_asked(u, &p, own.key_rows, isas.name_of(rows.isa))
+    kept = None if before is None else set_asked(u, &p, own.key_rows)
 
     room = asked_room(&p.ask, sizeof(p), 1, chunks)
     cdef size_t size = sizeof(float) * (first_floats(&p) if before is None else second_floats(&p))
@@ -118,7 +118,7 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
                 second_chunk(u, &p, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
     if failed:
         raise MemoryError(f"update_image_mixed: no memory for {size} bytes of scratch")
-    return image, combined(u, &p.ask, sizeof(p), room, bias)[0]
+    return image, combined(u, &p.ask, sizeof(p), room, bias, nthreads)[0]
 
 
 cdef set_image(mixed_pass *p, maps, pe, update, before):
@@ -151,16 +151,17 @@ cdef set_image(mixed_pass *p, maps, pe, update, before):
     return MixedImage(p.n, 2 * e + 1, basis, scale, None, None)
 
 
-cdef set_asked(const micro *u, mixed_pass *p, key_rows_, isa):
+cdef set_asked(const micro *u, mixed_pass *p, const float[:, ::1] key_rows):
     """What the tokens' queries are of the basis. Returns what to keep alive."""
-    cdef const float[:, ::1] key_rows = key_rows_
-    cdef int64_t asking = HEADS * p.ask.asking, rank = p.ask.rank
-    folded = np.empty((asking, key_rows.shape[1]), np.float32)
+    cdef int64_t asking = HEADS * p.ask.asking, wide = key_rows.shape[1]
+    folded = memory.empty((asking, wide))
+    operand = memory.empty((operand_bytes(u, asking, p.ask.rank) + 1,), np.uint8)
     cdef float[:, ::1] fv = folded
-    fold(u, p.ask.asking, p.e, p.ask.queries, &key_rows[0, 0], fv.shape[1], &fv[0, 0], fv.shape[1])
-    packed = pack_rows(np.ascontiguousarray(folded[:, :rank]), isa=isa)
-    p.asked = as_map_rows(rt, packed)
-    return packed
+    cdef uint8_t[::1] ov = operand
+    fold(u, p.ask.asking, p.e, p.ask.queries, &key_rows[0, 0], wide, &fv[0, 0], wide)
+    p.asked.u, p.asked.m, p.asked.k, p.asked.a, p.asked.lda = u, asking, p.ask.rank, &fv[0, 0], wide
+    make_operand(&p.asked, &ov[0])
+    return folded, operand
 
 
 cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, float *y, float *weights, const float *with_scores,

@@ -95,7 +95,7 @@ def update_image_once(x, pe, attention, queries, update=None, keys=None, values=
                 once_chunk(u, &p, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
     if failed:
         raise MemoryError(f"update_image_once: no memory for {size} bytes of scratch")
-    return y, combined(u, &p.ask, sizeof(p), room, bias)[0]
+    return y, combined(u, &p.ask, sizeof(p), room, bias, nthreads)[0]
 
 
 cdef folded_rows(const micro *u, tokens, rows, int64_t count, bint turned, isa):

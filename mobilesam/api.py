@@ -23,9 +23,10 @@ from .photo import Size, as_photo
 from .pixels import ImageLike
 
 if TYPE_CHECKING:
-    from .decoder import Candidates, ImageTokens, MaskDecoder
+    from .decoder import Candidates, MaskDecoder
     from .encoder import ImageEncoder
     from .prompt import PromptEncoder
+    from .updates import ImageTokens
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,11 +24,11 @@ from . import api, kernels
 from .benchmark import Options, Row, Table, child, interleave
 from .benchmark_layers import LayersBench
 from .console import show
-from .decoder import ImageTokens
 from .image import to_encoder_input
 from .onnx_export import DECODER, ENCODER
 from .parameters import F32
 from .photo import resized_size
+from .updates import ImageTokens
 
 if TYPE_CHECKING:
     from .benchmark_engines import Pair

@@ -1,5 +1,5 @@
 # The kernels' signatures for type checkers; kernels/ is installed as mobilesam.kernels.
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, overload
@@ -83,6 +83,53 @@ class UpdatedImage:
     basis: F32
     scale: F32
     values: tuple[F32, ...]
+    rows: MapRows | None
+
+class steps:  # a module
+    @dataclass(frozen=True, slots=True, eq=False)
+    class Linear:
+        y: str
+        x: str
+        weight: Weight
+        bias: F32 | None = None
+        activation: str | None = None
+        residual: str | None = None
+        scale: float = 1.0
+
+    @dataclass(frozen=True, slots=True, eq=False)
+    class Attention:
+        y: str
+        q: str
+        k: str
+        v: str
+        heads: int
+
+    @dataclass(frozen=True, slots=True, eq=False)
+    class Norm:
+        y: str
+        x: str
+        weight: F32
+        bias: F32
+        eps: float = 1e-5
+        moved: str | None = None
+        by: str | None = None
+
+    @dataclass(frozen=True, slots=True, eq=False)
+    class Take:
+        y: str
+        x: str
+        rows: tuple[int, ...]
+
+    Step: TypeAlias = Linear | Attention | Norm | Take
+
+class TokenSteps:
+    inputs: dict[str, int]
+    phases: list[list[steps.Step]]
+    outputs: tuple[str, ...]
+    def __init__(
+        self, inputs: Mapping[str, int], phases: Sequence[Sequence[steps.Step]], outputs: Sequence[str]
+    ) -> None: ...
+    def __call__(self, *arrays: F32, threads: int | None = None) -> list[F32]: ...
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WinogradPanels:
@@ -111,23 +158,9 @@ def linear(
     *,
     activation: Activation = None,
     residual: F32 | None = None,
-    norm: tuple[F32, F32] | None = None,
-    eps: float = 1e-5,
     out: F32 | None = None,
     threads: int | None = None,
 ) -> F32: ...
-def self_attention(
-    x: F32,
-    values: F32,
-    layers: Sequence[tuple[Weight, F32 | None]],
-    residual: F32 | None,
-    norm: tuple[F32, F32],
-    *,
-    heads: int,
-    eps: float = 1e-5,
-    threads: int | None = None,
-) -> F32: ...
-def token_mlps(x: F32, mlps: Sequence[Sequence[tuple[Weight, F32 | None]]], *, threads: int | None = None) -> F32: ...
 def conv2d(
     x: F32,
     weight: Weight,
@@ -303,7 +336,6 @@ def update_image_mixed(
     eps: float = 1e-5,
     threads: int | None = None,
 ) -> tuple[MixedImage, F32]: ...
-def update_rows(image: UpdatedImage, rows: F32, *, isa: str | None = None) -> MapRows: ...
 def pack_rows(rows: F32, *, precision: str = "fp32", isa: str | None = None) -> MapRows: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
 def upscale_masks(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .parameters import F32, PANEL, Parameters
+from .config import DECODER_DEPTH
+from .parameters import F32, PANEL, Parameters, Vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,8 +37,23 @@ class OnceUpdate:
     norm_bias: F32
 
     @classmethod
-    def of(cls, p: Parameters, norm_weight: F32, norm_bias: F32) -> OnceUpdate:
+    def of(cls, p: Parameters, norm: Vectors) -> OnceUpdate:
         queries = np.column_stack([p.tensor("q_proj.weight"), p.tensor("q_proj.bias")])
         queries = np.pad(queries, [(0, 0), (0, -queries.shape[1] % PANEL)])
         outs = np.ascontiguousarray(p.tensor("out_proj.weight").T)
-        return cls(np.ascontiguousarray(queries), outs, p.tensor("out_proj.bias"), norm_weight, norm_bias)
+        return cls(np.ascontiguousarray(queries), outs, p.tensor("out_proj.bias"), norm.weight, norm.bias)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Once:
+    """Those of the two-way transformer, in the order in which they are used."""
+
+    attentions: tuple[OnceAttention, ...]
+    updates: tuple[OnceUpdate, ...]
+
+    @classmethod
+    def of(cls, p: Parameters) -> Once:
+        layers = [p / "layers" / i for i in range(DECODER_DEPTH)]
+        asking = [*(layer / "cross_attn_token_to_image" for layer in layers), p / "final_attn_token_to_image"]
+        updates = (OnceUpdate.of(layer / "cross_attn_image_to_token", layer.norm("norm4")) for layer in layers)
+        return cls(tuple(map(OnceAttention.of, asking)), tuple(updates))

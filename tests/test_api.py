@@ -14,7 +14,7 @@ from PIL import Image
 from tolerances import pass_bound
 
 import mobilesam
-from mobilesam import api, checkpoint, decoder, kernels, rle
+from mobilesam import api, checkpoint, kernels, rle, updates
 from mobilesam.checked_prompt import check_prompt
 from mobilesam.image import to_encoder_input
 from mobilesam.kernels import reference
@@ -231,8 +231,8 @@ def test_every_form_of_the_decoder_has_one_answer(embedding, monkeypatch, count)
     prompt = check_prompt(embedding.original_size, points, None, None, None)
     low_res = []
     for few, once in ((0, 0), (99, 99)):
-        monkeypatch.setattr(decoder, "FEW_TOKENS", few)
-        monkeypatch.setattr(decoder, "ONCE_TOKENS", once)
+        monkeypatch.setattr(updates, "FEW_TOKENS", few)
+        monkeypatch.setattr(updates, "ONCE_TOKENS", once)
         low_res.append(embedding.segment(points).low_res)
         (alone,) = embedding.model._answers(embedding, [prompt], True, once=True)
         low_res.append(alone.low_res)
@@ -245,10 +245,10 @@ def test_many_prompts_are_answered_a_few_at_a_time(model, embedding, monkeypatch
     asked: list[int] = []
     sparse = model.prompt_encoder.sparse
     monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: asked.append(1) or sparse(*given))
-    answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(2 * decoder.TOGETHER + 1)])
+    answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(2 * updates.TOGETHER + 1)])
     assert asked == []
     taken = [len(asked) for _ in answers]
-    few = decoder.TOGETHER
+    few = updates.TOGETHER
     assert taken == [*[few] * few, *[2 * few] * few, 2 * few + 1]
 
 

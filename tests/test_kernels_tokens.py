@@ -1,5 +1,8 @@
-"""The passes over prompts' tokens: self-attention, MLPs of single tokens, and a linear layer's norm."""
+"""Steps over prompts' tokens: linear layers, attention among them, norms and rows taken, as one call."""
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +13,8 @@ from isas import every_isa  # noqa: F401
 from tolerances import assert_relative_l2, assert_same, normal, pass_bound
 
 from mobilesam import kernels
-from mobilesam.kernels import isa, reference
+from mobilesam.kernels import TokenSteps, isa, reference
+from mobilesam.kernels.steps import Attention, Linear, Norm, Take
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
@@ -19,20 +23,41 @@ def layer(n: int, k: int):
     return normal(n, k) / np.float32(k**0.5), normal(n)
 
 
-def attention(prompts: int, tokens: int, channels: int, heads: int, width: int):
-    """Arguments of self_attention with ``heads`` of ``width`` channels."""
-    e, c, shape = heads * width, channels, (prompts, tokens, channels)
-    layers = [layer(e, c), layer(e, c), layer(e, c), layer(c, e)]
-    return normal(*shape), normal(1, *shape)[0], layers, normal(2, *shape)[0], (normal(c), normal(1, c)[0])
+def self_attention(channels: int, heads: int, width: int, *, residual: str | None = "residual"):
+    """Inputs, phases and outputs of a self-attention with ``heads`` of ``width`` channels, projected, and a norm."""
+    e, c = heads * width, channels
+    inputs = {"x": c, "from": c, "residual": c}
+    phases = [
+        [Linear("q", "x", *layer(e, c)), Linear("k", "x", *layer(e, c)), Linear("v", "from", *layer(e, c))],
+        [Attention("mixed", "q", "k", "v", heads)],
+        [Linear("out", "mixed", *layer(c, e), residual=residual)],
+        [Norm("y", "out", normal(c), normal(1, c)[0], moved="moved", by="x")],
+    ]
+    return inputs, phases, ("y", "moved")
+
+
+def arrays(inputs: dict[str, int], prompts: int, tokens: int) -> list[np.ndarray]:
+    return [
+        normal(i, prompts, tokens, width)[-1] if i else normal(prompts, tokens, width)
+        for i, width in enumerate(inputs.values())
+    ]
+
+
+def answers(description, x, **options):
+    """What the kernel and the reference make of x."""
+    inputs, phases, outputs = description
+    return TokenSteps(*description)(*x, **options), reference.token_steps(
+        dict(zip(inputs, x, strict=True)), phases, outputs
+    )
 
 
 def check_attention(prompts: int, tokens: int, channels: int, heads: int, width: int, **options) -> None:
     """Projections, scores, softmax, mixing, projection and norm; an exponential errs by its score, some √channels."""
-    arguments = attention(prompts, tokens, channels, heads, width)
-    expected = reference.self_attention(*arguments, heads=heads)
-    got = kernels.self_attention(*arguments, heads=heads, **options)
+    description = self_attention(channels, heads, width)
+    got, expected = answers(description, arrays(description[0], prompts, tokens), **options)
     bound = channels**0.5 * pass_bound(channels, channels, width, tokens, heads * width, channels)
-    assert_relative_l2(got, expected, bound)
+    for y, wanted in zip(got, expected, strict=True):
+        assert_relative_l2(y, wanted, bound)
 
 
 @pytest.mark.parametrize(
@@ -57,137 +82,184 @@ def test_any_self_attention(prompts, tokens, channels, heads, width, threads):
     check_attention(prompts, tokens, channels, heads, width, threads=threads)
 
 
-def test_self_attention_without_a_residual():
-    x, values, layers, _, norm = attention(2, 9, 24, 2, 12)
-    expected = reference.self_attention(x, values, layers, None, norm, heads=2)
-    assert_relative_l2(
-        kernels.self_attention(x, values, layers, None, norm, heads=2), expected, 5 * pass_bound(24, 24, 12, 9, 24, 24)
-    )
-
-
-def test_self_attention_gives_the_same_bits_alone_packed_and_on_any_threads():
-    x, values, layers, residual, norm = attention(3, 70, 48, 2, 24)
-    expected = kernels.self_attention(x, values, layers, residual, norm, heads=2, threads=1)
-    packed = [(kernels.pack(weight), bias) for weight, bias in layers]
+def test_the_same_bits_alone_packed_and_on_any_threads():
+    inputs, phases, outputs = self_attention(48, 2, 24)
+    x = arrays(inputs, 3, 70)
+    expected = TokenSteps(inputs, phases, outputs)(*x, threads=1)
+    packed = [
+        [
+            Linear(s.y, s.x, kernels.pack(s.weight), s.bias, residual=s.residual) if isinstance(s, Linear) else s
+            for s in phase
+        ]
+        for phase in phases
+    ]
+    steps = TokenSteps(inputs, packed, outputs)
     for threads in (1, 2, 3, 4):
-        assert_same(kernels.self_attention(x, values, packed, residual, norm, heads=2, threads=threads), expected)
+        for got, wanted in zip(steps(*x, threads=threads), expected, strict=True):
+            assert_same(got, wanted)
     for i in range(3):
-        alone = kernels.self_attention(x[i : i + 1], values[i : i + 1], packed, residual[i : i + 1], norm, heads=2)
-        assert_same(alone[0], expected[i])
+        for got, wanted in zip(steps(*(array[i : i + 1] for array in x)), expected, strict=True):
+            assert_same(got[0], wanted[i])
 
 
-def test_self_attention_of_sharp_scores():
+def test_sharp_scores():
     """Scores beyond ±1000 choose one token."""
-    x, values, layers, residual, norm = attention(1, 12, 16, 1, 16)
+    inputs, phases, outputs = self_attention(16, 1, 16, residual=None)
     eye = np.eye(16, dtype=np.float32)
-    layers = [(eye * 200, None), (eye, None), *layers[2:]]
-    expected = reference.self_attention(x, values, layers, residual, norm, heads=1)
-    assert_relative_l2(
-        kernels.self_attention(x, values, layers, residual, norm, heads=1), expected, 1000 * pass_bound(16, 16, 12, 16)
-    )
+    phases[0][:2] = [Linear("q", "x", eye * 200), Linear("k", "x", eye)]
+    got, expected = answers((inputs, phases, outputs), arrays(inputs, 1, 12))
+    assert_relative_l2(got[0], expected[0], 1000 * pass_bound(16, 16, 12, 16))
 
 
-def test_self_attention_refuses_what_does_not_fit():
-    x, values, layers, residual, norm = attention(2, 5, 12, 3, 4)
-    for name, arguments in {
-        "values": (x, values[:, :4], layers, residual, norm),
-        "residual": (x, values, layers, residual[:1], norm),
-        "norm": (x, values, layers, residual, (norm[0][:3], norm[1])),
-        "layers: k": (x, values, [layers[0], layer(12, 11), *layers[2:]], residual, norm),
-        "layers: out": (x, values, [*layers[:3], layer(12, 11)], residual, norm),
-        "layers": (x, values, [layer(15, 12), *layers[1:3], layer(12, 15)], residual, norm),
-    }.items():
-        with pytest.raises(ValueError, match=f"^{name}: ") as error:
-            kernels.self_attention(*arguments, heads=3)
-        assert "\n" not in str(error.value)
-    for name, arguments in {
-        "norm": (x, values, layers, residual, norm[:1]),
-        "layers: v": (x, values, [*layers[:2], layers[2][0], layers[3]], residual, norm),
-        "layers": (x, values, None, residual, norm),
-    }.items():
-        with pytest.raises(TypeError, match=f"^{name}: "):
-            kernels.self_attention(*arguments, heads=3)
-    with pytest.raises(ValueError, match=r"^layers: expected those of q, k, v and out, got 3"):
-        kernels.self_attention(x, values, layers[:3], residual, norm, heads=3)
-    with pytest.raises(ValueError, match=r"^heads: expected a divisor of 12 channels, got 5"):
-        kernels.self_attention(x, values, layers, residual, norm, heads=5)
-    for other in isa.available():
-        if other != isa.current():
-            foreign = kernels.pack(layers[1][0], isa=other)
-            with pytest.raises(ValueError, match=rf"^layers: expected weights of one ISA, got .*{other}"):
-                kernels.self_attention(x, values, [layers[0], (foreign, None), *layers[2:]], residual, norm, heads=3)
-
-
-def test_self_attention_takes_weights_of_several_precisions():
+def test_weights_of_several_precisions():
     """Each product's operand has room, whichever has the largest."""
-    x, values, layers, residual, norm = attention(1, 200, 96, 3, 32)
-    expected = kernels.self_attention(x, values, layers, residual, norm, heads=3)
-    choices = isa.precisions()
+    inputs, phases, outputs = self_attention(96, 3, 32)
+    x = arrays(inputs, 1, 200)
+    expected, choices = TokenSteps(inputs, phases, outputs)(*x)[0], isa.precisions()
     for i in range(len(choices)):
-        chosen = [choices[(i + j) % len(choices)] for j in range(4)]
-        packed = [(kernels.pack(w, precision=p), bias) for p, (w, bias) in zip(chosen, layers, strict=True)]
-        got = kernels.self_attention(x, values, packed, residual, norm, heads=3)
-        assert np.linalg.norm(got - expected) < 0.2 * np.linalg.norm(expected), chosen
+        chosen = iter(choices[(i + j) % len(choices)] for j in range(4))
+        packed = [
+            [
+                Linear(s.y, s.x, kernels.pack(s.weight, precision=next(chosen)), s.bias, residual=s.residual)
+                if isinstance(s, Linear)
+                else s
+                for s in phase
+            ]
+            for phase in phases
+        ]
+        got = TokenSteps(inputs, packed, outputs)(*x)[0]
+        assert np.linalg.norm(got - expected) < 0.2 * np.linalg.norm(expected), choices[i:]
 
 
 def mlps(count: int, *widths: int):
-    return [
-        [(weight + np.float32(i), bias) for weight, bias in (layer(n, k) for k, n in pairwise(widths))]
-        for i in range(count)
-    ]
+    """MLPs of one row each, side by side."""
+    phases = [[Take(f"{i}.0", "x", (i,)) for i in range(count)]]
+    for at, (k, n) in enumerate(pairwise(widths)):
+        activation = "relu" if at < len(widths) - 2 else None
+        phases.append([Linear(f"{i}.{at + 1}", f"{i}.{at}", *layer(n, k), activation) for i in range(count)])
+    return {"x": widths[0]}, phases, tuple(f"{i}.{len(widths) - 1}" for i in range(count))
 
 
 @pytest.mark.parametrize("sizes", [(4, 1, (256, 256, 256, 32)), (1, 9, (7, 3)), (3, 2, (33, 65, 1, 17, 4))], ids=str)
-def test_token_mlps(sizes):
-    count, rows, widths = sizes
-    x, layers = normal(count, rows, widths[0]), mlps(count, *widths)
-    expected = reference.token_mlps(x, layers)
-    got = kernels.token_mlps(x, layers, threads=1)
-    for i in range(count):  # each by itself: their weights differ in size
-        assert_relative_l2(got[i], expected[i], (1 + i) ** 2 * widths[0] ** 0.5 * pass_bound(*widths[:-1]))
-    packed = [[(kernels.pack(weight), bias) for weight, bias in own] for own in layers]
-    for threads in (1, 2, 3, 4):
-        assert_same(kernels.token_mlps(x, packed, threads=threads), got)
-
-
-def test_token_mlps_of_differing_depths():
-    x = normal(2, 3, 16)
-    layers = [mlps(1, 16, 8, 8, 5)[0], mlps(1, 16, 5)[0]]
-    got = kernels.token_mlps(x, layers)
-    assert_relative_l2(got, reference.token_mlps(x, layers), 4 * pass_bound(16, 8, 8))
-
-
-def test_token_mlps_refuse_what_does_not_fit():
-    x = normal(2, 3, 16)
-    with pytest.raises(ValueError, match=r"^mlps: expected one for each of 2 tokens, got 1"):
-        kernels.token_mlps(x, mlps(1, 16, 4))
-    with pytest.raises(ValueError, match=r"^mlps: expected shape .*16.*15"):
-        kernels.token_mlps(x, mlps(2, 15, 4))
-    with pytest.raises(ValueError, match=r"^mlps: expected results of 4 channels"):
-        kernels.token_mlps(x, [mlps(1, 16, 4)[0], mlps(1, 16, 5)[0]])
-    with pytest.raises(ValueError, match=r"^mlps: "):
-        kernels.token_mlps(x, [[(normal(4, 16), normal(5))], mlps(1, 16, 4)[0]])
-    with pytest.raises(ValueError, match=r"^mlps: .*layers"):
-        kernels.token_mlps(x, [[], []])
-    for mistaken in ([normal(4, 16), normal(4, 16)], None, [[normal(4, 16)], [normal(4, 16)]]):
-        with pytest.raises(TypeError, match=r"^mlps: "):
-            kernels.token_mlps(x, mistaken)
-
-
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (7, 256, 256), (33, 20, 45), (400, 31, 96)], ids=str)
-def test_linear_with_a_norm(sizes):
-    m, k, n = sizes
-    x, (weight, bias), residual = normal(m, k), layer(n, k), normal(m, n)
-    norm = normal(n), normal(1, n)[0]
-    expected = reference.linear(x, weight, bias, residual=residual, norm=norm)
-    got = kernels.linear(x, weight, bias, residual=residual, norm=norm, threads=1)
-    assert_relative_l2(got, expected, 4 * pass_bound(k, n))
+def test_mlps_side_by_side(sizes):
+    count, prompts, widths = sizes
+    description = mlps(count, *widths)
+    x = arrays(description[0], prompts, count + 2)
+    got, expected = answers(description, x, threads=1)
+    for y, wanted in zip(got, expected, strict=True):
+        assert y.shape == (prompts, 1, widths[-1])
+        assert_relative_l2(y, wanted, widths[0] ** 0.5 * pass_bound(*widths[:-1]))
     for threads in (2, 3, 4):
-        assert_same(kernels.linear(x, weight, bias, residual=residual, norm=norm, threads=threads), got)
-    with pytest.raises(ValueError, match=r"^norm: "):
-        kernels.linear(x, weight, bias, norm=(norm[0], normal(n + 1)))
-    with pytest.raises(TypeError, match=r"^norm: expected a weight and a bias, got 1 of them"):
-        kernels.linear(x, weight, bias, norm=norm[:1])
-    out = normal(2, m, n)[0]
-    with pytest.raises(ValueError, match=r"^out: .*overlaps an input"):
-        kernels.linear(x, weight, bias, norm=(out[0], norm[1]), out=out)
+        for y, same in zip(TokenSteps(*description)(*x, threads=threads), got, strict=True):
+            assert_same(y, same)
+
+
+@settings(deadline=None, derandomize=True, max_examples=25)
+@given(
+    prompts=st.integers(1, 4),
+    tokens=st.integers(1, 400),
+    k=st.integers(1, 70),
+    n=st.integers(1, 90),
+    scale=st.sampled_from((1.0, 0.25, -3.0)),
+    activation=st.sampled_from((None, "relu", "gelu")),
+    threads=st.integers(1, 4),
+)
+def test_any_linear_then_norm_of_some_rows(prompts, tokens, k, n, scale, activation, threads):
+    rows = tuple(sorted({0, tokens // 2, tokens - 1}, reverse=True))
+    description = (
+        {"x": k, "residual": n},
+        [
+            [Linear("y", "x", *layer(n, k), activation, "residual", scale)],
+            [Take("some", "y", rows), Take("more", "residual", rows)],
+            [Norm("normed", "some", normal(n), normal(1, n)[0], 1e-2, "moved", "more")],
+        ],
+        ("moved", "y"),
+    )
+    (moved, y), (wanted, expected) = answers(description, arrays(description[0], prompts, tokens), threads=threads)
+    assert_relative_l2(y, expected, 4 * pass_bound(k) + 1e-6)
+    assert_relative_l2(moved, wanted, 40 * pass_bound(k, n) + 1e-5)  # a deviation of 1e-1 at least, of values near 4
+
+
+def test_copies_and_other_threads_answer_alike():
+    description = self_attention(32, 2, 16)
+    x, steps = arrays(description[0], 2, 9), TokenSteps(*description)
+    expected = steps(*x)
+    for other in (copy.copy(steps), copy.deepcopy(steps), pickle.loads(pickle.dumps(steps))):
+        assert_same(other(*x)[0], expected[0])
+    with ThreadPoolExecutor(4) as pool:
+        for y, _ in pool.map(lambda _: steps(*x), range(200)):
+            assert_same(y, expected[0])
+
+
+def test_inputs_are_left_as_they_are():
+    description = self_attention(32, 2, 16)
+    x = arrays(description[0], 2, 9)
+    before = [array.copy() for array in x]
+    TokenSteps(*description)(*x)
+    for array, same in zip(x, before, strict=True):
+        assert_same(array, same)
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    steps = TokenSteps(*self_attention(12, 3, 4))
+    x, source, residual = arrays({"x": 12, "from": 12, "residual": 12}, 2, 5)
+    with pytest.raises(TypeError, match=r"^expected arrays for x, from, residual, got 2"):
+        steps(x, source)
+    with pytest.raises(ValueError, match=r"^from: expected shape \(2, 5, 12\), got \(2, 4, 12\)"):
+        steps(x, source[:, :4], residual)
+    with pytest.raises(ValueError, match=r"^x: expected shape \(P, T, 12\), got \(2, 5, 11\)"):
+        steps(x[:, :, :11], source, residual)
+    with pytest.raises(TypeError, match=r"^residual: expected float32, got float64"):
+        steps(x, source, np.float64(residual))
+    taking = TokenSteps({"x": 4}, [[Take("y", "x", (0, 3))]], ["y"])
+    with pytest.raises(ValueError, match=r"^expected more than 3 tokens of each prompt, got 3"):
+        taking(normal(2, 3, 4))
+
+
+REFUSED = {
+    "y: x: expected one of the arrays made before .x., got 'z'": [Linear("y", "z", normal(3, 4))],
+    "y: weight: expected shape .N, 4., got .3, 5.": [Linear("y", "x", normal(3, 5))],
+    "y: bias: expected shape .3,.": [Linear("y", "x", normal(3, 4), normal(4))],
+    "activation: expected None, 'gelu' or 'relu', got 'tanh'": [Linear("y", "x", normal(3, 4), None, "tanh")],
+    "y: residual: expected an array of 3 channels, got 'x' of 4": [Linear("y", "x", normal(3, 4), residual="x")],
+    "y: heads: expected a divisor of 4 channels, got 3": [Attention("y", "x", "x", "x", 3)],
+    "y: k: expected one of the arrays made before": [Attention("y", "x", "k", "x", 2)],
+    "y: weight: expected shape .4,.": [Norm("y", "x", normal(3), normal(4))],
+    "y: expected both moved and by, or neither": [Norm("y", "x", normal(4), normal(4), by="x")],
+    "y: expected some rows of an array that has them all": [Take("y", "x", ())],
+    "y: rows: expected a whole number of at least 0, got -1": [Take("y", "x", (-1,))],
+    "x: expected a name that no other array has": [Linear("x", "x", normal(4, 4))],
+    "z: x: expected one of the arrays made before": [Take("y", "x", (0,)), Take("z", "y", (0,))],  # of one phase
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_steps_that_do_not_fit_are_refused(message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        TokenSteps({"x": 4}, [REFUSED[message]], ["y"])
+
+
+def test_descriptions_that_do_not_fit_are_refused():
+    step = Linear("y", "x", normal(4, 4))
+    for description in (({}, [[step]], ["y"]), ({"x": 4}, [], ["x"]), ({"x": 4}, [[step]], [])):
+        with pytest.raises(ValueError, match=r"^expected one or more inputs, phases and outputs"):
+            TokenSteps(*description)
+    with pytest.raises(ValueError, match=r"^outputs: expected one of .*'z'"):
+        TokenSteps({"x": 4}, [[step]], ["z"])
+    for outputs in (["x"], ["y", "y"]):
+        with pytest.raises(ValueError, match=r"^outputs: expected other arrays than the inputs, each once"):
+            TokenSteps({"x": 4}, [[step]], outputs)
+    with pytest.raises(ValueError, match=r"^inputs: x: expected a whole number of at least 1, got 0"):
+        TokenSteps({"x": 0}, [[step]], ["y"])
+    with pytest.raises(TypeError, match=r"^phases: expected Linear, Attention, Norm or Take, got str"):
+        TokenSteps({"x": 4}, [["y"]], ["y"])
+    rows = [Take("few", "x", (0,))], [Linear("y", "few", normal(4, 4), residual="x")]
+    with pytest.raises(ValueError, match=r"^y: residual: expected as many rows as the step's others, got 'x'"):
+        TokenSteps({"x": 4}, rows, ["y"])
+    with pytest.raises(ValueError, match=r"^y: expected some rows of an array that has them all"):
+        TokenSteps({"x": 4}, [[Take("few", "x", (0,))], [Take("y", "few", (0,))]], ["y"])
+    for other in isa.available():
+        if other != isa.current():
+            foreign = [step], [Linear("z", "y", kernels.pack(normal(4, 4), isa=other))]
+            with pytest.raises(ValueError, match=rf"^z: weight: expected one packed for {isa.current()}, as .*{other}"):
+                TokenSteps({"x": 4}, foreign, ["z"])

@@ -1,0 +1,60 @@
+"""What :class:`TokenSteps` does, as data: each step makes one array, or two, of others, all known by their names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mobilesam.kernels.check import F32
+from mobilesam.kernels.panels import Panels
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """y = act(x · weightᵀ + bias + residual) · scale; weight (N, K), float32 or packed, bias (N,).
+
+    activation: None, "gelu" or "relu".
+    """
+
+    y: str
+    x: str
+    weight: Panels | F32
+    bias: F32 | None = None
+    activation: str | None = None
+    residual: str | None = None
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Attention:
+    """y_h = softmax(q_h k_hᵀ · d^−½) v_h, heads concatenated, of each prompt's tokens among themselves."""
+
+    y: str
+    q: str
+    k: str
+    v: str
+    heads: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """y = LayerNorm(x), weight and bias (C,); and, where asked for, ``moved`` = y + ``by``."""
+
+    y: str
+    x: str
+    weight: F32
+    bias: F32
+    eps: float = 1e-5
+    moved: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Take:
+    """y: of each prompt's tokens those of the numbers ``rows``."""
+
+    y: str
+    x: str
+    rows: tuple[int, ...]
+
+
+Step = Linear | Attention | Norm | Take
