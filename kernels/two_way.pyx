@@ -48,8 +48,6 @@ class UpdatedImage:
 cdef struct basis_form:
     int64_t tokens, e, updates, rows
     const float *values[2]  # (tokens, e)
-    float *turned[2]  # (e, columns)
-    int64_t columns
 
 
 cdef inline int64_t rank(int64_t updates, int64_t inner) noexcept nogil:
@@ -57,45 +55,28 @@ cdef inline int64_t rank(int64_t updates, int64_t inner) noexcept nogil:
     return updates * inner + updates - 1
 
 
-cdef void set_form(basis_form *b, const micro *u, int64_t tokens, int64_t e, int64_t updates) noexcept nogil:
-    b.tokens, b.e, b.updates = tokens, e, updates
-    b.rows, b.columns = HEADS * tokens, round_up(tokens, u.nr)
-
-
-cdef int64_t turned_floats(const micro *u, const basis_form *b) noexcept nogil:
-    return round_up(b.e * b.columns + u.nr, 16)
-
-
-cdef void turn_values(const micro *u, basis_form *b, float **free) noexcept nogil:
-    cdef int64_t i
-    for i in range(b.updates):
-        b.turned[i] = take(free, b.e * b.columns + u.nr)
-        u.transpose(b.turned[i], b.columns, b.values[i], b.e, b.tokens, b.e)
-
-
-cdef void fold_basis(const micro *u, const basis_form *b, const float *rows, int64_t n, float *y, int64_t ldy) noexcept nogil:
-    """y (rank, n): the values of every update through its rows."""
+cdef void fold_basis(const micro *u, const basis_form *b, int64_t updates, const float *rows, int64_t n, float *y,
+                     int64_t ldy) noexcept nogil:
+    """y (rank, n): the values of the first updates through their rows; n are whole panels."""
     cdef int64_t i, r = b.rows
-    for i in range(b.updates):
+    for i in range(updates):
         fold(u, b.tokens, b.e, b.values[i], rows + i * (b.e + 1) * n, n, y + i * (r + 1) * ldy, ldy)
-    if b.updates == 2:
+    if updates == 2:
         memcpy(y + r * ldy, rows + b.e * n, n * sizeof(float))
 
 
+cdef int64_t unfold_floats(const micro *u, const basis_form *b, int64_t m) noexcept nogil:
+    return (rank(b.updates, b.e) + rank(b.updates, b.rows)) * round_up(m, u.nr) + 32
+
+
 cdef void unfold(const micro *u, const basis_form *b, int64_t updates, int64_t m, const float *x, int64_t ldx, float *y,
-                 int64_t ldy) noexcept nogil:
-    """y (m, rank) = x (m, ldx) · the basis' rows of the first updates."""
-    cdef int64_t d = b.e // HEADS, r = b.rows, i, h
-    cdef gemm_args g = new_gemm(m, b.tokens, d)
-    g.lda, g.ldb, g.panel, g.ldy = ldx, b.columns, u.nr, ldy
-    for i in range(updates):
-        for h in range(HEADS):
-            g.a, g.b = x + i * (b.e + 1) + h * d, b.turned[i] + h * d * b.columns
-            g.y = y + i * (r + 1) + h * b.tokens
-            u.gemm(&g)
-    if updates == 2:
-        for i in range(m):
-            y[i * ldy + r] = x[i * ldx + b.e]
+                 int64_t ldy, float *free) noexcept nogil:
+    """y (m, rank) = x (m, ldx) · the basis' rows of the first updates, as the basis' rows · xᵀ: of few tokens, whole panels."""
+    cdef int64_t n = round_up(m, u.nr)
+    cdef float *turned = take(&free, rank(updates, b.e) * n)
+    u.transpose(turned, n, x, ldx, m, rank(updates, b.e))
+    fold_basis(u, b, updates, turned, n, free, n)
+    u.transpose(y, ldy, free, n, rank(updates, b.rows), m)
 
 
 cdef struct update_pass:
@@ -117,7 +98,7 @@ cdef struct update_pass:
     const float *query_rows
     const float *key_rows
     const float *value_rows
-    const float *last_rows  # (last.m, e·updates + updates - 1), NULL in a first update
+    const float *last_basis  # (e·updates + updates - 1, last.m), NULL in a first update
     int64_t wide, query_wide, key_wide
     float *composed_gram
     float *composed_asked
@@ -172,12 +153,12 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     for i in range(prompts):
         passes[i].eps, passes[i].channels = eps, channels
         images.append(set_tokens(u, &passes[i], maps, keys[i], values[i], queries[i], None if before is None else before[i],
-                                 update.last_rows, isas.index(isa)))
+                                 update.last_basis, isas.index(isa)))
         set_maps(&passes[i], maps, pe, update)
         kept.append(set_constants(u, &passes[i], update))
     cdef int64_t columns = p.ask.columns
     room = asked_room(&passes[0].ask, sizeof(update_pass), prompts, chunks)
-    cdef size_t size = sizeof(float) * max(folded_floats(p), (p.rank + columns) * STRIDE + IMAGE_CHUNK * columns + 256
+    cdef size_t size = sizeof(float) * max(composed_floats(u, p), (p.rank + columns) * STRIDE + IMAGE_CHUNK * columns + 256
                                         + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.rank, False))
     cdef float *scratch
     cdef int failure = 0
@@ -199,13 +180,13 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     return images, combined(u, &passes[0].ask, sizeof(update_pass), room, update.value_bias, nthreads)
 
 
-cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, before, last_rows, isa):
+cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, before, last_basis, isa):
     """A prompt's side of the pass. Returns the UpdatedImage that it will fill."""
     every = (values,) if before is None else (*before.values, values)
     cdef int64_t chunks = maps.data.shape[0], tokens = keys.shape[0]
     p.n = maps.n
     p.before = 0 if before is None else before.rank + 1
-    set_form(&p.form, u, tokens, keys.shape[1], len(every))
+    p.form.tokens, p.form.e, p.form.updates, p.form.rows = tokens, keys.shape[1], len(every), HEADS * tokens
     p.rank = p.before + p.form.rows
     p.ask.asking, p.ask.e, p.ask.rank = queries.shape[0], keys.shape[1], p.rank
     p.ask.columns = round_up(HEADS * p.ask.asking, u.nr)
@@ -219,20 +200,23 @@ cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, bef
     if before is not None:
         before_ = before.scale
         p.scale_before = &before_[0, 0]
-    return UpdatedImage(p.n, p.rank, basis, scale, every, set_last(u, p, last_rows, isa))
+    return UpdatedImage(p.n, p.rank, basis, scale, every, set_last(u, p, last_basis, isa))
 
 
-cdef set_last(const micro *u, update_pass *p, last_rows, isa):
-    """Room for what the constant ``last_rows`` are of the basis: MapRows, or None."""
-    p.last_rows = NULL
-    if last_rows is None:
+cdef set_last(const micro *u, update_pass *p, last_basis, isa):
+    """Room for what the constant ``last_basis`` is of the update's: MapRows, or None."""
+    p.last_basis, p.last.m = NULL, 0
+    if last_basis is None:
         return None
-    cdef const float[:, ::1] lv = last_rows
-    set_shape(&p.last, u, lv.shape[0], p.rank)
+    last_basis = check.array(last_basis, "update.last_basis", (rank(p.form.updates, p.form.e), "OC"))
+    if last_basis.shape[1] % PANEL:
+        raise ValueError(f"update.last_basis: expected a multiple of {PANEL} columns, got {last_basis.shape[1]}")
+    cdef const float[:, ::1] lv = last_basis
+    set_shape(&p.last, u, lv.shape[1], p.rank)
     made = MapRows(memory.empty((p.last.m, p.rank)), memory.empty((operand_room(&p.last) + 1,), np.uint8), isa)
     cdef float[:, ::1] rv = made.rows
     cdef uint8_t[::1] ov = made.operand
-    p.last_rows, p.composed_last, p.last.operand = &lv[0, 0], &rv[0, 0], &ov[0]
+    p.last_basis, p.composed_last, p.last.operand = &lv[0, 0], &rv[0, 0], &ov[0]
     return made
 
 
@@ -257,8 +241,7 @@ cdef set_constants(const micro *u, update_pass *p, update):
     if p.before:
         query_rows = update.query_rows
         p.query_rows, p.query_wide = &query_rows[0, 0], query_rows.shape[1]
-    room = memory.empty((2 * turned_floats(u, &p.form) + (p.rank + asking) * p.rank + r * max(p.before, 1)
-                         + (p.rank + 1) * p.ask.value_wide + 256,))
+    room = memory.empty(((p.rank + asking) * p.rank + r * max(p.before, 1) + (p.rank + 1) * p.ask.value_wide + 256,))
     set_shape(&p.old_keys, u, r, p.before)
     set_shape(&p.gram_before, u, p.before, p.before)
     set_shape(&p.gram, u, p.form.rows, p.rank)
@@ -269,7 +252,6 @@ cdef set_constants(const micro *u, update_pass *p, update):
     cdef uint8_t[::1] ov = operands
     cdef float *free = &rv[0]
     cdef uint8_t *operand = &ov[0]
-    turn_values(u, &p.form, &free)
     p.composed_gram, p.composed_asked = take(&free, p.rank * p.rank), take(&free, asking * p.rank)
     p.composed_keys = take(&free, r * max(p.before, 1))
     p.composed_values = take(&free, (p.rank + 1) * p.ask.value_wide)  # a row more, as panels are read whole
@@ -300,36 +282,43 @@ cdef void set_rows(map_rows *rows, const float *a) noexcept nogil:
     make_operand(rows, rows.operand)
 
 
-cdef int64_t folded_floats(const update_pass *p) noexcept nogil:
-    return max(p.rank * p.wide, max(HEADS * p.form.tokens * p.query_wide, HEADS * p.ask.asking * p.key_wide))
+cdef int64_t composed_floats(const micro *u, const update_pass *p) noexcept nogil:
+    cdef int64_t asking = HEADS * p.ask.asking, folded = max(p.form.rows * p.query_wide, asking * p.key_wide)
+    return max(p.rank * max(p.wide, p.last.m), folded) + unfold_floats(u, &p.form, max(p.rank, asking)) + 16
 
 
-cdef void compose(const micro *u, update_pass *p, int64_t part, float *folded) noexcept nogil:
-    """One of PARTS of what a prompt's tokens make of the update's constants."""
+cdef void compose(const micro *u, update_pass *p, int64_t part, float *free) noexcept nogil:
+    """One of PARTS of what a prompt's tokens make of the update's constants, what takes longest first."""
     cdef basis_form *b = &p.form
-    cdef int64_t r = HEADS * b.tokens, asking = HEADS * p.ask.asking, i
+    cdef int64_t r = b.rows, asking = HEADS * p.ask.asking, i
+    cdef float *folded
     if part == 0:
-        fold_basis(u, b, p.gram_rows, p.wide, folded, p.wide)
-        unfold(u, b, b.updates, p.rank, folded, p.wide, p.composed_gram, p.rank)
+        folded = take(&free, p.rank * p.wide)
+        fold_basis(u, b, b.updates, p.gram_rows, p.wide, folded, p.wide)
+        unfold(u, b, b.updates, p.rank, folded, p.wide, p.composed_gram, p.rank, free)
         set_rows(&p.gram, p.composed_gram + p.before * p.rank)
         for i in range(p.before):
             memmove(p.composed_gram + i * p.before, p.composed_gram + i * p.rank, p.before * sizeof(float))
         if p.before:
             set_rows(&p.gram_before, p.composed_gram)
-    elif part == 1:
+    elif part == 1 and p.last_basis != NULL:
+        folded = take(&free, p.rank * p.last.m)
+        fold_basis(u, b, b.updates, p.last_basis, p.last.m, folded, p.last.m)
+        u.transpose(p.composed_last, p.rank, folded, p.last.m, p.rank, p.last.m)
+        set_rows(&p.last, p.composed_last)
+    elif part == 2:
+        folded = take(&free, asking * p.key_wide)
         fold(u, p.ask.asking, b.e, p.ask.queries, p.key_rows, p.key_wide, folded, p.key_wide)
-        unfold(u, b, b.updates, asking, folded, p.key_wide, p.composed_asked, p.rank)
+        unfold(u, b, b.updates, asking, folded, p.key_wide, p.composed_asked, p.rank, free)
         set_rows(&p.asked, p.composed_asked)
-        fold_basis(u, b, p.value_rows, p.ask.value_wide, p.composed_values, p.ask.value_wide)
-    elif part == 2 and p.before:
+        fold_basis(u, b, b.updates, p.value_rows, p.ask.value_wide, p.composed_values, p.ask.value_wide)
+    elif part == 3 and p.before:
+        folded = take(&free, r * p.query_wide)
         fold(u, b.tokens, b.e, p.keys, p.query_rows, p.query_wide, folded, p.query_wide)
-        unfold(u, b, 1, r, folded, p.query_wide, p.composed_keys, p.before)
+        unfold(u, b, 1, r, folded, p.query_wide, p.composed_keys, p.before, free)
         for i in range(r):
             p.composed_keys[i * p.before + p.before - 1] = 0  # the queries do not ask what lies between the updates
         set_rows(&p.old_keys, p.composed_keys)
-    elif part == 3 and p.last_rows != NULL:
-        unfold(u, b, b.updates, p.last.m, p.last_rows, rank(b.updates, b.e), p.composed_last, p.rank)
-        set_rows(&p.last, p.composed_last)
 
 
 cdef void dense(const map_rows *rows, const float *panels, float *y, const float *ahead, int64_t maps) noexcept nogil:

@@ -59,7 +59,7 @@ class Update:
     gram: (J, J), products of the basis: those of a block with the blocks before it twice, with those after it none.
     query_rows: (E, J of the update before), what the queries are of the basis; None for the first update.
     key_rows: (E, J), value_rows: (J, E) and value_bias: (E,): what the attention's keys and values are of it.
-    last_rows: (OC, J), what is asked of y₂ at the end, of S's part; None for the first update.
+    last_basis: (J, OC), what is asked of y₂ at the end, of S's part; None for the first update.
     The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels; value_rows has
         a row more.
     """
@@ -72,7 +72,7 @@ class Update:
     key_rows: F32
     value_rows: F32
     value_bias: F32
-    last_rows: F32 | None
+    last_basis: F32 | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,13 +146,13 @@ def low_rank(
 
     grams = [_one_sided(products(basis, basis), e) for basis in (basis1, basis2)]
     of_basis = [(products(k, basis), products(basis, v)) for (k, v), basis in ((asked1[:2], basis1), (asked2, basis2))]
-    query_rows, last_rows = products(asked1[2], basis1), products(last2, basis2)
+    query_rows, last_basis = products(asked1[2], basis1), products(basis2, last2)
 
-    def update(i: int, at: int, query_rows: F32 | None = None, last_rows: F32 | None = None) -> Update:
+    def update(i: int, at: int, query_rows: F32 | None = None, last_basis: F32 | None = None) -> Update:
         key_rows, value_rows = of_basis[i]
         return Update(
             at, count + i, e + 2 * e * i, _padded(grams[i]), query_rows, _padded(key_rows),
-            _padded(np.pad(value_rows, [(0, 1), (0, 0)])), _f32(_applied(values[i], norms[i].bias)), last_rows,
+            _padded(np.pad(value_rows, [(0, 1), (0, 0)])), _f32(_applied(values[i], norms[i].bias)), last_basis,
         )  # fmt: skip
 
     return LowRank(
@@ -175,7 +175,7 @@ def low_rank(
         before_bias=_f32(_applied(value0, -out1.bias)),
         first_out=_f32(out1.weight),
         first=update(0, e),
-        second=update(1, 5 * e, _padded(query_rows), _f32(last_rows)),
+        second=update(1, 5 * e, _padded(query_rows), _f32(last_basis)),
         last_at=count - e - len(last2),
         last_shift=_f32(_applied(last, norm2.bias)),
     )

@@ -45,7 +45,7 @@ class Mixed:
 def mixed(constants: LowRank, isa: str | None = None) -> Mixed:
     """For the ISA of a name, by default the one in force."""
     first, second = constants.first, constants.second
-    assert second.query_rows is not None and second.last_rows is not None, "constants of low_rank.low_rank"
+    assert second.query_rows is not None and second.last_basis is not None, "constants of low_rank.low_rank"
     e = len(first.gram)
     gram = second.gram[:, : 2 * e + 1]
     out = constants.first_out.astype(np.float64).T
@@ -63,7 +63,7 @@ def mixed(constants: LowRank, isa: str | None = None) -> Mixed:
             float(gram[e, e]),
         ),
         MixedUpdate(second, packed(gram[e + 1 :])),
-        packed(second.last_rows),
+        packed(second.last_basis.T),
     )
 
 

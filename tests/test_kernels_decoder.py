@@ -1,5 +1,6 @@
 """What the mask decoder runs on: the image's updates in low rank, upscaled masks."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 
@@ -293,6 +294,13 @@ def test_updates_refuse_what_does_not_fit():
     for update, before in ((c.first, [first]), (c.second, None)):
         with pytest.raises(ValueError, match=r"^before: .*second of two updates"):
             kernels.update_image(*maps, update, keys, values, queries, before, channels=CHANNELS)
+    for wrong, message in (
+        (normal(2 * INNER, 64), r"\(65, OC\), got \(64, 64\)"),
+        (normal(2 * INNER + 1, 40), "32.*40"),
+    ):
+        other = dataclasses.replace(c.second, last_basis=wrong)
+        with pytest.raises(ValueError, match=rf"^update.last_basis: .*{message}"):
+            kernels.update_image(*maps, other, keys, values, queries, [first], channels=CHANNELS)
     other = kernels.project_image(case.pe[:5], None, None, c.pe_rows)
     with pytest.raises(ValueError, match=r"^maps: .* 9 and 5 tokens"):
         kernels.update_image(maps[0], other, c.first, keys, values, queries, channels=CHANNELS)
