@@ -10,6 +10,7 @@ from mobilesam.kernels.mbconv import mbconv
 from mobilesam.kernels.mlp import local_mlp
 from mobilesam.kernels.panels import Panels
 from mobilesam.kernels.patch_embed import patch_embed
+from mobilesam.kernels.positions import encode_positions
 from mobilesam.kernels.probe import fma_peak
 from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows, project_image, turn_image
 from mobilesam.kernels.resize import mask_runs, resize_logits
@@ -34,6 +35,7 @@ __all__ = [
     "conv_transpose2d",
     "cross_attention",
     "depthwise_conv2d",
+    "encode_positions",
     "fma_peak",
     "gelu",
     "isa",

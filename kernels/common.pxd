@@ -82,6 +82,7 @@ cdef extern from "micro.h" nogil:
         void (*add)(float *, const float *, const float *, int64_t) noexcept nogil
         void (*pack)(float *, const void *, int, int64_t, int64_t, int64_t) noexcept nogil
         void (*pack_columns)(float *, const float *, int64_t, int64_t) noexcept nogil
+        void (*turns)(float *, float, const float *, float, const float *, int64_t) noexcept nogil
         void (*blend)(float *, const float *, const float *, float, int64_t) noexcept nogil
         void (*resample)(float *, const float *, const int32_t *, const float *, int64_t) noexcept nogil
         void (*normalize)(float *, const uint8_t *, const float *, const float *, int64_t) noexcept nogil

@@ -337,6 +337,15 @@ def update_image_mixed(
     threads: int | None = None,
 ) -> tuple[MixedImage, F32]: ...
 def pack_rows(rows: F32, *, precision: str = "fp32", isa: str | None = None) -> MapRows: ...
+def encode_positions(
+    xy: F32,
+    size: int,
+    gaussian: F32,
+    kinds: NDArray[np.intp] | None = None,
+    embeddings: F32 | None = None,
+    *,
+    threads: int | None = None,
+) -> F32: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
 def upscale_masks(
     x: F32 | tuple[ImageMaps, int, tuple[int, int]],

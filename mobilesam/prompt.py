@@ -5,7 +5,6 @@ Source: the reference's modeling/prompt_encoder.py.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -44,10 +43,7 @@ class PromptEncoder:
         xy, kinds = np.empty((count + len(more), 2), np.float32), np.empty(count + len(more), np.intp)
         xy[:count], xy[count:] = points, 0 if box is None else box.reshape(2, 2)
         kinds[:count], kinds[count:] = labels, more
-        tokens = self._encode((xy + np.float32(0.5)) / np.float32(IMG_SIZE))
-        tokens[kinds == NOT_A_POINT] = 0
-        tokens += self._embeddings[kinds]
-        return tokens
+        return kernels.encode_positions(xy, IMG_SIZE, self.gaussian, kinds, self._embeddings, threads=1)
 
     def dense(self, mask_input: F32 | None) -> F32:
         """The map (64, 64, 256) of mask logits (256, 256), or the vector (256,) that stands for no mask everywhere."""
@@ -73,19 +69,7 @@ class PromptEncoder:
         return self._dense_pe
 
     def _grid(self) -> F32:
-        centres = (np.arange(EMBED_SIZE, dtype=np.float32) + np.float32(0.5)) / np.float32(EMBED_SIZE)
-        x, y = np.meshgrid(centres, centres)
-        grid = self._encode(np.stack([x, y], axis=-1))
+        xy = np.indices((EMBED_SIZE, EMBED_SIZE), np.float32)[::-1].reshape(2, -1).T
+        grid = kernels.encode_positions(np.ascontiguousarray(xy), EMBED_SIZE, self.gaussian, threads=1)
         grid.flags.writeable = False
-        return grid
-
-    def _encode(self, coordinates: F32) -> F32:
-        """(..., 2) in [0, 1] to (..., 256): sines and cosines of 128 random frequencies (Tancik et al., 2020)."""
-        xy = 2 * coordinates - 1
-        phase: F32 = xy[..., :1] * self.gaussian[0]  # not by BLAS, whose threads would spin on beside the kernels
-        phase += xy[..., 1:] * self.gaussian[1]
-        phase *= np.float32(2 * math.pi)
-        encoded = np.empty((*phase.shape[:-1], EMBED_DIM), np.float32)
-        np.sin(phase, out=encoded[..., : EMBED_DIM // 2])
-        np.cos(phase, out=encoded[..., EMBED_DIM // 2 :])
-        return encoded
+        return grid.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM)

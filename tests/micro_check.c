@@ -158,6 +158,22 @@ static void activations(void)
         }
 }
 
+static void turns(void)
+{
+    for (int n = 1; n <= 4 * u->vl + 1; n++) {
+        CASE("turns n %d", n);
+        const float x0 = -0.7f, x1 = 0.9f;
+        float *w0 = numbers(n, 3), *w1 = numbers(n, 3), *y = blank(2 * n);
+        u->turns(y, x0, w0, x1, w1, n);
+        for (int j = 0; j < n; j++) {
+            const double a = (double)x0 * w0[j], b = (double)x1 * w1[j], phase = 6.283185307179586 * (a + b);
+            const double bound = 6.3 * roundings(2) * (fabs(a) + fabs(b)) + 2e-7; /* of the turns, and of the polynomials */
+            expect(j, y[j], sin(phase), bound);
+            expect(n + j, y[n + j], cos(phase), bound);
+        }
+    }
+}
+
 static void elementwise(void)
 {
     for (int n = 1; n <= 4 * u->vl + 1; n++) {
@@ -257,7 +273,7 @@ int main(void)
             abort();
     signal(SIGSEGV, crashed);
     gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), scales(), norm_columns(), draw_columns(), dot_rows(), spreads(), activations(), elementwise();
-    fma_probe(), pack(), pack_columns();
+    turns(), fma_probe(), pack(), pack_columns();
     failed += wrong > 0;
     printf(TEXT(TABLE) ": %d passed, %d failed\n", cases - failed, failed);
     return failed > 0;

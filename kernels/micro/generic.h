@@ -29,6 +29,6 @@ const micro NAME(ISA) = {
     .layer_norm = layer_norm, .softmax = softmax, .softmax_columns = softmax_columns, .exp_rows = exp_rows,
     .scale_columns = scale_columns, .dot_columns = dot_columns, .square_columns = square_columns,
     .norm_columns = norm_columns, .draw_columns = draw_columns, .dot_rows = dot_rows, .spread = spread, .transpose = transpose,
-    .activate = activate, .add = add, .pack = pack, .pack_columns = pack_columns, .blend = blend,
+    .activate = activate, .add = add, .pack = pack, .pack_columns = pack_columns, .turns = turns, .blend = blend,
     .resample = resample, .normalize = normalize, .above = above, .count_above = count_above, .fma_probe = fma_probe,
 };

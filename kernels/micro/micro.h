@@ -123,6 +123,8 @@ typedef struct {
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
     /* as `pack`, of a whole panel's columns, float32, that lie in k rows: y[p, j] = x[p, j] */
     void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL in int8 */
+    /* y[j] = sin(2 pi t), y[n + j] = cos(2 pi t),  t = x0*w0[j] + x1*w1[j],  j < n */
+    void (*turns)(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n);
     void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
     /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  index ascending */
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);

@@ -348,6 +348,17 @@ static void resample(float *y, const float *x, const int32_t *index, const float
     resample_each(y + j, x, index + j, t + j, count - j);
 }
 
+static void turns(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n)
+{
+    for (int64_t j = 0; j < n; j += VL) {
+        const int64_t count = n - j < VL ? n - j : VL;
+        vf sine, cosine;
+        sin_cos_v(load_part(w0 + j, count, 0.f) * x0 + load_part(w1 + j, count, 0.f) * x1, &sine, &cosine);
+        store_part(y + j, sine, count);
+        store_part(y + n + j, cosine, count);
+    }
+}
+
 static void normalize(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n)
 {
     for (int64_t j = 0; j < n; j++)
