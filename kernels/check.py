@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,13 +12,14 @@ from mobilesam.kernels import memory
 F32 = NDArray[np.float32]
 Dim = int | str | None  # a fixed length, a name for a free one, or (last) None for any number of leading axes
 
+_FLOAT32 = np.dtype(np.float32)
 ACTIVATIONS = {None: 0, "gelu": 1, "relu": 2}
 
 
-def activation(name: str | None) -> int:
+def activation(name: str | None, role: str = "activation") -> int:
     """The micro-kernels' number of an activation."""
     if name not in ACTIVATIONS:
-        raise ValueError(f"activation: expected None, 'gelu' or 'relu', got {name!r}")
+        raise ValueError(f"{role}: expected None, 'gelu' or 'relu', got {name!r}")
     return ACTIVATIONS[name]
 
 
@@ -42,7 +45,7 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
     """``value`` as a C-contiguous float32 array of one of ``shapes``; views are copied, other dtypes refused."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
-    if value.dtype != np.float32:
+    if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # a comparison of dtypes takes its time
         raise TypeError(f"{name}: expected float32, got {value.dtype} (convert it with .astype(np.float32))")
     for wanted in shapes:
         if _fits(value.shape, wanted):
@@ -83,6 +86,13 @@ def output(
         if isinstance(value, np.ndarray) and np.may_share_memory(out, value):
             raise ValueError("out: expected memory of its own, got an array that overlaps an input")
     return out
+
+
+def real(value: object, name: str) -> float:
+    """A finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}")
+    return float(value)
 
 
 def whole(value: object, name: str, least: int) -> int:

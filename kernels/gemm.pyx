@@ -89,6 +89,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     p.w = as_matrix(rt, weight)
     cdef float[::1] yv = y.reshape(-1)
     p.m, p.x, p.bias, p.residual, p.y, p.act = xv.shape[0] // p.w.k, &xv[0], floats(bv), floats(rv), &yv[0], act
+    p.scale = 1
     if p.m * p.w.n * p.w.k <= PARALLEL_WORK:
         nthreads = 1
     divide_product(&p, nthreads)

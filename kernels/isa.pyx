@@ -46,11 +46,12 @@ _runtime = PyCapsule_New(&shared, "mobilesam.kernels.isa._runtime", NULL)
 cdef int _supported = cpu_supports()
 _names = tuple(isas[i].name.decode() for i in range(isa_count))
 _precisions = ("fp32", "bf16", "int8")
+_available = tuple(_names[i] for i in range(isa_count) if isa_has(i, 0, _supported))
 
 
 def available() -> tuple[str, ...]:
     """The ISAs this build has and this CPU and OS support, best first."""
-    return tuple(_names[i] for i in range(isa_count) if isa_has(i, 0, _supported))
+    return _available
 
 
 def precisions(name: str | None = None) -> tuple[str, ...]:

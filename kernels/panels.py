@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Panels:
+class Panels(NamedTuple):
     """A weight (N, K) cut into panels of NR output columns.
 
     ``words`` (ceil(N / NR), rows, NR) uint32, zero beyond N. In fp32 ``words[j // NR, k, j % NR]`` are the bits of

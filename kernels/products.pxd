@@ -12,6 +12,7 @@ cdef struct layer_product:
     const float *residual
     float *y  # (m, n)
     int act
+    float scale  # of all that, where not 1
     int64_t width, column_blocks, units  # panels of a unit
 
 
@@ -32,19 +33,12 @@ cdef inline size_t product_bytes(const layer_product *p) noexcept nogil:
 
 cdef inline void product_unit(const layer_product *p, int64_t unit, float *operand) noexcept nogil:
     cdef int64_t i = unit // p.column_blocks * BLOCK, panel = unit % p.column_blocks * p.width
-    cdef int64_t j = panel * p.w.u.weight.columns, at = i * p.w.n + j
+    cdef int64_t j = panel * p.w.u.weight.columns, at = i * p.w.n + j, row, column
     cdef matrix part = p.w
     part.data += panel * p.w.panel
     part.n = min(p.width * p.w.u.weight.columns, p.w.n - j)
     product(&part, min(BLOCK, p.m - i), p.x + i * p.w.k, p.w.k, NULL if p.bias == NULL else p.bias + j,
             NULL if p.residual == NULL else p.residual + at, p.w.n, p.y + at, p.w.n, p.act, operand)
-
-
-cdef inline void scale_unit(const layer_product *p, int64_t unit, float scale) noexcept nogil:
-    """What product_unit has made, times ``scale``."""
-    cdef int64_t first = unit // p.column_blocks * BLOCK, j = unit % p.column_blocks * p.width * p.w.u.weight.columns
-    cdef int64_t n = min(p.width * p.w.u.weight.columns, p.w.n - j), i
-    cdef float *y = p.y + first * p.w.n + j
-    for i in range(min(BLOCK, p.m - first)):
-        for j in range(n):
-            y[i * p.w.n + j] *= scale
+    for row in range(0 if p.scale == 1 else min(BLOCK, p.m - i)):
+        for column in range(part.n):
+            p.y[at + row * p.w.n + column] *= p.scale

@@ -1,5 +1,6 @@
 """What is asked of an image's tokens by every prompt, once: see ``mobilesam/low_rank.py``."""
-from dataclasses import dataclass
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,16 +15,14 @@ from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ImageMaps:
+class ImageMaps(NamedTuple):
     """Maps (M, N) of an image of n tokens in chunks (⌈N / 256⌉, M, 256), zeros beyond: what :func:`project_image` makes."""
 
     data: np.ndarray
     n: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MapRows:
+class MapRows(NamedTuple):
     """A matrix (M, K) of products whose columns are pixels: ``rows``, as the micro-kernels of index ``isa`` take them."""
 
     rows: np.ndarray

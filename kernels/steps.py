@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mobilesam.kernels.check import F32
 from mobilesam.kernels.panels import Panels
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Linear:
+class Linear(NamedTuple):
     """y = act(x · weightᵀ + bias + residual) · scale; weight (N, K), float32 or packed, bias (N,).
 
     activation: None, "gelu" or "relu".
@@ -24,8 +23,7 @@ class Linear:
     scale: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Attention:
+class Attention(NamedTuple):
     """y_h = softmax(q_h k_hᵀ · d^−½) v_h, heads concatenated, of each prompt's tokens among themselves."""
 
     y: str
@@ -35,8 +33,7 @@ class Attention:
     heads: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Norm:
+class Norm(NamedTuple):
     """y = LayerNorm(x), weight and bias (C,); and, where asked for, ``moved`` = y + ``by``."""
 
     y: str
@@ -48,8 +45,7 @@ class Norm:
     by: str | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Take:
+class Take(NamedTuple):
     """y: of each prompt's tokens those of the numbers ``rows``."""
 
     y: str

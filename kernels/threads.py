@@ -70,7 +70,8 @@ def resolve(threads: int | None) -> int:
     would hang.
     """
     count = _default if threads is None else checked(threads)
-    return 1 if _forked or not isa.openmp() else count
+    return 1 if _forked or not _openmp else count
 
 
 _default = default_threads()
+_openmp = isa.openmp()

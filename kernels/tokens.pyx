@@ -1,4 +1,6 @@
 """The decoder's passes over prompts' tokens, which are few: what would be many small calls, as one."""
+from types import MappingProxyType
+
 import numpy as np
 
 from cython.parallel cimport parallel, prange
@@ -35,7 +37,7 @@ cdef struct token_step:
     int kind
     int64_t y, x, other, moved, k, v  # other: a residual, or what a norm is moved by
     layer_product product
-    float scale, eps
+    float eps
     const float *weight
     const float *bias
     const int64_t *rows  # of a Take
@@ -65,18 +67,20 @@ cdef class TokenSteps:
     Source: ``Attention``, ``TwoWayAttentionBlock`` and ``MLP`` in the reference's modeling/transformer.py and mask_decoder.py.
     """
 
-    cdef readonly dict inputs
-    cdef readonly list phases
-    cdef readonly tuple outputs
+    cdef readonly object inputs  # of names to channels
+    cdef readonly tuple phases, outputs
     cdef dict _names  # of arrays, to their numbers
     cdef list _kept  # what the steps point to
+    cdef int64_t _least  # tokens
     cdef object _steps, _arrays, _first  # token_step, token_array; the first step of each phase, and the end
     cdef object _isa  # its name, once a weight has one
     cdef const micro *_u
 
     def __init__(self, inputs, phases, outputs):
-        self.inputs = {name: check.whole(width, f"inputs: {name}", 1) for name, width in dict(inputs).items()}
-        self.phases, self.outputs = [list(steps) for steps in phases], tuple(outputs)
+        if isinstance(outputs, str):
+            raise TypeError(f"outputs: expected several names, got {outputs!r}")
+        self.inputs = MappingProxyType({name: check.whole(width, f"inputs: {name}", 1) for name, width in dict(inputs).items()})
+        self.phases, self.outputs, self._least = tuple(tuple(steps) for steps in phases), tuple(outputs), 1
         if not self.inputs or not self.outputs or not self.phases:
             raise ValueError("expected one or more inputs, phases and outputs")
         self._names, self._kept, self._isa, self._u = {}, [], None, NULL
@@ -88,18 +92,21 @@ cdef class TokenSteps:
             self._new(name, width, 0)
         cdef uint8_t[:, ::1] storage = self._steps
         cdef int64_t at = 0
+        packed = []
         for phase in self.phases:
             known = frozenset(self._names)
+            packed.append([])
             for step in phase:
-                self._set(<token_step *>&storage[at, 0], step, known)
+                packed[len(packed) - 1].append(self._set(<token_step *>&storage[at, 0], step, known))
                 at += 1
+        self.phases = tuple(map(tuple, packed))
         for name in self.outputs:
             self._find(name, "outputs", frozenset(self._names))
         if len({*self.outputs, *self.inputs}) < len(self.outputs) + len(self.inputs):
             raise ValueError(f"outputs: expected other arrays than the inputs, each once, got {self.outputs}")
 
     def __reduce__(self):
-        return type(self), (self.inputs, self.phases, self.outputs)
+        return type(self), (dict(self.inputs), self.phases, self.outputs)
 
     cdef token_array *_array(self, int64_t number):
         cdef uint8_t[:, ::1] arrays = self._arrays
@@ -115,7 +122,7 @@ cdef class TokenSteps:
 
     cdef int64_t _find(self, name, role, known, int64_t width=0, int64_t like=NONE) except -1:
         """The number of an array that is known; of a width, where given, and with as many rows as another."""
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise ValueError(f"{role}: expected one of the arrays made before ({', '.join(sorted(known))}), got {name!r}")
         cdef token_array *found = self._array(self._names[name])
         if width and found.width != width:
@@ -125,24 +132,25 @@ cdef class TokenSteps:
         return self._names[name]
 
     cdef _set(self, token_step *p, step, known):
+        """Returns the step, its weight packed, whatever ISA is in force later."""
         p.other = p.moved = p.k = p.v = NONE
         if isinstance(step, Linear):
-            self._set_linear(p, step, known)
-        elif isinstance(step, Attention):
-            self._set_attention(p, step, known)
-        elif isinstance(step, Norm):
-            self._set_norm(p, step, known)
-        elif isinstance(step, Take):
-            self._set_take(p, step, known)
-        else:
-            raise TypeError(f"phases: expected Linear, Attention, Norm or Take, got {type(step).__name__}")
+            return self._set_linear(p, step, known)
+        if isinstance(step, Attention):
+            return self._set_attention(p, step, known)
+        if isinstance(step, Norm):
+            return self._set_norm(p, step, known)
+        if isinstance(step, Take):
+            return self._set_take(p, step, known)
+        raise TypeError(f"phases: expected Linear, Attention, Norm or Take, got {type(step).__name__}")
 
     cdef _set_linear(self, token_step *p, step, known):
-        p.kind, p.x, p.scale = LINEAR, self._find(step.x, f"{step.y}: x", known), step.scale
+        p.kind, p.x = LINEAR, self._find(step.x, f"{step.y}: x", known)
         panels = as_panels(step.weight, f"{step.y}: weight", ("N", self._array(p.x).width))
         bias = check.optional(step.bias, f"{step.y}: bias", (panels.n,))
         cdef const float[::1] bv = bias
-        p.product.w, p.product.bias, p.product.act = as_matrix(rt, panels), floats(bv), check.activation(step.activation)
+        p.product.w, p.product.bias, p.product.scale = as_matrix(rt, panels), floats(bv), check.real(step.scale, f"{step.y}: scale")
+        p.product.act = check.activation(step.activation, f"{step.y}: activation")
         isa = isas.name_of(panels.isa)
         if self._isa not in (None, isa):
             raise ValueError(f"{step.y}: weight: expected one packed for {self._isa}, as those before, got {isa}")
@@ -151,6 +159,7 @@ cdef class TokenSteps:
         if step.residual is not None:
             p.other = self._find(step.residual, f"{step.y}: residual", known, panels.n, p.x)
         self._kept += [panels, bias]
+        return step._replace(weight=panels)
 
     cdef _set_attention(self, token_step *p, step, known):
         p.kind, p.x = ATTENTION, self._find(step.q, f"{step.y}: q", known)
@@ -160,9 +169,10 @@ cdef class TokenSteps:
         if width % p.heads:
             raise ValueError(f"{step.y}: heads: expected a divisor of {width} channels, got {step.heads}")
         p.y = self._new(step.y, width, self._array(p.x).taken)
+        return step
 
     cdef _set_norm(self, token_step *p, step, known):
-        p.kind, p.x, p.eps = NORM, self._find(step.x, f"{step.y}: x", known), step.eps
+        p.kind, p.x, p.eps = NORM, self._find(step.x, f"{step.y}: x", known), check.real(step.eps, f"{step.y}: eps")
         cdef int64_t width = self._array(p.x).width
         weight, bias = check.array(step.weight, f"{step.y}: weight", (width,)), check.array(step.bias, f"{step.y}: bias", (width,))
         cdef const float[::1] wv = weight, bv = bias
@@ -174,16 +184,22 @@ cdef class TokenSteps:
             p.other = self._find(step.by, f"{step.y}: by", known, width, p.x)
             p.moved = self._new(step.moved, width, self._array(p.x).taken)
         self._kept += [weight, bias]
+        return step
 
     cdef _set_take(self, token_step *p, step, known):
         p.kind, p.x = TAKE, self._find(step.x, f"{step.y}: x", known)
-        if self._array(p.x).taken or not step.rows:
+        chosen = tuple(check.whole(row, f"{step.y}: rows", 0) for row in step.rows)
+        if self._array(p.x).taken or not chosen:
             raise ValueError(f"{step.y}: expected some rows of an array that has them all")
-        rows = np.array([check.whole(row, f"{step.y}: rows", 0) for row in step.rows], np.int64)
+        if max(chosen) >= 1 << 31:
+            raise ValueError(f"{step.y}: rows: expected numbers below 2³¹, got {max(chosen)}")
+        rows = np.array(chosen, np.int64)
         cdef const int64_t[::1] rv = rows
         p.rows = &rv[0]
         p.y = self._new(step.y, self._array(p.x).width, len(rows))
         self._kept.append(rows)
+        self._least = max(self._least, max(chosen) + 1)
+        return step._replace(rows=chosen)
 
     def __call__(self, *arrays, threads=None):
         cdef int nthreads = resolve(threads)
@@ -194,6 +210,8 @@ cdef class TokenSteps:
         for (name, width), x in zip(self.inputs.items(), arrays):
             taken.append(check.array(x, name, (*shape, width)))
             shape = taken[0].shape[:2]
+        if shape[1] < self._least:
+            raise ValueError(f"{next(iter(self.inputs))}: expected {self._least} tokens of each prompt or more, got {shape[1]}")
         cdef token_run run
         run.prompts, run.tokens = shape
         run.u = self._u if self._u != NULL else &rt.tables[rt.active[0]]
@@ -254,11 +272,11 @@ cdef set_arrays(const token_run *run, token_array *arrays, inputs, outputs, int6
     return results
 
 
-cdef size_t set_units(const token_run *run, token_step *steps, int64_t count, int nthreads) except? 0:
+cdef size_t set_units(const token_run *run, token_step *steps, int64_t count, int nthreads) noexcept:
     """How each step is divided, and what it points to. Returns the bytes of scratch that they need."""
     cdef size_t size = 64
     cdef token_step *p
-    cdef int64_t i, j
+    cdef int64_t i
     for i in range(count):
         p = &steps[i]
         if p.kind == LINEAR:
@@ -273,9 +291,6 @@ cdef size_t set_units(const token_run *run, token_step *steps, int64_t count, in
             p.units = (run.prompts * rows_of(run, p.x) + ROWS - 1) // ROWS
         else:
             p.units = run.prompts
-            for j in range(run.arrays[p.y].taken):
-                if p.rows[j] >= run.tokens:
-                    raise ValueError(f"expected more than {p.rows[j]} tokens of each prompt, got {run.tokens}")
     return size
 
 
@@ -297,8 +312,6 @@ cdef void run_unit(const token_run *run, int64_t step, int64_t unit, float *scra
     cdef float *y = run.arrays[p.y].data
     if p.kind == LINEAR:
         product_unit(&p.product, unit, scratch)
-        if p.scale != 1:
-            scale_unit(&p.product, unit, p.scale)
     elif p.kind == ATTENTION:
         attend_unit(run, p, unit, scratch)
     elif p.kind == NORM:

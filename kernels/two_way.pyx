@@ -3,7 +3,8 @@
 Image tokens lie along the vectors, in chunks that stay in L2: a chunk of an image's map, of softmax over the tokens or of scores
 is some rows of IMAGE_CHUNK image tokens. A head's scores are products 16 deep of the tokens' queries and its rows of a map.
 """
-from dataclasses import dataclass
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +28,7 @@ cdef enum:
     PARTS = 4  # of what is composed for a prompt, by any threads
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class UpdatedImage:
+class UpdatedImage(NamedTuple):
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
 
     basis: (chunks, room, STRIDE), of which ``rank`` rows are filled; scale: (chunks, 256), one over the deviations.
@@ -141,6 +141,8 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
     values = check.array(values, "values", keys.shape)
     queries = check.array(queries, "queries", (keys.shape[0], "T2", keys.shape[2]))
     cdef int64_t prompts = keys.shape[0], e = keys.shape[2], chunks = maps.data.shape[0], unit, i
+    for image in before or ():
+        check.instance(image, "before", UpdatedImage)
     check_maps(maps, pe, update.squares + 1, update.pe_at + 2 * e, before or ())
     if (before is None) != (update.query_rows is None):
         raise ValueError(f"before: expected images for the second of two updates, and for that alone, got {before!r}")
@@ -208,7 +210,7 @@ cdef set_last(const micro *u, update_pass *p, last_basis, isa):
     p.last_basis, p.last.m = NULL, 0
     if last_basis is None:
         return None
-    last_basis = check.array(last_basis, "update.last_basis", (rank(p.form.updates, p.form.e), "OC"))
+    check.array(last_basis, "update.last_basis", (rank(p.form.updates, p.form.e), "OC"))
     if last_basis.shape[1] % PANEL:
         raise ValueError(f"update.last_basis: expected a multiple of {PANEL} columns, got {last_basis.shape[1]}")
     cdef const float[:, ::1] lv = last_basis

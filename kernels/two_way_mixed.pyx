@@ -4,7 +4,8 @@ As in two_way.pyx, but where 8·tokens are more than the channels, little is to 
 update's constants: the constants are the products' rows, and the image's keys, values and next queries are computed, of a chunk.
 `mobilesam/low_rank.py` has the algebra.
 """
-from dataclasses import dataclass
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +27,7 @@ cdef enum:
     PIXELS = 32  # of a block, whose maps, of all rows of a product, stay in L2 beside its operand
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MixedImage:
+class MixedImage(NamedTuple):
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
 
     basis: (chunks, room, STRIDE), of which ``rank`` rows are filled, E an update and one between two; the rows are constants.

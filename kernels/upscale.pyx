@@ -66,7 +66,7 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     p.w2 = as_map_rows(rt, w2)
     cdef const micro *u = p.w2.u
     c1 = p.w2.k
-    if not isinstance(x, tuple):
+    if type(x) is not tuple:
         x = check.array(x, "x", ("4·C1", "H", "W"))
         c1 = in_fours(x, "x")
     check.array(w2.rows, "w2", ("4·C2", c1))
@@ -90,7 +90,7 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         check.instance(rows, "rows", MapRows)
         set_update(&p, update, rows)
     elif own:
-        if not isinstance(x, tuple):
+        if type(x) is not tuple:
             raise TypeError("x: expected (ImageMaps, the first map, (H, W)) with rows, got an array")
         p.basis, p.stride, p.basis_step, p.x = p.x, p.map_step, p.chunk_step, NULL
         p.rows = as_map_rows(rt, rows)
@@ -122,7 +122,7 @@ def in_fours(rows, name):
 cdef set_maps(upscale_pass *p, x, int64_t count, update):
     """Where x is. Returns the array that holds it."""
     cdef const float[:, :, ::1] maps
-    if not isinstance(x, tuple):
+    if type(x) is not tuple:
         if update is not None:
             raise TypeError("x: expected (ImageMaps, the first map, (H, W)) with an update, got an array")
         p.height, p.width = x.shape[1:]

@@ -3,7 +3,8 @@
 A 2×2 tile of outputs is A'[(G g G') ⊙ (B' d B)]A of its 4×4 inputs d: sixteen GEMMs over channels, with tiles as rows. All
 entries of A and B are 0 or ±1, so it rounds about as the direct form does.
 """
-from dataclasses import dataclass
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +21,7 @@ cdef const runtime *rt = shared_runtime()
 cdef int64_t TILES = 32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WinogradPanels:
+class WinogradPanels(NamedTuple):
     """A (OC, 3, 3, C) weight as G g G', packed: ``data`` (16, ceil(OC / NR), C, NR); ``isa`` as in Panels."""
 
     data: np.ndarray

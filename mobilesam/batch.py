@@ -3,16 +3,15 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 from .written_prompt import SUFFIXES, WrittenPrompt, read_prompts
 
 _MAGIC = re.compile(r"[*?[]")
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """A prompt on an image; `output` is the file of its answer, relative to the output folder."""
 
     image: Path

@@ -60,13 +60,15 @@ def check_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size
 
 def to_canvas(xy: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
     """Pixels of the image to pixels of the canvas (`apply_coords` of the reference's utils/transforms.py)."""
-    return (xy * _canvas_scale(size)).astype(np.float32)
+    return (xy * _canvas_scale(tuple(size))).astype(np.float32)
 
 
 @lru_cache(maxsize=8)
 def _canvas_scale(size: Size) -> NDArray[np.float64]:
     (new_h, new_w), (h, w) = resized_size(*size), size
-    return np.array([new_w / w, new_h / h])
+    scale = np.array([new_w / w, new_h / h])
+    scale.flags.writeable = False
+    return scale
 
 
 def _checked_points(points: ArrayLike, size: Size) -> NDArray[np.float64]:

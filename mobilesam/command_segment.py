@@ -128,7 +128,11 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
 
     allow_large_photos()
     reading = by_the_way(lambda: read_photo(image))
-    from .network import load_network  # and NumPy and the kernels, while the photo is read
+    # While the photo is read. Not within another import: deep calls cross the end of a block of the interpreter's stack
+    # (16 KB), some again and again, and each time the next block is mapped and let go; that took up to 20 ms.
+    import numpy  # noqa: F401
+
+    from .network import load_network
 
     network = load_network(arguments.weights, arguments.threads, arguments.precision, in_order=True)
     from . import api, outputs  # while that is loaded

@@ -8,9 +8,8 @@ arXiv:2304.02643.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +20,7 @@ PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One stage of TinyViT: `depth` blocks on a `resolution`² map of `dim` channels.
 
     `heads` and `window` are those of its windowed attention; 0 for stage 0, which is convolutional (MBConv).
@@ -75,8 +73,7 @@ def attention_bias_index(window: int) -> NDArray[np.intp]:
     return index
 
 
-@dataclass(frozen=True)
-class TensorSpec:
+class TensorSpec(NamedTuple):
     """Shape of a tensor, and whether it is the weight of a convolution or linear layer (fp16 by default)."""
 
     shape: tuple[int, ...]

@@ -20,7 +20,7 @@ from .config import CROSS_ATTENTION_DIM, EMBED_DIM, EMBED_SIZE, LAYER_NORM_2D_EP
 from .kernels import ImageMaps, MapRows, MixedImage, UpdatedImage, steps
 from .parameters import F32, Layer, Parameters
 from .transformer import Answer, Phases, TwoWayTransformer, mlp
-from .updates import ImageTokens, Positions, ProjectedImage, Updated, begin, most_together
+from .updates import ImageTokens, Positions, ProjectedImage, Updated, begin_updates, most_together
 
 if TYPE_CHECKING:
     from .low_rank import LowRank
@@ -109,7 +109,7 @@ class MaskDecoder:
         once, isa = self.transformer.once, self.isa
         prompts = (np.concatenate([self.output_tokens, prompt]) for prompt in sparse)
         for tokens in _together(prompts, image):
-            updates = begin(image, tokens.shape[1], once, isa, self.threads)
+            updates = begin_updates(image, tokens.shape[1], once, isa, self.threads)
             (scores, *hyper), images = answer(updates, tokens, self.threads)
             for i, x in enumerate(images):
                 own = np.concatenate([rows[i] for rows in hyper])

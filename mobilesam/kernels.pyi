@@ -1,8 +1,7 @@
 # The kernels' signatures for type checkers; kernels/ is installed as mobilesam.kernels.
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +45,7 @@ isa: _Isa
 memory: _Memory
 threads: _Threads
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Panels:
+class Panels(NamedTuple):
     words: NDArray[np.uint32]
     shape: tuple[int, ...]
     isa: int
@@ -56,19 +54,16 @@ class Panels:
     @property
     def k(self) -> int: ...
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ImageMaps:
+class ImageMaps(NamedTuple):
     data: F32
     n: int
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MapRows:
+class MapRows(NamedTuple):
     rows: F32
     operand: NDArray[np.uint8]
     isa: int
 
-@dataclass(frozen=True, slots=True, eq=False)
-class MixedImage:
+class MixedImage(NamedTuple):
     n: int
     rank: int
     basis: F32
@@ -76,8 +71,7 @@ class MixedImage:
     queries: F32 | None
     squares: F32 | None
 
-@dataclass(frozen=True, slots=True, eq=False)
-class UpdatedImage:
+class UpdatedImage(NamedTuple):
     n: int
     rank: int
     basis: F32
@@ -86,8 +80,7 @@ class UpdatedImage:
     rows: MapRows | None
 
 class steps:  # a module
-    @dataclass(frozen=True, slots=True, eq=False)
-    class Linear:
+    class Linear(NamedTuple):
         y: str
         x: str
         weight: Weight
@@ -96,16 +89,14 @@ class steps:  # a module
         residual: str | None = None
         scale: float = 1.0
 
-    @dataclass(frozen=True, slots=True, eq=False)
-    class Attention:
+    class Attention(NamedTuple):
         y: str
         q: str
         k: str
         v: str
         heads: int
 
-    @dataclass(frozen=True, slots=True, eq=False)
-    class Norm:
+    class Norm(NamedTuple):
         y: str
         x: str
         weight: F32
@@ -114,8 +105,7 @@ class steps:  # a module
         moved: str | None = None
         by: str | None = None
 
-    @dataclass(frozen=True, slots=True, eq=False)
-    class Take:
+    class Take(NamedTuple):
         y: str
         x: str
         rows: tuple[int, ...]
@@ -123,16 +113,15 @@ class steps:  # a module
     Step: TypeAlias = Linear | Attention | Norm | Take
 
 class TokenSteps:
-    inputs: dict[str, int]
-    phases: list[list[steps.Step]]
+    inputs: Mapping[str, int]
+    phases: tuple[tuple[steps.Step, ...], ...]
     outputs: tuple[str, ...]
     def __init__(
         self, inputs: Mapping[str, int], phases: Sequence[Sequence[steps.Step]], outputs: Sequence[str]
     ) -> None: ...
     def __call__(self, *arrays: F32, threads: int | None = None) -> list[F32]: ...
 
-@dataclass(frozen=True, slots=True, eq=False)
-class WinogradPanels:
+class WinogradPanels(NamedTuple):
     data: F32
     shape: tuple[int, int, int, int]
     isa: int

@@ -61,7 +61,7 @@ class Update:
     key_rows: (E, J), value_rows: (J, E) and value_bias: (E,): what the attention's keys and values are of it.
     last_basis: (J, OC), what is asked of y₂ at the end, of S's part; None for the first update.
     The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels; value_rows has
-        a row more.
+        a row more; OC are whole panels.
     """
 
     at: int

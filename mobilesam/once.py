@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +10,7 @@ from .config import DECODER_DEPTH
 from .parameters import F32, PANEL, Parameters, Vectors
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OnceAttention:
+class OnceAttention(NamedTuple):
     """Tokens' attention to the image: key_rows (E, C), whose bias falls out of the softmax, value_rows (C + 1, E), of
     which the last are zeros, and value_bias (E,)."""
 
@@ -25,8 +24,7 @@ class OnceAttention:
         return cls(p.tensor("k_proj.weight"), np.ascontiguousarray(values), p.tensor("v_proj.bias"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class OnceUpdate:
+class OnceUpdate(NamedTuple):
     """The image's attention to the tokens: query_rows (E, C + 1 and zeros up to whole panels), the last the bias;
     out_rows (E, C) and its bias, shift (C,); the weight and bias (C,) of the norm that follows."""
 
@@ -44,8 +42,7 @@ class OnceUpdate:
         return cls(np.ascontiguousarray(queries), outs, p.tensor("out_proj.bias"), norm.weight, norm.bias)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Once:
+class Once(NamedTuple):
     """Those of the two-way transformer, in the order in which they are used."""
 
     attentions: tuple[OnceAttention, ...]

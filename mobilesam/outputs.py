@@ -1,9 +1,8 @@
 """The files that an answer of `mobilesam segment` becomes: whether they can be written, and writing them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from PIL import Image
 
@@ -15,8 +14,7 @@ Kind: TypeAlias = Literal["mask", "cutout", "overlay"]
 Files: TypeAlias = Iterable[tuple[Kind, Path]]
 
 
-@dataclass(frozen=True)
-class Style:
+class Style(NamedTuple):
     """name: what the object is called; crop: cut-outs to the object's box; polygons: in COCO's JSON too."""
 
     name: str

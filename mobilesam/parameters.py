@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,24 +17,21 @@ F32 = NDArray[np.float32]
 PANEL = 32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Layer:
+class Layer(NamedTuple):
     """A linear layer or a convolution: its packed weight and its bias."""
 
     weight: Panels
     bias: F32 | None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Vectors:
+class Vectors(NamedTuple):
     """A weight that is read as it is, such as a norm's or a depthwise convolution's, and its bias; float32."""
 
     weight: F32
     bias: F32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class Rows(NamedTuple):
     """A layer whose answers are maps: the rows of its product, packed, and its bias."""
 
     weight: MapRows

@@ -1,11 +1,10 @@
 """Published checkpoints: where each comes from, its checksum, and where `mobilesam download` keeps it."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(NamedTuple):
     """A checkpoint's address, the SHA-256 of the file there, and who publishes that."""
 
     url: str

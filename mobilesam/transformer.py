@@ -88,7 +88,7 @@ class TwoWayTransformer:
             TwoWayAttentionBlock(p / "layers" / i, skip_first_layer_pe=i == 0) for i in range(DECODER_DEPTH)
         )
         self.final_attn_token_to_image = TokenToImage(p / "final_attn_token_to_image", p.norm("norm_final_attn"))
-        self.once, self.isa = Once.of(p), kernels.isa.current()
+        self.once = Once.of(p)
         self._second = second
         self._begin = kernels.TokenSteps(
             {"tokens": EMBED_DIM},

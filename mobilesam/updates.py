@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import kernels
 from .config import EMBED_DIM, LAYER_NORM_EPS
@@ -32,7 +32,7 @@ TOGETHER = 4
 Updated = UpdatedImage | MixedImage | ImageMaps
 
 
-class Constants(Protocol):
+class DecoderConstants(Protocol):
     """What the updates in low rank are made of; each is made when first wanted."""
 
     @property
@@ -77,14 +77,13 @@ class Positions:
         return self.project(self.encoding)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ProjectedImage:
+class ProjectedImage(NamedTuple):
     """What the updates in low rank start from: the image's maps and those of the positional encoding.
 
     27 MB of an image's own.
     """
 
-    decoder: Constants
+    decoder: DecoderConstants
     maps: ImageMaps
     pe_maps: ImageMaps
 
@@ -103,7 +102,7 @@ class Updates(Protocol):
         """Update it by tokens' keys, scaled, and values (P, T, 128); then, as `look`, what tokens see of the result."""
 
 
-def begin(image: ImageTokens, tokens: int, once: Once, isa: str, threads: int) -> Updates:
+def begin_updates(image: ImageTokens, tokens: int, once: Once, isa: str, threads: int) -> Updates:
     """The updates by prompts of so many tokens."""
     if image.once and tokens <= ONCE_TOKENS:
         return OnceUpdates(image, once, isa, threads)

@@ -15,7 +15,6 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -35,8 +34,7 @@ class Coordinate(NamedTuple):
         return self.value * side / 100 if self.per_cent else self.value
 
 
-@dataclass(frozen=True)
-class WrittenPrompt:
+class WrittenPrompt(NamedTuple):
     """Points as (x, y), their labels, and a box as (x0, y0, x1, y1) or None."""
 
     points: tuple[tuple[Coordinate, Coordinate], ...]
@@ -52,8 +50,7 @@ class WrittenPrompt:
         return {"points": points, "labels": self.labels, "box": box}
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A row of a file of prompts: the image's path as written, the prompt or None, the output as written or None."""
 
     line: int

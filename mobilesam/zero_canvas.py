@@ -10,9 +10,8 @@ canvas's, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -39,8 +38,7 @@ class Layer(Protocol):
     def downsample(self) -> Module | None: ...
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Constants:
+class Constants(NamedTuple):
     """The zero canvas's lines along the axis that the photo does not fill.
 
     stage0: one line for the map before the blocks and after each; stage1: likewise WINDOW lines, by their place in a

@@ -3,7 +3,6 @@
 import hashlib
 import socket
 import threading
-from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -77,7 +76,7 @@ def server(pt, tmp_path, monkeypatch):
 
 
 def publish(monkeypatch, pt: bytes, folder: Path, url: str) -> None:
-    entry = replace(published.PUBLISHED["mobile_sam"], url=url, sha256=hashlib.sha256(pt).hexdigest())
+    entry = published.PUBLISHED["mobile_sam"]._replace(url=url, sha256=hashlib.sha256(pt).hexdigest())
     monkeypatch.setitem(published.PUBLISHED, "mobile_sam", entry)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -193,7 +192,7 @@ def test_without_a_network_it_is_taken_from_a_file(pt, tmp_path, monkeypatch, ca
 
 def test_a_mirror(server, monkeypatch, tmp_path):
     mirror = published.PUBLISHED["mobile_sam"].url
-    entry = replace(published.PUBLISHED["mobile_sam"], url="http://127.0.0.1:1/mobile_sam.pt")
+    entry = published.PUBLISHED["mobile_sam"]._replace(url="http://127.0.0.1:1/mobile_sam.pt")
     monkeypatch.setitem(published.PUBLISHED, "mobile_sam", entry)
     assert main(["download", "--from", mirror]) == 0
     assert cached(tmp_path) == ["mobile_sam.safetensors"]

@@ -301,6 +301,12 @@ def test_updates_refuse_what_does_not_fit():
         other = dataclasses.replace(c.second, last_basis=wrong)
         with pytest.raises(ValueError, match=rf"^update.last_basis: .*{message}"):
             kernels.update_image(*maps, other, keys, values, queries, [first], channels=CHANNELS)
+    turned = dataclasses.replace(c.second, last_basis=np.asfortranarray(c.second.last_basis))
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.update_image(*maps, turned, keys, values, queries, [first], channels=CHANNELS)
+    other_form, _ = update_one_mixed(*maps, case.mixed.first, keys, values, queries, channels=CHANNELS)
+    with pytest.raises(TypeError, match=r"^before: expected UpdatedImage, got MixedImage"):
+        kernels.update_image(*maps, c.second, keys, values, queries, other_form, channels=CHANNELS)
     other = kernels.project_image(case.pe[:5], None, None, c.pe_rows)
     with pytest.raises(ValueError, match=r"^maps: .* 9 and 5 tokens"):
         kernels.update_image(maps[0], other, c.first, keys, values, queries, channels=CHANNELS)

@@ -47,6 +47,20 @@ def test_positions_at_quarter_turns_and_far_beyond():
     assert_within(y[0], np.concatenate([np.sin(exact), np.cos(exact)]), 2e-7)
 
 
+def test_positions_beyond_all_measure_stay_sines_and_cosines():
+    """A caller of `SamPredictor` may name points outside the image, however far."""
+    powers = np.float32(2.0) ** np.arange(18, 127, dtype=np.float32)
+    y = kernels.encode_positions(np.float32([[1.5, 0.5]]), 2, np.stack([powers, 0 * powers]))
+    assert np.abs(y).max() <= 1 + 4 * U
+    assert_within(np.square(y).reshape(2, -1).sum(axis=0), np.ones(len(powers)), 8 * U)
+
+
+def test_kinds_may_be_a_view():
+    xy, gaussian, embeddings, kinds = normal(3, 2), normal(2, 10), normal(4, 20), np.array([2, 9, -1, 9, 0])
+    expected = kernels.encode_positions(xy, 64, gaussian, np.array([2, -1, 0]), embeddings)
+    assert_same(kernels.encode_positions(xy, 64, gaussian, kinds[::2], embeddings), expected)
+
+
 def test_positions_have_the_same_bits_alone_and_on_any_threads():
     xy, gaussian, embeddings = 50 * abs(normal(150, 2)), normal(2, 128), normal(5, 256)
     kinds = np.arange(150) % 5 - 1
@@ -71,9 +85,11 @@ def test_positions_that_do_not_fit_are_refused():
         "size: expected a whole number of at least 1, got 0": (xy, 0, gaussian),
         "gaussian: expected shape .2, F.": (xy, 64, normal(3, 10)),
         "kinds: expected both kinds and embeddings, or neither": (xy, 64, gaussian, kinds),
-        "kinds: expected 3, got 2": (xy, 64, gaussian, kinds[:2], embeddings),
+        r"kinds: expected intp of shape .3,., got int64 of shape .2,.": (xy, 64, gaussian, kinds[:2], embeddings),
         "kinds: expected -1 to 3, got 4": (xy, 64, gaussian, kinds + 4, embeddings),
         "kinds: expected -1 to 3, got -2": (xy, 64, gaussian, kinds - 2, embeddings),
+        r"kinds: expected intp of shape .3,., got int32": (xy, 64, gaussian, kinds.astype(np.int32), embeddings),
+        r"kinds: expected intp of shape .3,., got list": (xy, 64, gaussian, [0, 0, 0], embeddings),
         "embeddings: expected shape .K, 20.": (xy, 64, gaussian, kinds, normal(4, 21)),
     }.items():
         with pytest.raises(ValueError, match=f"^{message}"):

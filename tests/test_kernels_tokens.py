@@ -186,9 +186,42 @@ def test_copies_and_other_threads_answer_alike():
     expected = steps(*x)
     for other in (copy.copy(steps), copy.deepcopy(steps), pickle.loads(pickle.dumps(steps))):
         assert_same(other(*x)[0], expected[0])
+
+
+def test_threads_may_share_steps():
+    """Each with prompts and tokens of its own."""
+    description = self_attention(32, 2, 16)
+    steps = TokenSteps(*description)
+    given = [arrays(description[0], 1 + i % 3, 3 + 5 * i) for i in range(12)]
+    expected = [steps(*x, threads=1)[0] for x in given]
     with ThreadPoolExecutor(4) as pool:
-        for y, _ in pool.map(lambda _: steps(*x), range(200)):
-            assert_same(y, expected[0])
+        for i, (y, _) in enumerate(pool.map(lambda i: steps(*given[i % 12]), range(400))):
+            assert_same(y, expected[i % 12])
+
+
+def test_steps_keep_their_isa():
+    """Also what a copy is packed for."""
+    description = self_attention(64, 2, 32)
+    x, steps = arrays(description[0], 1, 9), TokenSteps(*description)
+    expected = steps(*x)
+    for other in isa.available():
+        with isa.use(other):
+            assert_same(steps(*x)[0], expected[0])
+            assert_same(copy.copy(steps)(*x)[0], expected[0])
+
+
+def test_attention_among_some_tokens_without_weights():
+    description = {"x": 24}, [[Take("some", "x", (4, 1, 2))], [Attention("y", "some", "some", "some", 3)]], ["y"]
+    got, expected = answers(description, arrays(description[0], 2, 6))
+    assert got[0].shape == (2, 3, 24)
+    assert_relative_l2(got[0], expected[0], 24**0.5 * pass_bound(8, 3))
+
+
+def test_descriptions_cannot_be_changed():
+    steps = TokenSteps(*self_attention(32, 2, 16))
+    with pytest.raises(TypeError):
+        steps.inputs["x"] = 1
+    assert isinstance(steps.phases, tuple) and isinstance(steps.phases[0], tuple)
 
 
 def test_inputs_are_left_as_they_are():
@@ -212,7 +245,7 @@ def test_arrays_that_do_not_fit_are_refused():
     with pytest.raises(TypeError, match=r"^residual: expected float32, got float64"):
         steps(x, source, np.float64(residual))
     taking = TokenSteps({"x": 4}, [[Take("y", "x", (0, 3))]], ["y"])
-    with pytest.raises(ValueError, match=r"^expected more than 3 tokens of each prompt, got 3"):
+    with pytest.raises(ValueError, match=r"^x: expected 4 tokens of each prompt or more, got 3"):
         taking(normal(2, 3, 4))
 
 
@@ -220,7 +253,7 @@ REFUSED = {
     "y: x: expected one of the arrays made before .x., got 'z'": [Linear("y", "z", normal(3, 4))],
     "y: weight: expected shape .N, 4., got .3, 5.": [Linear("y", "x", normal(3, 5))],
     "y: bias: expected shape .3,.": [Linear("y", "x", normal(3, 4), normal(4))],
-    "activation: expected None, 'gelu' or 'relu', got 'tanh'": [Linear("y", "x", normal(3, 4), None, "tanh")],
+    "y: activation: expected None, 'gelu' or 'relu', got 'tanh'": [Linear("y", "x", normal(3, 4), None, "tanh")],
     "y: residual: expected an array of 3 channels, got 'x' of 4": [Linear("y", "x", normal(3, 4), residual="x")],
     "y: heads: expected a divisor of 4 channels, got 3": [Attention("y", "x", "x", "x", 3)],
     "y: k: expected one of the arrays made before": [Attention("y", "x", "k", "x", 2)],
@@ -228,6 +261,10 @@ REFUSED = {
     "y: expected both moved and by, or neither": [Norm("y", "x", normal(4), normal(4), by="x")],
     "y: expected some rows of an array that has them all": [Take("y", "x", ())],
     "y: rows: expected a whole number of at least 0, got -1": [Take("y", "x", (-1,))],
+    "y: scale: expected a finite number, got nan": [Linear("y", "x", normal(3, 4), scale=float("nan"))],
+    "y: eps: expected a finite number, got None": [Norm("y", "x", normal(4), normal(4), None)],
+    "y: x: expected one of the arrays made before .x., got .'x'.": [Linear("y", ["x"], normal(3, 4))],
+    "y: rows: expected numbers below 2³¹, got 2361": [Take("y", "x", (2**71,))],
     "x: expected a name that no other array has": [Linear("x", "x", normal(4, 4))],
     "z: x: expected one of the arrays made before": [Take("y", "x", (0,)), Take("z", "y", (0,))],  # of one phase
 }
@@ -251,6 +288,8 @@ def test_descriptions_that_do_not_fit_are_refused():
             TokenSteps({"x": 4}, [[step]], outputs)
     with pytest.raises(ValueError, match=r"^inputs: x: expected a whole number of at least 1, got 0"):
         TokenSteps({"x": 0}, [[step]], ["y"])
+    with pytest.raises(TypeError, match=r"^outputs: expected several names, got 'y'"):
+        TokenSteps({"x": 4}, [[step]], "y")
     with pytest.raises(TypeError, match=r"^phases: expected Linear, Attention, Norm or Take, got str"):
         TokenSteps({"x": 4}, [["y"]], ["y"])
     rows = [Take("few", "x", (0,))], [Linear("y", "few", normal(4, 4), residual="x")]

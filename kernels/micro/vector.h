@@ -92,13 +92,15 @@ INLINE vf exp_v(vf x)
     return (vf)((vi)(p * (vf)scale) & ~(x < -87.f));
 }
 
-/* sin and cos of 2 pi t: t less its nearest quarter turn is exact, and so is which quarter that is up to |t| = 2^20; then
- * polynomials of degree 7 and 8, 1.5 ulp of 1. */
+/* sin and cos of 2 pi t: t less its nearest quarter turn is exact, and so is which quarter that is up to |t| = 2^20, beyond which
+ * they are those of some quarter turn; then polynomials of degree 7 and 8, 1.5 ulp of 1. */
 INLINE void sin_cos_v(vf t, vf *sine, vf *cosine)
 {
     const vf shifted = t * 4.f + 12582912.f;
     const vi quarter = (vi)shifted, odd = -(quarter & 1);
-    const vf r = (t - (shifted - 12582912.f) * 0.25f) * 6.28318531f, r2 = r * r;
+    const vi near = (vi)t & 0x7fffffff;
+    const vf rest = (t - (shifted - 12582912.f) * 0.25f) * 6.28318531f;
+    const vf r = (vf)((vi)rest & (near < 0x49800000)), r2 = r * r;
     vf s = r2 * -1.9515295891e-4f + 8.3321608736e-3f;
     s = (s * r2 + -1.6666654611e-1f) * (r2 * r) + r;
     vf c = r2 * 2.443315711809948e-5f + -1.388731625493765e-3f;
