@@ -97,8 +97,7 @@ class Segmentation:
             self.prompt.box if more.box is None else more.box,
             more.mask_input,
         )
-        (answer,) = self.embedding.model._answers(self.embedding, [prompt], multimask)
-        return answer
+        return self.embedding.model._answer(self.embedding, prompt, multimask)
 
     def overlay(self, image: ImageLike, *, prompt: bool = True) -> Image.Image:
         """The image, in its own size, with the best mask as a translucent colour and an outline, and the prompt.
@@ -175,8 +174,7 @@ class Embedding:
         Raises ValueError or TypeError, in one line, for anything else and where no prompt is given.
         """
         prompt = check_prompt(self.original_size, points, labels, box, mask_input)
-        (answer,) = self.model._answers(self, [prompt], multimask)
-        return answer
+        return self.model._answer(self, prompt, multimask)
 
     def segment_rle(
         self,
@@ -195,7 +193,7 @@ class Embedding:
         only_best: the mask with the highest score alone; the others are never drawn. The rest as for `segment`.
         """
         prompt = check_prompt(self.original_size, points, labels, box, mask_input)
-        (candidates,) = self.model._candidates(self, [prompt], multimask)
+        candidates = self.model._candidates(self, prompt, multimask)
         wanted = [int(candidates.scores.argmax())] if only_best else list(range(len(candidates.scores)))
         size = self.original_size if size is None else size
         all_runs, _ = kernels.mask_runs(
@@ -305,41 +303,50 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, photo.original_size, input_size, self)
 
-    def _candidates(
-        self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool, *, once: bool = False
-    ) -> Iterator[Candidates]:
-        """What answers each prompt, in order. Those without a mask share what depends on the image alone.
+    def _candidates(self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False) -> Candidates:
+        """What answers a prompt. Those without a mask share what depends on the image alone.
 
         once: nothing is kept for more prompts, which costs a single one less; the same but for rounding.
         """
-        for shared, alike in groupby(prompts, key=lambda prompt: prompt.mask_input is None and not once):
-            if shared:
-                sparse = (self._tokens(embedding, prompt) for prompt in alike)
-                yield from self.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=multimask)
-                continue
-            for prompt in alike:
-                image = self._image_tokens(embedding.features, prompt.mask_input, reuse=False)
-                tokens = self._tokens(embedding, prompt)
-                yield from self.mask_decoder.candidates(image, [tokens], multimask=multimask)
+        image = (
+            self._image_tokens(embedding.features, prompt.mask_input, reuse=False)
+            if once or prompt.mask_input is not None
+            else embedding._image_tokens
+        )
+        (candidates,) = self.mask_decoder.answer(image, [self._tokens(embedding, prompt)], multimask=multimask)
+        return candidates
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> NDArray[np.float32]:
         size = embedding.original_size
         box = None if prompt.box is None else to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
         return self.prompt_encoder.sparse(to_canvas(prompt.points, size), prompt.labels, box)
 
-    def _answers(
-        self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool, *, once: bool = False
-    ) -> Iterator[Segmentation]:
-        for prompt, candidates in zip(prompts, self._candidates(embedding, prompts, multimask, once=once), strict=True):
-            low_res = candidates.draw()
-            low_res.flags.writeable = False  # masks are made of it later
-            yield Segmentation(candidates.scores, low_res, prompt, embedding)
+    def _answer(self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False) -> Segmentation:
+        return _drawn(embedding, prompt, self._candidates(embedding, prompt, multimask, once=once))
+
+    def _answers(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> Iterator[Segmentation]:
+        """What answers each prompt, in order."""
+        for shared, alike in groupby(prompts, key=lambda prompt: prompt.mask_input is None):
+            group = list(alike)
+            if shared:
+                sparse = (self._tokens(embedding, prompt) for prompt in group)
+                answers = self.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=multimask)
+            else:
+                answers = (self._candidates(embedding, prompt, multimask) for prompt in group)
+            for prompt, candidates in zip(group, answers, strict=True):
+                yield _drawn(embedding, prompt, candidates)
 
     def _image_tokens(
         self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None, *, reuse: bool
     ) -> ImageTokens:
         prompts = self.prompt_encoder
         return self.mask_decoder.image_tokens(features, prompts.dense_pe(), prompts.dense(mask_input), reuse=reuse)
+
+
+def _drawn(embedding: Embedding, prompt: Prompt, candidates: Candidates) -> Segmentation:
+    low_res = candidates.draw()
+    low_res.flags.writeable = False  # masks are made of it later
+    return Segmentation(candidates.scores, low_res, prompt, embedding)
 
 
 def load(
@@ -392,5 +399,4 @@ def segment(
     photo = as_photo(image, image_format)
     prompt = check_prompt(photo.original_size, points, labels, box, mask_input)
     model = default_model() if model is None else model
-    (answer,) = model._answers(model.encode(photo), [prompt], multimask, once=True)
-    return answer
+    return model._answer(model.encode(photo), prompt, multimask, once=True)

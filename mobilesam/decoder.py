@@ -105,15 +105,21 @@ class MaskDecoder:
         sparse: the prompts' tokens, (T, 256) each, of which there may be none; a few are taken ahead. The candidates
         are the mask tokens 1 to 3 with ``multimask``, else token 0.
         """
+        for tokens, alike in groupby(sparse, key=len):
+            most = most_together(image, len(self.output_tokens) + tokens)
+            while prompts := list(islice(alike, most)):
+                yield from self.answer(image, prompts, multimask=multimask)
+
+    def answer(self, image: ImageTokens, prompts: Sequence[F32], *, multimask: bool) -> list[Candidates]:
+        """As `candidates`, of prompts with as many tokens each, which go through the transformer together."""
         answer, wanted = self._multimask if multimask else self._single, MULTIMASK if multimask else SINGLE
-        once, isa = self.transformer.once, self.isa
-        prompts = (np.concatenate([self.output_tokens, prompt]) for prompt in sparse)
-        for tokens in _together(prompts, image):
-            updates = begin_updates(image, tokens.shape[1], once, isa, self.threads)
-            (scores, *hyper), images = answer(updates, tokens, self.threads)
-            for i, x in enumerate(images):
-                own = np.concatenate([rows[i] for rows in hyper])
-                yield Candidates(scores[i, 0, wanted].copy(), own, image, x, self)
+        tokens = np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in prompts])
+        updates = begin_updates(image, tokens.shape[1], self.transformer.once, self.isa, self.threads)
+        (scores, *hyper), images = answer(updates, tokens, self.threads)
+        return [
+            Candidates(scores[i, 0, wanted].copy(), np.concatenate([rows[i] for rows in hyper]), image, x, self)
+            for i, x in enumerate(images)
+        ]
 
     def _answer(self, wanted: Sequence[int]) -> Answer:
         """The transformer, and of its tokens all scores (P, 1, 4) and what draws each mask ``wanted``, (P, 1, 32)."""
@@ -140,13 +146,6 @@ class MaskDecoder:
             self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=shift,
             eps=LAYER_NORM_2D_EPS, threads=self.threads,
         )  # fmt: skip
-
-
-def _together(prompts: Iterable[F32], image: ImageTokens) -> Iterator[F32]:
-    """Tokens (P, T, 256) of prompts (T, 256) in a row that have as many, which share their passes over the image."""
-    for tokens, alike in groupby(prompts, key=len):
-        while group := list(islice(alike, most_together(image, tokens))):
-            yield group[0][None] if len(group) == 1 else np.stack(group)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
