@@ -206,7 +206,8 @@ def token_steps(
     for step in (step for phase in phases for step in phase):
         if isinstance(step, Linear):
             residual = None if step.residual is None else made[step.residual]
-            y = linear(made[step.x], step.weight, step.bias, activation=step.activation, residual=residual)
+            weight: Any = step.weight  # not packed
+            y = linear(made[step.x], weight, step.bias, activation=step.activation, residual=residual)
             made[step.y] = y * step.scale
         elif isinstance(step, Attention):
             prompts = zip(made[step.q], made[step.k], made[step.v])
