@@ -60,6 +60,32 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
         u.gemm(&g)
 
 
+cdef inline folded_rows(const micro *u, map_rows *made, int64_t tokens, int64_t e, const float *x, const float[:, ::1] rows,
+                        int64_t count, bint turned=False):
+    """made (8·tokens, count): tokens (tokens, e) through the first columns of rows (e, N), as `fold` does; or turned.
+
+    Returns what to keep alive.
+    """
+    import numpy as np
+
+    from mobilesam.kernels import memory
+
+    cdef int64_t m = HEADS * tokens, wide = rows.shape[1]
+    folded = memory.empty((m, wide))
+    cdef float[:, ::1] fv = folded, tv
+    fold(u, tokens, e, x, &rows[0, 0], wide, &fv[0, 0], wide)
+    made.u, made.m, made.k, made.lda, made.a = u, m, count, wide, &fv[0, 0]
+    if turned:
+        kept = memory.empty((count, m))
+        tv = kept
+        u.transpose(&tv[0, 0], m, &fv[0, 0], wide, m, count)
+        folded, made.m, made.k, made.lda, made.a = kept, count, m, m, &tv[0, 0]
+    operand = memory.empty((operand_bytes(u, made.m, made.k) + 1,), np.uint8)
+    cdef uint8_t[::1] ov = operand
+    make_operand(made, &ov[0])
+    return folded, operand
+
+
 # Heads' maps that will be read next, e / 8 rows of a chunk each, fetched while a head's scores and its sums are made; NULL: none.
 cdef struct next_maps:
     const float *with_scores  # of the first head

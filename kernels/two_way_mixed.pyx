@@ -101,7 +101,7 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
     p.ask.columns, p.ask.queries = round_up(HEADS * p.ask.asking, u.nr), &qv[0, 0]
     p.ask.values, p.ask.value_wide = &value_rows[0, 0], value_rows.shape[1]
     image = set_image(&p, maps, pe, update, before)
-    kept = None if before is None else set_asked(u, &p, own.key_rows)
+    kept = None if before is None else folded_rows(u, &p.asked, p.ask.asking, e, p.ask.queries, own.key_rows, p.ask.rank)
 
     room = asked_room(&p.ask, sizeof(p), 1, chunks)
     cdef size_t size = sizeof(float) * (first_floats(&p) if before is None else second_floats(&p))
@@ -149,19 +149,6 @@ cdef set_image(mixed_pass *p, maps, pe, update, before):
         p.forms, p.form_weights = as_map_rows(rt, update.forms), &form_weights[0, 0]
         return MixedImage(p.n, e, basis, scale, queries, squares)
     return MixedImage(p.n, 2 * e + 1, basis, scale, None, None)
-
-
-cdef set_asked(const micro *u, mixed_pass *p, const float[:, ::1] key_rows):
-    """What the tokens' queries are of the basis. Returns what to keep alive."""
-    cdef int64_t asking = HEADS * p.ask.asking, wide = key_rows.shape[1]
-    folded = memory.empty((asking, wide))
-    operand = memory.empty((operand_bytes(u, asking, p.ask.rank) + 1,), np.uint8)
-    cdef float[:, ::1] fv = folded
-    cdef uint8_t[::1] ov = operand
-    fold(u, p.ask.asking, p.e, p.ask.queries, &key_rows[0, 0], wide, &fv[0, 0], wide)
-    p.asked.u, p.asked.m, p.asked.k, p.asked.a, p.asked.lda = u, asking, p.ask.rank, &fv[0, 0], wide
-    make_operand(&p.asked, &ov[0])
-    return folded, operand
 
 
 cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, float *y, float *weights, const float *with_scores,

@@ -13,7 +13,7 @@ from common cimport *
 
 from mobilesam.kernels import check, memory
 from mobilesam.kernels import isa as isas
-from mobilesam.kernels.project import ImageMaps, pack_rows
+from mobilesam.kernels.project import ImageMaps
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -60,11 +60,10 @@ def update_image_once(x, pe, attention, queries, update=None, keys=None, values=
     cdef int64_t e = attention.key_rows.shape[0], chunks = x.data.shape[0], unit
     queries = check.array(queries, "queries", ("T2", e))
     cdef const float[:, :, ::1] xv = x.data, pv = pe.data
-    cdef const float[:, ::1] qv = queries, value_rows = attention.value_rows
+    cdef const float[:, ::1] qv = queries, value_rows = attention.value_rows, kv, vv
     cdef const float[::1] bias = attention.value_bias, shift, norm_weight, norm_bias
     cdef float[:, :, ::1] yv
-    asked = folded_rows(u, queries, attention.key_rows, p.c, False, isa)
-    p.asked = as_map_rows(rt, asked)
+    asked = folded_rows(u, &p.asked, qv.shape[0], e, &qv[0, 0], attention.key_rows, p.c)
     p.ask.asking, p.ask.e, p.ask.rank, p.ask.queries = qv.shape[0], e, p.c, &qv[0, 0]
     p.ask.columns = round_up(HEADS * qv.shape[0], u.nr)
     p.ask.values, p.ask.value_wide = &value_rows[0, 0], value_rows.shape[1]
@@ -74,9 +73,9 @@ def update_image_once(x, pe, attention, queries, update=None, keys=None, values=
         keys = check.array(keys, "keys", ("T", e))
         values = check.array(values, "values", keys.shape)
         p.tokens = keys.shape[0]
-        scores = folded_rows(u, keys, update.query_rows, p.c + 1, False, isa)
-        outs = folded_rows(u, values, update.out_rows, p.c, True, isa)
-        p.scores, p.outs = as_map_rows(rt, scores), as_map_rows(rt, outs)
+        kv, vv = keys, values
+        scores = folded_rows(u, &p.scores, p.tokens, e, &kv[0, 0], update.query_rows, p.c + 1)
+        outs = folded_rows(u, &p.outs, p.tokens, e, &vv[0, 0], update.out_rows, p.c, True)
         y = ImageMaps(memory.empty(x.data.shape), x.n)
         yv, shift, norm_weight, norm_bias = y.data, update.shift, update.norm_weight, update.norm_bias
         p.y, p.shift, p.norm_weight, p.norm_bias = &yv[0, 0, 0], &shift[0], &norm_weight[0], &norm_bias[0]
@@ -96,15 +95,6 @@ def update_image_once(x, pe, attention, queries, update=None, keys=None, values=
     if failed:
         raise MemoryError(f"update_image_once: no memory for {size} bytes of scratch")
     return y, combined(u, &p.ask, sizeof(p), room, bias, nthreads)[0]
-
-
-cdef folded_rows(const micro *u, tokens, rows, int64_t count, bint turned, isa):
-    """MapRows (8·tokens, count) of tokens (T, E) through the first columns of rows (E, N), every head by itself; or turned."""
-    cdef const float[:, ::1] tv = tokens, rv = rows
-    folded = np.empty((HEADS * tv.shape[0], rv.shape[1]), np.float32)
-    cdef float[:, ::1] fv = folded
-    fold(u, tv.shape[0], tv.shape[1], &tv[0, 0], &rv[0, 0], fv.shape[1], &fv[0, 0], fv.shape[1])
-    return pack_rows(np.ascontiguousarray(folded[:, :count].T if turned else folded[:, :count]), isa=isa)
 
 
 cdef void once_chunk(const micro *u, const once_pass *p, int64_t chunk, int64_t next_chunk, float *free) noexcept nogil:

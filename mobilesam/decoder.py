@@ -34,8 +34,8 @@ LOW_RANK_TENSORS = (
     "norm4",
     "output_upscaling.0",
 )
-# The mask tokens that answer a prompt.
-SINGLE, MULTIMASK = slice(1), slice(1, MASK_TOKENS)
+# The mask tokens that answer a prompt, by whether it wants several.
+CANDIDATES = {False: range(1), True: range(1, MASK_TOKENS)}
 
 
 class MaskDecoder:
@@ -47,10 +47,11 @@ class MaskDecoder:
         self.transformer = TwoWayTransformer(p / "transformer")
         self.output_tokens = np.concatenate([p.tensor("iou_token.weight"), p.tensor("mask_tokens.weight")])
         self.upscale1, self.upscale2 = (p.transposed(f"output_upscaling.{i}") for i in (0, 3))
+        self._upscale1_shift = np.tile(self.upscale1.bias, 4)
         self.upscale_norm = p.norm("output_upscaling.1")
         self.output_hypernetworks_mlps = [_layers(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = _layers(p / "iou_prediction_head")
-        self._single, self._multimask = self._answer(range(1)), self._answer(range(1, MASK_TOKENS))
+        self._answers = {multimask: self._with_heads(wanted) for multimask, wanted in CANDIDATES.items()}
         kept = {name: weights[name] for name in weights if any(part in name for part in LOW_RANK_TENSORS)}
         self._low_rank = Parameters(kept, precision) / "mask_decoder"
         self._positions: tuple[F32, Positions] | None = None
@@ -112,16 +113,22 @@ class MaskDecoder:
 
     def answer(self, image: ImageTokens, prompts: Sequence[F32], *, multimask: bool) -> list[Candidates]:
         """As `candidates`, of prompts with as many tokens each, which go through the transformer together."""
-        answer, wanted = self._multimask if multimask else self._single, MULTIMASK if multimask else SINGLE
+        answer, wanted = self._answers[bool(multimask)], CANDIDATES[bool(multimask)]
         tokens = np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in prompts])
         updates = begin_updates(image, tokens.shape[1], self.transformer.once, self.isa, self.threads)
         (scores, *hyper), images = answer(updates, tokens, self.threads)
         return [
-            Candidates(scores[i, 0, wanted].copy(), np.concatenate([rows[i] for rows in hyper]), image, x, self)
+            Candidates(
+                scores[i, 0, wanted.start : wanted.stop].copy(),
+                np.concatenate([rows[i] for rows in hyper]),
+                image,
+                x,
+                self,
+            )
             for i, x in enumerate(images)
         ]
 
-    def _answer(self, wanted: Sequence[int]) -> Answer:
+    def _with_heads(self, wanted: Sequence[int]) -> Answer:
         """The transformer, and of its tokens all scores (P, 1, 4) and what draws each mask ``wanted``, (P, 1, 32)."""
         heads = [("scores", 0, self.iou_prediction_head)]
         heads += [(f"mask{i}", 1 + i, self.output_hypernetworks_mlps[i]) for i in wanted]
@@ -136,7 +143,7 @@ class MaskDecoder:
         update: UpdatedImage | MixedImage | None = None
         rows: MapRows | None
         if isinstance(x, ImageMaps):
-            maps, at, rows, shift = x, 0, self.upscale1.weight, np.tile(self.upscale1.bias, 4)
+            maps, at, rows, shift = x, 0, self.upscale1.weight, self._upscale1_shift
         else:
             constants = self.constants
             maps, at, update, shift = image.projected.maps, constants.last_at, x, constants.last_shift

@@ -276,3 +276,10 @@ def test_panels_of_another_shape_are_refused(case: Case):
                 case(arrays | {name: panels})
             assert str(error.value).startswith(f"{name}:")
             assert str(shape) in str(error.value)
+
+
+def test_float32_is_known_whatever_describes_it():
+    x, described = np.ones((2, 3), np.float32), np.dtype(np.float32, metadata={"unit": "m"})
+    assert np.array_equal(kernels.softmax(x.astype(described)), kernels.softmax(x))
+    with pytest.raises(TypeError, match=r"^x: expected float32, got >f4"):
+        kernels.softmax(x.astype(">f4"))

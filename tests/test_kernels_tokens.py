@@ -176,8 +176,10 @@ def test_any_linear_then_norm_of_some_rows(prompts, tokens, k, n, scale, activat
         ("moved", "y"),
     )
     (moved, y), (wanted, expected) = answers(description, arrays(description[0], prompts, tokens), threads=threads)
-    assert_relative_l2(y, expected, 4 * pass_bound(k) + 1e-6)
-    assert_relative_l2(moved, wanted, 40 * pass_bound(k, n) + 1e-5)  # a deviation of 1e-1 at least, of values near 4
+    gelus = int(activation == "gelu")
+    assert_relative_l2(y, expected, 4 * pass_bound(k, gelus=gelus))
+    # values of some 4 are divided by a deviation of at least the root of eps
+    assert_relative_l2(moved, wanted, 4 * pass_bound(k, n, gelus=gelus) / 0.1)
 
 
 def test_copies_and_other_threads_answer_alike():
