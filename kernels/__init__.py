@@ -13,6 +13,7 @@ from mobilesam.kernels.patch_embed import patch_embed
 from mobilesam.kernels.positions import encode_positions
 from mobilesam.kernels.probe import fma_peak
 from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows, project_image, turn_image
+from mobilesam.kernels.queue import Queue, Slot
 from mobilesam.kernels.resize import mask_runs, resize_logits
 from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
 from mobilesam.kernels.tokens import TokenSteps
@@ -27,6 +28,8 @@ __all__ = [
     "MapRows",
     "MixedImage",
     "Panels",
+    "Queue",
+    "Slot",
     "TokenSteps",
     "UpdatedImage",
     "WinogradPanels",

@@ -17,9 +17,12 @@ cdef struct asking_pass:
     const float *queries  # (asking, e)
     const float *values  # (rank + 1, value_wide)
     int64_t value_wide
+    const float *bias  # (e)
+    float *y  # (asking, e)
     float *top  # (chunks, columns)
     float *sum
     float *mixed  # (chunks, e / 8 + rank, columns)
+    float *whole  # (e / 8 + rank + 1, columns), the last a total
 
 
 cdef inline void fetch_with(gemm_args *g, const float *maps, int64_t first, int64_t count) noexcept nogil:
@@ -60,30 +63,25 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
         u.gemm(&g)
 
 
-cdef inline folded_rows(const micro *u, map_rows *made, int64_t tokens, int64_t e, const float *x, const float[:, ::1] rows,
-                        int64_t count, bint turned=False):
-    """made (8·tokens, count): tokens (tokens, e) through the first columns of rows (e, N), as `fold` does; or turned.
+cdef inline int64_t folded_floats(const micro *u, int64_t tokens, int64_t wide, int64_t count, bint turned=False) noexcept nogil:
+    """Of room, for :func:`folded_rows`."""
+    cdef int64_t m = HEADS * tokens
+    return m * wide + (m * count + operand_floats_of(u, count, m) if turned else operand_floats_of(u, m, count)) + 48
 
-    Returns what to keep alive.
-    """
-    import numpy as np
 
-    from mobilesam.kernels import memory
-
-    cdef int64_t m = HEADS * tokens, wide = rows.shape[1]
-    folded = memory.empty((m, wide))
-    cdef float[:, ::1] fv = folded, tv
-    fold(u, tokens, e, x, &rows[0, 0], wide, &fv[0, 0], wide)
-    made.u, made.m, made.k, made.lda, made.a = u, m, count, wide, &fv[0, 0]
+cdef inline void folded_rows(const micro *u, map_rows *made, int64_t tokens, int64_t e, const float *x, const float *rows, int64_t wide,
+                             int64_t count, float **free, bint turned=False) noexcept nogil:
+    """made (8·tokens, count): tokens (tokens, e) through the first columns of rows (e, wide), as `fold` does; or turned."""
+    cdef int64_t m = HEADS * tokens
+    cdef float *folded = take(free, m * wide)
+    cdef float *across
+    fold(u, tokens, e, x, rows, wide, folded, wide)
+    made.u, made.m, made.k, made.lda, made.a = u, m, count, wide, folded
     if turned:
-        kept = memory.empty((count, m))
-        tv = kept
-        u.transpose(&tv[0, 0], m, &fv[0, 0], wide, m, count)
-        folded, made.m, made.k, made.lda, made.a = kept, count, m, m, &tv[0, 0]
-    operand = memory.empty((operand_bytes(u, made.m, made.k) + 1,), np.uint8)
-    cdef uint8_t[::1] ov = operand
-    make_operand(made, &ov[0])
-    return folded, operand
+        across = take(free, count * m)
+        u.transpose(across, m, folded, wide, m, count)
+        made.m, made.k, made.lda, made.a = count, m, m, across
+    make_operand(made, take(free, operand_floats_of(u, made.m, made.k)))
 
 
 # Heads' maps that will be read next, e / 8 rows of a chunk each, fetched while a head's scores and its sums are made; NULL: none.
@@ -139,8 +137,9 @@ cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, 
     u.gemm(&g)
 
 
-cdef inline void weigh_chunks(const micro *u, const asking_pass *p, int64_t chunks, float *total) noexcept nogil:
-    """What each chunk's sums count for among all, (chunks, columns), in the place of their maxima; ``total`` has columns."""
+cdef inline void weigh_chunks(const micro *u, const asking_pass *p, int64_t chunks) noexcept nogil:
+    """What each chunk's sums count for among all, (chunks, columns), in the place of their maxima."""
+    cdef float *total = p.whole + (p.e // HEADS + p.rank) * p.columns
     u.softmax_columns(p.top, p.columns, chunks, p.columns)
     memset(total, 0, p.columns * sizeof(float))
     u.dot_columns(total, p.top, p.columns, p.sum, p.columns, chunks, p.columns)
@@ -150,66 +149,53 @@ cdef inline void weigh_chunks(const micro *u, const asking_pass *p, int64_t chun
     u.scale_columns(p.top, p.columns, p.top, p.columns, chunks, p.columns, total, NULL, 0)
 
 
-cdef inline void add_chunks(const micro *u, const asking_pass *p, int64_t chunks, int64_t first, float *whole) noexcept nogil:
+cdef inline void add_chunks(const micro *u, const asking_pass *p, int64_t chunks, int64_t first) noexcept nogil:
     """SUMMED rows of all chunks' sums, from the first on, in order."""
     cdef int64_t rows = p.e // HEADS + p.rank, i
     for i in range(first, min(first + SUMMED, rows)):
-        memset(whole + i * p.columns, 0, p.columns * sizeof(float))
-        u.dot_columns(whole + i * p.columns, p.mixed + i * p.columns, rows * p.columns, p.top, p.columns, chunks, p.columns)
+        memset(p.whole + i * p.columns, 0, p.columns * sizeof(float))
+        u.dot_columns(p.whole + i * p.columns, p.mixed + i * p.columns, rows * p.columns, p.top, p.columns, chunks, p.columns)
 
 
-cdef inline void answer_head(const micro *u, const asking_pass *p, int64_t h, const float *whole, const float *bias,
-                             float *y) noexcept nogil:
-    """A head's channels of y (asking, e), of whole sums (e / 8 + rank, columns)."""
+cdef inline void answer_head(const micro *u, const asking_pass *p, int64_t h) noexcept nogil:
+    """A head's channels of y, of the whole sums."""
     cdef int64_t d = p.e // HEADS, columns = p.columns, i, j
     cdef gemm_args g = new_gemm(p.asking, d, p.rank)
-    g.a, g.lda, g.step = whole + d * columns + h * p.asking, 1, columns
+    g.a, g.lda, g.step = p.whole + d * columns + h * p.asking, 1, columns
     g.b, g.ldb, g.panel = p.values + h * d, p.value_wide, u.nr
-    g.bias, g.y, g.ldy = bias + h * d, y + h * d, p.e
+    g.bias, g.y, g.ldy = p.bias + h * d, p.y + h * d, p.e
     u.gemm(&g)
     for i in range(p.asking):
         for j in range(d):
-            y[i * p.e + h * d + j] += whole[j * columns + h * p.asking + i]
+            p.y[i * p.e + h * d + j] += p.whole[j * columns + h * p.asking + i]
 
 
-cdef inline asking_pass *next_pass(asking_pass *p, size_t step, int64_t i) noexcept nogil:
+cdef inline int64_t asked_floats(const asking_pass *p, int64_t chunks) noexcept nogil:
+    """Of room, for what a pass leaves of each chunk and what becomes of that."""
+    cdef int64_t rows = p.e // HEADS + p.rank
+    return ((rows + 2) * chunks + rows + 1) * p.columns + 64
+
+
+cdef inline void take_asked(asking_pass *p, int64_t chunks, float **free) noexcept nogil:
+    cdef int64_t rows = p.e // HEADS + p.rank, i
+    p.top, p.sum = take(free, chunks * p.columns), take(free, chunks * p.columns)
+    p.mixed, p.whole = take(free, chunks * rows * p.columns), take(free, (rows + 1) * p.columns)
+    for i in range(chunks * p.columns):
+        p.top[i], p.sum[i] = 0, 1
+
+
+cdef inline const asking_pass *next_pass(const asking_pass *p, size_t step, int64_t i) noexcept nogil:
     """The i-th prompt's, ``step`` bytes apart, in structures of the caller's."""
-    return <asking_pass *>(<char *>p + i * step)
+    return <const asking_pass *>(<const char *>p + i * step)
 
 
-cdef inline asked_room(asking_pass *p, size_t step, int64_t prompts, int64_t chunks):
-    """Makes room for what prompts' passes leave of each chunk. Returns it."""
-    import numpy as np
-
-    from mobilesam.kernels import memory
-
-    shape = prompts, chunks, p.columns
-    tops, sums = np.zeros(shape, np.float32), np.ones(shape, np.float32)
-    mixed = memory.empty((prompts, chunks, p.e // HEADS + p.rank, p.columns))
-    cdef float[:, :, ::1] tv = tops, uv = sums
-    cdef float[:, :, :, ::1] xv = mixed
-    cdef asking_pass *one
-    cdef int64_t i
-    for i in range(prompts):
-        one = next_pass(p, step, i)
-        one.top, one.sum, one.mixed = &tv[i, 0, 0], &uv[i, 0, 0], &xv[i, 0, 0, 0]
-    return tops, sums, mixed
-
-
-cdef inline combined(const micro *u, asking_pass *p, size_t step, room, const float[::1] bias, int nthreads):
-    """The prompts' answers (P, asking, e): the chunks' sums brought to a common maximum."""
-    import numpy as np
-
-    cdef const float[:, :, ::1] tops = room[0]
-    cdef int64_t prompts = tops.shape[0], chunks = tops.shape[1], rows = p.e // HEADS + p.rank, i
-    cdef int64_t blocks = (rows + SUMMED - 1) // SUMMED
-    y, whole = np.empty((prompts, p.asking, p.e), np.float32), np.empty((prompts, rows + 1, p.columns), np.float32)
-    cdef float[:, :, ::1] yv = y, wv = whole
-    with nogil, parallel(num_threads=nthreads):
+cdef inline void combine(const micro *u, const asking_pass *p, size_t step, int64_t prompts, int64_t chunks, int nthreads) noexcept nogil:
+    """The prompts' answers: the chunks' sums brought to a common maximum."""
+    cdef int64_t blocks = (p.e // HEADS + p.rank + SUMMED - 1) // SUMMED, i
+    with parallel(num_threads=nthreads):
         for i in prange(prompts, schedule="static"):
-            weigh_chunks(u, next_pass(p, step, i), chunks, &wv[i, rows, 0])
+            weigh_chunks(u, next_pass(p, step, i), chunks)
         for i in prange(prompts * blocks, schedule="static"):
-            add_chunks(u, next_pass(p, step, i // blocks), chunks, i % blocks * SUMMED, &wv[i // blocks, 0, 0])
+            add_chunks(u, next_pass(p, step, i // blocks), chunks, i % blocks * SUMMED)
         for i in prange(prompts * HEADS, schedule="static"):
-            answer_head(u, next_pass(p, step, i // HEADS), i % HEADS, &wv[i // HEADS, 0, 0], &bias[0], &yv[i // HEADS, 0, 0])
-    return y
+            answer_head(u, next_pass(p, step, i // HEADS), i % HEADS)

@@ -1,5 +1,5 @@
 # What every kernel module needs: the micro-kernel table, the runtime that isa.pyx shares, and one-line wrappers.
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memset
 
@@ -100,6 +100,7 @@ cdef extern from "runtime.h" nogil:
         const micro *tables
         const int *active
         void *(*scratch)(size_t) noexcept nogil
+        void *(*room)(size_t) noexcept nogil
 
 cdef extern from "depthwise_row.h" nogil:
     ctypedef struct depthwise_map:
@@ -115,6 +116,23 @@ cdef extern from "depthwise_row.h" nogil:
 cdef inline const runtime *shared_runtime() except NULL:
     from mobilesam.kernels import isa
     return <const runtime *>PyCapsule_GetPointer(isa._runtime, "mobilesam.kernels.isa._runtime")
+
+
+# What a call does, of its storage, on so many threads: 0, or how many bytes of memory there were not.
+ctypedef size_t (*work)(void *storage, int nthreads) noexcept nogil
+
+
+cdef inline do_work(name, work run, storage, kept, queue, int nthreads):
+    """Now, or where there is a queue, when that runs; ``storage`` is an array of bytes, ``kept`` what it points to."""
+    cdef uint8_t[::1] bytes = storage
+    cdef size_t lacking
+    if queue is not None:
+        queue.add(name, PyCapsule_New(<void *>run, "mobilesam.kernels.work", NULL), storage, kept)
+        return
+    with nogil:
+        lacking = run(&bytes[0], nthreads)
+    if lacking:
+        raise MemoryError(f"{name}: no memory for {lacking} bytes of scratch")
 
 
 cdef inline int64_t round_up(int64_t n, int64_t multiple) noexcept nogil:
@@ -179,6 +197,11 @@ cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda
     g.y, g.ldy, g.act, g.operand = y, ldy, act, operand
     g.act_a, g.next = act_a, next
     w.u.product(&g)
+
+
+cdef inline int64_t operand_floats_of(const micro *u, int64_t m, int64_t k) noexcept nogil:
+    """Of the operand of m rows of k."""
+    return (operand_bytes(u, m, k) + 3) // 4 if k else 0
 
 
 # A matrix whose rows make maps of maps: the operand of many products, each of some pixels.

@@ -17,6 +17,7 @@ cdef extern from "host.h" nogil:
         shared.tables = tables;
         shared.active = &active_table;
         shared.scratch = scratch_get;
+        shared.room = room_get;
     }
     """
     ctypedef struct micro:
@@ -31,15 +32,15 @@ cdef extern from "host.h" nogil:
     int CPU_SSE42, CPU_AVX2_FMA, CPU_AVX512, CPU_NEON, CPU_AVX512_BF16, CPU_AVX512_VNNI, CPU_AVX_VNNI, CPU_AMX_BF16, CPU_AMX_INT8, CPU_ADDS_BESIDE
     int cpu_supports()
     bint isa_has(int i, int precision, int features)
-    int scratch_init()
+    int memory_init()
     ctypedef struct runtime:
         pass
     runtime shared
     void share_runtime()
     int active_table
 
-if scratch_init():
-    raise MemoryError("no thread-specific storage is left for the kernels' scratch memory")
+if memory_init():
+    raise MemoryError("no thread-specific storage is left for the kernels' memory")
 share_runtime()
 _runtime = PyCapsule_New(&shared, "mobilesam.kernels.isa._runtime", NULL)
 

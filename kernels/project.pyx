@@ -46,44 +46,59 @@ def pack_rows(rows, *, precision="fp32", isa=None):
     return packed
 
 
-def turn_image(x, added=None, *, isa=None, threads=None):
-    """ImageMaps (C, N) of an image's tokens x (N, C) float32, plus ``added``, (N, C) or (C,)."""
+cdef struct turning:
+    const micro *u
+    const float *x  # (n, c)
+    const float *added  # (n, c) or (c), NULL for none
+    float *y  # (chunks, c, IMAGE_CHUNK)
+    int64_t n, c, step  # step: from a token to the next, in added
+
+
+def turn_image(x, added=None, *, isa=None, queue=None, threads=None):
+    """ImageMaps (C, N) of an image's tokens x (N, C) float32, plus ``added``, (N, C) or (C,); with a Queue, when that runs."""
     cdef int nthreads = resolve(threads)
-    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
+    table = isas.index(isa)
     x = check.array(x, "x", ("N", "C"))
     added = check.optional(added, "added", x.shape, x.shape[1:])
     cdef const float[:, ::1] xv = x
     cdef const float[::1] av = None if added is None else added.reshape(-1)
-    cdef int64_t n = xv.shape[0], c = xv.shape[1], chunks = (n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
-    cdef int64_t step = 0 if added is None or added.ndim == 1 else c
+    cdef int64_t n = xv.shape[0], c = xv.shape[1], chunks = (n + IMAGE_CHUNK - 1) // IMAGE_CHUNK
     y = memory.empty((chunks, c, IMAGE_CHUNK))
     cdef float[:, :, ::1] yv = y
-    cdef const float *also = floats(av)
-    cdef size_t size = sizeof(float) * IMAGE_CHUNK * c
+    storage = np.zeros(sizeof(turning), np.uint8)
+    cdef uint8_t[::1] bytes = storage
+    cdef turning *p = <turning *>&bytes[0]
+    p.u, p.x, p.added, p.y, p.n, p.c = &rt.tables[<int>table], &xv[0, 0], floats(av), &yv[0, 0, 0], n, c
+    p.step = 0 if added is None or added.ndim == 1 else c
+    do_work("turn_image", turn, storage, (x, added, y), queue, nthreads)
+    return ImageMaps(y, n)
+
+
+cdef size_t turn(void *storage, int nthreads) noexcept nogil:
+    cdef const turning *p = <const turning *>storage
+    cdef int64_t chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
+    cdef size_t size = sizeof(float) * IMAGE_CHUNK * p.c
     cdef float *scratch
     cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
+    with parallel(num_threads=nthreads):
         scratch = <float *>rt.scratch(size)
         for unit in prange(chunks, schedule="static"):
             if scratch == NULL:
                 failed += 1
             else:
-                turn_chunk(u, n, c, unit, &xv[0, 0], also, step, &yv[unit, 0, 0], scratch)
-    if failed:
-        raise MemoryError(f"turn_image: no memory for {size} bytes of scratch")
-    return ImageMaps(y, n)
+                turn_chunk(p, unit, scratch)
+    return size if failed else 0
 
 
-cdef void turn_chunk(const micro *u, int64_t n, int64_t c, int64_t chunk, const float *x, const float *added, int64_t step,
-                     float *y, float *sums) noexcept nogil:
-    cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, n - first), i
+cdef void turn_chunk(const turning *p, int64_t chunk, float *sums) noexcept nogil:
+    cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i
     for i in range(count):
-        if added == NULL:
-            memcpy(sums + i * c, x + (first + i) * c, c * sizeof(float))
+        if p.added == NULL:
+            memcpy(sums + i * c, p.x + (first + i) * c, c * sizeof(float))
         else:
-            u.add(sums + i * c, x + (first + i) * c, added + (first + i) * step, c)
+            p.u.add(sums + i * c, p.x + (first + i) * c, p.added + (first + i) * p.step, c)
     memset(sums + count * c, 0, (IMAGE_CHUNK - count) * c * sizeof(float))
-    u.transpose(y, IMAGE_CHUNK, sums, c, IMAGE_CHUNK, c)
+    p.u.transpose(p.y + chunk * c * IMAGE_CHUNK, IMAGE_CHUNK, sums, c, IMAGE_CHUNK, c)
 
 
 def check_maps(maps, pe, count, pe_count, images):

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .narrowing import Array, Packed, Weight, f64, narrow, unpacked
-from .steps import Attention, Linear, Norm, Step
+from .steps import Attention, Linear, Norm, Step, Take
 
 Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
 
@@ -216,8 +216,10 @@ def token_steps(
             made[step.y] = layer_norm(made[step.x], step.weight, step.bias, eps=step.eps)
             if step.moved is not None and step.by is not None:
                 made[step.moved] = made[step.y] + made[step.by]
-        else:
+        elif isinstance(step, Take):
             made[step.y] = made[step.x][:, list(step.rows)]
+        else:
+            made[step.y] = np.concatenate([made[x] for x in step.xs], axis=1)
     return [made[name] for name in outputs]
 
 

@@ -53,4 +53,11 @@ class Take(NamedTuple):
     rows: tuple[int, ...]
 
 
-Step = Linear | Attention | Norm | Take
+class Stack(NamedTuple):
+    """y: each prompt's rows of the arrays ``xs``, which were taken, or made of such, one array after the other."""
+
+    y: str
+    xs: tuple[str, ...]
+
+
+Step = Linear | Attention | Norm | Take | Stack

@@ -10,10 +10,10 @@ from libc.string cimport memcpy
 from common cimport *
 from products cimport *
 
-from mobilesam.kernels import check, memory
+from mobilesam.kernels import check
 from mobilesam.kernels import isa as isas
 from mobilesam.kernels.gemm import as_panels
-from mobilesam.kernels.steps import Attention, Linear, Norm, Take
+from mobilesam.kernels.steps import Attention, Linear, Norm, Stack, Take
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -26,10 +26,12 @@ cdef enum:
     ATTENTION = 1
     NORM = 2
     TAKE = 3
+    STACK = 4
 
 cdef struct token_array:
     int64_t width
-    int64_t taken  # rows of each prompt, where a Take has chosen them; else 0
+    int64_t taken  # rows of each prompt, where a Take or a Stack has made so many; else 0
+    bint given  # or returned, and not between steps alone
     float *data
 
 # Arrays are known by their numbers.
@@ -40,15 +42,16 @@ cdef struct token_step:
     float eps
     const float *weight
     const float *bias
-    const int64_t *rows  # of a Take
-    int64_t heads
+    const int64_t *numbers  # of a Take's rows, of a Stack's arrays
+    int64_t heads, stacked
     int64_t units  # of a call
 
-cdef struct token_run:
+cdef struct token_run:  # and behind it, its arrays and steps
     const micro *u
-    const token_array *arrays
-    const token_step *steps
-    int64_t prompts, tokens
+    token_array *arrays
+    token_step *steps
+    const int64_t *first  # step of each phase, and the end
+    int64_t array_count, step_count, phases, prompts, tokens
 
 
 cdef class TokenSteps:
@@ -60,8 +63,8 @@ cdef class TokenSteps:
             any thread does a part of any. Weights that are not packed are packed here.
         outputs: the names of the arrays that a call returns.
 
-    A call takes float32 arrays (P, T, C) of P prompts of T tokens, one for each input, and returns as many as there are outputs;
-    a prompt's bits do not depend on the others nor on the threads. ValueError or TypeError names the step, or the array, that does
+    A call takes float32 arrays (P, T, C) of P prompts of T tokens, one for each input, and returns as many as there are outputs, or
+    leaves its work to a ``queue``; a prompt's bits do not depend on the others nor on the threads. ValueError or TypeError names the step, or the array, that does
     not fit.
 
     Source: ``Attention``, ``TwoWayAttentionBlock`` and ``MLP`` in the reference's modeling/transformer.py and mask_decoder.py.
@@ -142,7 +145,9 @@ cdef class TokenSteps:
             return self._set_norm(p, step, known)
         if isinstance(step, Take):
             return self._set_take(p, step, known)
-        raise TypeError(f"phases: expected Linear, Attention, Norm or Take, got {type(step).__name__}")
+        if isinstance(step, Stack):
+            return self._set_stack(p, step, known)
+        raise TypeError(f"phases: expected Linear, Attention, Norm, Take or Stack, got {type(step).__name__}")
 
     cdef _set_linear(self, token_step *p, step, known):
         p.kind, p.x = LINEAR, self._find(step.x, f"{step.y}: x", known)
@@ -195,13 +200,31 @@ cdef class TokenSteps:
             raise ValueError(f"{step.y}: rows: expected numbers below 2³¹, got {max(chosen)}")
         rows = np.array(chosen, np.int64)
         cdef const int64_t[::1] rv = rows
-        p.rows = &rv[0]
+        p.numbers = &rv[0]
         p.y = self._new(step.y, self._array(p.x).width, len(rows))
         self._kept.append(rows)
         self._least = max(self._least, max(chosen) + 1)
         return step._replace(rows=chosen)
 
-    def __call__(self, *arrays, threads=None):
+    cdef _set_stack(self, token_step *p, step, known):
+        p.kind, names = STACK, tuple(step.xs)
+        if not names:
+            raise ValueError(f"{step.y}: xs: expected one or more arrays")
+        cdef int64_t rows = 0, width = 0
+        numbers = np.empty(len(names), np.int64)
+        for i, name in enumerate(names):
+            numbers[i] = self._find(name, f"{step.y}: xs", known, width)
+            width = self._array(numbers[i]).width
+            if not self._array(numbers[i]).taken:
+                raise ValueError(f"{step.y}: xs: expected arrays of rows that were taken, got {name!r}")
+            rows += self._array(numbers[i]).taken
+        cdef const int64_t[::1] nv = numbers
+        p.numbers, p.stacked = &nv[0], nv.shape[0]
+        p.y = self._new(step.y, width, rows)
+        self._kept.append(numbers)
+        return step._replace(xs=names)
+
+    def __call__(self, *arrays, queue=None, threads=None):
         cdef int nthreads = resolve(threads)
         if len(arrays) != len(self.inputs):
             raise TypeError(f"expected arrays for {', '.join(self.inputs)}, got {len(arrays)}")
@@ -212,31 +235,21 @@ cdef class TokenSteps:
             shape = taken[0].shape[:2]
         if shape[1] < self._least:
             raise ValueError(f"{next(iter(self.inputs))}: expected {self._least} tokens of each prompt or more, got {shape[1]}")
-        cdef token_run run
-        run.prompts, run.tokens = shape
-        run.u = self._u if self._u != NULL else &rt.tables[rt.active[0]]
-        steps_, arrays_ = self._steps.copy(), self._arrays.copy()
-        cdef uint8_t[:, ::1] step_bytes = steps_, array_bytes = arrays_
-        run.steps, run.arrays = <const token_step *>&step_bytes[0, 0], <const token_array *>&array_bytes[0, 0]
-        results = set_arrays(&run, <token_array *>&array_bytes[0, 0], taken, [self._names[name] for name in self.outputs],
-                             len(self._names))
-        cdef size_t size = set_units(&run, <token_step *>&step_bytes[0, 0], step_bytes.shape[0], nthreads)
+        cdef const uint8_t[:, ::1] steps_ = self._steps, arrays_ = self._arrays
         cdef const int64_t[::1] first = self._first
-        cdef int64_t phases = first.shape[0] - 1, phase, unit
-        cdef float *scratch
-        cdef int failure = 0
-        cdef int *failed = &failure  # a reduction would be of one loop
-        with nogil, parallel(num_threads=nthreads):
-            scratch = <float *>rt.scratch(size)
-            for phase in range(phases):
-                for unit in prange(units_of(&run, first[phase], first[phase + 1]), schedule="dynamic"):
-                    if scratch == NULL:
-                        failed[0] = 1
-                    else:
-                        run_unit(&run, first[phase], unit, scratch)
-        if failure:
-            raise MemoryError(f"TokenSteps: no memory for {size} bytes of scratch")
-        return results[:len(self.outputs)]
+        cdef size_t of_arrays = arrays_.shape[0] * arrays_.shape[1], of_steps = steps_.shape[0] * steps_.shape[1]
+        storage = np.empty(sizeof(token_run) + of_arrays + of_steps, np.uint8)
+        cdef uint8_t[::1] bytes = storage
+        cdef token_run *run = <token_run *>&bytes[0]
+        run.u, (run.prompts, run.tokens) = self._u if self._u != NULL else &rt.tables[rt.active[0]], shape
+        run.arrays = <token_array *>(run + 1)
+        run.steps = <token_step *>(<uint8_t *>run.arrays + of_arrays)
+        run.first, run.phases, run.array_count, run.step_count = &first[0], first.shape[0] - 1, len(self._names), steps_.shape[0]
+        memcpy(run.arrays, &arrays_[0, 0], of_arrays)
+        memcpy(run.steps, &steps_[0, 0], of_steps)
+        results = set_arrays(run, taken, [self._names[name] for name in self.outputs])
+        do_work("TokenSteps", run_steps, storage, (self, taken, results), queue, nthreads)
+        return results
 
 
 cdef inline int64_t rows_of(const token_run *run, int64_t number) noexcept nogil:
@@ -244,35 +257,55 @@ cdef inline int64_t rows_of(const token_run *run, int64_t number) noexcept nogil
     return run.arrays[number].taken or run.tokens
 
 
-cdef set_arrays(const token_run *run, token_array *arrays, inputs, outputs, int64_t count):
-    """Where each array is. Returns those of the outputs, and then what holds the others."""
+cdef inline int64_t floats_of(const token_run *run, int64_t number) noexcept nogil:
+    return run.prompts * rows_of(run, number) * run.arrays[number].width
+
+
+cdef set_arrays(token_run *run, inputs, outputs):
+    """Where inputs and outputs are. Returns these."""
     cdef const float[:, :, ::1] xv
     cdef float[:, :, ::1] yv
-    cdef float[::1] rv
-    cdef int64_t i, total = 0
-    cdef float *free
+    cdef int64_t i
     for i, x in enumerate(inputs):
         xv = x
-        arrays[i].data = <float *>&xv[0, 0, 0]
+        run.arrays[i].data, run.arrays[i].given = <float *>&xv[0, 0, 0], True
     results = []
     for i in outputs:
-        results.append(np.empty((run.prompts, rows_of(run, i), arrays[i].width), np.float32))
+        results.append(np.empty((run.prompts, rows_of(run, i), run.arrays[i].width), np.float32))
         yv = results[len(results) - 1]
-        arrays[i].data = &yv[0, 0, 0]
-    for i in range(count):
-        if arrays[i].data == NULL:
-            total += round_up(run.prompts * rows_of(run, i) * arrays[i].width, 16)
-    if total:
-        results.append(memory.empty((total,)))
-        rv = results[len(results) - 1]
-        free = &rv[0]
-        for i in range(count):
-            if arrays[i].data == NULL:
-                arrays[i].data = take(&free, run.prompts * rows_of(run, i) * arrays[i].width)
+        run.arrays[i].data, run.arrays[i].given = &yv[0, 0, 0], True
     return results
 
 
-cdef size_t set_units(const token_run *run, token_step *steps, int64_t count, int nthreads) noexcept:
+cdef size_t run_steps(void *storage, int nthreads) noexcept nogil:
+    cdef token_run *run = <token_run *>storage
+    cdef int64_t i, phase, unit
+    cdef size_t room = 64
+    for i in range(run.array_count):
+        if not run.arrays[i].given:
+            room += sizeof(float) * round_up(floats_of(run, i), 16)
+    cdef float *free = <float *>rt.room(room)
+    if free == NULL:
+        return room
+    for i in range(run.array_count):
+        if not run.arrays[i].given:
+            run.arrays[i].data = take(&free, floats_of(run, i))
+    cdef size_t size = set_units(run, run.steps, run.step_count, nthreads)
+    cdef float *scratch
+    cdef int failure = 0
+    cdef int *failed = &failure  # a reduction would be of one loop
+    with parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for phase in range(run.phases):
+            for unit in prange(units_of(run, run.first[phase], run.first[phase + 1]), schedule="dynamic"):
+                if scratch == NULL:
+                    failed[0] = 1
+                else:
+                    run_unit(run, run.first[phase], unit, scratch)
+    return size if failure else 0
+
+
+cdef size_t set_units(const token_run *run, token_step *steps, int64_t count, int nthreads) noexcept nogil:
     """How each step is divided, and what it points to. Returns the bytes of scratch that they need."""
     cdef size_t size = 64
     cdef token_step *p
@@ -320,10 +353,17 @@ cdef void run_unit(const token_run *run, int64_t step, int64_t unit, float *scra
         run.u.layer_norm(y + first, width, x.data + first, width, count, width, p.weight, p.bias, p.eps, ACT_NONE)
         if p.moved != NONE:
             run.u.add(run.arrays[p.moved].data + first, y + first, run.arrays[p.other].data + first, count * width)
-    else:
+    elif p.kind == TAKE:
         count = run.arrays[p.y].taken
         for i in range(count):
-            memcpy(y + (unit * count + i) * width, x.data + (unit * run.tokens + p.rows[i]) * width, width * sizeof(float))
+            memcpy(y + (unit * count + i) * width, x.data + (unit * run.tokens + p.numbers[i]) * width, width * sizeof(float))
+    else:
+        width = run.arrays[p.y].width
+        y += unit * run.arrays[p.y].taken * width
+        for i in range(p.stacked):
+            x = &run.arrays[p.numbers[i]]
+            memcpy(y, x.data + unit * x.taken * width, x.taken * width * sizeof(float))
+            y += x.taken * width
 
 
 cdef inline int64_t value_columns(const micro *u, int64_t d) noexcept nogil:

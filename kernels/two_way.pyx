@@ -31,15 +31,15 @@ cdef enum:
 class UpdatedImage(NamedTuple):
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
 
-    basis: (chunks, room, STRIDE), of which ``rank`` rows are filled; scale: (chunks, 256), one over the deviations.
+    data: (chunks, room, STRIDE): of each chunk first the scale, one over the deviations, and then the basis, of which ``rank`` rows
+        are filled.
     values: (T, E) of each update, which the rows are made of.
     rows: MapRows (OC, rank), what is asked of them at the end; None before.
     """
 
     n: int
     rank: int
-    basis: np.ndarray
-    scale: np.ndarray
+    data: np.ndarray
     values: tuple[np.ndarray, ...]
     rows: MapRows | None
 
@@ -83,7 +83,7 @@ cdef struct update_pass:
     basis_form form
     asking_pass ask
     int64_t n, rank, before  # before: rows of the basis that were there
-    int64_t maps_step, pe_step, basis_step  # a chunk's floats
+    int64_t maps_step, pe_step, image_step  # a chunk's floats
     const float *query_map
     const float *linear_map
     const float *key_map
@@ -92,7 +92,6 @@ cdef struct update_pass:
     const float *query_pe  # NULL in a first update
     const float *key_pe
     const float *keys  # (tokens, e)
-    const float *scale_before
     # the update's constants, `wide` floats a row of gram, and what the prompt's tokens make of them
     const float *gram_rows
     const float *query_rows
@@ -111,13 +110,13 @@ cdef struct update_pass:
     map_rows asked  # (8·asking, rank)
     map_rows last  # (OC, rank)
     float *composed_last
-    float *basis  # (rank + 1, STRIDE) and more
-    float *scale  # (IMAGE_CHUNK)
+    float *image  # the scale, (rank + 1, STRIDE) of the basis, and more
     float eps
     int64_t channels
 
 
-def update_image(maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5, isa=None, threads=None):
+def update_image(maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5, isa=None, queue=None,
+                 threads=None):
     """An image's tokens attend to a prompt's, and what of them has changed; then the prompt's next tokens attend to them.
 
     For several prompts at once, whose answers do not depend on one another: a chunk of the image's maps is read for all.
@@ -131,78 +130,71 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
             else None.
         channels: C of the image's tokens.
         isa: the name of the ISA to run on; by default the one in force.
+        queue: a Queue to leave the work to.
 
     Returns:
         (P UpdatedImages, attended): attended (P, T2, E) float32 are the attention's heads, concatenated.
     """
     cdef int nthreads = resolve(threads)
-    cdef const micro *u = &rt.tables[<int>isas.index(isa)]
     keys = check.array(keys, "keys", ("P", "T", update.value_bias.shape[0]))
     values = check.array(values, "values", keys.shape)
     queries = check.array(queries, "queries", (keys.shape[0], "T2", keys.shape[2]))
-    cdef int64_t prompts = keys.shape[0], e = keys.shape[2], chunks = maps.data.shape[0], unit, i
     for image in before or ():
         check.instance(image, "before", UpdatedImage)
-    check_maps(maps, pe, update.squares + 1, update.pe_at + 2 * e, before or ())
+    check_maps(maps, pe, update.squares + 1, update.pe_at + 2 * keys.shape[2], before or ())
     if (before is None) != (update.query_rows is None):
         raise ValueError(f"before: expected images for the second of two updates, and for that alone, got {before!r}")
+    cdef int64_t prompts = keys.shape[0], i
     if before is not None and [[part.shape for part in image.values] for image in before] != [[values.shape[1:]]] * prompts:
         raise ValueError(f"values: expected those of as many prompts and tokens as the update before, got {values.shape}")
-    cdef uint8_t[::1] storage = np.zeros(prompts * sizeof(update_pass), np.uint8)
-    cdef update_pass *passes = <update_pass *>&storage[0]
-    cdef update_pass *p = passes
-    images, kept = [], []
+    table = isas.index(isa)
+    y = np.empty(queries.shape, np.float32)
+    cdef const float[:, :, ::1] kv = keys, qv = queries
+    cdef float[:, :, ::1] yv = y
+    storage = np.zeros(sizeof(update_call) + prompts * sizeof(update_pass), np.uint8)
+    cdef uint8_t[::1] bytes = storage
+    cdef update_call *call = <update_call *>&bytes[0]
+    cdef update_pass *p = <update_pass *>(call + 1)
+    call.u, call.prompts = &rt.tables[<int>table], prompts
+    p.eps, p.channels, p.n = eps, channels, maps.n
+    set_shapes(call.u, p, kv.shape[1], kv.shape[2], qv.shape[1], before is not None)
+    set_maps(p, maps, pe, update)
+    set_constants(p, update)
+    images = []
     for i in range(prompts):
-        passes[i].eps, passes[i].channels = eps, channels
-        images.append(set_tokens(u, &passes[i], maps, keys[i], values[i], queries[i], None if before is None else before[i],
-                                 update.last_basis, isas.index(isa)))
-        set_maps(&passes[i], maps, pe, update)
-        kept.append(set_constants(u, &passes[i], update))
-    cdef int64_t columns = p.ask.columns
-    room = asked_room(&passes[0].ask, sizeof(update_pass), prompts, chunks)
-    cdef size_t size = sizeof(float) * max(composed_floats(u, p), (p.rank + columns) * STRIDE + IMAGE_CHUNK * columns + 256
-                                        + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.rank, False))
-    cdef float *scratch
-    cdef int failure = 0
-    cdef int *failed = &failure  # a reduction would be of one loop
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(PARTS * prompts, schedule="dynamic"):
-            if scratch == NULL:
-                failed[0] = 1
-            else:
-                compose(u, &passes[unit // PARTS], unit % PARTS, scratch)
-        for unit in prange(chunks, schedule="dynamic"):
-            if scratch == NULL:
-                failed[0] = 1
-            elif not failed[0]:
-                update_chunks(u, passes, prompts, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
-    if failure:
-        raise MemoryError(f"update_image: no memory for {size} bytes of scratch")
-    return images, combined(u, &passes[0].ask, sizeof(update_pass), room, update.value_bias, nthreads)
+        if i:
+            memcpy(&p[i], p, sizeof(update_pass))
+        p[i].keys, p[i].ask.queries, p[i].ask.y = &kv[i, 0, 0], &qv[i, 0, 0], &yv[i, 0, 0]
+        images.append(set_image(call.u, &p[i], values[i], None if before is None else before[i], update, table))
+    do_work("update_image", update_images, storage, (maps, pe, update, keys, images, queries, y), queue, nthreads)
+    return images, y
 
 
-cdef set_tokens(const micro *u, update_pass *p, maps, keys, values, queries, before, last_basis, isa):
-    """A prompt's side of the pass. Returns the UpdatedImage that it will fill."""
+cdef struct update_call:  # and behind it, the prompts' passes
+    const micro *u
+    int64_t prompts
+
+
+cdef void set_shapes(const micro *u, update_pass *p, int64_t tokens, int64_t e, int64_t asking, bint second) noexcept nogil:
+    cdef int64_t r = HEADS * tokens
+    p.form.tokens, p.form.e, p.form.updates, p.form.rows = tokens, e, 1 + second, r
+    p.before, p.rank = r + 1 if second else 0, rank(p.form.updates, r)
+    p.ask.asking, p.ask.e, p.ask.rank, p.ask.columns = asking, e, p.rank, round_up(HEADS * asking, u.nr)
+    set_shape(&p.old_keys, u, r, p.before)
+    set_shape(&p.gram_before, u, p.before, p.before)
+    set_shape(&p.gram, u, r, p.rank)
+    set_shape(&p.asked, u, HEADS * asking, p.rank)
+
+
+cdef set_image(const micro *u, update_pass *p, values, before, update, isa):
+    """A prompt's values and the UpdatedImage that its pass will fill, which is returned."""
     every = (values,) if before is None else (*before.values, values)
-    cdef int64_t chunks = maps.data.shape[0], tokens = keys.shape[0]
-    p.n = maps.n
-    p.before = 0 if before is None else before.rank + 1
-    p.form.tokens, p.form.e, p.form.updates, p.form.rows = tokens, keys.shape[1], len(every), HEADS * tokens
-    p.rank = p.before + p.form.rows
-    p.ask.asking, p.ask.e, p.ask.rank = queries.shape[0], keys.shape[1], p.rank
-    p.ask.columns = round_up(HEADS * p.ask.asking, u.nr)
-    basis = memory.empty((chunks, rank(2, p.form.rows) + 1, STRIDE)) if before is None else before.basis
-    scale = memory.empty((chunks, IMAGE_CHUNK))
-    cdef const float[:, ::1] kv = keys, qv = queries, v0 = every[0], v1 = every[len(every) - 1], before_
-    cdef float[:, :, ::1] bv = basis
-    cdef float[:, ::1] sv = scale
-    p.keys, p.ask.queries, p.form.values[0], p.form.values[1] = &kv[0, 0], &qv[0, 0], &v0[0, 0], &v1[0, 0]
-    p.basis, p.scale, p.basis_step, p.scale_before = &bv[0, 0, 0], &sv[0, 0], bv.shape[1] * STRIDE, NULL
-    if before is not None:
-        before_ = before.scale
-        p.scale_before = &before_[0, 0]
-    return UpdatedImage(p.n, p.rank, basis, scale, every, set_last(u, p, last_basis, isa))
+    cdef int64_t room = rank(2, p.form.rows) + 2, chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK
+    data = memory.empty((chunks, room, STRIDE)) if before is None else before.data
+    cdef const float[:, ::1] v0 = every[0], v1 = every[len(every) - 1]
+    cdef float[:, :, ::1] dv = data
+    p.form.values[0], p.form.values[1], p.image, p.image_step = &v0[0, 0], &v1[0, 0], &dv[0, 0, 0], room * STRIDE
+    return UpdatedImage(p.n, p.rank, data, every, set_last(u, p, update.last_basis, isa))
 
 
 cdef set_last(const micro *u, update_pass *p, last_basis, isa):
@@ -215,7 +207,7 @@ cdef set_last(const micro *u, update_pass *p, last_basis, isa):
         raise ValueError(f"update.last_basis: expected a multiple of {PANEL} columns, got {last_basis.shape[1]}")
     cdef const float[:, ::1] lv = last_basis
     set_shape(&p.last, u, lv.shape[1], p.rank)
-    made = MapRows(memory.empty((p.last.m, p.rank)), memory.empty((operand_room(&p.last) + 1,), np.uint8), isa)
+    made = MapRows(memory.empty((p.last.m, p.rank)), memory.empty((4 * operand_room(&p.last) + 1,), np.uint8), isa)
     cdef float[:, ::1] rv = made.rows
     cdef uint8_t[::1] ov = made.operand
     p.last_basis, p.composed_last, p.last.operand = &lv[0, 0], &rv[0, 0], &ov[0]
@@ -233,36 +225,67 @@ cdef set_maps(update_pass *p, maps, pe, update):
     p.query_pe = &ev[0, pe_at, 0] if p.before else NULL
 
 
-cdef set_constants(const micro *u, update_pass *p, update):
-    """The update's constants, and room for what a prompt's tokens make of them. Returns what to keep alive."""
+cdef set_constants(update_pass *p, update):
     cdef const float[:, ::1] gram = update.gram, key_rows = update.key_rows, value_rows = update.value_rows, query_rows
-    cdef int64_t r = HEADS * p.form.tokens, asking = HEADS * p.ask.asking
+    cdef const float[::1] bias = update.value_bias
     p.gram_rows, p.wide = &gram[0, 0], gram.shape[1]
     p.key_rows, p.key_wide = &key_rows[0, 0], key_rows.shape[1]
-    p.value_rows, p.ask.value_wide = &value_rows[0, 0], value_rows.shape[1]
+    p.value_rows, p.ask.value_wide, p.ask.bias = &value_rows[0, 0], value_rows.shape[1], &bias[0]
     if p.before:
         query_rows = update.query_rows
         p.query_rows, p.query_wide = &query_rows[0, 0], query_rows.shape[1]
-    room = memory.empty(((p.rank + asking) * p.rank + r * max(p.before, 1) + (p.rank + 1) * p.ask.value_wide + 256,))
-    set_shape(&p.old_keys, u, r, p.before)
-    set_shape(&p.gram_before, u, p.before, p.before)
-    set_shape(&p.gram, u, p.form.rows, p.rank)
-    set_shape(&p.asked, u, asking, p.rank)
-    operands = memory.empty((operand_room(&p.old_keys) + operand_room(&p.gram_before) + operand_room(&p.gram)
-                             + operand_room(&p.asked) + 1,), np.uint8)
-    cdef float[::1] rv = room
-    cdef uint8_t[::1] ov = operands
-    cdef float *free = &rv[0]
-    cdef uint8_t *operand = &ov[0]
-    p.composed_gram, p.composed_asked = take(&free, p.rank * p.rank), take(&free, asking * p.rank)
-    p.composed_keys = take(&free, r * max(p.before, 1))
-    p.composed_values = take(&free, (p.rank + 1) * p.ask.value_wide)  # a row more, as panels are read whole
+
+
+cdef int64_t room_floats(const update_pass *p, int64_t chunks) noexcept nogil:
+    """For what a prompt's tokens make of the constants, and what they ask."""
+    cdef int64_t r = p.form.rows, asking = HEADS * p.ask.asking
+    return ((p.rank + asking) * p.rank + r * p.before + (p.rank + 1) * p.ask.value_wide + operand_room(&p.old_keys)
+            + operand_room(&p.gram_before) + operand_room(&p.gram) + operand_room(&p.asked) + 128 + asked_floats(&p.ask, chunks))
+
+
+cdef void take_room(update_pass *p, int64_t chunks, float **free) noexcept nogil:
+    cdef int64_t asking = HEADS * p.ask.asking
+    p.composed_gram, p.composed_asked = take(free, p.rank * p.rank), take(free, asking * p.rank)
+    p.composed_keys = take(free, p.form.rows * p.before)
+    p.composed_values = take(free, (p.rank + 1) * p.ask.value_wide)  # a row more, as panels are read whole
     p.ask.values = p.composed_values
-    take_operand(&operand, &p.gram)
-    take_operand(&operand, &p.asked)
-    take_operand(&operand, &p.old_keys)
-    take_operand(&operand, &p.gram_before)
-    return room, operands
+    p.gram.operand, p.asked.operand = take(free, operand_room(&p.gram)), take(free, operand_room(&p.asked))
+    p.old_keys.operand, p.gram_before.operand = take(free, operand_room(&p.old_keys)), take(free, operand_room(&p.gram_before))
+    take_asked(&p.ask, chunks, free)
+
+
+cdef size_t update_images(void *storage, int nthreads) noexcept nogil:
+    cdef update_call *call = <update_call *>storage
+    cdef const micro *u = call.u
+    cdef update_pass *p = <update_pass *>(call + 1)
+    cdef int64_t prompts = call.prompts, chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, columns = p.ask.columns, i, unit
+    cdef size_t room = sizeof(float) * prompts * room_floats(p, chunks)
+    cdef size_t size = sizeof(float) * max(composed_floats(u, p), (p.rank + columns) * STRIDE + IMAGE_CHUNK * columns + 256
+                                        + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.rank, False))
+    cdef float *free = <float *>rt.room(room)
+    if free == NULL:
+        return room
+    for i in range(prompts):
+        take_room(&p[i], chunks, &free)
+    cdef float *scratch
+    cdef int failure = 0
+    cdef int *failed = &failure  # a reduction would be of one loop
+    with parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for unit in prange(PARTS * prompts, schedule="dynamic"):
+            if scratch == NULL:
+                failed[0] = 1
+            else:
+                compose(u, &p[unit // PARTS], unit % PARTS, scratch)
+        for unit in prange(chunks, schedule="dynamic"):
+            if scratch == NULL:
+                failed[0] = 1
+            elif not failed[0]:
+                update_chunks(u, p, prompts, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
+    if failure:
+        return size
+    combine(u, &p.ask, sizeof(update_pass), prompts, chunks, nthreads)
+    return 0
 
 
 cdef void set_shape(map_rows *rows, const micro *u, int64_t m, int64_t k) noexcept nogil:
@@ -270,12 +293,7 @@ cdef void set_shape(map_rows *rows, const micro *u, int64_t m, int64_t k) noexce
 
 
 cdef int64_t operand_room(const map_rows *rows) noexcept nogil:
-    return operand_bytes(rows.u, rows.m, rows.k) if rows.k else 0
-
-
-cdef void take_operand(uint8_t **free, map_rows *rows) noexcept nogil:
-    rows.operand = free[0]
-    free[0] += operand_room(rows)
+    return operand_floats_of(rows.u, rows.m, rows.k)
 
 
 cdef void set_rows(map_rows *rows, const float *a) noexcept nogil:
@@ -344,10 +362,10 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, bint
     """
     cdef int64_t t = p.form.tokens, e = p.form.e, r = p.form.rows, asking = HEADS * p.ask.asking, i
     cdef int64_t count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), at_maps = chunk * p.maps_step, at_pe = chunk * p.pe_step
-    cdef float *basis = p.basis + chunk * p.basis_step
+    cdef float *scale = p.image + chunk * p.image_step
+    cdef float *basis = scale + STRIDE
     cdef float *new = basis + p.before * STRIDE
     cdef float *before = basis + (p.before - 1) * STRIDE  # the deviations that the first update's sums are divided by
-    cdef float *scale = p.scale + chunk * IMAGE_CHUNK
     cdef const float *linear_map = p.linear_map + at_maps
     cdef int64_t fetched = e if fetches else 0
     cdef float *linear = take(&free, p.rank * STRIDE)
@@ -358,7 +376,7 @@ cdef void update_chunk(const micro *u, const update_pass *p, int64_t chunk, bint
         dense(&p.old_keys, free, new, p.query_pe + at_pe, fetched)
         dense(&p.gram_before, free, linear, linear_map + e * IMAGE_CHUNK, fetched)
         heads(u, t, e, p.keys, p.query_map + at_maps, IMAGE_CHUNK, True, new)
-        u.scale_columns(new, STRIDE, new, STRIDE, r, IMAGE_CHUNK, p.scale_before + chunk * IMAGE_CHUNK, NULL, 0)
+        u.scale_columns(new, STRIDE, new, STRIDE, r, IMAGE_CHUNK, scale, NULL, 0)
         heads(u, t, e, p.keys, p.query_pe + at_pe, IMAGE_CHUNK, True, new)
     else:
         heads(u, t, e, p.keys, p.query_map + at_maps, IMAGE_CHUNK, False, new)

@@ -30,18 +30,14 @@ cdef enum:
 class MixedImage(NamedTuple):
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
 
-    basis: (chunks, room, STRIDE), of which ``rank`` rows are filled, E an update and one between two; the rows are constants.
-    scale: (chunks, 256), one over the deviations.
-    queries: (chunks, E, 256), what the second update asks, and squares: (chunks, 256), what is known of its deviations; None
-        after it.
+    data: (chunks, 3·E + 3, STRIDE): of each chunk first the scale, one over the deviations; the basis, of which ``rank`` rows are
+        filled, E an update and one between two; then, between the updates, what is known of the second's deviations and the E
+        queries that it asks. The rows are constants.
     """
 
     n: int
     rank: int
-    basis: np.ndarray
-    scale: np.ndarray
-    queries: np.ndarray | None
-    squares: np.ndarray | None
+    data: np.ndarray
 
 
 cdef struct mixed_pass:
@@ -50,7 +46,7 @@ cdef struct mixed_pass:
     map_rows forms  # (e + 1, e), of a first update
     map_rows asked  # (8·asking, 2·e + 1), of a second update
     int64_t n, tokens, e, channels
-    int64_t maps_step, pe_step, basis_step  # a chunk's floats
+    int64_t maps_step, pe_step, image_step  # a chunk's floats
     const float *maps  # the update's own: e queries, what the basis' products are added to, e keys, e values
     const float *form_weights  # (e, 2)
     const float *squares
@@ -58,19 +54,17 @@ cdef struct mixed_pass:
     const float *key_pe
     const float *keys  # (tokens, e)
     const float *values
-    const float *bias  # (e)
-    float *basis
-    float *scale
-    float *queries  # (chunks, e, IMAGE_CHUNK)
-    float *second_squares  # (chunks, IMAGE_CHUNK)
+    const float *key_rows  # (e, key_wide), of a second update
+    int64_t key_wide
+    float *image
     float between, eps
 
 
-def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5, threads=None):
+def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5, queue=None, threads=None):
     """As :func:`update_image`, of one prompt of many tokens.
 
     Args:
-        maps, pe, channels, eps: as there.
+        maps, pe, channels, eps, queue: as there.
         update: a :class:`mobilesam.mixed.MixedUpdate`, whose rows have the ISA.
         keys, values: (T, E) float32, the prompt's tokens; keys scaled.
         queries: (T2, E) float32, scaled, of the attention to the result.
@@ -80,89 +74,132 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
         (MixedImage, attended): attended (T2, E) float32 are the attention's heads, concatenated.
     """
     cdef int nthreads = resolve(threads)
-    cdef mixed_pass p
     rows, own = update.rows, update.update
     keys = check.array(keys, "keys", ("T", own.value_bias.shape[0]))
     values = check.array(values, "values", keys.shape)
     queries = check.array(queries, "queries", ("T2", keys.shape[1]))
-    cdef int64_t e = keys.shape[1], chunks = maps.data.shape[0], unit
+    cdef int64_t e = keys.shape[1]
     if (before is None) != (own.query_rows is None) or (before is not None and before.rank != e):
         raise ValueError(f"before: expected an image for the second of two updates, and for that alone, got {before!r}")
     first = before is None  # which reads more, for the second
     check.array(rows.rows, "update.rows", (3 * e, e) if first else (e, 2 * e + 1))
     check_maps(maps, pe, own.squares + 1 + first, own.pe_at + (3 if first else 2) * e, () if first else (before,))
-    p.rows = as_map_rows(rt, rows)
-    cdef const micro *u = p.rows.u
+    y = np.empty(queries.shape, np.float32)
     cdef const float[:, ::1] kv = keys, vv = values, qv = queries, value_rows = own.value_rows
     cdef const float[::1] bias = own.value_bias
-    p.n, p.tokens, p.e, p.channels, p.eps, p.between = maps.n, keys.shape[0], e, channels, eps, update.between
-    p.keys, p.values, p.bias = &kv[0, 0], &vv[0, 0], &bias[0]
-    p.ask.asking, p.ask.e, p.ask.rank = queries.shape[0], e, 0 if before is None else 2 * e + 1
-    p.ask.columns, p.ask.queries = round_up(HEADS * p.ask.asking, u.nr), &qv[0, 0]
-    p.ask.values, p.ask.value_wide = &value_rows[0, 0], value_rows.shape[1]
-    image = set_image(&p, maps, pe, update, before)
-    kept = None if before is None else folded_rows(u, &p.asked, p.ask.asking, e, p.ask.queries, own.key_rows, p.ask.rank)
+    cdef float[:, ::1] yv = y
+    storage = np.zeros(sizeof(mixed_pass), np.uint8)
+    cdef uint8_t[::1] bytes = storage
+    cdef mixed_pass *p = <mixed_pass *>&bytes[0]
+    p.rows = as_map_rows(rt, rows)
+    p.n, p.tokens, p.e, p.channels, p.eps, p.between = maps.n, kv.shape[0], e, channels, eps, update.between
+    p.keys, p.values = &kv[0, 0], &vv[0, 0]
+    p.ask.asking, p.ask.e, p.ask.rank, p.ask.columns = qv.shape[0], e, 0 if first else 2 * e + 1, round_up(HEADS * qv.shape[0], p.rows.u.nr)
+    p.ask.queries, p.ask.values, p.ask.value_wide = &qv[0, 0], &value_rows[0, 0], value_rows.shape[1]
+    p.ask.bias, p.ask.y = &bias[0], &yv[0, 0]
+    set_maps(p, maps, pe, own)
+    set_constants(p, update)
+    image = set_image(p, before)
+    do_work("update_image_mixed", update_mixed, storage, (maps, pe, update, keys, values, queries, image, y), queue, nthreads)
+    return image, y
 
-    room = asked_room(&p.ask, sizeof(p), 1, chunks)
-    cdef size_t size = sizeof(float) * (first_floats(&p) if before is None else second_floats(&p))
+
+cdef set_maps(mixed_pass *p, maps, pe, own):
+    """Where the image's maps are that the update reads."""
+    cdef const float[:, :, ::1] mv = maps.data, ev = pe.data
+    cdef int64_t at = own.at, squares = own.squares, pe_at = own.pe_at
+    p.maps_step, p.pe_step = mv.shape[1] * IMAGE_CHUNK, ev.shape[1] * IMAGE_CHUNK
+    p.maps, p.squares, p.key_pe = &mv[0, at, 0], &mv[0, squares, 0], &ev[0, pe_at + p.e, 0]
+    p.query_pe = NULL if p.ask.rank else &ev[0, pe_at + 2 * p.e, 0]
+
+
+cdef set_constants(mixed_pass *p, update):
+    cdef const float[:, ::1] view
+    if p.ask.rank:
+        view = update.update.key_rows
+        p.key_rows, p.key_wide = &view[0, 0], view.shape[1]
+        return
+    if update.forms.isa != update.rows.isa:
+        raise ValueError(f"update.forms: packed for ISA {isas.name_of(update.forms.isa)}, but update.rows "
+                         f"for {isas.name_of(update.rows.isa)}")
+    check.array(update.forms.rows, "update.forms", (p.e + 1, p.e))
+    view = check.array(update.form_weights, "update.form_weights", (p.e, 2))
+    p.forms, p.form_weights = as_map_rows(rt, update.forms), &view[0, 0]
+
+
+cdef set_image(mixed_pass *p, before):
+    """The image that the pass will fill."""
+    cdef int64_t room = 3 * p.e + 3
+    data = memory.empty(((p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, room, STRIDE)) if before is None else before.data
+    cdef float[:, :, ::1] dv = data
+    p.image, p.image_step = &dv[0, 0, 0], room * STRIDE
+    return MixedImage(p.n, p.ask.rank or p.e, data)
+
+
+cdef size_t update_mixed(void *storage, int nthreads) noexcept nogil:
+    cdef mixed_pass *p = <mixed_pass *>storage
+    cdef const micro *u = p.rows.u
+    cdef int64_t chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
+    cdef size_t size = sizeof(float) * (second_floats(p) if p.ask.rank else first_floats(p))
+    cdef size_t room = sizeof(float) * (asked_floats(&p.ask, chunks) + folded_floats(u, p.ask.asking, p.key_wide, p.ask.rank))
+    cdef float *free = <float *>rt.room(room)
+    if free == NULL:
+        return room
+    take_asked(&p.ask, chunks, &free)
+    if p.ask.rank:
+        folded_rows(u, &p.asked, p.ask.asking, p.e, p.ask.queries, p.key_rows, p.key_wide, p.ask.rank, &free)
     cdef float *scratch
     cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
+    with parallel(num_threads=nthreads):
         scratch = <float *>rt.scratch(size)
         for unit in prange(chunks, schedule="dynamic"):
             if scratch == NULL:
                 failed += 1
             elif p.ask.rank == 0:
-                first_chunk(u, &p, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
+                first_chunk(u, p, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
             else:
-                second_chunk(u, &p, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
+                second_chunk(u, p, unit, unit + nthreads if unit + nthreads < chunks else 0, scratch)
     if failed:
-        raise MemoryError(f"update_image_mixed: no memory for {size} bytes of scratch")
-    return image, combined(u, &p.ask, sizeof(p), room, bias, nthreads)[0]
+        return size
+    combine(u, &p.ask, sizeof(mixed_pass), 1, chunks, nthreads)
+    return 0
 
 
-cdef set_image(mixed_pass *p, maps, pe, update, before):
-    """The image that the pass will fill, and where it reads the maps."""
-    cdef int64_t chunks = maps.data.shape[0], e = p.e
-    scale = memory.empty((chunks, IMAGE_CHUNK))
-    if before is None:
-        basis, squares = memory.empty((chunks, 2 * e + 1, STRIDE)), memory.empty((chunks, IMAGE_CHUNK))
-        queries = memory.empty((chunks, e, IMAGE_CHUNK))
-    else:
-        basis, queries, squares = before.basis, before.queries, before.squares
-    cdef const float[:, :, ::1] mv = maps.data, ev = pe.data
-    cdef const float[:, ::1] form_weights
-    own = update.update
-    cdef int64_t at = own.at, own_squares = own.squares, pe_at = own.pe_at
-    cdef float[:, :, ::1] bv = basis, qv = queries
-    cdef float[:, ::1] sv = scale, nv = squares
-    p.maps_step, p.pe_step, p.basis_step = mv.shape[1] * IMAGE_CHUNK, ev.shape[1] * IMAGE_CHUNK, bv.shape[1] * STRIDE
-    p.maps, p.squares, p.key_pe = &mv[0, at, 0], &mv[0, own_squares, 0], &ev[0, pe_at + e, 0]
-    p.query_pe = &ev[0, pe_at + 2 * e, 0] if before is None else NULL
-    p.basis, p.scale, p.queries, p.second_squares = &bv[0, 0, 0], &sv[0, 0], &qv[0, 0, 0], &nv[0, 0]
-    if before is None:
-        if update.forms.isa != update.rows.isa:
-            raise ValueError(f"update.forms: packed for ISA {isas.name_of(update.forms.isa)}, but update.rows "
-                             f"for {isas.name_of(update.rows.isa)}")
-        check.array(update.forms.rows, "update.forms", (e + 1, e))
-        form_weights = check.array(update.form_weights, "update.form_weights", (e, 2))
-        p.forms, p.form_weights = as_map_rows(rt, update.forms), &form_weights[0, 0]
-        return MixedImage(p.n, e, basis, scale, queries, squares)
-    return MixedImage(p.n, 2 * e + 1, basis, scale, None, None)
+cdef inline float *image_rows(const mixed_pass *p, int64_t chunk, int64_t row) noexcept nogil:
+    """Of a chunk of the image, from a row on."""
+    return p.image + chunk * p.image_step + row * STRIDE
 
 
-cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, float *y, float *weights, const float *with_scores,
-                     const float *with_sums, int64_t maps) noexcept nogil:
-    """y (e, STRIDE) of a chunk: what each head mixes of the tokens' values; ``weights`` has tokens rows.
+cdef inline float *scale_of(const mixed_pass *p, int64_t chunk) noexcept nogil:
+    return image_rows(p, chunk, 0)
+
+
+cdef inline float *basis_of(const mixed_pass *p, int64_t chunk) noexcept nogil:
+    return image_rows(p, chunk, 1)
+
+
+cdef inline float *squares_of(const mixed_pass *p, int64_t chunk) noexcept nogil:
+    """What is known of the second update's deviations."""
+    return image_rows(p, chunk, 2 * p.e + 2)
+
+
+cdef inline float *queries_of(const mixed_pass *p, int64_t chunk) noexcept nogil:
+    """What the second update asks."""
+    return image_rows(p, chunk, 2 * p.e + 3)
+
+
+cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, int64_t ldq, float *y, float *weights,
+                     const float *with_scores, const float *with_sums, int64_t maps) noexcept nogil:
+    """y (e, STRIDE) of a chunk: what each head mixes of the tokens' values, by queries (e, ldq); ``weights`` has tokens rows.
 
     What will be read next: e maps at ``with_scores``, and so many at ``with_sums``.
     """
     cdef int64_t d = p.e // HEADS, h
     cdef gemm_args scores = new_gemm(p.tokens, IMAGE_CHUNK, d), mixed = new_gemm(d, IMAGE_CHUNK, p.tokens)
-    scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, IMAGE_CHUNK, u.nr, weights, STRIDE
+    scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, ldq, u.nr, weights, STRIDE
     mixed.lda, mixed.step, mixed.b, mixed.ldb, mixed.panel, mixed.ldy = 1, p.e, weights, STRIDE, u.nr, STRIDE
     for h in range(HEADS):
-        scores.a, scores.b = p.keys + h * d, queries + h * d * IMAGE_CHUNK
+        scores.a, scores.b = p.keys + h * d, queries + h * d * ldq
         fetch_with(&scores, with_scores, h * d * IMAGE_CHUNK, d * IMAGE_CHUNK)
         u.gemm(&scores)
         u.softmax_columns(weights, STRIDE, p.tokens, IMAGE_CHUNK)
@@ -191,11 +228,11 @@ cdef void first_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64_
     cdef float *keys = take(&free, 2 * e * STRIDE)
     cdef const float *maps = p.maps + chunk * p.maps_step
     cdef const float *own = p.squares + chunk * p.maps_step
-    cdef float *basis = p.basis + chunk * p.basis_step
-    cdef float *scale = p.scale + chunk * IMAGE_CHUNK
-    cdef float *squares = p.second_squares + chunk * IMAGE_CHUNK
+    cdef float *basis = basis_of(p, chunk)
+    cdef float *scale = scale_of(p, chunk)
+    cdef float *squares = squares_of(p, chunk)
     cdef next_maps after
-    mix_tokens(u, p, maps, basis, weights, maps + 5 * e * IMAGE_CHUNK, p.key_pe + chunk * p.pe_step, 2 * e)
+    mix_tokens(u, p, maps, IMAGE_CHUNK, basis, weights, maps + 5 * e * IMAGE_CHUNK, p.key_pe + chunk * p.pe_step, 2 * e)
     memcpy(scale, own, IMAGE_CHUNK * sizeof(float))
     memcpy(squares, own + IMAGE_CHUNK, IMAGE_CHUNK * sizeof(float))
     u.dot_columns(scale, basis, STRIDE, maps + e * IMAGE_CHUNK, IMAGE_CHUNK, e, IMAGE_CHUNK)
@@ -212,10 +249,10 @@ cdef void first_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64_
 cdef void first_block(const micro *u, const mixed_pass *p, int64_t chunk, int64_t at, float *keys, float *free) noexcept nogil:
     """All that is asked of a block's basis, by products with the constants; keys and values (2·e, STRIDE)."""
     cdef int64_t e = p.e, i
-    cdef float *basis = p.basis + chunk * p.basis_step + at
+    cdef float *basis = basis_of(p, chunk) + at
     cdef float *between = basis + e * STRIDE
-    cdef float *scale = p.scale + chunk * IMAGE_CHUNK + at
-    cdef float *squares = p.second_squares + chunk * IMAGE_CHUNK + at
+    cdef float *scale = scale_of(p, chunk) + at
+    cdef float *squares = squares_of(p, chunk) + at
     cdef const float *maps = p.maps + chunk * p.maps_step + at + 2 * e * IMAGE_CHUNK
     cdef const float *own_between = maps + 4 * e * IMAGE_CHUNK
     cdef const float *query_pe = p.query_pe + chunk * p.pe_step + at
@@ -233,7 +270,7 @@ cdef void first_block(const micro *u, const mixed_pass *p, int64_t chunk, int64_
         squares[i] += between[i] * (own_between[i] + forms[i] + p.between * between[i])
     u.scale_columns(keys, STRIDE, linear, PIXELS, e, PIXELS, scale, key_pe, IMAGE_CHUNK)
     u.scale_columns(keys + e * STRIDE, STRIDE, linear + e * PIXELS, PIXELS, e, PIXELS, scale, NULL, 0)
-    u.scale_columns(p.queries + chunk * e * IMAGE_CHUNK + at, IMAGE_CHUNK, linear + 2 * e * PIXELS, PIXELS, e, PIXELS, scale,
+    u.scale_columns(queries_of(p, chunk) + at, STRIDE, linear + 2 * e * PIXELS, PIXELS, e, PIXELS, scale,
                     query_pe, IMAGE_CHUNK)
 
 
@@ -241,20 +278,20 @@ cdef void second_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64
     """Softmax over the tokens, the deviations, scores of the next attention, and its sums over these image tokens."""
     cdef int64_t e = p.e, rank = p.ask.rank, count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), i
     cdef const float *maps = p.maps + chunk * p.maps_step
-    cdef float *basis = p.basis + chunk * p.basis_step
+    cdef float *basis = basis_of(p, chunk)
     cdef float *new = basis + (e + 1) * STRIDE
     cdef float *between = basis + e * STRIDE
-    cdef float *scale = p.scale + chunk * IMAGE_CHUNK
+    cdef float *scale = scale_of(p, chunk)
     cdef float *weights = take(&free, p.tokens * STRIDE)
     cdef float *linear = take(&free, e * STRIDE)
     cdef float *scores = take(&free, p.ask.columns * STRIDE)
     cdef float *turned = take(&free, IMAGE_CHUNK * p.ask.columns + u.nr)
-    mix_tokens(u, p, p.queries + chunk * e * IMAGE_CHUNK, new, weights, basis, NULL, 0)
+    mix_tokens(u, p, queries_of(p, chunk), STRIDE, new, weights, basis, NULL, 0)
     u.scale_columns(new, STRIDE, new, STRIDE, e, IMAGE_CHUNK, between, NULL, 0)
     pack_map_columns(u, rank, IMAGE_CHUNK, basis, STRIDE, free)
     map_product(&p.rows, free, IMAGE_CHUNK, maps + rank * IMAGE_CHUNK, IMAGE_CHUNK, linear, STRIDE, maps + (e + rank) * IMAGE_CHUNK,
                 2 * e * IMAGE_CHUNK)
-    memcpy(scale, p.second_squares + chunk * IMAGE_CHUNK, IMAGE_CHUNK * sizeof(float))
+    memcpy(scale, squares_of(p, chunk), IMAGE_CHUNK * sizeof(float))
     u.dot_columns(scale, new, STRIDE, linear, STRIDE, e, IMAGE_CHUNK)
     for i in range(IMAGE_CHUNK):
         scale[i] = 1 / sqrtf(max(scale[i], 0) / p.channels + p.eps * between[i] * between[i])
@@ -264,4 +301,4 @@ cdef void second_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64
     u.scale_columns(scores, STRIDE, scores, STRIDE, HEADS * p.ask.asking, IMAGE_CHUNK, scale, NULL, 0)
     heads(u, p.ask.asking, e, p.ask.queries, p.key_pe + chunk * p.pe_step, IMAGE_CHUNK, True, scores)
     ask_basis(u, &p.ask, chunk, count, scores, scale, maps + e * IMAGE_CHUNK, basis, STRIDE, turned,
-              p.queries + next_chunk * e * IMAGE_CHUNK, e * IMAGE_CHUNK if next_chunk else 0)
+              queries_of(p, next_chunk), e * STRIDE if next_chunk else 0)

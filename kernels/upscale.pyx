@@ -8,6 +8,7 @@ from common cimport *
 
 from mobilesam.kernels import check
 from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows
+from mobilesam.kernels.queue import Slot
 from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
@@ -18,9 +19,9 @@ cdef int64_t PIXELS = 64
 cdef struct upscale_pass:
     const float *x  # (4*c1, pixels) in chunks
     int64_t map_step, chunk_step  # floats from one map to the next, and from a chunk's to the next one's
-    const float *basis  # (chunks, basis_room, stride) of an updated image, NULL for none
-    const float *scale  # (chunks, IMAGE_CHUNK)
-    int64_t stride, basis_step
+    const float *basis  # (rank, stride) of an updated image's first chunk, NULL for none
+    const float *scale  # (IMAGE_CHUNK) of that
+    int64_t stride, image_step
     map_rows rows  # (4*c1, rank)
     const float *shift  # (4*c1), NULL for none
     const float *norm_weight
@@ -29,12 +30,13 @@ cdef struct upscale_pass:
     const float *b2  # (c2)
     const float *hyper  # (masks, c2)
     float *y  # (masks, 4*height, 4*width)
+    float **place  # of y, where that is a Slot
     int64_t height, width, masks, c2
     float eps
 
 
 def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows=None, shift=None, eps=1e-6, precision="fp32",
-                  isa=None, out=None, threads=None):
+                  isa=None, out=None, queue=None, threads=None):
     """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(z)), w2) + b2), 2×2 with stride 2, where z is x upscaled likewise.
 
     Neither upscaled map is written: an embedding's pixel becomes 4×4 of every mask.
@@ -52,19 +54,21 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         shift: (4·C1,), or None.
         precision: "fp32" or "bf16": of the product with a w2 that is no MapRows.
         isa: the name of the ISA to run on where it is none; by default the one in force.
-        out: (M, 4H, 4W) to write into.
+        out: (M, 4H, 4W) to write into; or, with a queue, a Slot.
+        queue: a Queue to leave the work to.
 
     Returns:
-        (M, 4H, 4W) float32 logits.
+        (M, 4H, 4W) float32 logits, or ``out``.
 
     Source: ``output_upscaling`` and ``predict_masks`` in the reference's modeling/mask_decoder.py.
     """
-    cdef upscale_pass p
+    storage = np.zeros(sizeof(upscale_pass), np.uint8)
+    cdef uint8_t[::1] bytes = storage
+    cdef upscale_pass *p = <upscale_pass *>&bytes[0]
     cdef int nthreads = resolve(threads)
     if not isinstance(w2, MapRows):
         w2 = pack_rows(check.array(w2, "w2", ("4·C2", "C1")), precision=precision, isa=isa)
     p.w2 = as_map_rows(rt, w2)
-    cdef const micro *u = p.w2.u
     c1 = p.w2.k
     if type(x) is not tuple:
         x = check.array(x, "x", ("4·C1", "H", "W"))
@@ -75,41 +79,46 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     if rows is not None:
         check.instance(rows, "rows", MapRows)
         check.array(rows.rows, "rows", (4 * c1, "K" if own else update.rank))
-    data = set_maps(&p, x, rows.rows.shape[1] if own else 4 * c1, update)
+    data = set_maps(p, x, rows.rows.shape[1] if own else 4 * c1, update)
     norm_weight, norm_bias = check.array(norm_weight, "norm_weight", (c1,)), check.array(norm_bias, "norm_bias", (c1,))
     b2, hyper = check.array(b2, "b2", (p.c2,)), check.array(hyper, "hyper", ("M", p.c2))
     shift = check.optional(shift, "shift", (4 * c1,))
     p.masks, p.eps = hyper.shape[0], eps
     cdef const float[::1] nw = norm_weight, nb = norm_bias, bv = b2, shift_ = shift
     cdef const float[:, ::1] hv = hyper
-    y = check.output(out, (p.masks, 4 * p.height, 4 * p.width), data, norm_weight, norm_bias, w2.rows, b2, hyper, shift)
-    cdef float[::1] yv = y.reshape(-1)
-    p.norm_weight, p.norm_bias, p.b2, p.hyper, p.shift, p.y = &nw[0], &nb[0], &bv[0], &hv[0, 0], floats(shift_), &yv[0]
+    y = set_output(p, out, queue, (data, norm_weight, norm_bias, w2.rows, b2, hyper, shift))
+    p.norm_weight, p.norm_bias, p.b2, p.hyper, p.shift = &nw[0], &nb[0], &bv[0], &hv[0, 0], floats(shift_)
     p.basis, p.scale = NULL, NULL
     if update is not None:
         check.instance(rows, "rows", MapRows)
-        set_update(&p, update, rows)
+        set_update(p, update, rows)
     elif own:
         if type(x) is not tuple:
             raise TypeError("x: expected (ImageMaps, the first map, (H, W)) with rows, got an array")
-        p.basis, p.stride, p.basis_step, p.x = p.x, p.map_step, p.chunk_step, NULL
+        p.basis, p.stride, p.image_step, p.x = p.x, p.map_step, p.chunk_step, NULL
         p.rows = as_map_rows(rt, rows)
 
+    do_work("upscale_masks", upscale, storage, (x, norm_weight, norm_bias, w2, b2, hyper, update, rows, shift, y), queue, nthreads)
+    return y
+
+
+cdef size_t upscale(void *storage, int nthreads) noexcept nogil:
+    cdef upscale_pass *p = <upscale_pass *>storage
+    if p.place != NULL:
+        p.y = p.place[0]
     cdef int64_t pixels = p.height * p.width, unit
     cdef size_t size = sizeof(float) * (PIXELS * (5 * p.w2.k + p.w2.m + 16 * p.masks) + panel_floats(&p.w2) + 64
                                         + (0 if p.basis == NULL else panel_floats(&p.rows)))
     cdef float *scratch
     cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
+    with parallel(num_threads=nthreads):
         scratch = <float *>rt.scratch(size)
         for unit in prange((pixels + PIXELS - 1) // PIXELS, schedule="dynamic"):
             if scratch == NULL:
                 failed += 1
             else:
-                upscale_block(u, &p, unit * PIXELS, scratch)
-    if failed:
-        raise MemoryError(f"upscale_masks: no memory for {size} bytes of scratch")
-    return y
+                upscale_block(p.w2.u, p, unit * PIXELS, scratch)
+    return size if failed else 0
 
 
 def in_fours(rows, name):
@@ -140,10 +149,26 @@ cdef set_maps(upscale_pass *p, x, int64_t count, update):
     return source.data
 
 
+cdef set_output(upscale_pass *p, out, queue, tuple inputs):
+    """Returns the array that is filled, or the Slot."""
+    size = p.masks, 4 * p.height, 4 * p.width
+    if queue is None or not isinstance(out, Slot):
+        out = check.output(out, size, *inputs)
+        p.y = first_float(out.reshape(-1))
+        return out
+    if out.shape != size:
+        raise ValueError(f"out: expected a Slot of shape {size}, got {out.shape}")
+    p.place = <float **>PyCapsule_GetPointer(out.place, "mobilesam.kernels.slot")
+    return out
+
+
+cdef float *first_float(float[::1] view) noexcept:
+    return &view[0]
+
+
 cdef set_update(upscale_pass *p, update, rows):
-    cdef const float[:, ::1] sv = update.scale
-    cdef const float[:, :, ::1] bv = update.basis
-    p.basis, p.scale, p.stride, p.basis_step = &bv[0, 0, 0], &sv[0, 0], bv.shape[2], bv.shape[1] * bv.shape[2]
+    cdef const float[:, :, ::1] dv = update.data
+    p.scale, p.basis, p.stride, p.image_step = &dv[0, 0, 0], &dv[0, 1, 0], dv.shape[2], dv.shape[1] * dv.shape[2]
     p.rows = as_map_rows(rt, rows)
 
 
@@ -156,14 +181,14 @@ cdef void upscale_block(const micro *u, const upscale_pass *p, int64_t first, fl
     cdef int64_t c1 = p.w2.k, count = min(PIXELS, p.height * p.width - first), i, q, chunk = first // IMAGE_CHUNK
     cdef int64_t at = first % IMAGE_CHUNK
     cdef const float *x = NULL if p.x == NULL else p.x + chunk * p.chunk_step + at
-    cdef const float *scale = NULL if p.scale == NULL else p.scale + first
+    cdef const float *scale = NULL if p.scale == NULL else p.scale + chunk * p.image_step + at
     cdef float *z = take(&free, 4 * c1 * PIXELS)
     cdef float *middle = take(&free, c1 * PIXELS)
     cdef float *fine = take(&free, p.w2.m * PIXELS)
     cdef float *drawn = take(&free, 16 * p.masks * PIXELS)  # (masks, 4, 4, PIXELS)
     cdef float *panels = take(&free, panel_floats(&p.w2))
     if p.basis != NULL:
-        pack_map_columns(p.rows.u, p.rows.k, PIXELS, p.basis + chunk * p.basis_step + at, p.stride, free)
+        pack_map_columns(p.rows.u, p.rows.k, PIXELS, p.basis + chunk * p.image_step + at, p.stride, free)
         map_product(&p.rows, free, PIXELS, x, p.map_step, z, PIXELS)
     else:
         for i in range(4 * c1):

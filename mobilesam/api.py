@@ -303,17 +303,18 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, photo.original_size, input_size, self)
 
-    def _candidates(self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False) -> Candidates:
-        """What answers a prompt. Those without a mask share what depends on the image alone.
+    def _image_of(self, embedding: Embedding, prompt: Prompt, *, once: bool = False) -> ImageTokens:
+        """What a prompt's decoding starts from. Prompts without a mask share what depends on the image alone.
 
         once: nothing is kept for more prompts, which costs a single one less; the same but for rounding.
         """
-        image = (
-            self._image_tokens(embedding.features, prompt.mask_input, reuse=False)
-            if once or prompt.mask_input is not None
-            else embedding._image_tokens
-        )
-        (candidates,) = self.mask_decoder.answer(image, [self._tokens(embedding, prompt)], multimask=multimask)
+        if once or prompt.mask_input is not None:
+            return self._image_tokens(embedding.features, prompt.mask_input, reuse=False)
+        return embedding._image_tokens
+
+    def _candidates(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Candidates:
+        image, tokens = self._image_of(embedding, prompt), self._tokens(embedding, prompt)
+        (candidates,) = self.mask_decoder.answer(image, [tokens], multimask=multimask)
         return candidates
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> NDArray[np.float32]:
@@ -322,19 +323,20 @@ class MobileSAM:
         return self.prompt_encoder.sparse(to_canvas(prompt.points, size), prompt.labels, box)
 
     def _answer(self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False) -> Segmentation:
-        return _drawn(embedding, prompt, self._candidates(embedding, prompt, multimask, once=once))
+        image, tokens = self._image_of(embedding, prompt, once=once), self._tokens(embedding, prompt)
+        return _segmentation(embedding, prompt, *self.mask_decoder.masks(image, tokens, multimask=multimask))
 
     def _answers(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> Iterator[Segmentation]:
         """What answers each prompt, in order."""
         for shared, alike in groupby(prompts, key=lambda prompt: prompt.mask_input is None):
             group = list(alike)
-            if shared:
-                sparse = (self._tokens(embedding, prompt) for prompt in group)
-                answers = self.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=multimask)
-            else:
-                answers = (self._candidates(embedding, prompt, multimask) for prompt in group)
+            if not shared:
+                yield from (self._answer(embedding, prompt, multimask) for prompt in group)
+                continue
+            sparse = (self._tokens(embedding, prompt) for prompt in group)
+            answers = self.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=multimask)
             for prompt, candidates in zip(group, answers, strict=True):
-                yield _drawn(embedding, prompt, candidates)
+                yield _segmentation(embedding, prompt, candidates.scores, candidates.draw())
 
     def _image_tokens(
         self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None, *, reuse: bool
@@ -343,10 +345,11 @@ class MobileSAM:
         return self.mask_decoder.image_tokens(features, prompts.dense_pe(), prompts.dense(mask_input), reuse=reuse)
 
 
-def _drawn(embedding: Embedding, prompt: Prompt, candidates: Candidates) -> Segmentation:
-    low_res = candidates.draw()
+def _segmentation(
+    embedding: Embedding, prompt: Prompt, scores: NDArray[np.float32], low_res: NDArray[np.float32]
+) -> Segmentation:
     low_res.flags.writeable = False  # masks are made of it later
-    return Segmentation(candidates.scores, low_res, prompt, embedding)
+    return Segmentation(scores, low_res, prompt, embedding)
 
 
 def load(

@@ -126,8 +126,8 @@ class Bench(LayersBench):
             return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None), reuse=True)
 
         def call(image: ImageTokens) -> tuple[F32, F32]:
-            (candidates,) = decoder.candidates(image, [prompt.sparse(point, label, None)], multimask=True)
-            return candidates.draw(), candidates.scores
+            scores, low_res = decoder.masks(image, prompt.sparse(point, label, None), multimask=True)
+            return low_res, scores
 
         if not known:
             return lambda: call(image_tokens())

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .config import LOW_RES
 from .photo import Size, resized_size
 
-LOW_RES = 256
 PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 
 
@@ -60,15 +59,9 @@ def check_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size
 
 def to_canvas(xy: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
     """Pixels of the image to pixels of the canvas (`apply_coords` of the reference's utils/transforms.py)."""
-    return (xy * _canvas_scale(tuple(size))).astype(np.float32)
-
-
-@lru_cache(maxsize=8)
-def _canvas_scale(size: Size) -> NDArray[np.float64]:
     (new_h, new_w), (h, w) = resized_size(*size), size
-    scale = np.array([new_w / w, new_h / h])
-    scale.flags.writeable = False
-    return scale
+    across, down = new_w / w, new_h / h
+    return np.array([(x * across, y * down) for x, y in xy.tolist()], np.float32).reshape(-1, 2)  # few; see below
 
 
 def _checked_points(points: ArrayLike, size: Size) -> NDArray[np.float64]:
@@ -81,7 +74,7 @@ def _checked_points(points: ArrayLike, size: Size) -> NDArray[np.float64]:
 
 def _checked_labels(labels: ArrayLike | None, count: int) -> NDArray[np.int32]:
     if labels is None:
-        return np.ones(count, np.int32)
+        return np.array([1] * count, np.int32)
     values = _numbers(labels, "labels")
     if values.shape != (count,):
         raise ValueError(f"labels must be ({count},), one for each point, got shape {values.shape}")

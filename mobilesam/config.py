@@ -43,6 +43,7 @@ MLP_RATIO = 4
 MBCONV_EXPAND = 4
 EMBED_DIM = 256
 EMBED_SIZE = STAGES[-1].resolution
+LOW_RES = 4 * EMBED_SIZE  # pixels a side of the masks that are drawn
 
 POINT_EMBEDDINGS = 4  # background, foreground, the box's two corners
 MASK_INPUT_CHANNELS = 16

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import kernels
-from .config import CROSS_ATTENTION_DIM, EMBED_DIM, EMBED_SIZE, LAYER_NORM_2D_EPS, MASK_TOKENS
-from .kernels import ImageMaps, MapRows, MixedImage, UpdatedImage, steps
+from .config import CROSS_ATTENTION_DIM, EMBED_DIM, EMBED_SIZE, LAYER_NORM_2D_EPS, LOW_RES, MASK_TOKENS
+from .kernels import ImageMaps, MapRows, MixedImage, Queue, Slot, UpdatedImage, steps
 from .parameters import F32, Layer, Parameters
 from .transformer import Answer, Phases, TwoWayTransformer, mlp
 from .updates import ImageTokens, Positions, ProjectedImage, Updated, begin_updates, most_together
@@ -113,32 +113,47 @@ class MaskDecoder:
 
     def answer(self, image: ImageTokens, prompts: Sequence[F32], *, multimask: bool) -> list[Candidates]:
         """As `candidates`, of prompts with as many tokens each, which go through the transformer together."""
+        queue = kernels.Queue()
+        answers = self._answer(image, self.tokens(prompts), queue, multimask=multimask)
+        queue.run(threads=self.threads)
+        return answers
+
+    def masks(self, image: ImageTokens, prompt: F32, *, multimask: bool) -> tuple[F32, F32]:
+        """The scores (C,) and low_res (C, 256, 256) of a prompt's candidates, (T, 256)."""
+        alike = len(prompt), bool(multimask)
+        prepared = image.prepared.pop(alike, None) or Prepared(self, image, *alike)  # no other thread has it now
+        answer = prepared(prompt)
+        image.prepared.clear()
+        image.prepared[alike] = prepared
+        return answer
+
+    def tokens(self, prompts: Sequence[F32]) -> F32:
+        """The transformer's (P, 5 + T, 256) of prompts (T, 256)."""
+        return np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in prompts])
+
+    def _answer(self, image: ImageTokens, tokens: F32, queue: Queue, *, multimask: bool) -> list[Candidates]:
+        """The candidates of prompts with these tokens, when the queue has run."""
         answer, wanted = self._answers[bool(multimask)], CANDIDATES[bool(multimask)]
-        tokens = np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in prompts])
-        updates = begin_updates(image, tokens.shape[1], self.transformer.once, self.isa, self.threads)
-        (scores, *hyper), images = answer(updates, tokens, self.threads)
+        updates = begin_updates(image, tokens.shape[1], self.transformer.once, self.isa, queue)
+        (scores, hyper), images = answer(updates, tokens, queue)
         return [
-            Candidates(
-                scores[i, 0, wanted.start : wanted.stop].copy(),
-                np.concatenate([rows[i] for rows in hyper]),
-                image,
-                x,
-                self,
-            )
-            for i, x in enumerate(images)
+            Candidates(scores[i, 0, wanted.start : wanted.stop], hyper[i], image, x, self) for i, x in enumerate(images)
         ]
 
     def _with_heads(self, wanted: Sequence[int]) -> Answer:
-        """The transformer, and of its tokens all scores (P, 1, 4) and what draws each mask ``wanted``, (P, 1, 32)."""
+        """The transformer, and of its tokens all scores (P, 1, 4) and what draws each mask ``wanted``, (P, C, 32)."""
         heads = [("scores", 0, self.iou_prediction_head)]
         heads += [(f"mask{i}", 1 + i, self.output_hypernetworks_mlps[i]) for i in wanted]
         rows = [0, *(1 + i for i in wanted)]
         take: list[steps.Step] = [steps.Take(f"token{i}", "answers", (rows.index(i),)) for _, i, _ in heads]
         layers = (mlp(name, f"token{i}", own) for name, i, own in heads)
         phases: Phases = [take, *([step for (step,) in side_by_side] for side_by_side in zip(*layers))]
-        return self.transformer.answer(rows, phases, [name for name, _, _ in heads])
+        phases.append([steps.Stack("hyper", tuple(name for name, _, _ in heads[1:]))])
+        return self.transformer.answer(rows, phases, ["scores", "hyper"])
 
-    def _draw(self, image: ImageTokens, x: Updated, hyper: F32) -> F32:
+    def _draw(
+        self, image: ImageTokens, x: Updated, hyper: F32, queue: Queue | None = None, out: Slot | None = None
+    ) -> F32:
         """The logits (C, 256, 256) of masks by what draws each, (C, 32), on the updated image x."""
         update: UpdatedImage | MixedImage | None = None
         rows: MapRows | None
@@ -151,7 +166,7 @@ class MaskDecoder:
         return kernels.upscale_masks(
             (maps, at, (EMBED_SIZE, EMBED_SIZE)), self.upscale_norm.weight, self.upscale_norm.bias,
             self.upscale2.weight, self.upscale2.bias, hyper, update=update, rows=rows, shift=shift,
-            eps=LAYER_NORM_2D_EPS, threads=self.threads,
+            eps=LAYER_NORM_2D_EPS, out=out, queue=queue, threads=self.threads,
         )  # fmt: skip
 
 
@@ -169,6 +184,32 @@ class Candidates:
         """low_res (W, 256, 256) of the ``wanted`` ones, by their place in ``scores``; of all by default."""
         hyper = self._hyper if wanted is None else self._hyper[list(wanted)]
         return self._decoder._draw(self._image, self._updated, hyper)
+
+    def draw_to(self, out: Slot, queue: Queue) -> None:
+        """As `draw`, of all, in each run of the queue, which may be the one that makes the candidates."""
+        self._decoder._draw(self._image, self._updated, self._hyper, queue, out)
+
+
+class Prepared:
+    """The decoding of a prompt, laid out for any that has as many tokens: its kernels' calls are made by one run.
+
+    So a further prompt runs little of Python, whose code and data each click finds driven out of the caches.
+    """
+
+    def __init__(self, decoder: MaskDecoder, image: ImageTokens, tokens: int, multimask: bool) -> None:
+        self._queue, self._threads, self._first = kernels.Queue(), decoder.threads, len(decoder.output_tokens)
+        self._tokens = decoder.tokens([np.empty((tokens, EMBED_DIM), np.float32)])
+        (candidates,) = decoder._answer(image, self._tokens, self._queue, multimask=multimask)
+        self._scores = candidates.scores
+        self._low_res = kernels.Slot((len(self._scores), LOW_RES, LOW_RES))
+        candidates.draw_to(self._low_res, self._queue)
+
+    def __call__(self, prompt: F32) -> tuple[F32, F32]:
+        """The scores (C,) and low_res (C, 256, 256) of a prompt (T, 256). By one thread at a time."""
+        self._tokens[0, self._first :] = prompt
+        low_res = self._low_res.renew()
+        self._queue.run(threads=self._threads)
+        return self._scores.copy(), low_res
 
 
 def _layers(p: Parameters) -> list[Layer]:

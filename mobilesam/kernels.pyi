@@ -66,16 +66,12 @@ class MapRows(NamedTuple):
 class MixedImage(NamedTuple):
     n: int
     rank: int
-    basis: F32
-    scale: F32
-    queries: F32 | None
-    squares: F32 | None
+    data: F32
 
 class UpdatedImage(NamedTuple):
     n: int
     rank: int
-    basis: F32
-    scale: F32
+    data: F32
     values: tuple[F32, ...]
     rows: MapRows | None
 
@@ -110,7 +106,20 @@ class steps:  # a module
         x: str
         rows: tuple[int, ...]
 
-    Step: TypeAlias = Linear | Attention | Norm | Take
+    class Stack(NamedTuple):
+        y: str
+        xs: tuple[str, ...]
+
+    Step: TypeAlias = Linear | Attention | Norm | Take | Stack
+
+class Queue:
+    def __init__(self) -> None: ...
+    def run(self, *, threads: int | None = None) -> None: ...
+
+class Slot:
+    shape: tuple[int, ...]
+    def __init__(self, shape: tuple[int, ...]) -> None: ...
+    def renew(self) -> F32: ...
 
 class TokenSteps:
     inputs: Mapping[str, int]
@@ -119,7 +128,7 @@ class TokenSteps:
     def __init__(
         self, inputs: Mapping[str, int], phases: Sequence[Sequence[steps.Step]], outputs: Sequence[str]
     ) -> None: ...
-    def __call__(self, *arrays: F32, threads: int | None = None) -> list[F32]: ...
+    def __call__(self, *arrays: F32, queue: Queue | None = None, threads: int | None = None) -> list[F32]: ...
 
 class WinogradPanels(NamedTuple):
     data: F32
@@ -280,6 +289,7 @@ def attend_image(
     bias: F32,
     *,
     isa: str | None = None,
+    queue: Queue | None = None,
     threads: int | None = None,
 ) -> F32: ...
 def update_image(
@@ -294,10 +304,16 @@ def update_image(
     channels: int = 256,
     eps: float = 1e-5,
     isa: str | None = None,
+    queue: Queue | None = None,
     threads: int | None = None,
 ) -> tuple[list[UpdatedImage], F32]: ...
 def turn_image(
-    x: F32, added: F32 | None = None, *, isa: str | None = None, threads: int | None = None
+    x: F32,
+    added: F32 | None = None,
+    *,
+    isa: str | None = None,
+    queue: Queue | None = None,
+    threads: int | None = None,
 ) -> ImageMaps: ...
 def update_image_once(
     x: ImageMaps,
@@ -310,6 +326,7 @@ def update_image_once(
     *,
     eps: float = 1e-5,
     isa: str | None = None,
+    queue: Queue | None = None,
     threads: int | None = None,
 ) -> tuple[ImageMaps, F32]: ...
 def update_image_mixed(
@@ -323,6 +340,7 @@ def update_image_mixed(
     *,
     channels: int = 256,
     eps: float = 1e-5,
+    queue: Queue | None = None,
     threads: int | None = None,
 ) -> tuple[MixedImage, F32]: ...
 def pack_rows(rows: F32, *, precision: str = "fp32", isa: str | None = None) -> MapRows: ...
@@ -350,7 +368,8 @@ def upscale_masks(
     eps: float = 1e-6,
     precision: str = "fp32",
     isa: str | None = None,
-    out: F32 | None = None,
+    out: F32 | Slot | None = None,
+    queue: Queue | None = None,
     threads: int | None = None,
 ) -> F32: ...
 @overload

@@ -22,6 +22,7 @@ from .config import (
     EMBED_SIZE,
     IMG_SIZE,
     LAYER_NORM_2D_EPS,
+    LOW_RES,
     MASK_INPUT_CHANNELS,
     MASK_TOKENS,
     POINT_EMBEDDINGS,
@@ -32,7 +33,6 @@ from .onnx_graph import F32, Graph, value_info
 
 MASK_COUNTS: dict[MaskRule, int] = {"single": 1, "multi": MASK_TOKENS - 1, "all": MASK_TOKENS}
 PIXELS = EMBED_SIZE**2
-LOW_RES = 4 * EMBED_SIZE
 HEAD_DIM = CROSS_ATTENTION_DIM // DECODER_HEADS
 PROMPT = "prompt_encoder"
 DECODER = "mask_decoder"

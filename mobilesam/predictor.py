@@ -13,8 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import kernels
 from .api import Embedding, MobileSAM
-from .checked_prompt import LOW_RES
-from .config import IMG_SIZE, PIXEL_MEAN, PIXEL_STD
+from .config import IMG_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
 from .parameters import F32
 from .photo import IMAGE_FORMATS, Size
 from .pixels import ImageLike

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import kernels
 from .config import CROSS_ATTENTION_DIM, DECODER_DEPTH, DECODER_HEADS, EMBED_DIM, LAYER_NORM_EPS
-from .kernels import steps
+from .kernels import Queue, steps
 from .once import Once
 from .parameters import F32, Layer, Parameters, Vectors
 from .updates import Updated, Updates
@@ -125,11 +125,11 @@ class TwoWayTransformer:
         read = {"attended": CROSS_ATTENTION_DIM, "queries": EMBED_DIM}
         return Answer(self, ask, kernels.TokenSteps(read, [*last.answer("answers", "queries"), *phases], outputs))
 
-    def between(self, updates: Updates, tokens: F32, threads: int) -> tuple[F32, F32]:
+    def between(self, updates: Updates, tokens: F32, queue: Queue) -> tuple[F32, F32]:
         """Up to what the second block's tokens saw: their queries (P, T, 256) and that (P, T, 128)."""
-        queries, asked = self._begin(tokens, threads=threads)
+        queries, asked = self._begin(tokens, queue=queue)
         attended = updates.look(asked)
-        queries, keys, values, asked = self._between(attended, queries, tokens, threads=threads)
+        queries, keys, values, asked = self._between(attended, queries, tokens, queue=queue)
         return queries, updates.attend(keys, values, asked)
 
 
@@ -139,15 +139,16 @@ class Answer:
     def __init__(self, transformer: TwoWayTransformer, ask: kernels.TokenSteps, read: kernels.TokenSteps) -> None:
         self._transformer, self._ask, self._read = transformer, ask, read
 
-    def __call__(self, updates: Updates, tokens: F32, threads: int) -> tuple[Sequence[F32], Sequence[Updated]]:
+    def __call__(self, updates: Updates, tokens: F32, queue: Queue) -> tuple[Sequence[F32], Sequence[Updated]]:
         """The outputs, (P, rows, channels) each, of prompts' tokens (P, T, 256), and the P images as they updated them.
 
-        P is 1 for the updates of an image that serves one prompt, and for those by many tokens.
+        All are there when the queue has run. P is 1 for the updates of an image that serves one prompt, and for those
+        by many tokens.
         """
-        queries, attended = self._transformer.between(updates, tokens, threads)
-        queries, keys, values, asked = self._ask(attended, queries, tokens, threads=threads)
+        queries, attended = self._transformer.between(updates, tokens, queue)
+        queries, keys, values, asked = self._ask(attended, queries, tokens, queue=queue)
         attended = updates.attend(keys, values, asked)
-        return self._read(attended, queries, threads=threads), updates.images
+        return self._read(attended, queries, queue=queue), updates.images
 
 
 def mlp(y: str, x: str, layers: Sequence[Layer]) -> Phases:

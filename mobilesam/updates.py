@@ -8,17 +8,18 @@ are kept in low rank (low_rank.py), by few tokens or by many (mixed.py).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import kernels
 from .config import EMBED_DIM, LAYER_NORM_EPS
-from .kernels import ImageMaps, MixedImage, UpdatedImage
+from .kernels import ImageMaps, MixedImage, Queue, UpdatedImage
 from .once import Once
 from .parameters import F32
 
 if TYPE_CHECKING:
+    from .decoder import Prepared
     from .low_rank import LowRank
     from .mixed import Mixed
 
@@ -44,7 +45,8 @@ class DecoderConstants(Protocol):
 @dataclass(frozen=True, eq=False)
 class ImageTokens:
     """The image as the decoder first sees it: features (N, 256) and dense, (N, 256) or (256,), to be added; whether it
-    serves one prompt; its positional encoding. And what the low-rank form starts from, made when that is first wanted.
+    serves one prompt; its positional encoding. And what the low-rank form starts from, made when that is first wanted,
+    and the decoding that was prepared for the last prompt.
     """
 
     features: F32
@@ -52,11 +54,19 @@ class ImageTokens:
     once: bool
     positions: Positions
     project: Callable[[F32, Positions], ProjectedImage]
+    prepared: Kept = field(default_factory=lambda: Kept())
 
     @cached_property
     def projected(self) -> ProjectedImage:
         """What the low-rank form starts from."""
         return self.project(self.features + self.dense, self.positions)
+
+
+class Kept(dict[tuple[int, bool], "Prepared"]):
+    """Decodings by how many tokens they take and whether they make several masks. Copies have none."""
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return type(self), ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +112,13 @@ class Updates(Protocol):
         """Update it by tokens' keys, scaled, and values (P, T, 128); then, as `look`, what tokens see of the result."""
 
 
-def begin_updates(image: ImageTokens, tokens: int, once: Once, isa: str, threads: int) -> Updates:
-    """The updates by prompts of so many tokens."""
+def begin_updates(image: ImageTokens, tokens: int, once: Once, isa: str, queue: Queue) -> Updates:
+    """The updates by prompts of so many tokens, whose work is left to the queue."""
     if image.once and tokens <= ONCE_TOKENS:
-        return OnceUpdates(image, once, isa, threads)
+        return OnceUpdates(image, once, isa, queue)
     if tokens > FEW_TOKENS:
-        return MixedUpdates(image.projected, isa, threads)
-    return LowRankUpdates(image.projected, isa, threads)
+        return MixedUpdates(image.projected, isa, queue)
+    return LowRankUpdates(image.projected, isa, queue)
 
 
 def most_together(image: ImageTokens, tokens: int) -> int:
@@ -119,13 +129,13 @@ def most_together(image: ImageTokens, tokens: int) -> int:
 class ProjectedUpdates:
     """What the two kinds of low rank share: the attention to the image before it is updated."""
 
-    def __init__(self, image: ProjectedImage, isa: str, threads: int) -> None:
-        self._image, self._isa, self._threads = image, isa, threads
+    def __init__(self, image: ProjectedImage, isa: str, queue: Queue) -> None:
+        self._image, self._isa, self._queue = image, isa, queue
 
     def look(self, asked: F32) -> F32:
         constants = self._image.decoder.constants
         return kernels.attend_image(
-            self._image.maps, constants.before_at, asked, constants.before_bias, isa=self._isa, threads=self._threads
+            self._image.maps, constants.before_at, asked, constants.before_bias, isa=self._isa, queue=self._queue
         )
 
 
@@ -134,8 +144,8 @@ class LowRankUpdates(ProjectedUpdates):
 
     _images: list[UpdatedImage] | None = None
 
-    def __init__(self, image: ProjectedImage, isa: str, threads: int) -> None:
-        super().__init__(image, isa, threads)
+    def __init__(self, image: ProjectedImage, isa: str, queue: Queue) -> None:
+        super().__init__(image, isa, queue)
         constants = image.decoder.constants
         self._updates = iter((constants.first, constants.second))
 
@@ -147,7 +157,7 @@ class LowRankUpdates(ProjectedUpdates):
     def attend(self, keys: F32, values: F32, asked: F32) -> F32:
         self._images, attended = kernels.update_image(
             self._image.maps, self._image.pe_maps, next(self._updates), keys, values, asked, self._images,
-            channels=EMBED_DIM, eps=LAYER_NORM_EPS, isa=self._isa, threads=self._threads,
+            channels=EMBED_DIM, eps=LAYER_NORM_EPS, isa=self._isa, queue=self._queue,
         )  # fmt: skip
         return attended
 
@@ -157,15 +167,15 @@ class MixedUpdates(ProjectedUpdates):
 
     images: Sequence[MixedImage] = ()
 
-    def __init__(self, image: ProjectedImage, isa: str, threads: int) -> None:
-        super().__init__(image, isa, threads)
+    def __init__(self, image: ProjectedImage, isa: str, queue: Queue) -> None:
+        super().__init__(image, isa, queue)
         mixed = image.decoder.mixed
         self._updates = iter((mixed.first, mixed.second))
 
     def attend(self, keys: F32, values: F32, asked: F32) -> F32:
         image, attended = kernels.update_image_mixed(
             self._image.maps, self._image.pe_maps, next(self._updates), keys[0], values[0], asked[0], *self.images,
-            channels=EMBED_DIM, eps=LAYER_NORM_EPS, threads=self._threads,
+            channels=EMBED_DIM, eps=LAYER_NORM_EPS, queue=self._queue,
         )  # fmt: skip
         self.images = [image]
         return attended[None]
@@ -174,21 +184,21 @@ class MixedUpdates(ProjectedUpdates):
 class OnceUpdates:
     """The image, its channels as maps, as one prompt updates it; nothing is made of it for others."""
 
-    def __init__(self, image: ImageTokens, once: Once, isa: str, threads: int) -> None:
-        self.images = [kernels.turn_image(image.features, image.dense, threads=threads)]
-        self._pe, self._isa, self._threads = image.positions.turned, isa, threads
+    def __init__(self, image: ImageTokens, once: Once, isa: str, queue: Queue) -> None:
+        self.images = [kernels.turn_image(image.features, image.dense, isa=isa, queue=queue)]
+        self._pe, self._isa, self._queue = image.positions.turned, isa, queue
         self._attentions, self._updates = iter(once.attentions), iter(once.updates)
 
     def look(self, asked: F32) -> F32:
         _, attended = kernels.update_image_once(
-            self.images[0], self._pe, next(self._attentions), asked[0], isa=self._isa, threads=self._threads
+            self.images[0], self._pe, next(self._attentions), asked[0], isa=self._isa, queue=self._queue
         )
         return attended[None]
 
     def attend(self, keys: F32, values: F32, asked: F32) -> F32:
         image, attended = kernels.update_image_once(
             self.images[0], self._pe, next(self._attentions), asked[0], next(self._updates), keys[0], values[0],
-            eps=LAYER_NORM_EPS, isa=self._isa, threads=self._threads,
+            eps=LAYER_NORM_EPS, isa=self._isa, queue=self._queue,
         )  # fmt: skip
         self.images = [image]
         return attended[None]

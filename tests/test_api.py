@@ -326,6 +326,22 @@ def test_odd_sizes(model, size):
     np.testing.assert_array_equal(result.masks[decided], logits[decided] > 0)
 
 
+def test_prompts_in_turns_are_answered_as_alone(model, embedding):
+    """What one prompt leaves prepared for the next has nothing of it, whatever lies between."""
+    prompts = [{"points": [(x, 99)] * n, "multimask": m} for x in (80, 222) for n in (1, 2, 20) for m in (True, False)]
+    same = embedding.features, embedding.original_size, embedding.input_size, model
+    alone = [mobilesam.Embedding(*same).segment(**prompt) for prompt in prompts]
+    assert len({bytes(answer.low_res) for answer in alone}) == len(prompts)
+    for order in (range(len(prompts)), [0, 6, 0, 1, 7, 0, 6]):
+        for i in order:
+            got = embedding.segment(**prompts[i])
+            np.testing.assert_array_equal(got.low_res, alone[i].low_res)
+            np.testing.assert_array_equal(got.scores, alone[i].scores)
+    kept = [(embedding.segment(**prompts[i]), alone[i]) for i in (0, 6, 0)]
+    for got, expected in kept:  # an answer is its own
+        np.testing.assert_array_equal(got.low_res, expected.low_res)
+
+
 def test_many_python_threads_share_a_model(model, embedding):
     prompts = [[(20 + 50 * i, 140)] for i in range(8)]
     expected = [embedding.segment(points) for points in prompts]

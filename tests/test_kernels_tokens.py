@@ -14,7 +14,7 @@ from tolerances import assert_relative_l2, assert_same, normal, pass_bound
 
 from mobilesam import kernels
 from mobilesam.kernels import TokenSteps, isa, reference
-from mobilesam.kernels.steps import Attention, Linear, Norm, Take
+from mobilesam.kernels.steps import Attention, Linear, Norm, Stack, Take
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
@@ -251,6 +251,20 @@ def test_arrays_that_do_not_fit_are_refused():
         taking(normal(2, 3, 4))
 
 
+@pytest.mark.parametrize(("prompts", "tokens", "threads"), [(1, 3, 1), (4, 5, 2), (3, 30, 3)])
+def test_rows_taken_and_stacked(prompts, tokens, threads):
+    """An exact copy, in the order of the names; one array may be there twice, and others come in between."""
+    x = normal(prompts, tokens, 5)
+    phases = [
+        [Take("a", "x", (2, 0)), Take("b", "x", (1,))],
+        [Stack("first", ("b", "a"))],
+        [Stack("y", ("a", "first", "b", "b"))],
+    ]
+    (y,) = TokenSteps({"x": 5}, phases, ["y"])(x, threads=threads)
+    assert_same(y, np.ascontiguousarray(x[:, [2, 0, 1, 2, 0, 1, 1]]))
+    assert_same(np.float32(reference.token_steps({"x": x}, phases, ["y"])[0]), y)
+
+
 REFUSED = {
     "y: x: expected one of the arrays made before .x., got 'z'": [Linear("y", "z", normal(3, 4))],
     "y: weight: expected shape .N, 4., got .3, 5.": [Linear("y", "x", normal(3, 5))],
@@ -263,6 +277,8 @@ REFUSED = {
     "y: expected both moved and by, or neither": [Norm("y", "x", normal(4), normal(4), by="x")],
     "y: expected some rows of an array that has them all": [Take("y", "x", ())],
     "y: rows: expected a whole number of at least 0, got -1": [Take("y", "x", (-1,))],
+    "y: xs: expected one or more arrays": [Stack("y", ())],
+    "y: xs: expected arrays of rows that were taken, got 'x'": [Stack("y", ("x",))],
     "y: scale: expected a finite number, got nan": [Linear("y", "x", normal(3, 4), scale=float("nan"))],
     "y: eps: expected a finite number, got None": [Norm("y", "x", normal(4), normal(4), None)],
     "y: x: expected one of the arrays made before .x., got .'x'.": [Linear("y", ["x"], normal(3, 4))],
@@ -292,13 +308,16 @@ def test_descriptions_that_do_not_fit_are_refused():
         TokenSteps({"x": 0}, [[step]], ["y"])
     with pytest.raises(TypeError, match=r"^outputs: expected several names, got 'y'"):
         TokenSteps({"x": 4}, [[step]], "y")
-    with pytest.raises(TypeError, match=r"^phases: expected Linear, Attention, Norm or Take, got str"):
+    with pytest.raises(TypeError, match=r"^phases: expected Linear, Attention, Norm, Take or Stack, got str"):
         TokenSteps({"x": 4}, [["y"]], ["y"])
     rows = [Take("few", "x", (0,))], [Linear("y", "few", normal(4, 4), residual="x")]
     with pytest.raises(ValueError, match=r"^y: residual: expected as many rows as the step's others, got 'x'"):
         TokenSteps({"x": 4}, rows, ["y"])
     with pytest.raises(ValueError, match=r"^y: expected some rows of an array that has them all"):
         TokenSteps({"x": 4}, [[Take("few", "x", (0,))], [Take("y", "few", (0,))]], ["y"])
+    rows = [Take("few", "x", (0,)), Linear("wide", "x", normal(3, 4))], [Take("one", "wide", (0,))]
+    with pytest.raises(ValueError, match=r"^y: xs: expected an array of 4 channels, got 'one' of 3"):
+        TokenSteps({"x": 4}, [*rows, [Stack("y", ("few", "one"))]], ["y"])
     for other in isa.available():
         if other != isa.current():
             foreign = [step], [Linear("z", "y", kernels.pack(normal(4, 4), isa=other))]

@@ -128,38 +128,58 @@ static void make_tables(int features)
 typedef struct {
     size_t bytes;
     void *memory;
-} scratch_block;
+} block;
 
-static pthread_key_t scratch_key;
+typedef struct {
+    block scratch, room;
+} thread_memory;
 
-static void scratch_free(void *p)
+static pthread_key_t memory_key;
+
+static void memory_free(void *p)
 {
-    free(((scratch_block *)p)->memory);
-    free(p);
+    thread_memory *own = p;
+    free(own->scratch.memory);
+    free(own->room.memory);
+    free(own);
 }
 
-static int scratch_init(void) { return pthread_key_create(&scratch_key, scratch_free); }
+static int memory_init(void) { return pthread_key_create(&memory_key, memory_free); }
+
+static thread_memory *own_memory(void)
+{
+    thread_memory *own = pthread_getspecific(memory_key);
+    if (!own && (own = calloc(1, sizeof *own)) && pthread_setspecific(memory_key, own)) {
+        free(own);
+        own = NULL;
+    }
+    return own;
+}
+
+static void *grown(block *b, size_t bytes)
+{
+    if (b->bytes < bytes) {
+        free(b->memory);
+        b->bytes = 0;
+        if (posix_memalign(&b->memory, 64, bytes)) {
+            b->memory = NULL;
+            return NULL;
+        }
+        b->bytes = bytes;
+    }
+    return b->memory;
+}
 
 static void *scratch_get(size_t bytes)
 {
-    scratch_block *block = pthread_getspecific(scratch_key);
-    if (!block) {
-        block = calloc(1, sizeof *block);
-        if (!block || pthread_setspecific(scratch_key, block)) {
-            free(block);
-            return NULL;
-        }
-    }
-    if (block->bytes < bytes) {
-        free(block->memory);
-        block->bytes = 0;
-        if (posix_memalign(&block->memory, 64, bytes)) {
-            block->memory = NULL;
-            return NULL;
-        }
-        block->bytes = bytes;
-    }
-    return block->memory;
+    thread_memory *own = own_memory();
+    return own ? grown(&own->scratch, bytes) : NULL;
+}
+
+static void *room_get(size_t bytes)
+{
+    thread_memory *own = own_memory();
+    return own ? grown(&own->room, bytes) : NULL;
 }
 
 #ifdef _OPENMP

@@ -1,0 +1,84 @@
+"""Calls that wait for one another, as one: between two of them no Python runs, for which all threads would wait."""
+import numpy as np
+
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+
+from common cimport *
+
+from mobilesam.kernels import memory
+from mobilesam.kernels.threads import resolve
+
+cdef struct queued:
+    work run
+    void *storage
+
+
+cdef class Queue:
+    """Calls to be made together, in order, as often as they are wanted.
+
+    A kernel that is called with ``queue`` checks what it is given, leaves its work to the queue and returns arrays that each run
+    fills. Until then they are not to be read, but may be handed on, as they are, to further calls of the queue. A run reads what
+    is then in the arrays that the calls were given.
+    """
+
+    cdef list _calls  # names, and what their work is and needs
+    cdef object _queued
+
+    def __init__(self):
+        self._calls, self._queued = [], None
+
+    def add(self, name, work_, storage, kept):
+        """For kernels: ``work_`` is a capsule of a C function, of ``storage``, an array of bytes that points to what is ``kept``."""
+        PyCapsule_GetPointer(work_, "mobilesam.kernels.work")
+        self._calls.append((name, work_, storage, kept))
+        self._queued = None
+
+    def run(self, *, threads=None):
+        """Make the calls; by one thread at a time. MemoryError names the call that found none."""
+        cdef int nthreads = resolve(threads)
+        cdef int64_t count = len(self._calls), i
+        if not count:
+            return
+        if self._queued is None:
+            self._queued = self._collected()
+        cdef uint8_t[::1] bytes = self._queued
+        cdef queued *calls = <queued *>&bytes[0]
+        cdef size_t lacking = 0
+        with nogil:
+            for i in range(count):
+                lacking = calls[i].run(calls[i].storage, nthreads)
+                if lacking:
+                    break
+        if lacking:
+            raise MemoryError(f"{self._calls[i][0]}: no memory for {lacking} bytes of scratch")
+
+    def _collected(self):
+        collected = np.empty(len(self._calls) * sizeof(queued), np.uint8)
+        cdef uint8_t[::1] bytes = collected, storage
+        cdef queued *calls = <queued *>&bytes[0]
+        cdef int64_t i
+        for i, (_, work_, own, _) in enumerate(self._calls):
+            storage = own
+            calls[i].run, calls[i].storage = <work>PyCapsule_GetPointer(work_, "mobilesam.kernels.work"), &storage[0]
+        return collected
+
+
+cdef class Slot:
+    """A float32 array that a queue's call fills, and before each run may be another one."""
+
+    cdef readonly tuple shape
+    cdef readonly object place  # for kernels: a capsule of the pointer to the array
+    cdef float *_data
+    cdef object _array
+
+    def __init__(self, shape):
+        self.shape = tuple(shape)
+        self.place = PyCapsule_New(&self._data, "mobilesam.kernels.slot", NULL)
+        self.renew()
+
+    def renew(self):
+        """A new array, which the next run fills."""
+        array = memory.empty(self.shape)
+        cdef float[::1] view = array.reshape(-1)
+        self._data, self._array = &view[0], array
+        return array
