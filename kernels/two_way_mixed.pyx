@@ -24,15 +24,15 @@ from mobilesam.kernels.threads import resolve
 cdef const runtime *rt = shared_runtime()
 
 cdef enum:
-    PIXELS = 32  # of a block, whose maps, of all rows of a product, stay in L2 beside its operand
+    PIXELS = 32  # of a block, whose maps, of all rows of a product, stay in L1 or L2 beside its operand; whole panels
 
 
 class MixedImage(NamedTuple):
     """An image of n tokens as updates have left it, but for what is its own: scale[n]·Σ_r basis[r, n]·rows[r].
 
     data: (chunks, 3·E + 3, STRIDE): of each chunk first the scale, one over the deviations; the basis, of which ``rank`` rows are
-        filled, E an update and one between two; then, between the updates, what is known of the second's deviations and the E
-        queries that it asks. The rows are constants.
+        filled, E an update and one between two; then, between the updates, what is known of the second's deviations and, in panels,
+        the E queries that it asks. The rows are constants.
     """
 
     n: int
@@ -184,33 +184,32 @@ cdef inline float *squares_of(const mixed_pass *p, int64_t chunk) noexcept nogil
 
 
 cdef inline float *queries_of(const mixed_pass *p, int64_t chunk) noexcept nogil:
-    """What the second update asks."""
+    """What the second update asks, (e, nr) of each panel."""
     return image_rows(p, chunk, 2 * p.e + 3)
 
 
-cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, int64_t ldq, float *y, float *weights,
-                     const float *with_scores, const float *with_sums, int64_t maps) noexcept nogil:
-    """y (e, STRIDE) of a chunk: what each head mixes of the tokens' values, by queries (e, ldq); ``weights`` has tokens rows.
+cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, int64_t ldq, int64_t panel, float *y, float *weights,
+                     const float *ahead) noexcept nogil:
+    """y (e, STRIDE) of a chunk: what each head mixes of the tokens' values, by queries (e, ldq) in panels; ``weights`` has tokens rows.
 
-    What will be read next: e maps at ``with_scores``, and so many at ``with_sums``.
+    Fetched are e maps at ``ahead``, and the rows of y before they are written.
     """
     cdef int64_t d = p.e // HEADS, h
     cdef gemm_args scores = new_gemm(p.tokens, IMAGE_CHUNK, d), mixed = new_gemm(d, IMAGE_CHUNK, p.tokens)
-    scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, ldq, u.nr, weights, STRIDE
+    scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, ldq, panel, weights, STRIDE
     mixed.lda, mixed.step, mixed.b, mixed.ldb, mixed.panel, mixed.ldy = 1, p.e, weights, STRIDE, u.nr, STRIDE
     for h in range(HEADS):
         scores.a, scores.b = p.keys + h * d, queries + h * d * ldq
-        fetch_with(&scores, with_scores, h * d * IMAGE_CHUNK, d * IMAGE_CHUNK)
+        fetch_with(&scores, ahead, h * d * IMAGE_CHUNK, d * IMAGE_CHUNK)
         u.gemm(&scores)
         u.softmax_columns(weights, STRIDE, p.tokens, IMAGE_CHUNK)
         mixed.a, mixed.y = p.values + h * d, y + h * d * STRIDE
-        fetch_with(&mixed, with_sums, h * (maps // HEADS) * IMAGE_CHUNK, maps // HEADS * IMAGE_CHUNK)
+        fetch_with(&mixed, y, (h + 1) * d * STRIDE, d * STRIDE if h < HEADS - 1 else 0)
         u.gemm(&mixed)
 
 
 cdef int64_t first_floats(const mixed_pass *p) noexcept nogil:
-    return ((max(p.tokens, p.ask.asking) + 2 * p.e) * STRIDE + (p.rows.m + p.forms.m) * PIXELS
-            + panels_of(&p.rows, PIXELS) + 80)
+    return (max(p.tokens, p.ask.asking) + 2 * p.e + 1) * STRIDE + p.rows.m * PIXELS + panels_of(&p.rows, IMAGE_CHUNK) + 96
 
 
 cdef int64_t second_floats(const mixed_pass *p) noexcept nogil:
@@ -225,20 +224,17 @@ cdef void first_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64_
     """Softmax over the tokens, the deviations, keys and values of the next attention, and its sums over these image tokens."""
     cdef int64_t e = p.e, count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), i
     cdef float *weights = take(&free, max(p.tokens, p.ask.asking) * STRIDE)
-    cdef float *keys = take(&free, 2 * e * STRIDE)
+    cdef float *keys = take(&free, (2 * e + 1) * STRIDE)  # and values; before them, what makes squares
+    cdef float *linear = take(&free, p.rows.m * PIXELS)
     cdef const float *maps = p.maps + chunk * p.maps_step
-    cdef const float *own = p.squares + chunk * p.maps_step
     cdef float *basis = basis_of(p, chunk)
-    cdef float *scale = scale_of(p, chunk)
-    cdef float *squares = squares_of(p, chunk)
     cdef next_maps after
-    mix_tokens(u, p, maps, IMAGE_CHUNK, basis, weights, maps + 5 * e * IMAGE_CHUNK, p.key_pe + chunk * p.pe_step, 2 * e)
-    memcpy(scale, own, IMAGE_CHUNK * sizeof(float))
-    memcpy(squares, own + IMAGE_CHUNK, IMAGE_CHUNK * sizeof(float))
-    u.dot_columns(scale, basis, STRIDE, maps + e * IMAGE_CHUNK, IMAGE_CHUNK, e, IMAGE_CHUNK)
-    u.dot_columns(squares, basis, STRIDE, maps + 5 * e * IMAGE_CHUNK, IMAGE_CHUNK, e, IMAGE_CHUNK)
+    mix_tokens(u, p, maps, IMAGE_CHUNK, u.nr, basis, weights, maps + 5 * e * IMAGE_CHUNK)
+    pack_map_columns(u, e, IMAGE_CHUNK, basis, STRIDE, free)
+    map_product(&p.forms, free, IMAGE_CHUNK, NULL, 0, keys, STRIDE, p.key_pe + chunk * p.pe_step, 2 * e * IMAGE_CHUNK)
+    set_deviations(u, p, chunk, keys)
     for i in range(IMAGE_CHUNK // PIXELS):
-        first_block(u, p, chunk, i * PIXELS, keys + i * PIXELS, free)
+        first_block(u, p, chunk, i * PIXELS, free + i * panels_of(&p.rows, PIXELS), keys + i * PIXELS, linear)
     after.with_scores = after.with_sums = after.last = NULL
     if next_chunk:
         maps = p.maps + next_chunk * p.maps_step
@@ -246,32 +242,46 @@ cdef void first_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64_
     ask_maps(u, &p.ask, chunk, count, keys, keys + e * STRIDE, STRIDE, weights, &after)
 
 
-cdef void first_block(const micro *u, const mixed_pass *p, int64_t chunk, int64_t at, float *keys, float *free) noexcept nogil:
-    """All that is asked of a block's basis, by products with the constants; keys and values (2·e, STRIDE)."""
+cdef void set_deviations(const micro *u, const mixed_pass *p, int64_t chunk, const float *forms) noexcept nogil:
+    """The scale, the basis' row between the updates, and what is known of the second one's deviations; forms (e + 1, STRIDE)."""
     cdef int64_t e = p.e, i
-    cdef float *basis = basis_of(p, chunk) + at
+    cdef const float *own = p.squares + chunk * p.maps_step
+    cdef const float *maps = p.maps + chunk * p.maps_step
+    cdef const float *own_between = maps + 6 * e * IMAGE_CHUNK
+    cdef float *scale = scale_of(p, chunk)
+    cdef float *squares = squares_of(p, chunk)
+    cdef float *basis = basis_of(p, chunk)
     cdef float *between = basis + e * STRIDE
-    cdef float *scale = scale_of(p, chunk) + at
-    cdef float *squares = squares_of(p, chunk) + at
-    cdef const float *maps = p.maps + chunk * p.maps_step + at + 2 * e * IMAGE_CHUNK
-    cdef const float *own_between = maps + 4 * e * IMAGE_CHUNK
-    cdef const float *query_pe = p.query_pe + chunk * p.pe_step + at
-    cdef const float *key_pe = p.key_pe + chunk * p.pe_step + at
-    cdef float *linear = take(&free, p.rows.m * PIXELS)  # e keys, e values, e queries
-    cdef float *forms = take(&free, p.forms.m * PIXELS)
-    pack_map_columns(u, e, PIXELS, basis, STRIDE, free)
-    map_product(&p.forms, free, PIXELS, NULL, 0, forms, PIXELS)
-    map_product(&p.rows, free, PIXELS, maps, IMAGE_CHUNK, linear, PIXELS)
-    u.square_columns(scale, squares, forms, PIXELS, p.form_weights, e, PIXELS)
-    forms += e * PIXELS
-    for i in range(PIXELS):
+    memcpy(scale, own, IMAGE_CHUNK * sizeof(float))
+    memcpy(squares, own + IMAGE_CHUNK, IMAGE_CHUNK * sizeof(float))
+    u.dot_columns(scale, basis, STRIDE, maps + e * IMAGE_CHUNK, IMAGE_CHUNK, e, IMAGE_CHUNK)
+    u.dot_columns(squares, basis, STRIDE, maps + 5 * e * IMAGE_CHUNK, IMAGE_CHUNK, e, IMAGE_CHUNK)
+    u.square_columns(scale, squares, forms, STRIDE, p.form_weights, e, IMAGE_CHUNK)
+    forms += e * STRIDE
+    for i in range(IMAGE_CHUNK):
         between[i] = sqrtf(max(scale[i], 0) / p.channels + p.eps)
         scale[i] = 1 / between[i]
         squares[i] += between[i] * (own_between[i] + forms[i] + p.between * between[i])
+
+
+cdef void first_block(const micro *u, const mixed_pass *p, int64_t chunk, int64_t at, const float *panels, float *keys,
+                      float *linear) noexcept nogil:
+    """A block's keys and values (2·e, STRIDE), and the second update's queries, in panels as its products take them."""
+    cdef int64_t e = p.e, i
+    cdef const float *scale = scale_of(p, chunk) + at
+    cdef const float *key_pe = p.key_pe + chunk * p.pe_step + at
+    cdef const float *query_pe = p.query_pe + chunk * p.pe_step + at
+    map_product(&p.rows, panels, PIXELS, p.maps + chunk * p.maps_step + 2 * e * IMAGE_CHUNK + at, IMAGE_CHUNK, linear, PIXELS,
+                queries_of(p, chunk) + at * e, e * PIXELS)
     u.scale_columns(keys, STRIDE, linear, PIXELS, e, PIXELS, scale, key_pe, IMAGE_CHUNK)
-    u.scale_columns(keys + e * STRIDE, STRIDE, linear + e * PIXELS, PIXELS, e, PIXELS, scale, NULL, 0)
-    u.scale_columns(queries_of(p, chunk) + at, STRIDE, linear + 2 * e * PIXELS, PIXELS, e, PIXELS, scale,
-                    query_pe, IMAGE_CHUNK)
+    linear += e * PIXELS
+    u.scale_columns(keys + e * STRIDE, STRIDE, linear, PIXELS, e, PIXELS, scale, NULL, 0)
+    linear += e * PIXELS
+    cdef int64_t panel
+    for i in range(PIXELS // u.nr):
+        panel = i * u.nr
+        u.scale_columns(queries_of(p, chunk) + (at + panel) * e, u.nr, linear + panel, PIXELS, e, u.nr, scale + panel,
+                        query_pe + panel, IMAGE_CHUNK)
 
 
 cdef void second_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64_t next_chunk, float *free) noexcept nogil:
@@ -286,7 +296,7 @@ cdef void second_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64
     cdef float *linear = take(&free, e * STRIDE)
     cdef float *scores = take(&free, p.ask.columns * STRIDE)
     cdef float *turned = take(&free, IMAGE_CHUNK * p.ask.columns + u.nr)
-    mix_tokens(u, p, queries_of(p, chunk), STRIDE, new, weights, basis, NULL, 0)
+    mix_tokens(u, p, queries_of(p, chunk), u.nr, e * u.nr, new, weights, basis)
     u.scale_columns(new, STRIDE, new, STRIDE, e, IMAGE_CHUNK, between, NULL, 0)
     pack_map_columns(u, rank, IMAGE_CHUNK, basis, STRIDE, free)
     map_product(&p.rows, free, IMAGE_CHUNK, maps + rank * IMAGE_CHUNK, IMAGE_CHUNK, linear, STRIDE, maps + (e + rank) * IMAGE_CHUNK,
@@ -301,4 +311,4 @@ cdef void second_chunk(const micro *u, const mixed_pass *p, int64_t chunk, int64
     u.scale_columns(scores, STRIDE, scores, STRIDE, HEADS * p.ask.asking, IMAGE_CHUNK, scale, NULL, 0)
     heads(u, p.ask.asking, e, p.ask.queries, p.key_pe + chunk * p.pe_step, IMAGE_CHUNK, True, scores)
     ask_basis(u, &p.ask, chunk, count, scores, scale, maps + e * IMAGE_CHUNK, basis, STRIDE, turned,
-              queries_of(p, next_chunk), e * STRIDE if next_chunk else 0)
+              queries_of(p, next_chunk), e * IMAGE_CHUNK if next_chunk else 0)
