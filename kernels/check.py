@@ -41,8 +41,11 @@ def _text(wanted: tuple[Dim, ...]) -> str:
     return "(" + ", ".join("..." if w is None else str(w) for w in wanted) + ("," if len(wanted) == 1 else "") + ")"
 
 
-def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
-    """``value`` as a C-contiguous float32 array of one of ``shapes``; views are copied, other dtypes refused."""
+def array(value: object, name: str, *shapes: tuple[Dim, ...], later: bool = False) -> F32:
+    """``value`` as a C-contiguous float32 array of one of ``shapes``; views are copied, other dtypes refused.
+
+    later: it is read, or written, when a queue runs: views are refused.
+    """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
     if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # a comparison of dtypes takes its time
@@ -54,12 +57,16 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
         raise ValueError(f"{name}: expected shape {' or '.join(map(_text, shapes))}, got {value.shape}")
     if value.size == 0:
         raise ValueError(f"{name}: expected at least one element, got shape {value.shape}")
-    return value if value.flags.c_contiguous else np.ascontiguousarray(value)
+    if value.flags.c_contiguous:
+        return value
+    if later:
+        raise ValueError(f"{name}: expected a C-contiguous array, which is read later, got strides {value.strides}")
+    return np.ascontiguousarray(value)
 
 
-def optional(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32 | None:
+def optional(value: object, name: str, *shapes: tuple[Dim, ...], later: bool = False) -> F32 | None:
     """None, or :func:`array`."""
-    return None if value is None else array(value, name, *shapes)
+    return None if value is None else array(value, name, *shapes, later=later)
 
 
 def instance(value: object, name: str, *kinds: type) -> None:

@@ -189,7 +189,8 @@ cdef inline const asking_pass *next_pass(const asking_pass *p, size_t step, int6
     return <const asking_pass *>(<const char *>p + i * step)
 
 
-cdef inline void combine(const micro *u, const asking_pass *p, size_t step, int64_t prompts, int64_t chunks, int nthreads) noexcept nogil:
+cdef inline void combine(const micro *u, const asking_pass *p, size_t step, int64_t prompts, int64_t chunks,
+                         int nthreads) noexcept nogil:
     """The prompts' answers: the chunks' sums brought to a common maximum."""
     cdef int64_t blocks = (p.e // HEADS + p.rank + SUMMED - 1) // SUMMED, i
     with parallel(num_threads=nthreads):

@@ -127,12 +127,14 @@ cdef inline do_work(name, work run, storage, kept, queue, int nthreads):
     cdef uint8_t[::1] bytes = storage
     cdef size_t lacking
     if queue is not None:
+        if not hasattr(queue, "add"):
+            raise TypeError(f"queue: expected a Queue or None, got {type(queue).__name__}")
         queue.add(name, PyCapsule_New(<void *>run, "mobilesam.kernels.work", NULL), storage, kept)
         return
     with nogil:
         lacking = run(&bytes[0], nthreads)
     if lacking:
-        raise MemoryError(f"{name}: no memory for {lacking} bytes of scratch")
+        raise MemoryError(f"{name}: no memory for {lacking} bytes")
 
 
 cdef inline int64_t round_up(int64_t n, int64_t multiple) noexcept nogil:

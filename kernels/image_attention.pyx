@@ -36,7 +36,7 @@ def attend_image(maps, at, queries, bias, *, isa=None, queue=None, threads=None)
     cdef int nthreads = resolve(threads)
     check.instance(maps, "maps", ImageMaps)
     bias = check.array(bias, "bias", ("E",))
-    queries = check.array(queries, "queries", ("P", "T", bias.shape[0]))
+    queries = check.array(queries, "queries", ("P", "T", bias.shape[0]), later=queue is not None)
     at = check.pair(at, "at", 0)
     cdef int64_t e = bias.shape[0], i
     if e % HEADS or max(at) > maps.data.shape[1] - e:

@@ -36,17 +36,16 @@ def encode_positions(xy, size, gaussian, kinds=None, embeddings=None, *, threads
     cdef const float[:, ::1] xv = check.array(xy, "xy", ("N", 2)), gv = check.array(gaussian, "gaussian", (2, "F")), ev
     cdef int64_t n = xv.shape[0], f = gv.shape[1], i
     cdef float step = 2.0 / check.whole(size, "size", 1)
-    cdef const Py_ssize_t[:] kv
+    cdef const Py_ssize_t[::1] kv
     cdef const float *added = NULL
-    cdef int64_t kinds_step = 0
     if (kinds is None) != (embeddings is None):
         raise ValueError("kinds: expected both kinds and embeddings, or neither")
     if kinds is not None:
         if not isinstance(kinds, np.ndarray) or kinds.dtype != _INTP or kinds.shape != (n,):
             got = f"{kinds.dtype} of shape {kinds.shape}" if isinstance(kinds, np.ndarray) else type(kinds).__name__
             raise ValueError(f"kinds: expected intp of shape ({n},), got {got}")
-        kv, ev = kinds, check.array(embeddings, "embeddings", ("K", 2 * f))
-        added, kinds_step = &ev[0, 0], kv.strides[0] // sizeof(Py_ssize_t)
+        kv, ev = kinds if kinds.flags.c_contiguous else np.ascontiguousarray(kinds), check.array(embeddings, "embeddings", ("K", 2 * f))
+        added = &ev[0, 0]
         for i in range(n):
             if not -1 <= kv[i] < ev.shape[0]:
                 raise ValueError(f"kinds: expected -1 to {ev.shape[0] - 1}, got {kv[i]}")
@@ -55,19 +54,19 @@ def encode_positions(xy, size, gaussian, kinds=None, embeddings=None, *, threads
     cdef const micro *u = &rt.tables[rt.active[0]]
     cdef int64_t blocks = (n + POINTS - 1) // POINTS
     for i in prange(blocks, nogil=True, num_threads=nthreads, use_threads_if=blocks > 1, schedule="static"):
-        encode_block(u, &xv[0, 0], step, &gv[0, 0], f, &kv[0] if added != NULL else NULL, kinds_step, added, 0 if added == NULL else ev.shape[0],
+        encode_block(u, &xv[0, 0], step, &gv[0, 0], f, &kv[0] if added != NULL else NULL, added, 0 if added == NULL else ev.shape[0],
                      i * POINTS, min(n, (i + 1) * POINTS), &yv[0, 0])
     return y
 
 
 cdef void encode_block(const micro *u, const float *xy, float step, const float *gaussian, int64_t f, const Py_ssize_t *kinds,
-                       int64_t kinds_step, const float *embeddings, int64_t count, int64_t first, int64_t end, float *y) noexcept nogil:
+                       const float *embeddings, int64_t count, int64_t first, int64_t end, float *y) noexcept nogil:
     cdef int64_t i, kind = 0
     cdef float *row
     for i in range(first, end):
         row = y + i * 2 * f
         if embeddings != NULL:
-            kind = kinds[i * kinds_step]
+            kind = kinds[i]
         if kind < 0:
             memset(row, 0, 2 * f * sizeof(float))
         else:

@@ -55,11 +55,14 @@ cdef struct turning:
 
 
 def turn_image(x, added=None, *, isa=None, queue=None, threads=None):
-    """ImageMaps (C, N) of an image's tokens x (N, C) float32, plus ``added``, (N, C) or (C,); with a Queue, when that runs."""
+    """ImageMaps (C, N) of an image's tokens x (N, C) float32, plus ``added``, (N, C) or (C,).
+
+    queue: a Queue to leave the work to.
+    """
     cdef int nthreads = resolve(threads)
-    table = isas.index(isa)
-    x = check.array(x, "x", ("N", "C"))
-    added = check.optional(added, "added", x.shape, x.shape[1:])
+    table, later = isas.index(isa), queue is not None
+    x = check.array(x, "x", ("N", "C"), later=later)
+    added = check.optional(added, "added", x.shape, x.shape[1:], later=later)
     cdef const float[:, ::1] xv = x
     cdef const float[::1] av = None if added is None else added.reshape(-1)
     cdef int64_t n = xv.shape[0], c = xv.shape[1], chunks = (n + IMAGE_CHUNK - 1) // IMAGE_CHUNK

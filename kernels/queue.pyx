@@ -1,7 +1,7 @@
 """Calls that wait for one another, as one: between two of them no Python runs, for which all threads would wait."""
-import numpy as np
+from threading import Lock
 
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+import numpy as np
 
 from common cimport *
 
@@ -18,14 +18,17 @@ cdef class Queue:
 
     A kernel that is called with ``queue`` checks what it is given, leaves its work to the queue and returns arrays that each run
     fills. Until then they are not to be read, but may be handed on, as they are, to further calls of the queue. A run reads what
-    is then in the arrays that the calls were given.
+    is then in the arrays that the calls were given, which are C-contiguous; how many threads there are, it says.
     """
 
     cdef list _calls  # names, and what their work is and needs
-    cdef object _queued
+    cdef object _queued, _lock
 
     def __init__(self):
-        self._calls, self._queued = [], None
+        self._calls, self._queued, self._lock = [], None, Lock()
+
+    def __reduce__(self):
+        raise TypeError("a Queue cannot be copied: its calls point to memory")
 
     def add(self, name, work_, storage, kept):
         """For kernels: ``work_`` is a capsule of a C function, of ``storage``, an array of bytes that points to what is ``kept``."""
@@ -34,15 +37,22 @@ cdef class Queue:
         self._queued = None
 
     def run(self, *, threads=None):
-        """Make the calls; by one thread at a time. MemoryError names the call that found none."""
+        """Make the calls. MemoryError names the call that found none; RuntimeError where another thread makes them."""
         cdef int nthreads = resolve(threads)
-        cdef int64_t count = len(self._calls), i
-        if not count:
-            return
+        if not self._lock.acquire(False):
+            raise RuntimeError("the queue is being run by another thread")
+        try:
+            if self._calls:
+                self._run(nthreads)
+        finally:
+            self._lock.release()
+
+    cdef _run(self, int nthreads):
         if self._queued is None:
             self._queued = self._collected()
         cdef uint8_t[::1] bytes = self._queued
         cdef queued *calls = <queued *>&bytes[0]
+        cdef int64_t count = len(self._calls), i
         cdef size_t lacking = 0
         with nogil:
             for i in range(count):
@@ -50,7 +60,7 @@ cdef class Queue:
                 if lacking:
                     break
         if lacking:
-            raise MemoryError(f"{self._calls[i][0]}: no memory for {lacking} bytes of scratch")
+            raise MemoryError(f"{self._calls[i][0]}: no memory for {lacking} bytes")
 
     def _collected(self):
         collected = np.empty(len(self._calls) * sizeof(queued), np.uint8)
@@ -64,7 +74,7 @@ cdef class Queue:
 
 
 cdef class Slot:
-    """A float32 array that a queue's call fills, and before each run may be another one."""
+    """A float32 array that a queue's call fills, and before each run may be another one; none is filled before the first."""
 
     cdef readonly tuple shape
     cdef readonly object place  # for kernels: a capsule of the pointer to the array
@@ -74,7 +84,9 @@ cdef class Slot:
     def __init__(self, shape):
         self.shape = tuple(shape)
         self.place = PyCapsule_New(&self._data, "mobilesam.kernels.slot", NULL)
-        self.renew()
+
+    def __reduce__(self):
+        raise TypeError("a Slot cannot be copied: calls point to it")
 
     def renew(self):
         """A new array, which the next run fills."""

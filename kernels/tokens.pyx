@@ -63,9 +63,9 @@ cdef class TokenSteps:
             any thread does a part of any. Weights that are not packed are packed here.
         outputs: the names of the arrays that a call returns.
 
-    A call takes float32 arrays (P, T, C) of P prompts of T tokens, one for each input, and returns as many as there are outputs, or
-    leaves its work to a ``queue``; a prompt's bits do not depend on the others nor on the threads. ValueError or TypeError names the step, or the array, that does
-    not fit.
+    A call takes float32 arrays (P, T, C) of P prompts of T tokens, one for each input, and returns as many as there are outputs;
+    its work it may leave to a ``queue``. A prompt's bits do not depend on the others nor on the threads. ValueError or TypeError
+    names the step, or the array, that does not fit.
 
     Source: ``Attention``, ``TwoWayAttentionBlock`` and ``MLP`` in the reference's modeling/transformer.py and mask_decoder.py.
     """
@@ -207,6 +207,7 @@ cdef class TokenSteps:
         return step._replace(rows=chosen)
 
     cdef _set_stack(self, token_step *p, step, known):
+        check.instance(step.xs, f"{step.y}: xs", tuple, list)
         p.kind, names = STACK, tuple(step.xs)
         if not names:
             raise ValueError(f"{step.y}: xs: expected one or more arrays")
@@ -231,7 +232,7 @@ cdef class TokenSteps:
         shape = "P", "T"
         taken = []
         for (name, width), x in zip(self.inputs.items(), arrays):
-            taken.append(check.array(x, name, (*shape, width)))
+            taken.append(check.array(x, name, (*shape, width), later=queue is not None))
             shape = taken[0].shape[:2]
         if shape[1] < self._least:
             raise ValueError(f"{next(iter(self.inputs))}: expected {self._least} tokens of each prompt or more, got {shape[1]}")

@@ -136,9 +136,10 @@ def update_image(maps, pe, update, keys, values, queries, before=None, *, channe
         (P UpdatedImages, attended): attended (P, T2, E) float32 are the attention's heads, concatenated.
     """
     cdef int nthreads = resolve(threads)
-    keys = check.array(keys, "keys", ("P", "T", update.value_bias.shape[0]))
-    values = check.array(values, "values", keys.shape)
-    queries = check.array(queries, "queries", (keys.shape[0], "T2", keys.shape[2]))
+    later = queue is not None
+    keys = check.array(keys, "keys", ("P", "T", update.value_bias.shape[0]), later=later)
+    values = check.array(values, "values", keys.shape, later=later)
+    queries = check.array(queries, "queries", (keys.shape[0], "T2", keys.shape[2]), later=later)
     for image in before or ():
         check.instance(image, "before", UpdatedImage)
     check_maps(maps, pe, update.squares + 1, update.pe_at + 2 * keys.shape[2], before or ())
@@ -190,7 +191,8 @@ cdef set_image(const micro *u, update_pass *p, values, before, update, isa):
     """A prompt's values and the UpdatedImage that its pass will fill, which is returned."""
     every = (values,) if before is None else (*before.values, values)
     cdef int64_t room = rank(2, p.form.rows) + 2, chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK
-    data = memory.empty((chunks, room, STRIDE)) if before is None else before.data
+    shape = chunks, room, STRIDE
+    data = memory.empty(shape) if before is None else check.array(before.data, "before.data", shape, later=True)
     cdef const float[:, ::1] v0 = every[0], v1 = every[len(every) - 1]
     cdef float[:, :, ::1] dv = data
     p.form.values[0], p.form.values[1], p.image, p.image_step = &v0[0, 0], &v1[0, 0], &dv[0, 0, 0], room * STRIDE

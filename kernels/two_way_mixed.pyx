@@ -75,10 +75,13 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
     """
     cdef int nthreads = resolve(threads)
     rows, own = update.rows, update.update
-    keys = check.array(keys, "keys", ("T", own.value_bias.shape[0]))
-    values = check.array(values, "values", keys.shape)
-    queries = check.array(queries, "queries", ("T2", keys.shape[1]))
+    later = queue is not None
+    keys = check.array(keys, "keys", ("T", own.value_bias.shape[0]), later=later)
+    values = check.array(values, "values", keys.shape, later=later)
+    queries = check.array(queries, "queries", ("T2", keys.shape[1]), later=later)
     cdef int64_t e = keys.shape[1]
+    if before is not None:
+        check.instance(before, "before", MixedImage)
     if (before is None) != (own.query_rows is None) or (before is not None and before.rank != e):
         raise ValueError(f"before: expected an image for the second of two updates, and for that alone, got {before!r}")
     first = before is None  # which reads more, for the second
@@ -94,7 +97,8 @@ def update_image_mixed(maps, pe, update, keys, values, queries, before=None, *, 
     p.rows = as_map_rows(rt, rows)
     p.n, p.tokens, p.e, p.channels, p.eps, p.between = maps.n, kv.shape[0], e, channels, eps, update.between
     p.keys, p.values = &kv[0, 0], &vv[0, 0]
-    p.ask.asking, p.ask.e, p.ask.rank, p.ask.columns = qv.shape[0], e, 0 if first else 2 * e + 1, round_up(HEADS * qv.shape[0], p.rows.u.nr)
+    p.ask.asking, p.ask.e, p.ask.rank = qv.shape[0], e, 0 if first else 2 * e + 1
+    p.ask.columns = round_up(HEADS * qv.shape[0], p.rows.u.nr)
     p.ask.queries, p.ask.values, p.ask.value_wide = &qv[0, 0], &value_rows[0, 0], value_rows.shape[1]
     p.ask.bias, p.ask.y = &bias[0], &yv[0, 0]
     set_maps(p, maps, pe, own)
@@ -123,14 +127,15 @@ cdef set_constants(mixed_pass *p, update):
         raise ValueError(f"update.forms: packed for ISA {isas.name_of(update.forms.isa)}, but update.rows "
                          f"for {isas.name_of(update.rows.isa)}")
     check.array(update.forms.rows, "update.forms", (p.e + 1, p.e))
-    view = check.array(update.form_weights, "update.form_weights", (p.e, 2))
+    view = check.array(update.form_weights, "update.form_weights", (p.e, 2), later=True)
     p.forms, p.form_weights = as_map_rows(rt, update.forms), &view[0, 0]
 
 
 cdef set_image(mixed_pass *p, before):
     """The image that the pass will fill."""
     cdef int64_t room = 3 * p.e + 3
-    data = memory.empty(((p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, room, STRIDE)) if before is None else before.data
+    shape = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, room, STRIDE
+    data = memory.empty(shape) if before is None else check.array(before.data, "before.data", shape, later=True)
     cdef float[:, :, ::1] dv = data
     p.image, p.image_step = &dv[0, 0, 0], room * STRIDE
     return MixedImage(p.n, p.ask.rank or p.e, data)
@@ -190,9 +195,9 @@ cdef inline float *queries_of(const mixed_pass *p, int64_t chunk) noexcept nogil
 
 cdef void mix_tokens(const micro *u, const mixed_pass *p, const float *queries, int64_t ldq, int64_t panel, float *y, float *weights,
                      const float *ahead) noexcept nogil:
-    """y (e, STRIDE) of a chunk: what each head mixes of the tokens' values, by queries (e, ldq) in panels; ``weights`` has tokens rows.
+    """y (e, STRIDE) of a chunk: what each head mixes of the tokens' values, by queries (e, ldq) in panels.
 
-    Fetched are e maps at ``ahead``, and the rows of y before they are written.
+    weights has tokens rows. Fetched are e maps at ``ahead``, and the rows of y before they are written.
     """
     cdef int64_t d = p.e // HEADS, h
     cdef gemm_args scores = new_gemm(p.tokens, IMAGE_CHUNK, d), mixed = new_gemm(d, IMAGE_CHUNK, p.tokens)

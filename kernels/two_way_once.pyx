@@ -64,7 +64,8 @@ def update_image_once(x, pe, attention, queries, update=None, keys=None, values=
     c, e = attention.key_rows.shape[1], attention.key_rows.shape[0]
     if x.data.shape != pe.data.shape or x.n != pe.n or x.data.shape[1] != c:
         raise ValueError(f"pe: expected {c} maps of x's {x.n} tokens, got {pe.data.shape[1]} of {pe.n}")
-    queries = check.array(queries, "queries", ("T2", e))
+    later = queue is not None
+    queries = check.array(queries, "queries", ("T2", e), later=later)
     attended = np.empty(queries.shape, np.float32)
     cdef const float[:, :, ::1] xv = x.data, pv = pe.data
     cdef const float[:, ::1] qv = queries, key_rows = attention.key_rows, value_rows = attention.value_rows
@@ -80,8 +81,8 @@ def update_image_once(x, pe, attention, queries, update=None, keys=None, values=
     p.x, p.pe = &xv[0, 0, 0], &pv[0, 0, 0]
     y = x
     if update is not None:
-        keys = check.array(keys, "keys", ("T", e))
-        values = check.array(values, "values", keys.shape)
+        keys = check.array(keys, "keys", ("T", e), later=later)
+        values = check.array(values, "values", keys.shape, later=later)
         y = ImageMaps(memory.empty(x.data.shape), x.n)
         set_update(p, update, keys, values, y.data)
     do_work("update_image_once", update_once, storage, (x, pe, attention, queries, update, keys, values, y, attended), queue, nthreads)

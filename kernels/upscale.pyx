@@ -71,7 +71,7 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
     p.w2 = as_map_rows(rt, w2)
     c1 = p.w2.k
     if type(x) is not tuple:
-        x = check.array(x, "x", ("4·C1", "H", "W"))
+        x = check.array(x, "x", ("4·C1", "H", "W"), later=queue is not None)
         c1 = in_fours(x, "x")
     check.array(w2.rows, "w2", ("4·C2", c1))
     p.c2 = in_fours(w2.rows, "w2")
@@ -81,7 +81,7 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         check.array(rows.rows, "rows", (4 * c1, "K" if own else update.rank))
     data = set_maps(p, x, rows.rows.shape[1] if own else 4 * c1, update)
     norm_weight, norm_bias = check.array(norm_weight, "norm_weight", (c1,)), check.array(norm_bias, "norm_bias", (c1,))
-    b2, hyper = check.array(b2, "b2", (p.c2,)), check.array(hyper, "hyper", ("M", p.c2))
+    b2, hyper = check.array(b2, "b2", (p.c2,)), check.array(hyper, "hyper", ("M", p.c2), later=queue is not None)
     shift = check.optional(shift, "shift", (4 * c1,))
     p.masks, p.eps = hyper.shape[0], eps
     cdef const float[::1] nw = norm_weight, nb = norm_bias, bv = b2, shift_ = shift
@@ -106,6 +106,8 @@ cdef size_t upscale(void *storage, int nthreads) noexcept nogil:
     cdef upscale_pass *p = <upscale_pass *>storage
     if p.place != NULL:
         p.y = p.place[0]
+        if p.y == NULL:
+            return 0
     cdef int64_t pixels = p.height * p.width, unit
     cdef size_t size = sizeof(float) * (PIXELS * (5 * p.w2.k + p.w2.m + 16 * p.masks) + panel_floats(&p.w2) + 64
                                         + (0 if p.basis == NULL else panel_floats(&p.rows)))
@@ -152,7 +154,9 @@ cdef set_maps(upscale_pass *p, x, int64_t count, update):
 cdef set_output(upscale_pass *p, out, queue, tuple inputs):
     """Returns the array that is filled, or the Slot."""
     size = p.masks, 4 * p.height, 4 * p.width
-    if queue is None or not isinstance(out, Slot):
+    if queue is None and isinstance(out, Slot):
+        raise ValueError("out: expected an array, or None, got a Slot, which only a queue fills")
+    if not isinstance(out, Slot):
         out = check.output(out, size, *inputs)
         p.y = first_float(out.reshape(-1))
         return out

@@ -23,7 +23,7 @@ from .photo import Size, as_photo
 from .pixels import ImageLike
 
 if TYPE_CHECKING:
-    from .decoder import Candidates, MaskDecoder
+    from .decoder import MaskDecoder
     from .encoder import ImageEncoder
     from .prompt import PromptEncoder
     from .updates import ImageTokens
@@ -190,19 +190,22 @@ class Embedding:
         """The masks of `segment` as run lengths, for which no map of the image's size is made.
 
         size: (h, w) of the masks, such as a display's; None for the image's own. The prompt is in the image's pixels.
-        only_best: the mask with the highest score alone; the others are never drawn. The rest as for `segment`.
+        only_best: the mask with the highest score alone. The rest as for `segment`.
         """
         prompt = check_prompt(self.original_size, points, labels, box, mask_input)
-        candidates = self.model._candidates(self, prompt, multimask)
-        wanted = [int(candidates.scores.argmax())] if only_best else list(range(len(candidates.scores)))
+        scores, low_res = self.model._masks(self, prompt, multimask)
+        best = int(scores.argmax())
+        wanted = range(best, best + 1) if only_best else range(len(scores))
         size = self.original_size if size is None else size
         all_runs, _ = kernels.mask_runs(
-            candidates.draw(wanted), crop=self.input_size, size=size, threshold=0.0, threads=self.model.threads
+            low_res[wanted.start : wanted.stop],
+            crop=self.input_size,
+            size=size,
+            threshold=0.0,
+            threads=self.model.threads,
         )
         return [
-            ScoredRLE(
-                i, float(candidates.scores[i]), {"size": list(size), "counts": rle.from_runs(runs, size).tolist()}
-            )
+            ScoredRLE(i, float(scores[i]), {"size": list(size), "counts": rle.from_runs(runs, size).tolist()})
             for i, runs in zip(wanted, all_runs)
         ]
 
@@ -303,19 +306,19 @@ class MobileSAM:
         features.flags.writeable = False
         return Embedding(features, photo.original_size, input_size, self)
 
-    def _image_of(self, embedding: Embedding, prompt: Prompt, *, once: bool = False) -> ImageTokens:
-        """What a prompt's decoding starts from. Prompts without a mask share what depends on the image alone.
+    def _masks(
+        self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """A prompt's scores and low_res. Prompts without a mask share what depends on the image alone.
 
         once: nothing is kept for more prompts, which costs a single one less; the same but for rounding.
         """
-        if once or prompt.mask_input is not None:
-            return self._image_tokens(embedding.features, prompt.mask_input, reuse=False)
-        return embedding._image_tokens
-
-    def _candidates(self, embedding: Embedding, prompt: Prompt, multimask: bool) -> Candidates:
-        image, tokens = self._image_of(embedding, prompt), self._tokens(embedding, prompt)
-        (candidates,) = self.mask_decoder.answer(image, [tokens], multimask=multimask)
-        return candidates
+        image = (
+            self._image_tokens(embedding.features, prompt.mask_input, reuse=False)
+            if once or prompt.mask_input is not None
+            else embedding._image_tokens
+        )
+        return self.mask_decoder.masks(image, self._tokens(embedding, prompt), multimask=multimask)
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> NDArray[np.float32]:
         size = embedding.original_size
@@ -323,8 +326,7 @@ class MobileSAM:
         return self.prompt_encoder.sparse(to_canvas(prompt.points, size), prompt.labels, box)
 
     def _answer(self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False) -> Segmentation:
-        image, tokens = self._image_of(embedding, prompt, once=once), self._tokens(embedding, prompt)
-        return _segmentation(embedding, prompt, *self.mask_decoder.masks(image, tokens, multimask=multimask))
+        return _segmentation(embedding, prompt, *self._masks(embedding, prompt, multimask, once=once))
 
     def _answers(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> Iterator[Segmentation]:
         """What answers each prompt, in order."""
@@ -334,9 +336,9 @@ class MobileSAM:
                 yield from (self._answer(embedding, prompt, multimask) for prompt in group)
                 continue
             sparse = (self._tokens(embedding, prompt) for prompt in group)
-            answers = self.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=multimask)
-            for prompt, candidates in zip(group, answers, strict=True):
-                yield _segmentation(embedding, prompt, candidates.scores, candidates.draw())
+            answers = self.mask_decoder.all_masks(embedding._image_tokens, sparse, multimask=multimask)
+            for prompt, answer in zip(group, answers, strict=True):
+                yield _segmentation(embedding, prompt, *answer)
 
     def _image_tokens(
         self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None, *, reuse: bool

@@ -58,10 +58,13 @@ def check_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size
 
 
 def to_canvas(xy: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
-    """Pixels of the image to pixels of the canvas (`apply_coords` of the reference's utils/transforms.py)."""
+    """Pixels of the image to pixels of the canvas (`apply_coords` of the reference's utils/transforms.py).
+
+    One by one: they are few, and the first of NumPy's products takes longer than many of Python's.
+    """
     (new_h, new_w), (h, w) = resized_size(*size), size
     across, down = new_w / w, new_h / h
-    return np.array([(x * across, y * down) for x, y in xy.tolist()], np.float32).reshape(-1, 2)  # few; see below
+    return np.array([(x * across, y * down) for x, y in xy.tolist()], np.float32).reshape(-1, 2)
 
 
 def _checked_points(points: ArrayLike, size: Size) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -127,6 +127,15 @@ class MaskDecoder:
         image.prepared[alike] = prepared
         return answer
 
+    def all_masks(self, image: ImageTokens, sparse: Iterable[F32], *, multimask: bool) -> Iterator[tuple[F32, F32]]:
+        """As `masks`, of each prompt in order; drawn when taken."""
+        prompts = iter(sparse)
+        if len(two := list(islice(prompts, 2))) == 1:
+            yield self.masks(image, two[0], multimask=multimask)
+            return
+        for candidates in self.candidates(image, chain(two, prompts), multimask=multimask):
+            yield candidates.scores, candidates.draw()
+
     def tokens(self, prompts: Sequence[F32]) -> F32:
         """The transformer's (P, 5 + T, 256) of prompts (T, 256)."""
         return np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in prompts])
@@ -153,7 +162,7 @@ class MaskDecoder:
 
     def _draw(
         self, image: ImageTokens, x: Updated, hyper: F32, queue: Queue | None = None, out: Slot | None = None
-    ) -> F32:
+    ) -> F32 | Slot:
         """The logits (C, 256, 256) of masks by what draws each, (C, 32), on the updated image x."""
         update: UpdatedImage | MixedImage | None = None
         rows: MapRows | None
@@ -183,7 +192,9 @@ class Candidates:
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
         """low_res (W, 256, 256) of the ``wanted`` ones, by their place in ``scores``; of all by default."""
         hyper = self._hyper if wanted is None else self._hyper[list(wanted)]
-        return self._decoder._draw(self._image, self._updated, hyper)
+        low_res = self._decoder._draw(self._image, self._updated, hyper)
+        assert isinstance(low_res, np.ndarray)
+        return low_res
 
     def draw_to(self, out: Slot, queue: Queue) -> None:
         """As `draw`, of all, in each run of the queue, which may be the one that makes the candidates."""

@@ -114,10 +114,14 @@ class steps:  # a module
 
 class Queue:
     def __init__(self) -> None: ...
+    def add(self, name: str, work_: object, storage: NDArray[np.uint8], kept: object) -> None: ...
     def run(self, *, threads: int | None = None) -> None: ...
 
 class Slot:
-    shape: tuple[int, ...]
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def place(self) -> object: ...
     def __init__(self, shape: tuple[int, ...]) -> None: ...
     def renew(self) -> F32: ...
 
@@ -354,6 +358,7 @@ def encode_positions(
     threads: int | None = None,
 ) -> F32: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
+@overload
 def upscale_masks(
     x: F32 | tuple[ImageMaps, int, tuple[int, int]],
     norm_weight: F32,
@@ -368,10 +373,29 @@ def upscale_masks(
     eps: float = 1e-6,
     precision: str = "fp32",
     isa: str | None = None,
-    out: F32 | Slot | None = None,
+    out: F32 | None = None,
     queue: Queue | None = None,
     threads: int | None = None,
 ) -> F32: ...
+@overload
+def upscale_masks(
+    x: F32 | tuple[ImageMaps, int, tuple[int, int]],
+    norm_weight: F32,
+    norm_bias: F32,
+    w2: F32 | MapRows,
+    b2: F32,
+    hyper: F32,
+    *,
+    update: UpdatedImage | MixedImage | None = None,
+    rows: MapRows | None = None,
+    shift: F32 | None = None,
+    eps: float = 1e-6,
+    precision: str = "fp32",
+    isa: str | None = None,
+    out: F32 | Slot | None,
+    queue: Queue | None,
+    threads: int | None = None,
+) -> F32 | Slot: ...
 @overload
 def resize_logits(
     x: F32,

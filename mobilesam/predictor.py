@@ -200,9 +200,9 @@ def _predict(
     every_mask = [None] if mask_input is None else mask_input
     parts = [tokens] if len(every_mask) == 1 else [[one] for one in tokens]  # prompts that share their image's tokens
     answers = (
-        candidates
+        answer
         for mask, part in zip(every_mask, parts, strict=True)
-        for candidates in model.mask_decoder.candidates(
+        for answer in model.mask_decoder.all_masks(
             embedding._image_tokens
             if mask is None
             else model._image_tokens(embedding.features, mask, reuse=len(part) > 1),
@@ -210,8 +210,8 @@ def _predict(
             multimask=multimask_output,
         )
     )
-    for i, candidates in enumerate(answers):
-        scores[i], low_res[i] = candidates.scores, candidates.draw()
+    for i, answer in enumerate(answers):
+        scores[i], low_res[i] = answer
         kernels.resize_logits(
             low_res[i],
             crop=embedding.input_size,

@@ -42,6 +42,13 @@ class DecoderConstants(Protocol):
     def mixed(self) -> Mixed: ...
 
 
+class Kept(dict[tuple[int, bool], "Prepared"]):
+    """Decodings by how many tokens they take and whether they make several masks. Copies have none."""
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
+        return type(self), ()
+
+
 @dataclass(frozen=True, eq=False)
 class ImageTokens:
     """The image as the decoder first sees it: features (N, 256) and dense, (N, 256) or (256,), to be added; whether it
@@ -54,19 +61,12 @@ class ImageTokens:
     once: bool
     positions: Positions
     project: Callable[[F32, Positions], ProjectedImage]
-    prepared: Kept = field(default_factory=lambda: Kept())
+    prepared: Kept = field(default_factory=Kept)
 
     @cached_property
     def projected(self) -> ProjectedImage:
         """What the low-rank form starts from."""
         return self.project(self.features + self.dense, self.positions)
-
-
-class Kept(dict[tuple[int, bool], "Prepared"]):
-    """Decodings by how many tokens they take and whether they make several masks. Copies have none."""
-
-    def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
-        return type(self), ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -240,6 +240,14 @@ def test_updates_by_mixed_channels_refuse_what_does_not_fit():
         update(maps[0], lacking, m.first, keys, values, queries)
     with pytest.raises(TypeError, match=r"^maps: expected ImageMaps"):
         update(maps[0].data, maps[1], m.first, keys, values, queries)
+    (other,), _ = kernels.update_image(
+        *maps, case.constants.first, *(normal(1, INNER // 8, INNER) for _ in range(3)), channels=CHANNELS
+    )
+    assert other.rank == first.rank
+    with pytest.raises(TypeError, match=r"^before: expected MixedImage, got UpdatedImage"):
+        update(*maps, m.second, keys, values, queries, other)
+    with pytest.raises(ValueError, match=r"^before.data: expected shape"):
+        update(*maps, m.second, keys, values, queries, first._replace(data=first.data[:, :-1].copy()))
 
 
 def test_rows_of_maps_are_a_copy_in_a_precision_that_has_columns():

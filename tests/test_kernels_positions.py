@@ -59,6 +59,10 @@ def test_kinds_may_be_a_view():
     xy, gaussian, embeddings, kinds = normal(3, 2), normal(2, 10), normal(4, 20), np.array([2, 9, -1, 9, 0])
     expected = kernels.encode_positions(xy, 64, gaussian, np.array([2, -1, 0]), embeddings)
     assert_same(kernels.encode_positions(xy, 64, gaussian, kinds[::2], embeddings), expected)
+    assert_same(kernels.encode_positions(xy, 64, gaussian, kinds[4::-2][::-1], embeddings), expected)
+    records = np.zeros(3, [("kind", np.intp), ("other", np.int32)])  # 12 bytes apart
+    records["kind"] = 2, -1, 0
+    assert_same(kernels.encode_positions(xy, 64, gaussian, records["kind"], embeddings), expected)
 
 
 def test_positions_have_the_same_bits_alone_and_on_any_threads():

@@ -1,17 +1,21 @@
 """Kernels' calls left to a queue, which makes them together, as often as they are wanted."""
 
+import copy
 import gc
+import pickle
+from threading import Thread
 
 import numpy as np
 import pytest
 from isas import every_isa  # noqa: F401
-from test_kernels_decoder import CHANNELS, SCALE, scene
+from test_kernels_decoder import CHANNELS, INNER, SCALE, scene
 from tolerances import assert_same, normal
 
 from mobilesam import kernels
 from mobilesam.kernels import Queue, Slot, TokenSteps
 from mobilesam.kernels.steps import Linear, Stack, Take
 from mobilesam.low_rank import F32
+from mobilesam.once import OnceAttention, OnceUpdate
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
@@ -53,10 +57,33 @@ def test_a_queue_gives_the_bits_of_its_calls_made_one_by_one(steps):
             assert_same(got, expected)
 
 
+def test_a_queue_is_run_by_one_thread_at_a_time(steps):
+    """The others are told so, and leave the answers as they are."""
+    case, tokens, queue = scene(297, 5, 4), normal(1, 5, 32).copy(), Queue()
+    queued, refused = decoded(tokens, steps, case, queue=queue), []
+
+    def run() -> None:
+        for _ in range(50):
+            try:
+                queue.run(threads=1)
+            except RuntimeError as error:
+                refused.append(str(error))
+
+    threads = [Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {*refused} <= {"the queue is being run by another thread"}
+    for got, expected in zip(queued, decoded(tokens, steps, case), strict=True):
+        assert_same(got, expected)
+
+
 def test_each_run_fills_what_its_slot_holds(steps):
     case, tokens, queue, slot = scene(297, 5, 4), normal(1, 5, 32).copy(), Queue(), Slot((3, 132, 36))
     *_, filled = decoded(tokens, steps, case, queue=queue, out=slot)
     assert filled is slot
+    queue.run()  # none is there yet
     (*_, expected), earlier = decoded(tokens, steps, case), slot.renew()
     queue.run()
     assert_same(earlier, expected)
@@ -67,7 +94,42 @@ def test_each_run_fills_what_its_slot_holds(steps):
     assert_same(later, decoded(tokens, steps, case)[-1])
 
 
-def test_a_mixed_update_and_one_for_a_single_prompt_are_queued_too():
+def test_prompts_together_are_queued_as_one_by_one():
+    case, queue = scene(300, 5, 4), Queue()
+    maps, c = case.maps(), case.constants
+    asked = normal(3, 5, INNER).copy()
+    looked = kernels.attend_image(maps[0], c.before_at, asked, c.before_bias, queue=queue)
+    images, seen = kernels.update_image(*maps, c.first, asked, looked, asked, channels=CHANNELS, queue=queue)
+    queue.run(threads=2)
+    for i in range(3):
+        alone = kernels.attend_image(maps[0], c.before_at, asked[i : i + 1], c.before_bias)
+        assert_same(looked[i], alone[0])
+        (image,), expected = kernels.update_image(
+            *maps, c.first, asked[i : i + 1], alone, asked[i : i + 1], channels=CHANNELS
+        )
+        assert_same(seen[i], expected[0])
+        assert_same(images[i].data[:, 0, :256], image.data[:, 0, :256])
+
+
+def test_updates_of_an_image_that_serves_one_prompt_are_queued():
+    queue, tokens = Queue(), normal(1, 5, INNER)[-1].copy()
+    x, pe = kernels.turn_image(normal(300, 64)), kernels.turn_image(normal(2, 300, 64)[-1])
+    attention = OnceAttention(
+        normal(INNER, 64) / 8, np.pad(normal(64, INNER) / 8, [(0, 1), (0, 0)]), normal(1, INNER)[0]
+    )
+    weight, bias = np.ones(64, np.float32), np.zeros(64, np.float32)
+    update = OnceUpdate(np.pad(normal(INNER, 65) / 8, [(0, 0), (0, 31)]), normal(INNER, 64) / 8, bias, weight, bias)
+    arguments = x, pe, attention, tokens, update, tokens, tokens
+    image, seen = kernels.update_image_once(*arguments, queue=queue)
+    for i in range(2):
+        tokens[:] = normal(i + 1, 5, INNER)[-1]
+        queue.run()
+        expected, answer = kernels.update_image_once(*arguments)
+        assert_same(image.data, expected.data)
+        assert_same(seen, answer)
+
+
+def test_a_mixed_update_is_queued_too():
     case = scene(300, 5, 4)
     maps, (keys, values, queries) = case.maps(), case.tokens[0]
     queue = Queue()
@@ -96,8 +158,16 @@ def test_what_does_not_fit_is_refused_before_the_queue_runs(steps):
     queue.run()  # nothing
     with pytest.raises(ValueError, match=r"^out: expected a Slot of shape .3, 132, 36., got .3, 36, 132."):
         decoded(tokens, steps, case, queue=queue, out=Slot((3, 36, 132)))
-    with pytest.raises(TypeError, match=r"^out: expected a float32 NumPy array, got Slot"):
+    with pytest.raises(ValueError, match=r"^out: expected an array, or None, got a Slot, which only a queue fills"):
         decoded(tokens, steps, case, out=Slot((3, 132, 36)))
+    with pytest.raises(ValueError, match=r"^x: expected a C-contiguous array, which is read later, got strides"):
+        steps(normal(2, 5, 32)[:, :, ::1][:, ::2], queue=queue)
+    with pytest.raises(TypeError, match=r"^queue: expected a Queue or None, got list"):
+        steps(tokens, queue=[])
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        for kind in (queue, Slot((3, 132, 36))):
+            with pytest.raises(TypeError, match="cannot be copied"):
+                copied(kind)
     with pytest.raises(ValueError, match=r"^threads: "):
         queue.run(threads=0)
     with pytest.raises(ValueError):

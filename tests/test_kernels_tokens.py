@@ -278,6 +278,7 @@ REFUSED = {
     "y: expected some rows of an array that has them all": [Take("y", "x", ())],
     "y: rows: expected a whole number of at least 0, got -1": [Take("y", "x", (-1,))],
     "y: xs: expected one or more arrays": [Stack("y", ())],
+    "y: xs: expected tuple or list, got str": [Stack("y", "ab")],
     "y: xs: expected arrays of rows that were taken, got 'x'": [Stack("y", ("x",))],
     "y: scale: expected a finite number, got nan": [Linear("y", "x", normal(3, 4), scale=float("nan"))],
     "y: eps: expected a finite number, got None": [Norm("y", "x", normal(4), normal(4), None)],
@@ -290,7 +291,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_steps_that_do_not_fit_are_refused(message):
-    with pytest.raises(ValueError, match=f"^{message}"):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
         TokenSteps({"x": 4}, [REFUSED[message]], ["y"])
 
 
