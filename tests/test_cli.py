@@ -246,10 +246,18 @@ def test_an_error_does_not_wait_for_the_photo(pipe):
 def test_an_interrupt_while_the_photo_is_read_ends_the_command(pipe):
     command = [sys.executable, "-m", "mobilesam", "segment", pipe, "--point", "1,1", "--output", "mask.png"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        time.sleep(3)  # it has long been waiting then
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, tests ignore it
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, heard)
+    with process:
+        try:
+            time.sleep(3)  # it has long been waiting then
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, said) == (130, "")
 
 
