@@ -183,9 +183,14 @@ cdef inline check_same_isa(const matrix *w, const matrix *other, name):
         raise ValueError(f"{name}: packed for another ISA than the weight before it")
 
 
+cdef inline int64_t operand_floats_of(const micro *u, int64_t m, int64_t k) noexcept nogil:
+    """Of the operand of m rows of k."""
+    return (operand_bytes(u, m, k) + 3) // 4 if k else 0
+
+
 cdef inline int64_t operand_floats(const matrix *w, int64_t m) noexcept nogil:
     """Floats of scratch that :func:`product` needs for m rows."""
-    return operand_bytes(w.u, m, w.k) // 4
+    return operand_floats_of(w.u, m, w.k)
 
 
 cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda, const float *bias, const float *residual,
@@ -199,11 +204,6 @@ cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda
     g.y, g.ldy, g.act, g.operand = y, ldy, act, operand
     g.act_a, g.next = act_a, next
     w.u.product(&g)
-
-
-cdef inline int64_t operand_floats_of(const micro *u, int64_t m, int64_t k) noexcept nogil:
-    """Of the operand of m rows of k."""
-    return (operand_bytes(u, m, k) + 3) // 4 if k else 0
 
 
 # A matrix whose rows make maps of maps: the operand of many products, each of some pixels.

@@ -11,8 +11,6 @@ from mobilesam.kernels.threads import resolve
 
 cdef const runtime *rt = shared_runtime()
 
-_INTP = np.dtype(np.intp)
-
 cdef enum:
     POINTS = 64  # that a thread takes at once
 
@@ -41,10 +39,10 @@ def encode_positions(xy, size, gaussian, kinds=None, embeddings=None, *, threads
     if (kinds is None) != (embeddings is None):
         raise ValueError("kinds: expected both kinds and embeddings, or neither")
     if kinds is not None:
-        if not isinstance(kinds, np.ndarray) or kinds.dtype != _INTP or kinds.shape != (n,):
+        if not isinstance(kinds, np.ndarray) or kinds.dtype != np.intp or kinds.shape != (n,):
             got = f"{kinds.dtype} of shape {kinds.shape}" if isinstance(kinds, np.ndarray) else type(kinds).__name__
             raise ValueError(f"kinds: expected intp of shape ({n},), got {got}")
-        kv, ev = kinds if kinds.flags.c_contiguous else np.ascontiguousarray(kinds), check.array(embeddings, "embeddings", ("K", 2 * f))
+        kv, ev = np.ascontiguousarray(kinds), check.array(embeddings, "embeddings", ("K", 2 * f))
         added = &ev[0, 0]
         for i in range(n):
             if not -1 <= kv[i] < ev.shape[0]:
@@ -61,15 +59,13 @@ def encode_positions(xy, size, gaussian, kinds=None, embeddings=None, *, threads
 
 cdef void encode_block(const micro *u, const float *xy, float step, const float *gaussian, int64_t f, const Py_ssize_t *kinds,
                        const float *embeddings, int64_t count, int64_t first, int64_t end, float *y) noexcept nogil:
-    cdef int64_t i, kind = 0
+    cdef int64_t i
     cdef float *row
     for i in range(first, end):
         row = y + i * 2 * f
-        if embeddings != NULL:
-            kind = kinds[i]
-        if kind < 0:
+        if embeddings != NULL and kinds[i] < 0:
             memset(row, 0, 2 * f * sizeof(float))
         else:
             u.turns(row, (xy[2 * i] + 0.5) * step - 1, gaussian, (xy[2 * i + 1] + 0.5) * step - 1, gaussian + f, f)
         if embeddings != NULL:
-            u.add(row, row, embeddings + (kind if kind >= 0 else count - 1) * 2 * f, 2 * f)
+            u.add(row, row, embeddings + (kinds[i] if kinds[i] >= 0 else count - 1) * 2 * f, 2 * f)

@@ -74,23 +74,24 @@ cdef class Queue:
 
 
 cdef class Slot:
-    """A float32 array that a queue's call fills, and before each run may be another one; none is filled before the first."""
+    """A place for float32 arrays: each run of a queue's call fills the one that is there then."""
 
     cdef readonly tuple shape
+    cdef readonly object array
     cdef readonly object place  # for kernels: a capsule of the pointer to the array
     cdef float *_data
-    cdef object _array
 
     def __init__(self, shape):
         self.shape = tuple(shape)
         self.place = PyCapsule_New(&self._data, "mobilesam.kernels.slot", NULL)
+        self.take()
 
     def __reduce__(self):
         raise TypeError("a Slot cannot be copied: calls point to it")
 
-    def renew(self):
-        """A new array, which the next run fills."""
-        array = memory.empty(self.shape)
-        cdef float[::1] view = array.reshape(-1)
-        self._data, self._array = &view[0], array
-        return array
+    def take(self):
+        """The array, which runs have filled; a new one is in its place."""
+        taken, self.array = self.array, memory.empty(self.shape)
+        cdef float[::1] view = self.array.reshape(-1)
+        self._data = &view[0]
+        return taken

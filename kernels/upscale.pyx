@@ -54,11 +54,11 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         shift: (4·C1,), or None.
         precision: "fp32" or "bf16": of the product with a w2 that is no MapRows.
         isa: the name of the ISA to run on where it is none; by default the one in force.
-        out: (M, 4H, 4W) to write into; or, with a queue, a Slot.
+        out: (M, 4H, 4W) to write into; or, with a queue, a Slot of such.
         queue: a Queue to leave the work to.
 
     Returns:
-        (M, 4H, 4W) float32 logits, or ``out``.
+        (M, 4H, 4W) float32 logits.
 
     Source: ``output_upscaling`` and ``predict_masks`` in the reference's modeling/mask_decoder.py.
     """
@@ -98,7 +98,7 @@ def upscale_masks(x, norm_weight, norm_bias, w2, b2, hyper, *, update=None, rows
         p.basis, p.stride, p.image_step, p.x = p.x, p.map_step, p.chunk_step, NULL
         p.rows = as_map_rows(rt, rows)
 
-    do_work("upscale_masks", upscale, storage, (x, norm_weight, norm_bias, w2, b2, hyper, update, rows, shift, y), queue, nthreads)
+    do_work("upscale_masks", upscale, storage, (x, norm_weight, norm_bias, w2, b2, hyper, update, rows, shift, y, out), queue, nthreads)
     return y
 
 
@@ -106,8 +106,6 @@ cdef size_t upscale(void *storage, int nthreads) noexcept nogil:
     cdef upscale_pass *p = <upscale_pass *>storage
     if p.place != NULL:
         p.y = p.place[0]
-        if p.y == NULL:
-            return 0
     cdef int64_t pixels = p.height * p.width, unit
     cdef size_t size = sizeof(float) * (PIXELS * (5 * p.w2.k + p.w2.m + 16 * p.masks) + panel_floats(&p.w2) + 64
                                         + (0 if p.basis == NULL else panel_floats(&p.rows)))
@@ -152,7 +150,7 @@ cdef set_maps(upscale_pass *p, x, int64_t count, update):
 
 
 cdef set_output(upscale_pass *p, out, queue, tuple inputs):
-    """Returns the array that is filled, or the Slot."""
+    """Returns the array that is filled, at first."""
     size = p.masks, 4 * p.height, 4 * p.width
     if queue is None and isinstance(out, Slot):
         raise ValueError("out: expected an array, or None, got a Slot, which only a queue fills")
@@ -163,7 +161,7 @@ cdef set_output(upscale_pass *p, out, queue, tuple inputs):
     if out.shape != size:
         raise ValueError(f"out: expected a Slot of shape {size}, got {out.shape}")
     p.place = <float **>PyCapsule_GetPointer(out.place, "mobilesam.kernels.slot")
-    return out
+    return out.array
 
 
 cdef float *first_float(float[::1] view) noexcept:

@@ -109,14 +109,10 @@ class MaskDecoder:
         for tokens, alike in groupby(sparse, key=len):
             most = most_together(image, len(self.output_tokens) + tokens)
             while prompts := list(islice(alike, most)):
-                yield from self.answer(image, prompts, multimask=multimask)
-
-    def answer(self, image: ImageTokens, prompts: Sequence[F32], *, multimask: bool) -> list[Candidates]:
-        """As `candidates`, of prompts with as many tokens each, which go through the transformer together."""
-        queue = kernels.Queue()
-        answers = self._answer(image, self.tokens(prompts), queue, multimask=multimask)
-        queue.run(threads=self.threads)
-        return answers
+                queue = kernels.Queue()
+                answers = self._answer(image, self.tokens(prompts), queue, multimask=multimask)
+                queue.run(threads=self.threads)
+                yield from answers
 
     def masks(self, image: ImageTokens, prompt: F32, *, multimask: bool) -> tuple[F32, F32]:
         """The scores (C,) and low_res (C, 256, 256) of a prompt's candidates, (T, 256)."""
@@ -162,7 +158,7 @@ class MaskDecoder:
 
     def _draw(
         self, image: ImageTokens, x: Updated, hyper: F32, queue: Queue | None = None, out: Slot | None = None
-    ) -> F32 | Slot:
+    ) -> F32:
         """The logits (C, 256, 256) of masks by what draws each, (C, 32), on the updated image x."""
         update: UpdatedImage | MixedImage | None = None
         rows: MapRows | None
@@ -192,9 +188,7 @@ class Candidates:
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
         """low_res (W, 256, 256) of the ``wanted`` ones, by their place in ``scores``; of all by default."""
         hyper = self._hyper if wanted is None else self._hyper[list(wanted)]
-        low_res = self._decoder._draw(self._image, self._updated, hyper)
-        assert isinstance(low_res, np.ndarray)
-        return low_res
+        return self._decoder._draw(self._image, self._updated, hyper)
 
     def draw_to(self, out: Slot, queue: Queue) -> None:
         """As `draw`, of all, in each run of the queue, which may be the one that makes the candidates."""
@@ -218,9 +212,8 @@ class Prepared:
     def __call__(self, prompt: F32) -> tuple[F32, F32]:
         """The scores (C,) and low_res (C, 256, 256) of a prompt (T, 256). By one thread at a time."""
         self._tokens[0, self._first :] = prompt
-        low_res = self._low_res.renew()
         self._queue.run(threads=self._threads)
-        return self._scores.copy(), low_res
+        return self._scores.copy(), self._low_res.take()
 
 
 def _layers(p: Parameters) -> list[Layer]:

@@ -121,9 +121,11 @@ class Slot:
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
+    def array(self) -> F32: ...
+    @property
     def place(self) -> object: ...
     def __init__(self, shape: tuple[int, ...]) -> None: ...
-    def renew(self) -> F32: ...
+    def take(self) -> F32: ...
 
 class TokenSteps:
     inputs: Mapping[str, int]
@@ -358,7 +360,6 @@ def encode_positions(
     threads: int | None = None,
 ) -> F32: ...
 def fma_peak(*, repeats: int = 5, threads: int | None = None) -> float: ...
-@overload
 def upscale_masks(
     x: F32 | tuple[ImageMaps, int, tuple[int, int]],
     norm_weight: F32,
@@ -373,29 +374,10 @@ def upscale_masks(
     eps: float = 1e-6,
     precision: str = "fp32",
     isa: str | None = None,
-    out: F32 | None = None,
+    out: F32 | Slot | None = None,
     queue: Queue | None = None,
     threads: int | None = None,
 ) -> F32: ...
-@overload
-def upscale_masks(
-    x: F32 | tuple[ImageMaps, int, tuple[int, int]],
-    norm_weight: F32,
-    norm_bias: F32,
-    w2: F32 | MapRows,
-    b2: F32,
-    hyper: F32,
-    *,
-    update: UpdatedImage | MixedImage | None = None,
-    rows: MapRows | None = None,
-    shift: F32 | None = None,
-    eps: float = 1e-6,
-    precision: str = "fp32",
-    isa: str | None = None,
-    out: F32 | Slot | None,
-    queue: Queue | None,
-    threads: int | None = None,
-) -> F32 | Slot: ...
 @overload
 def resize_logits(
     x: F32,

@@ -337,7 +337,9 @@ def test_prompts_in_turns_are_answered_as_alone(model, embedding):
             got = embedding.segment(**prompts[i])
             np.testing.assert_array_equal(got.low_res, alone[i].low_res)
             np.testing.assert_array_equal(got.scores, alone[i].scores)
+    (prepared,) = embedding._image_tokens.prepared.values()
     kept = [(embedding.segment(**prompts[i]), alone[i]) for i in (0, 6, 0)]
+    assert [*embedding._image_tokens.prepared.values()] == [prepared]  # they are alike
     for got, expected in kept:  # an answer is its own
         np.testing.assert_array_equal(got.low_res, expected.low_res)
 

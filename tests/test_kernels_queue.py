@@ -81,17 +81,16 @@ def test_a_queue_is_run_by_one_thread_at_a_time(steps):
 
 def test_each_run_fills_what_its_slot_holds(steps):
     case, tokens, queue, slot = scene(297, 5, 4), normal(1, 5, 32).copy(), Queue(), Slot((3, 132, 36))
-    *_, filled = decoded(tokens, steps, case, queue=queue, out=slot)
-    assert filled is slot
-    queue.run()  # none is there yet
-    (*_, expected), earlier = decoded(tokens, steps, case), slot.renew()
+    *_, first = decoded(tokens, steps, case, queue=queue, out=slot)
+    assert first is slot.array
+    *_, expected = decoded(tokens, steps, case)
     queue.run()
-    assert_same(earlier, expected)
+    assert slot.take() is first
+    assert_same(first, expected)
     tokens += 1
-    later = slot.renew()
     queue.run()
-    assert_same(earlier, expected)
-    assert_same(later, decoded(tokens, steps, case)[-1])
+    assert_same(first, expected)
+    assert_same(slot.take(), decoded(tokens, steps, case)[-1])
 
 
 def test_prompts_together_are_queued_as_one_by_one():
