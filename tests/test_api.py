@@ -342,6 +342,7 @@ def test_prompts_in_turns_are_answered_as_alone(model, embedding):
     assert [*embedding._image_tokens.prepared.values()] == [prepared]  # they are alike
     for got, expected in kept:  # an answer is its own
         np.testing.assert_array_equal(got.low_res, expected.low_res)
+        np.testing.assert_array_equal(got.scores, expected.scores)
 
 
 def test_many_python_threads_share_a_model(model, embedding):
