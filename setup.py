@@ -22,6 +22,7 @@ CFLAGS = [
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fvisibility=hidden",
+    "-g0",
 ]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl")), "-mfma", "-mf16c", "-mprefer-vector-width=512"]
@@ -43,7 +44,7 @@ if STUBS is None:
     sys.exit(f"mobilesam's kernels are written for x86-64 and AArch64, not for {platform.machine()}")
 
 HEADERS = sorted(map(str, Path(MICRO).glob("*.h")))
-MODULES = sorted(Path("kernels").glob("*.pyx"))
+MODULES = sorted(Path("kernels").rglob("*.pyx"))
 
 
 def openmp_works(compiler) -> bool:
@@ -91,21 +92,30 @@ class BuildExtensions(build_ext):
 
 extensions = [
     Extension(
-        f"mobilesam.kernels.{path.stem}",
+        ".".join(["mobilesam", *path.with_suffix("").parts]),
         [str(path)],
         include_dirs=[MICRO],
         depends=HEADERS,
-        extra_compile_args=["-O2", "-std=gnu11", "-Wno-unused-function"],
+        extra_compile_args=["-O2", "-std=gnu11", "-Wno-unused-function", "-g0"],
+        extra_link_args=["-Wl,--strip-all"] if sys.platform == "linux" else [],
     )
     for path in MODULES
 ]
 
+def packages() -> dict[str, str]:
+    """The packages by name, and the folder of each."""
+    folders = [Path(root) for root in ("mobilesam", "kernels", "weights")]
+    found = [path.parent for root in folders for path in root.rglob("__init__.py")]
+    return {".".join(["mobilesam", *(part for part in path.parts if part != "mobilesam")]): str(path) for path in found}
+
+
 setup(
-    packages=["mobilesam", "mobilesam.kernels", "mobilesam.serve", "mobilesam.weights"],
-    package_dir={"mobilesam": "mobilesam", "mobilesam.kernels": "kernels", "mobilesam.weights": "weights"},
+    packages=sorted(packages()),
+    package_dir=packages(),
+    include_package_data=False,  # MANIFEST.in is for the source distribution: no sources are installed
     package_data={
-        "mobilesam": ["py.typed", "*.pyi"],
-        "mobilesam.kernels": ["*.pyi"],
+        "mobilesam": ["py.typed"],
+        **{name: ["*.pyi"] for name in packages() if name.startswith("mobilesam.kernels")},
         "mobilesam.serve": ["page/*"],
         "mobilesam.weights": ["*.safetensors", "README.md", "LICENSE*"],
     },

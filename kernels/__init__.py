@@ -1,46 +1,56 @@
-"""Fast kernels on channel-contiguous (NHWC) float32 arrays. ``reference.py`` defines every one in NumPy."""
+"""Fast kernels on channel-contiguous (NHWC) float32 arrays. ``reference.py`` defines every one in NumPy.
 
-from mobilesam.kernels import isa, steps, threads
-from mobilesam.kernels.attention import cross_attention, pack_attention_bias, window_attention
-from mobilesam.kernels.conv import conv2d, conv_transpose2d, pack_transpose
-from mobilesam.kernels.depthwise import depthwise_conv2d
-from mobilesam.kernels.gemm import linear, pack
-from mobilesam.kernels.image_attention import attend_image
-from mobilesam.kernels.mbconv import mbconv
-from mobilesam.kernels.mlp import local_mlp
-from mobilesam.kernels.panels import Panels
-from mobilesam.kernels.patch_embed import patch_embed
-from mobilesam.kernels.positions import encode_positions
-from mobilesam.kernels.probe import fma_peak
-from mobilesam.kernels.project import ImageMaps, MapRows, pack_rows, project_image, turn_image
-from mobilesam.kernels.queue import Queue, Slot
-from mobilesam.kernels.resize import mask_runs, resize_logits
-from mobilesam.kernels.rows import gelu, layer_norm, normalize, softmax
-from mobilesam.kernels.tokens import TokenSteps
-from mobilesam.kernels.two_way import UpdatedImage, update_image
-from mobilesam.kernels.two_way_mixed import MixedImage, update_image_mixed
-from mobilesam.kernels.two_way_once import update_image_once
-from mobilesam.kernels.upscale import upscale_masks
-from mobilesam.kernels.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
+`core` is what all share, `encoder`, `decoder` and `image` are the fused passes, `micro` the C that runs on vectors.
+Imports nothing of `mobilesam` outside this folder.
+"""
+
+from mobilesam.kernels.core import isa, threads
+from mobilesam.kernels.core.conv import conv2d
+from mobilesam.kernels.core.depthwise import depthwise_conv2d
+from mobilesam.kernels.core.gemm import linear, pack
+from mobilesam.kernels.core.panels import Panels
+from mobilesam.kernels.core.probe import fma_peak
+from mobilesam.kernels.core.rows import layer_norm
+from mobilesam.kernels.core.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
+from mobilesam.kernels.decoder import steps
+from mobilesam.kernels.decoder.constants import MixedUpdate, OnceAttention, OnceUpdate, Update
+from mobilesam.kernels.decoder.cross_attention import cross_attention
+from mobilesam.kernels.decoder.image_attention import attend_image
+from mobilesam.kernels.decoder.image_maps import ImageMaps, MapRows, pack_rows, project_image, turn_image
+from mobilesam.kernels.decoder.low_rank_update import UpdatedImage, update_image
+from mobilesam.kernels.decoder.mixed_update import MixedImage, update_image_mixed
+from mobilesam.kernels.decoder.once_update import update_image_once
+from mobilesam.kernels.decoder.positional_encoding import encode_positions
+from mobilesam.kernels.decoder.queue import Queue, Slot
+from mobilesam.kernels.decoder.tokens import TokenSteps
+from mobilesam.kernels.decoder.upscale import upscale_masks
+from mobilesam.kernels.encoder.local_mlp import local_mlp
+from mobilesam.kernels.encoder.mbconv import mbconv
+from mobilesam.kernels.encoder.patch_embed import patch_embed
+from mobilesam.kernels.encoder.window_attention import pack_attention_bias, window_attention
+from mobilesam.kernels.image.normalize import normalize
+from mobilesam.kernels.image.resize import mask_runs, resize_logits
 
 __all__ = [
     "ImageMaps",
     "MapRows",
     "MixedImage",
+    "MixedUpdate",
+    "OnceAttention",
+    "OnceUpdate",
     "Panels",
     "Queue",
     "Slot",
     "TokenSteps",
+    "Update",
     "UpdatedImage",
     "WinogradPanels",
     "attend_image",
     "conv2d",
-    "conv_transpose2d",
     "cross_attention",
     "depthwise_conv2d",
     "encode_positions",
     "fma_peak",
-    "gelu",
     "isa",
     "layer_norm",
     "linear",
@@ -51,12 +61,10 @@ __all__ = [
     "pack",
     "pack_attention_bias",
     "pack_rows",
-    "pack_transpose",
     "pack_winograd",
     "patch_embed",
     "project_image",
     "resize_logits",
-    "softmax",
     "steps",
     "threads",
     "turn_image",

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .narrowing import Array, Packed, Weight, f64, narrow, unpacked
-from .steps import Attention, Linear, Norm, Step, Take
+from .core.narrowing import Array, Packed, Weight, f64, narrow, unpacked
+from .decoder.steps import Attention, Linear, Norm, Step, Take
 
 Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
 
@@ -253,7 +253,8 @@ def project_image(
     """y[m, n] = rows[m]·(x[n] + shift) + added[m, n],  and as two rows more |x₁[n]|² and |x₂[n]|²
 
     x₁ is x + shift less its mean, x₂ is x₁∘scale less its mean. x (N, C), shift and scale (C,), rows (M, C), added
-    (M0, N) with M0 ≤ M, y (M + 2, N). What the decoder asks of an image, whatever the prompt: `mobilesam/low_rank.py`.
+    (M0, N) with M0 ≤ M, y (M + 2, N). What the decoder asks of an image, whatever the prompt:
+    `mobilesam/network/low_rank.py`.
     """
     x = f64(x) + f64(shift)
     y = linear(rows, Packed(x.astype(np.float32), precision))

@@ -4,13 +4,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .api import Embedding, MobileSAM, ScoredRLE, Segmentation, load, segment
-    from .automatic_mask_generator import SamAutomaticMaskGenerator, everything
-    from .build_sam import build_sam_vit_t, sam_model_registry
-    from .predictor import SamPredictor
+from .version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from .api.everything import everything
+    from .api.model import Embedding, MobileSAM, ScoredRLE, Segmentation, load, segment
+    from .compat.build_sam import build_sam_vit_t, sam_model_registry
+    from .compat.generators import SamAutomaticMaskGenerator
+    from .compat.predictor import SamPredictor
+
 __all__ = [
     "Embedding",
     "MobileSAM",
@@ -25,12 +27,12 @@ __all__ = [
     "sam_model_registry",
     "segment",
 ]
-_MODULES = {  # of what is not in api
-    "SamAutomaticMaskGenerator": "automatic_mask_generator",
-    "SamPredictor": "predictor",
-    "build_sam_vit_t": "build_sam",
-    "everything": "automatic_mask_generator",
-    "sam_model_registry": "build_sam",
+_MODULES = {  # of what is not in api.model
+    "SamAutomaticMaskGenerator": "compat.generators",
+    "SamPredictor": "compat.predictor",
+    "build_sam_vit_t": "compat.build_sam",
+    "everything": "api.everything",
+    "sam_model_registry": "compat.build_sam",
 }
 
 if find_spec(f"{__name__}.kernels") is None:
@@ -44,7 +46,7 @@ def __getattr__(name: str) -> Any:
     # NumPy, Pillow and the kernels load on first use, so `mobilesam --help` and a usage error answer at once.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES.get(name, 'api')}", __name__), name)
+    return getattr(import_module(f".{_MODULES.get(name, 'api.model')}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mobilesam.cli import main
+from mobilesam.cli.main import main
 
 PHOTO = Path(__file__).parents[1] / "tests" / "data" / "coffee.png"
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from mobilesam.benchmark_page import main
+from mobilesam.bench.page import main
 
 if __name__ == "__main__":
     sys.exit(main(image=Path(__file__).parents[1] / "tests" / "data" / "rocket.jpg"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from mobilesam.cli import main
+from mobilesam.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["convert", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from mobilesam.onnx_export import main
+from mobilesam.onnx.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from mobilesam.loss import main
+from mobilesam.bench.loss import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,9 +1,27 @@
-"""One model and one encoded photo for every test that needs no other."""
+"""One model and one encoded photo for every test that needs no other; which tests run."""
 
+from pathlib import Path
+
+import grids
 import pytest
 from golden import PHOTOS
 
 import mobilesam
+
+KERNELS = Path(__file__).parent / "kernels"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    grids.configure(config)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The kernels' tests run with the full grid too: they are then the grid."""
+    if grids.exhaustive():
+        for item in items:
+            if item.path.is_relative_to(KERNELS):
+                item.add_marker("exhaustive")
 
 
 @pytest.fixture(scope="session")

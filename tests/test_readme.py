@@ -14,8 +14,8 @@ from golden import DATA, PHOTOS
 from PIL import Image
 
 import mobilesam
-from mobilesam import cli
-from mobilesam.checkpoint import read
+from mobilesam.checkpoints.reader import read
+from mobilesam.cli import main as cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

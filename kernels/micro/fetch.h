@@ -1,4 +1,4 @@
-/* Memory fetched into L2 between multiplications, ahead of its use. Included by gemm.h and pairs.h.
+/* Memory fetched into L2 between multiplications, ahead of its use. Included by gemm.h, fma.h and pairs.h.
  *
  * One line at a time: a burst of prefetches fills the queue that every load goes through, and the multiplications wait behind it. */
 #ifndef MOBILESAM_FETCH_H

@@ -1,4 +1,7 @@
-/* The GEMM: its register tile, its edges, and the packing of its weights. Included by generic.h. */
+/* The GEMM: its register tile, its edges, and the packing of its weights.
+ *
+ * The file that includes it has defined the inner product: `accumulate` (acc += a * b), `restore` (what becomes of the sums at the
+ * end of a tile), DEPTH (terms after which sums are set aside), and STEP and LINES (LINES are fetched every STEP terms). */
 
 #include "fetch.h"
 
@@ -11,39 +14,6 @@ static void activate(float *y, const float *x, int64_t n, int act)
     else if (y != x)
         memmove(y, x, n * sizeof(float));
 }
-
-#ifndef PAIRS
-/* Sums are set aside every DEPTH terms: a long one would round each of its terms to the precision of the whole. */
-enum { DEPTH = 256 };
-enum { STEP = MR * NV < 16 ? 4 : 1, LINES = 1 }; /* LINES are fetched every STEP terms: a small tile has less time to spare */
-
-INLINE void accumulate_terms(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
-                             int64_t count, const int fetches, lookahead *next)
-{
-    for (int64_t p = 0; p < count; p++, *a += step, *b += ldb) {
-        if (fetches && p % STEP == 0) {
-            fetch_row(next);
-            fetch_line(next);
-        }
-        vf bv[NV];
-        UNROLL for (int v = 0; v < NV; v++) bv[v] = load(*b + v * VL);
-        UNROLL for (int i = 0; i < mr; i++) {
-            float ai = (*a)[i * lda];
-            UNROLL for (int v = 0; v < NV; v++) acc[i][v] += ai * bv[v];
-        }
-    }
-}
-
-/* acc += a (mr, count) * b (count, NR), and both go on to what follows */
-INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
-                       int64_t count, lookahead *next)
-{
-    if (next->rows || next->at < next->end)
-        accumulate_terms(mr, acc, a, lda, step, b, ldb, count, 1, next);
-    else
-        accumulate_terms(mr, acc, a, lda, step, b, ldb, count, 0, next);
-}
-#endif
 
 /* One register tile: mr rows (a constant after inlining) by NR columns. bias, residual and y are whole-width here.
  * Sums start from zero, as one begun at a large residual would round each of its terms to the precision of that. */
@@ -76,9 +46,7 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
     if (partial)
         UNROLL for (int i = 0; i < mr; i++)
             UNROLL for (int v = 0; v < NV; v++) acc[i][v] += load(y + i * ldy + v * VL);
-#ifdef PAIRS
     restore(mr, acc, as, b);
-#endif
     if (bias)
         UNROLL for (int v = 0; v < NV; v++) {
             vf bv = load(bias + v * VL);

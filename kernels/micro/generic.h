@@ -1,6 +1,7 @@
 /* Every micro-kernel, written once. A stub defines ISA (the table's suffix), VL (floats a vector), MR and NV (the GEMM
  * tile is MR rows by NR = NV*VL columns), TAPW (output pixels a depthwise step holds), vmin and vmax, and includes this; it may define vpick. */
 #include "vector.h"
+#include "fma.h"
 #include "gemm.h"
 #include "convolve.h"
 #include "rows.h"

@@ -13,7 +13,6 @@
  * A stub defines PRODUCT (the struct's suffix), VL, MR, NV, vmin, vmax, vswap (neighbouring lanes exchanged), and the two
  * instructions ADD_ALL (y = b + *a) and FMA_ALL (y += b * *a) that take *a, one float for all lanes, from memory: there is no
  * room for a third register to be read. */
-#define PAIRS
 #include "vector.h"
 #include "fetch.h"
 

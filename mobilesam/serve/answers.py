@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilesam import rle
-from mobilesam.api import Embedding, ScoredRLE
-from mobilesam.image import mask_image
-from mobilesam.photo import Size
-from mobilesam.polygons import outlines
+from mobilesam.api.model import Embedding, ScoredRLE
+from mobilesam.images.geometry import Size
+from mobilesam.images.pictures import mask_image
+from mobilesam.masks import rle
+from mobilesam.masks.polygons import outlines
 
 from .limits import Refused
 from .schema import Mask, Masks, MasksRequest, Prompt, RunLengths

@@ -18,8 +18,8 @@ from pydantic import BaseModel, StringConstraints
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from mobilesam import __version__
-from mobilesam.api import Embedding, MobileSAM
+from mobilesam.api.model import Embedding, MobileSAM
+from mobilesam.version import __version__
 
 from . import answers, pictures
 from .everything import Search

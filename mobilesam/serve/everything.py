@@ -12,10 +12,11 @@ from concurrent.futures import Future
 import numpy as np
 from PIL import Image
 
-from mobilesam import rle
-from mobilesam.api import MobileSAM
-from mobilesam.automatic_mask_generator import Record, SamAutomaticMaskGenerator
-from mobilesam.photo import Size
+from mobilesam.api.everything import MaskGenerator
+from mobilesam.api.model import MobileSAM
+from mobilesam.images.geometry import Size
+from mobilesam.masks import rle
+from mobilesam.masks.objects import Record
 
 from .answers import display_size, run_lengths
 from .limits import Refused
@@ -40,7 +41,7 @@ class Search:
     def __init__(self, model: MobileSAM, request: EverythingRequest) -> None:
         parameters = request.model_dump(exclude={"max_side"})
         try:
-            self._generator = SamAutomaticMaskGenerator(model, output_mode="coco_rle", **parameters)
+            self._generator = MaskGenerator(model, output_mode="coco_rle", **parameters)
         except ValueError as error:
             raise Refused(422, str(error)) from None
         self._max_side = request.max_side

@@ -12,8 +12,9 @@ from typing import IO
 
 from PIL import Image
 
-from mobilesam import results, rle
-from mobilesam.results import SegmentedObject
+from mobilesam.masks import draw, rle
+from mobilesam.masks import export as text
+from mobilesam.masks.objects import SegmentedObject
 
 from . import answers
 from .limits import Refused
@@ -56,16 +57,16 @@ def _write(
 ) -> tuple[str, str]:
     """The file's media type and name."""
     if request.format == "labels":
-        Image.fromarray(results.label_map(objects)).save(file, "PNG")
+        Image.fromarray(draw.label_map(objects)).save(file, "PNG")
         return "image/png", "labels.png"
     if request.format == "coco":
-        file.write(json.dumps(results.coco(objects, file_name=request.file_name)).encode())
+        file.write(json.dumps(text.coco(objects, file_name=request.file_name)).encode())
         return "application/json", "coco.json"
     if request.format == "geojson":
-        file.write(json.dumps(results.geojson(objects)).encode())
+        file.write(json.dumps(text.geojson(objects)).encode())
         return "application/geo+json", "objects.geojson"
     if request.format == "svg":
-        file.write(results.svg(objects).encode())
+        file.write(text.svg(objects).encode())
         return "image/svg+xml", "objects.svg"
     picture = open_picture()
     if len(objects) == 1:
@@ -80,7 +81,7 @@ def _write(
 
 def _cutout(file: IO[bytes], picture: Image.Image, item: SegmentedObject, crop: bool) -> None:
     crop = crop and bool(item.pixels().any())  # an empty mask has no box to crop to
-    results.cutout(picture, [item], crop=crop).save(file, "PNG", compress_level=3)
+    draw.cutout(picture, [item], crop=crop).save(file, "PNG", compress_level=3)
 
 
 def _plain(name: str) -> str:

@@ -7,7 +7,7 @@ import warnings
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from mobilesam.photo import open_rgb
+from mobilesam.images.photo import open_rgb
 
 from .limits import Refused
 

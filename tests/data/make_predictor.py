@@ -1,4 +1,4 @@
-"""Writes predictor.npz: what MobileSAM's own SamPredictor answers to the prompts of ../predictor_prompts.py.
+"""Writes predictor.npz: what MobileSAM's own SamPredictor answers to the prompts of ../support/predictor_prompts.py.
 
 Run it where `torch`, `timm`, `mobile_sam` (github.com/ChaoningZhang/MobileSAM, Apache-2.0) and `mobilesam` can be
 imported. The weights are those of the packaged checkpoint, in float32. For each prompt: `masks`, every 4th row and
@@ -15,11 +15,11 @@ from mobile_sam import SamPredictor, sam_model_registry
 from mobile_sam.modeling.tiny_vit_sam import Conv2d_BN
 from PIL import Image
 
-from mobilesam.checkpoint import open_checkpoint
+from mobilesam.checkpoints.fused import open_checkpoint
 
 DATA = Path(__file__).parent
-sys.path.insert(0, str(DATA.parent))
-from predictor_prompts import BATCHED, SINGLE  # noqa: E402 (beside the tests)
+sys.path.insert(0, str(DATA.parent / "support"))
+from predictor_prompts import BATCHED, SINGLE  # noqa: E402 (helpers of the tests)
 
 
 def fuse(module: torch.nn.Module) -> None:

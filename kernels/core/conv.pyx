@@ -1,0 +1,103 @@
+"""Convolutions as GEMMs that read the map in place (no im2col)."""
+import numpy as np
+
+from cython.parallel cimport parallel, prange
+from libc.string cimport memcpy
+
+from core.common cimport *
+
+from mobilesam.kernels.core import check
+from mobilesam.kernels.core.gemm import as_panels, linear
+from mobilesam.kernels.core.panels import Panels
+from mobilesam.kernels.core.threads import resolve
+
+cdef const runtime *rt = shared_runtime()
+
+
+def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None, residual=None, out=None, threads=None):
+    """y[h,w,o] = act(Σ_ijc x[h·s + i·d − p, w·s + j·d − p, c] · weight[o,i,j,c] + bias[o] + residual[h,w,o]).
+
+    In NHWC, KW neighbouring pixels are KW·C contiguous floats: with dilation 1 a row of outputs is KH GEMM accumulations of
+    depth KW·C whose A rows overlap, stride·C apart. A 1×1 convolution is one GEMM over all pixels.
+
+    Args:
+        x: (H, W, C) or (B, H, W, C) float32.
+        weight: (OC, KH, KW, C) float32, or Panels of that shape.
+        bias: (OC,) float32.
+        stride, pad, dilation: an int or (vertical, horizontal).
+        activation: None, "gelu" or "relu".
+        residual: of the output's shape, added before the activation.
+        out: of the output's shape, to write into.
+
+    Returns:
+        (OH, OW, OC) or (B, OH, OW, OC) float32. TypeError or ValueError names the argument that does not fit.
+    """
+    cdef int act = check.activation(activation), nthreads = resolve(threads)
+    x = check.array(x, "x", ("H", "W", "C"), ("B", "H", "W", "C"))
+    panels = as_panels(weight, "weight", ("OC", "KH", "KW", x.shape[-1]), threads=threads)
+    cdef int64_t oc = panels.n, kh = panels.shape[1], kw = panels.shape[2], c = x.shape[-1]
+    (sh, sw), (ph, pw), (dh, dw) = check.pair(stride, "stride", 1), check.pair(pad, "pad", 0), check.pair(dilation, "dilation", 1)
+    oh_ = check.conv_size(x.shape[-3], kh, sh, ph, dh, "height")
+    ow_ = check.conv_size(x.shape[-2], kw, sw, pw, dw, "width")
+    shape = (*x.shape[:-3], oh_, ow_, oc)
+    bias = check.optional(bias, "bias", (oc,))
+    residual = check.optional(residual, "residual", shape)
+    y = check.output(out, shape, x, bias, residual)
+    if (kh, kw, sh, sw, ph, pw) == (1, 1, 1, 1, 0, 0):
+        flat = Panels(panels.words, (oc, c), panels.isa)
+        linear(x, flat, bias, activation=activation, residual=residual, out=y, threads=threads)
+        return y
+    if ph or pw:
+        x = np.pad(x, [(0, 0)] * (x.ndim - 3) + [(ph, ph), (pw, pw), (0, 0)])
+    offsets = _segments(kh, kw, dh, dw, x.shape[-2], c)
+    cdef const int64_t[::1] offset = offsets
+    cdef const float[::1] xv = x.reshape(-1), bv = bias
+    cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
+    cdef matrix w = as_matrix(rt, panels)
+    cdef float[::1] yv = y.reshape(-1)
+    cdef conv_rows rows
+    cdef int64_t oh = oh_, ow = ow_, unit, units = yv.shape[0] // (ow * oc)
+    rows.g = new_gemm(ow, oc, kh * kw * c // offset.shape[0])
+    rows.g.segments, rows.g.offset, rows.g.lda = offset.shape[0], &offset[0], sw * c
+    rows.g.b, rows.g.ldb, rows.g.panel = w.data, w.u.weight.columns, w.panel
+    rows.g.bias, rows.g.act, rows.g.ldr, rows.g.ldy = floats(bv), act, oc, oc
+    rows.x, rows.residual, rows.y = &xv[0], floats(rv), &yv[0]
+    rows.oh, rows.image, rows.step = oh, x.shape[-3] * x.shape[-2] * c, sh * x.shape[-2] * c
+    cdef size_t size = sizeof(float) * operand_floats(&w, ow)
+    cdef float *operand
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads if units > 1 else 1):
+        operand = <float *>rt.scratch(size) if size else NULL
+        for unit in prange(units, schedule="dynamic"):
+            if size and operand == NULL:
+                failed += 1
+            else:
+                conv_row(w.u, &rows, unit, operand)
+    if failed:
+        raise MemoryError(f"conv2d: no memory for {size} bytes of scratch")
+    return y
+
+
+cdef struct conv_rows:
+    gemm_args g
+    const float *x
+    const float *residual
+    float *y
+    int64_t oh, image, step
+
+
+cdef void conv_row(const micro *u, const conv_rows *rows, int64_t unit, float *operand) noexcept nogil:
+    """Output row ``unit`` of all the batch's rows."""
+    cdef gemm_args g = rows.g
+    cdef int64_t at = unit * g.m * g.n
+    g.a = rows.x + unit // rows.oh * rows.image + unit % rows.oh * rows.step
+    g.y = rows.y + at
+    g.residual = NULL if rows.residual == NULL else rows.residual + at
+    g.operand = operand
+    u.product(&g)
+
+
+def _segments(kh, kw, dh, dw, width, c):
+    """Where a row's GEMM segments start, in floats from the output pixel's first tap."""
+    columns = np.zeros(1, np.int64) if dw == 1 else np.arange(kw, dtype=np.int64) * dw * c
+    return (np.arange(kh, dtype=np.int64)[:, None] * dh * width * c + columns).reshape(-1)

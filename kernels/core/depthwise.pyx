@@ -1,0 +1,128 @@
+"""Depthwise convolution, direct, channels contiguous: every output pixel is KH·KW multiply-adds of whole channel vectors."""
+import math
+
+import numpy as np
+
+from cython.parallel cimport parallel, prange
+from libc.string cimport memset
+
+from core.common cimport *
+
+from mobilesam.kernels.core import check
+from mobilesam.kernels.core.threads import resolve
+
+cdef const runtime *rt = shared_runtime()
+
+cdef struct depthwise_conv:
+    const float *x
+    const float *weight  # (KH*KW, period)
+    const float *bias
+    float *y
+    int64_t height, width, channels, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, period
+    int act, path
+
+
+cdef enum:
+    PATH_3X3  # a register tile of pixels; stride 1 or 2, pad 1
+    PATH_FLAT  # stride 1: a row is one run of floats, whatever the number of channels
+    PATH_TAPS  # pixel by pixel
+
+
+def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None, out=None, threads=None):
+    """y[h,w,c] = act(Σ_ij x[h·s + i·d − p, w·s + j·d − p, c] · weight[i,j,c] + bias[c]).
+
+    Args:
+        x: (H, W, C) or (B, H, W, C) float32.
+        weight: (KH, KW, C) float32.
+        bias: (C,) float32.
+        stride, pad, dilation: an int or (vertical, horizontal).
+        activation: None, "gelu" or "relu".
+        out: of the output's shape, to write into.
+
+    Returns:
+        (OH, OW, C) or (B, OH, OW, C) float32. TypeError or ValueError names the argument that does not fit.
+    """
+    cdef depthwise_conv d
+    cdef int nthreads = resolve(threads)
+    d.act = check.activation(activation)
+    x = check.array(x, "x", ("H", "W", "C"), ("B", "H", "W", "C"))
+    weight = check.array(weight, "weight", ("KH", "KW", x.shape[-1]))
+    bias = check.optional(bias, "bias", (x.shape[-1],))
+    d.kh, d.kw, d.channels = weight.shape
+    d.height, d.width = x.shape[-3], x.shape[-2]
+    (d.sh, d.sw), (d.ph, d.pw) = check.pair(stride, "stride", 1), check.pair(pad, "pad", 0)
+    d.dh, d.dw = check.pair(dilation, "dilation", 1)
+    d.oh = check.conv_size(d.height, d.kh, d.sh, d.ph, d.dh, "height")
+    d.ow = check.conv_size(d.width, d.kw, d.sw, d.pw, d.dw, "width")
+    y = check.output(out, (*x.shape[:-3], d.oh, d.ow, d.channels), x, weight, bias)
+
+    cdef const micro *u = &rt.tables[rt.active[0]]
+    d.path = PATH_TAPS
+    d.period = d.channels
+    if (d.kh, d.kw, d.dh, d.dw, d.ph, d.pw) == (3, 3, 1, 1, 1, 1) and d.sh == d.sw <= 2 and d.channels >= u.vl:
+        d.path = PATH_3X3
+    elif d.sw == 1:
+        d.path = PATH_FLAT
+        d.period = math.lcm(d.channels, u.vl)
+        weight = np.tile(weight, d.period // d.channels)
+        bias = None if bias is None else np.tile(bias, d.period // d.channels)
+    cdef const float[::1] xv = x.reshape(-1), wv = weight.reshape(-1), bv = bias
+    cdef float[::1] yv = y.reshape(-1)
+    d.x, d.weight, d.bias, d.y = &xv[0], &wv[0], floats(bv), &yv[0]
+
+    cdef int64_t unit, units = yv.shape[0] // (d.ow * d.channels), work = yv.shape[0] * d.kh * d.kw
+    cdef size_t size = max(d.width * d.channels * sizeof(float), 2 * d.kh * d.kw * sizeof(float *))
+    cdef void *memory
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads if work > 1 << 16 else 1):
+        memory = rt.scratch(size)
+        if memory != NULL and d.path == PATH_3X3:
+            memset(memory, 0, size)
+        for unit in prange(units, schedule="dynamic", chunksize=8):
+            if memory == NULL:
+                failed += 1
+            else:
+                depthwise_row(u, &d, unit, memory)
+    if failed:
+        raise MemoryError(f"depthwise_conv2d: no memory for {size} bytes of scratch")
+    return y
+
+
+cdef void depthwise_row(const micro *u, const depthwise_conv *d, int64_t unit, void *memory) noexcept nogil:
+    """Output row ``unit`` of all the batch's rows."""
+    cdef int64_t h = unit % d.oh, c = d.channels, begin = d.ow, end = d.ow, taps, w
+    cdef const float *image = d.x + unit // d.oh * d.height * d.width * c
+    cdef float *y = d.y + unit * d.ow * c
+    cdef depthwise_map whole
+    cdef const float **x = <const float **>memory
+    cdef const float **weight = x + d.kh * d.kw
+    if d.path == PATH_3X3:
+        whole.x, whole.height, whole.width, whole.channels, whole.stride = image, d.height, d.width, c, d.sh
+        whole.weight, whole.bias, whole.zeros, whole.act = d.weight, d.bias, <const float *>memory, d.act
+        depthwise3x3_row(u, &whole, h, 0, d.ow, y)
+        return
+    if d.path == PATH_FLAT:  # the pixels whose taps all lie inside the row
+        begin = min(d.pw, d.ow)
+        end = max(begin, min(d.ow, d.width + d.pw - (d.kw - 1) * d.dw))
+        if end > begin:
+            taps = gather(d, image, h, begin, x, weight)
+            u.depthwise_flat(y + begin * c, x, weight, taps, d.bias, d.period, (end - begin) * c, d.act)
+    for w in range(d.ow):
+        if not begin <= w < end:
+            taps = gather(d, image, h, w, x, weight)
+            u.depthwise_taps(y + w * c, x, weight, taps, d.bias, c, d.act)
+
+
+cdef inline int64_t gather(const depthwise_conv *d, const float *image, int64_t h, int64_t w, const float **x,
+                           const float **weight) noexcept nogil:
+    """Where the taps of output pixel (h, w) that lie inside the map, and their weights, are."""
+    cdef int64_t taps = 0, i, j, row, column
+    for i in range(d.kh):
+        row = h * d.sh + i * d.dh - d.ph
+        for j in range(d.kw):
+            column = w * d.sw + j * d.dw - d.pw
+            if 0 <= row < d.height and 0 <= column < d.width:
+                x[taps] = image + (row * d.width + column) * d.channels
+                weight[taps] = d.weight + (i * d.kw + j) * d.period
+                taps += 1
+    return taps

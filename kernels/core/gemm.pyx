@@ -1,0 +1,109 @@
+"""Matrix products on packed weights: linear layers, and the packing itself."""
+import numpy as np
+
+from cython.parallel cimport parallel, prange
+
+from core.common cimport *
+from core.products cimport *
+
+from mobilesam.kernels.core import check, memory
+from mobilesam.kernels.core import isa as isas
+from mobilesam.kernels.core.panels import Panels
+from mobilesam.kernels.core.threads import resolve
+
+cdef const runtime *rt = shared_runtime()
+
+# Below this many multiply-adds, waking a second thread costs more than it saves.
+cdef int64_t PARALLEL_WORK = 1 << 19
+
+
+def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
+    """Pack a weight for an ISA.
+
+    Args:
+        weight: (N, K) of a linear layer or (OC, KH, KW, C) of a convolution, float32 or float16.
+        precision: "fp32", "bf16" or "int8": what products with it are computed in; see :mod:`mobilesam.kernels.reference`.
+        isa: its name; by default the one in force.
+        lasting: False for what is soon let go, which then does not lie beside what a model keeps.
+
+    Returns:
+        Panels, accepted wherever the kernels take that weight. ValueError for a precision that this CPU lacks, and for
+        more than 65,536 columns in int8, whose sums of products have 32 bits.
+    """
+    if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float32, np.float16):
+        kind = weight.dtype if isinstance(weight, np.ndarray) else type(weight).__name__
+        raise TypeError(f"weight: expected a float32 or float16 NumPy array, got {kind}")
+    if weight.ndim not in (2, 4) or weight.size == 0:
+        raise ValueError(f"weight: expected shape (N, K) or (OC, KH, KW, C), got {weight.shape}")
+    cdef int nthreads = resolve(threads)
+    flat = np.ascontiguousarray(weight).reshape(weight.shape[0], -1)
+    cdef bint half = flat.dtype == np.float16
+    cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isas.index(isa, precision), j
+    if precision == "int8" and k > 1 << 16:
+        raise ValueError(f"weight: expected at most {1 << 16} columns in int8, got {k}")
+    cdef const micro *u = &rt.tables[index]
+    cdef int64_t nr = u.weight.columns, panels = round_up(n, nr) // nr
+    words = (memory.lasting if lasting else memory.empty)((panels, panel_words(u, k, half) // nr, nr), np.uint32)
+    cdef uint32_t[:, :, ::1] y = words
+    cdef const uint8_t[:, ::1] w = flat.view(np.uint8)
+    cdef int64_t item = 2 if half else 4
+    for j in prange(panels, nogil=True, num_threads=nthreads, use_threads_if=n * k > 65536, schedule="static"):
+        u.pack(<float *>&y[j, 0, 0], &w[j * nr, 0], half, min(nr, n - j * nr), k, k)
+    return Panels(words, tuple(weight.shape), index)
+
+
+def as_panels(weight, name, *shapes, threads=None):
+    """``weight`` packed, if it is not already, after checking its shape against one of ``shapes``."""
+    if not isinstance(weight, Panels):
+        return pack(check.array(weight, name, *shapes), lasting=False, threads=threads)
+    if not any(len(weight.shape) == len(s) and all(not isinstance(w, int) or w == n for n, w in zip(weight.shape, s))
+               for s in shapes):
+        raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got Panels of {weight.shape}")
+    return weight
+
+
+def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, threads=None):
+    """y = act(x · weightᵀ + bias + residual), as ``torch.nn.functional.linear``.
+
+    Args:
+        x: (..., K) float32.
+        weight: (N, K) float32, or Panels of that shape.
+        bias: (N,) float32.
+        activation: None, "gelu" or "relu".
+        residual: (..., N) float32, added before the activation.
+        out: (..., N) float32 to write into.
+
+    Returns:
+        (..., N) float32. TypeError or ValueError names the argument that does not fit.
+    """
+    cdef int act = check.activation(activation), nthreads = resolve(threads)
+    x = check.array(x, "x", (None, "K"))
+    weight = as_panels(weight, "weight", ("N", x.shape[-1]), threads=threads)
+    shape = (*x.shape[:-1], weight.n)
+    bias = check.optional(bias, "bias", (weight.n,))
+    residual = check.optional(residual, "residual", shape)
+    y = check.output(out, shape, x, bias, residual)
+    cdef const float[::1] xv = x.reshape(-1), bv = bias
+    cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
+    cdef layer_product p
+    p.w = as_matrix(rt, weight)
+    cdef float[::1] yv = y.reshape(-1)
+    p.m, p.x, p.bias, p.residual, p.y, p.act = xv.shape[0] // p.w.k, &xv[0], floats(bv), floats(rv), &yv[0], act
+    p.scale = 1
+    if p.m * p.w.n * p.w.k <= PARALLEL_WORK:
+        nthreads = 1
+    divide_product(&p, nthreads)
+    cdef int64_t unit
+    cdef size_t size = product_bytes(&p)
+    cdef float *operand
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads):
+        operand = <float *>rt.scratch(size) if size else NULL
+        for unit in prange(p.units, schedule="dynamic"):
+            if size and operand == NULL:
+                failed += 1
+            else:
+                product_unit(&p, unit, operand)
+    if failed:
+        raise MemoryError(f"linear: no memory for {size} bytes of scratch")
+    return y

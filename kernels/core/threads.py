@@ -1,0 +1,77 @@
+"""One policy for the number of threads, and what happens after a fork."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from mobilesam.kernels.core import isa
+
+VARIABLE = "MOBILESAM_NUM_THREADS"
+MAX_THREADS = 1024
+EXPECTED = f"expected a whole number from 1 to {MAX_THREADS}"
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _cgroup_quota() -> float:
+    """CPUs that the control group grants (v2 cpu.max or v1 quota over period); infinity where none is set."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text()
+        except OSError:
+            return math.inf
+    try:
+        return float(quota) / float(period) if float(quota) > 0 else math.inf
+    except (ValueError, ZeroDivisionError):
+        return math.inf
+
+
+def checked(threads: object, name: str = "threads") -> int:
+    """``threads`` as an int from 1 to 1024, or a ValueError that calls it ``name``."""
+    try:
+        count = 0 if isinstance(threads, (bool, str)) else threads.__index__()  # type: ignore[attr-defined]
+    except AttributeError:
+        count = 0
+    if not 1 <= count <= MAX_THREADS:
+        raise ValueError(f"{name}: {EXPECTED}, got {threads!r}")
+    return count
+
+
+def default_threads() -> int:
+    """MOBILESAM_NUM_THREADS, else the CPUs that this process may use by affinity and control-group quota."""
+    wanted = os.environ.get(VARIABLE)
+    if wanted:
+        try:
+            return checked(int(wanted))
+        except ValueError:
+            raise ValueError(f"{VARIABLE}: {EXPECTED}, got {wanted!r}") from None
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(usable, _cgroup_quota())))
+
+
+def resolve(threads: int | None) -> int:
+    """The number of threads a kernel call runs on.
+
+    One without OpenMP, and one in a forked child: its copy of the OpenMP pool has no threads, and waiting for them
+    would hang.
+    """
+    count = _default if threads is None else checked(threads)
+    return 1 if _forked or not _openmp else count
+
+
+_default = default_threads()
+_openmp = isa.openmp()

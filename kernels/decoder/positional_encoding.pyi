@@ -1,0 +1,14 @@
+import numpy as np
+from numpy.typing import NDArray
+
+from mobilesam.kernels.core.check import F32
+
+def encode_positions(
+    xy: F32,
+    size: int,
+    gaussian: F32,
+    kinds: NDArray[np.intp] | None = None,
+    embeddings: F32 | None = None,
+    *,
+    threads: int | None = None,
+) -> F32: ...

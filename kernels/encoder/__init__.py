@@ -1,0 +1,1 @@
+"""The fused passes of the image encoder. Imports `core`."""

@@ -1,0 +1,230 @@
+"""TinyViT's windowed self-attention as one pass per window."""
+import numpy as np
+
+from cython.parallel cimport parallel, prange
+from libc.math cimport INFINITY, sqrt
+from libc.string cimport memcpy, memset
+
+from core.common cimport *
+
+from mobilesam.kernels.core import check, isa, memory
+from mobilesam.kernels.core.gemm import as_panels, linear
+from mobilesam.kernels.core.threads import resolve
+
+cdef const runtime *rt = shared_runtime()
+
+# Query rows whose scores are held at once: 75 KB for windows of 14, in L2; 28 or 42 rows, nearer to L1, time the same.
+cdef int64_t QUERIES = 84
+
+
+def pack_attention_bias(table, index):
+    """Each head's values of the pairs of a window's tokens, as :func:`window_attention` reads them.
+
+    Args:
+        table: (heads, offsets) float32.
+        index: (N, N) integers, of a query's and a key's offset; from 0.
+
+    Returns:
+        (heads, N, N) float32, whose last axis goes on with −inf to whole panels of the ISA in force.
+
+    Source: ``attention_biases[:, attention_bias_idxs]`` of ``Attention`` in the reference's modeling/tiny_vit_sam.py.
+    """
+    table = check.array(table, "table", ("heads", "offsets"))
+    cdef int64_t heads = table.shape[0], offsets = table.shape[1], n, columns, h, i, j
+    check.instance(index, "index", np.ndarray)
+    if index.dtype.kind not in "iu":
+        raise TypeError(f"index: expected integers, got {index.dtype}")
+    if index.ndim != 2 or index.shape[0] != index.shape[1] or index.size == 0:
+        raise ValueError(f"index: expected shape (N, N), got {index.shape}")
+    if not 0 <= index.min() <= index.max() < offsets:
+        raise ValueError(f"index: expected numbers from 0 to {offsets - 1}, got {index.min()} to {index.max()}")
+    index = np.ascontiguousarray(index, np.int64)
+    n = index.shape[0]
+    columns = round_up(n, isa.panel_width())
+    packed = memory.lasting((heads, n, columns))
+    cdef const float[:, ::1] tv = table
+    cdef const int64_t[:, ::1] iv = index
+    cdef float[:, :, ::1] yv = packed
+    with nogil:
+        for h in range(heads):
+            for i in range(n):
+                for j in range(n):
+                    yv[h, i, j] = tv[h, iv[i, j]]
+                for j in range(n, columns):
+                    yv[h, i, j] = -INFINITY
+    return packed
+
+
+cdef struct window_pass:
+    const float *x  # (height, width, c)
+    float *y
+    const float *norm_weight
+    const float *norm_bias
+    matrix qkv
+    const float *qkv_bias
+    matrix proj
+    const float *proj_bias
+    const float *bias  # (heads, n, columns), -inf beyond n
+    const float *pad_qkv  # (3c): what a padded token projects to
+    int64_t height, width, c, heads, d, window, n, columns
+    float eps, scale
+    bint narrow  # attends by `attend`
+
+
+def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, attention_bias, *, window,
+                     eps=1e-5, out=None, threads=None):
+    """x + attn(x) in windows: TinyViT's ``Attention`` with the partition around it, one pass per window.
+
+    The map is zero-padded right and below to a multiple of the window *before* the norm, so a padded token is the norm's
+    bias, and an unmasked key; all padded tokens project to the same q, k, v, which are computed once. For head h
+    ``softmax(q_h k_hᵀ · d^−½ + attention_bias[h]) v_h``, heads concatenated, then the projection and the shortcut.
+    Where qkv_weight is packed in a narrow precision, both of attention's products are bf16, if the CPU has that.
+
+    Args:
+        x: (H, W, C) float32.
+        norm_weight, norm_bias: (C,) float32.
+        qkv_weight: (3C, C), rows laid out per head as (q, k, v), d = C / heads each; qkv_bias: (3C,).
+        proj_weight: (C, C); proj_bias: (C,).
+        attention_bias: (heads, N, N) float32, N = window², or as :func:`pack_attention_bias` makes it.
+        window: side of a window in tokens.
+        out: (H, W, C) to write into; may be ``x`` itself.
+
+    Returns:
+        (H, W, C) float32.
+
+    Source: ``Attention`` and ``TinyViTBlock`` in the reference's modeling/tiny_vit_sam.py.
+    """
+    cdef window_pass p
+    cdef int nthreads = resolve(threads)
+    x = check.array(x, "x", ("H", "W", "C"))
+    p.height, p.width, p.c = x.shape
+    p.window = check.whole(window, "window", 1)
+    p.n = p.window * p.window
+    qkv = as_panels(qkv_weight, "qkv_weight", (3 * p.c, p.c), threads=threads)
+    proj = as_panels(proj_weight, "proj_weight", (p.c, p.c), threads=threads)
+    p.qkv, p.proj = as_matrix(rt, qkv), as_matrix(rt, proj)
+    cdef const micro *u = p.qkv.u
+    check_same_isa(&p.proj, &p.qkv, "proj_weight")
+    p.columns, p.narrow = round_up(p.n, u.nr), u.attend != NULL
+    bias = check.array(attention_bias, "attention_bias", ("heads", p.n, p.n), ("heads", p.n, p.columns))
+    if p.c % bias.shape[0]:
+        raise ValueError(f"attention_bias: expected a number of heads that divides {p.c} channels, got {bias.shape[0]}")
+    if bias.shape[2] != p.columns:
+        bias = np.pad(bias, [(0, 0), (0, 0), (0, p.columns - bias.shape[2])], constant_values=-np.inf)
+    p.heads = bias.shape[0]
+    p.d = p.c // p.heads
+    p.eps, p.scale = eps, 1 / sqrt(p.d)
+    cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (p.c,)), nb = check.array(norm_bias, "norm_bias", (p.c,))
+    cdef const float[::1] qb = check.array(qkv_bias, "qkv_bias", (3 * p.c,)), pb = check.array(proj_bias, "proj_bias", (p.c,))
+    cdef const float[::1] pad_qkv = linear(np.asarray(nb), qkv, np.asarray(qb), threads=1)
+    cdef const float[:, :, ::1] bv = bias
+    y = check.output(out, x.shape, *(() if out is x else (x,)), norm_weight, norm_bias, qkv_bias, proj_bias, bias)
+    cdef const float[::1] xv = x.reshape(-1)
+    cdef float[::1] yv = y.reshape(-1)
+    p.x, p.y, p.norm_weight, p.norm_bias, p.pad_qkv = &xv[0], &yv[0], &nw[0], &nb[0], &pad_qkv[0]
+    p.qkv_bias, p.proj_bias, p.bias = &qb[0], &pb[0], &bv[0, 0, 0]
+
+    cdef int64_t across = (p.width + p.window - 1) // p.window, down = (p.height + p.window - 1) // p.window, unit
+    cdef size_t size = sizeof(float) * (5 * p.n * p.c + p.columns * p.d + p.n * round_up(p.d, u.nr)
+                                        + (QUERIES + p.n) * p.columns + 128
+                                        + max(operand_floats(&p.qkv, p.n), operand_floats(&p.proj, p.n))
+                                        + (attend_bytes(u, p.n, p.d) // 4 if p.narrow else 0)) + p.n * sizeof(float *)
+    cdef float *scratch
+    cdef int failed = 0
+    with nogil, parallel(num_threads=nthreads):
+        scratch = <float *>rt.scratch(size)
+        for unit in prange(across * down, schedule="dynamic"):
+            if scratch == NULL:
+                failed += 1
+            else:
+                one_window(u, &p, unit // across * p.window, unit % across * p.window, scratch)
+    if failed:
+        raise MemoryError(f"window_attention: no memory for {size} bytes of scratch")
+    return y
+
+
+cdef void one_window(const micro *u, const window_pass *p, int64_t top, int64_t left, float *free) noexcept nogil:
+    """The window at (top, left): its m real tokens are gathered, projected, attended and scattered back."""
+    cdef int64_t c = p.c, d = p.d, rows = min(p.window, p.height - top), cols = min(p.window, p.width - left), m = rows * cols
+    cdef int64_t r, i, h, block, count
+    cdef float *tokens = take(&free, p.n * c)
+    cdef float *qkv = take(&free, 3 * p.n * c)
+    cdef float *mixed = take(&free, p.n * c)
+    cdef float *keys = take(&free, p.columns * d)
+    cdef float *values = take(&free, p.n * round_up(d, u.nr))
+    cdef float *scores = take(&free, QUERIES * p.columns)
+    cdef float *edge_bias = take(&free, p.n * p.columns)
+    cdef const float *bias
+    for r in range(rows):
+        u.layer_norm(tokens + r * cols * c, c, p.x + ((top + r) * p.width + left) * c, c, cols, c, p.norm_weight,
+                     p.norm_bias, p.eps, ACT_NONE)
+    product(&p.qkv, m, tokens, c, p.qkv_bias, NULL, 0, qkv, 3 * c, ACT_NONE, free)
+    if p.narrow:
+        attend_narrow(u, p, rows, cols, qkv, mixed, edge_bias, free)
+    for h in range(0 if p.narrow else p.heads):
+        pack_window(u, p, qkv + 3 * h * d, p.pad_qkv + 3 * h * d, rows, cols, keys, values)
+        bias = p.bias + h * p.n * p.columns
+        if m < p.n:
+            bias = real_rows(p, bias, rows, cols, edge_bias)
+        for block in range((m + QUERIES - 1) // QUERIES):
+            i = block * QUERIES
+            count = min(QUERIES, m - i)
+            gemm(u, count, p.columns, d, qkv + i * 3 * c + 3 * h * d, 3 * c, keys, NULL, bias + i * p.columns, p.columns,
+                 scores, p.columns, ACT_NONE)
+            u.softmax(scores, p.columns, scores, p.columns, count, p.columns)
+            gemm(u, count, d, p.n, scores, p.columns, values, NULL, NULL, 0, mixed + i * c + h * d, c, ACT_NONE)
+    product(&p.proj, m, mixed, c, p.proj_bias, NULL, 0, tokens, c, ACT_NONE, free)
+    for r in range(rows):
+        i = ((top + r) * p.width + left) * c
+        u.add(p.y + i, p.x + i, tokens + r * cols * c, cols * c)
+
+
+cdef const float *real_rows(const window_pass *p, const float *bias, int64_t rows, int64_t cols, float *edge_bias) noexcept nogil:
+    """A head's bias without the rows of padded tokens, in ``edge_bias``."""
+    cdef int64_t r
+    for r in range(rows):
+        memcpy(edge_bias + r * cols * p.columns, bias + r * p.window * p.columns, cols * p.columns * sizeof(float))
+    return edge_bias
+
+
+cdef void attend_narrow(const micro *u, const window_pass *p, int64_t rows, int64_t cols, const float *qkv, float *mixed,
+                        float *edge_bias, float *free) noexcept nogil:
+    """Every head of a window, by `attend`."""
+    cdef int64_t j, h, m = rows * cols
+    cdef const float **tokens = <const float **>free
+    cdef const float *bias
+    cdef attend_args g
+    free += round_up(p.n * sizeof(float *), 64) // sizeof(float)
+    for j in range(p.n):
+        tokens[j] = qkv + (j // p.window * cols + j % p.window) * 3 * p.c if j // p.window < rows and j % p.window < cols else p.pad_qkv
+    g.m, g.n, g.d, g.ldq, g.tokens, g.ldbias, g.scale = m, p.n, p.d, 3 * p.c, tokens, p.columns, p.scale
+    g.ldy, g.scratch = p.c, free
+    for h in range(p.heads):
+        bias = p.bias + h * p.n * p.columns
+        g.bias = bias if m == p.n else real_rows(p, bias, rows, cols, edge_bias)
+        g.q, g.y = qkv + 3 * h * p.d, mixed + h * p.d
+        g.at_k, g.at_v = (3 * h + 1) * p.d, (3 * h + 2) * p.d
+        u.attend(&g)
+
+
+cdef void pack_window(const micro *u, const window_pass *p, const float *qkv, const float *pad, int64_t rows, int64_t cols,
+                      float *keys, float *values) noexcept nogil:
+    """One head's keys, scaled, and values of all N window positions as panels: (columns/NR, d, NR) and (ceil(d/NR), N, NR)."""
+    cdef int64_t nr = u.nr, d = p.d, j, r = 0, col = 0
+    cdef const float *token
+    memset(keys + (p.columns - nr) * d, 0, nr * d * sizeof(float))
+    if d % nr:
+        memset(values + d // nr * p.n * nr, 0, p.n * nr * sizeof(float))
+    for j in range(p.n):
+        token = qkv + (r * cols + col) * 3 * p.c if r < rows and col < cols else pad
+        pack_key(token + d, d, p.scale, nr, keys + j // nr * d * nr + j % nr)
+        pack_value(token + 2 * d, d, nr, p.n * nr, values + j * nr)
+        col += 1
+        if col == p.window:
+            r, col = r + 1, 0
+
+
+cdef inline void pack_key(const float *key, int64_t d, float scale, int64_t nr, float *column) noexcept nogil:
+    cdef int64_t i
+    for i in range(d):
+        column[i * nr] = key[i] * scale

@@ -1,0 +1,3 @@
+"""What `mobilesam` offers: a model, an embedding, a segmentation, everything-mode. Imports `network`, `masks`,
+`images` and `checkpoints`.
+"""

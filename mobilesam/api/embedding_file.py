@@ -1,0 +1,97 @@
+"""Embeddings as files: safetensors, with the image's sizes and what encoded it."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE
+from ..images.geometry import Size
+from ..util.files import check_folder, whole_file
+
+FORMAT = "mobilesam embedding"
+FORMAT_VERSION = "1"
+FEATURES = "features"
+SHAPE = (EMBED_SIZE, EMBED_SIZE, EMBED_DIM)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What encodes an image: a checkpoint, by its SHA-256, in a precision."""
+
+    checkpoint_sha256: str
+    precision: str
+
+
+def write(
+    path: str | os.PathLike[str],
+    features: NDArray[np.float32],
+    original_size: Size,
+    input_size: Size,
+    maker: Maker,
+) -> None:
+    """Write an embedding, whole or not at all. Raises OSError where the file cannot be written."""
+    path = Path(path)
+    check_folder(path)
+    metadata = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "original_size": "{},{}".format(*original_size),
+        "input_size": "{},{}".format(*input_size),
+        "checkpoint_sha256": maker.checkpoint_sha256,
+        "precision": maker.precision,
+    }
+    with whole_file(path) as partial:
+        partial.write_bytes(safetensors.numpy.save({FEATURES: features}, metadata))
+
+
+def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32], Size, Size]:
+    """The features (64, 64, 256), read-only, original_size and input_size of an embedding by this maker.
+
+    Raises FileNotFoundError, or ValueError for a file that is no embedding or damaged, and for one that another
+    checkpoint or precision has made.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no such embedding: {path}")
+    try:
+        with cast(Any, safetensors.safe_open(path, framework="numpy")) as file:
+            metadata = file.metadata() or {}
+            features = file.get_tensor(FEATURES) if FEATURES in file.keys() else None  # noqa: SIM118 (no mapping)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{path}: not a saved embedding, or a damaged one: {str(error)!a:.200}") from None
+    if metadata.get("format") != FORMAT or features is None:
+        raise ValueError(f"{path}: not a saved embedding")
+    if metadata.get("format_version") != FORMAT_VERSION:
+        problem = f"format_version {metadata.get('format_version')!a:.20}, expected {FORMAT_VERSION!r}"
+        raise ValueError(f"{path}: {problem}")
+    if features.dtype != np.float32 or features.shape != SHAPE or not np.isfinite(features).all():
+        problem = f"features are {features.dtype} {features.shape}, expected finite float32 {SHAPE}"
+        raise ValueError(f"{path}: a damaged embedding: {problem}")
+    if metadata.get("checkpoint_sha256") != maker.checkpoint_sha256:
+        theirs = f"{metadata.get('checkpoint_sha256')!a:.20}"
+        ours = f"{maker.checkpoint_sha256[:18]!r}"
+        problem = f"made with the checkpoint of SHA-256 {theirs}..., but the model's is {ours}..."
+        raise ValueError(f"{path}: {problem}: give the model of that checkpoint, or encode the image again")
+    if metadata.get("precision") != maker.precision:
+        problem = f"made in precision {metadata.get('precision')!a:.20}, but the model's is {maker.precision!r}"
+        raise ValueError(f"{path}: {problem}: encode the image again")
+    features.flags.writeable = False
+    original_size, input_size = (_size(path, metadata, name) for name in ("original_size", "input_size"))
+    if max(input_size) > IMG_SIZE:
+        raise ValueError(f"{path}: a damaged embedding: input_size is {input_size}, expected at most {IMG_SIZE}")
+    return features, original_size, input_size
+
+
+def _size(path: Path, metadata: dict[str, str], name: str) -> Size:
+    try:
+        height, width = map(int, metadata[name].split(","))
+        if min(height, width) < 1:
+            raise ValueError
+    except (KeyError, ValueError):
+        raise ValueError(f"{path}: a damaged embedding: {name} is {metadata.get(name)!a:.30}, expected 'h,w'") from None
+    return height, width

@@ -1,0 +1,330 @@
+"""Everything-mode: the masks of a whole image, from a grid of points over it and over crops of it.
+
+Source: the reference's automatic_mask_generator.py and utils/amg.py, whose names, defaults, order and records these
+are. What differs is the order of the work. The scores of a point's candidates come first, and one that fails by its
+score is never drawn. The others go from 256×256 logits to run lengths in one pass (`kernels.mask_runs`). And the
+crops come in the order in which the last suppression of duplicates ranks their masks, the smallest first, so that a
+crop's masks are final as soon as it is done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from .. import kernels
+from ..images.arrays import ImageLike
+from ..images.geometry import Size
+from ..images.photo import open_rgb
+from ..masks import rle
+from ..masks.objects import Record
+from ..masks.regions import nms, remove_small_regions
+from ..masks.rle import RLE, UncompressedRLE
+from ..network.mask_decoder import Candidates
+from .model import Embedding, MobileSAM, default_model
+
+Box = tuple[int, int, int, int]  # x0, y0, x1, y1
+Progress = Callable[[int, int], object]
+
+OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+MASK_THRESHOLD = 0.0
+EDGE = 20  # pixels: what comes so near a crop's edge is cut off by it
+
+
+@dataclass(slots=True)
+class _Mask:
+    """A record in the making: run lengths, and box and point in the image's pixels."""
+
+    counts: NDArray[np.uint32]
+    box: Box
+    predicted_iou: float
+    stability_score: float
+    point: tuple[float, float]
+    crop_box: Box
+
+
+class MaskGenerator:
+    """All masks of an image, under the reference's parameters."""
+
+    def __init__(
+        self,
+        model: MobileSAM,
+        points_per_side: int | None = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        point_grids: Sequence[ArrayLike] | None = None,
+        min_mask_region_area: float = 0,
+        output_mode: str = "binary_mask",
+    ) -> None:
+        """Check the parameters.
+
+        model: what `mobilesam.load` gives.
+        points_per_side: the grid has its square of points; None where point_grids are given.
+        points_per_batch: how many points the decoder is given at a time. The result does not depend on it.
+        pred_iou_thresh: a mask's predicted IoU exceeds it; 0 lets all pass.
+        stability_score_thresh: a mask's stability is at least this; 0 lets all pass.
+        stability_score_offset: how far the thresholds that the stability compares are from the mask's own, a logit
+        of 0.
+        box_nms_thresh: of two masks of a crop whose boxes' IoU exceeds it, the one of lower predicted IoU goes.
+        crop_n_layers: layer i has 4^i crops of the image; layer 0 is the image and always there.
+        crop_nms_thresh: of masks of two crops whose boxes' IoU exceeds it, that of the larger crop goes.
+        crop_overlap_ratio: how far crops of layer 1 overlap, over the image's short side; half as far in the next.
+        crop_n_points_downscale_factor: the points a side in layer i are divided by its i-th power.
+        point_grids: (N, 2) points for each layer, x and y from 0 to 1, in place of points_per_side.
+        min_mask_region_area: above 0, holes and islands of fewer pixels are removed, and duplicates once more.
+        output_mode: "binary_mask", "uncompressed_rle" or "coco_rle".
+        Raises TypeError for another model, ValueError for another parameter, naming it.
+        """
+        if not isinstance(model, MobileSAM):
+            raise TypeError(f"model must be what mobilesam.load() gives, got {type(model).__name__}")
+        if (points_per_side is None) == (point_grids is None):
+            raise ValueError("give points_per_side or point_grids, and None for the other")
+        if output_mode not in OUTPUT_MODES:
+            raise ValueError(f"output_mode must be one of {', '.join(OUTPUT_MODES)}, got {output_mode!r}")
+        self.model = model
+        self.points_per_batch = _whole("points_per_batch", points_per_batch, 1)
+        self.pred_iou_thresh = _number("pred_iou_thresh", pred_iou_thresh)
+        self.stability_score_thresh = _number("stability_score_thresh", stability_score_thresh)
+        self.stability_score_offset = _number("stability_score_offset", stability_score_offset)
+        self.box_nms_thresh = _number("box_nms_thresh", box_nms_thresh)
+        self.crop_n_layers = _whole("crop_n_layers", crop_n_layers, 0)
+        self.crop_nms_thresh = _number("crop_nms_thresh", crop_nms_thresh)
+        self.crop_overlap_ratio = _number("crop_overlap_ratio", crop_overlap_ratio, 1)
+        self.crop_n_points_downscale_factor = _whole(
+            "crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1
+        )
+        self.min_mask_region_area = _number("min_mask_region_area", min_mask_region_area)
+        self.output_mode = output_mode
+        layers = self.crop_n_layers + 1
+        if point_grids is not None:
+            self.point_grids = _checked_grids(point_grids, layers)
+        else:
+            side, factor = _whole("points_per_side", points_per_side, 1), self.crop_n_points_downscale_factor
+            if side < factor**self.crop_n_layers:
+                raise ValueError(
+                    f"points_per_side must leave a point a side in every layer: at least {factor**self.crop_n_layers} "
+                    f"with crop_n_layers {self.crop_n_layers} and crop_n_points_downscale_factor {factor}, got {side}"
+                )
+            self.point_grids = [_build_point_grid(side // factor**i) for i in range(layers)]
+
+    def generate(self, image: ImageLike) -> list[Record]:
+        """The records of all masks, the smallest crops' first, then by falling predicted IoU.
+
+        With min_mask_region_area, those that it changed come after all others. image and errors as for
+        `MobileSAM.encode`.
+        """
+        return list(self.generate_iter(image))
+
+    def generate_iter(self, image: ImageLike, *, progress: Progress | None = None) -> Iterator[Record]:
+        """The records of `generate`, in its order, each as soon as nothing can change or remove it any more.
+
+        That is when its crop is done: a later point's mask may have a higher predicted IoU, but a later crop's are
+        always duplicates of earlier ones. Without crop_n_layers all come at the end. progress: called with the
+        number of points done, and of all. The image is read, and its errors raised, before this returns.
+        """
+        return self._records(open_rgb(image), progress or (lambda done, total: None))
+
+    def _records(self, photo: Image.Image, progress: Progress) -> Iterator[Record]:
+        size = photo.height, photo.width
+        crops = _ranked(_generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio))
+        total, done = sum(len(self.point_grids[layer]) for _, layer, _ in crops), 0
+        boxes: list[Box] = []
+        ranks: list[np.float32] = []
+        unchanged: list[Box] = []
+        changed: list[_Mask] = []
+        for crop_box, layer, rank in crops:
+            masks: list[_Mask] = []
+            for masks_of_point in self._masks_of_crop(photo, crop_box, self.point_grids[layer], size):
+                masks += masks_of_point
+                done += 1
+                progress(done, total)
+            masks = _kept(masks, nms([m.box for m in masks], [m.predicted_iou for m in masks], self.box_nms_thresh))
+            if len(crops) > 1:
+                scores = ranks + [rank] * len(masks)
+                among_all = nms(boxes + [mask.box for mask in masks], scores, self.crop_nms_thresh)
+                masks = _kept(masks, among_all[len(boxes) :] - len(boxes))
+            boxes += [mask.box for mask in masks]
+            ranks += [rank] * len(masks)
+            for mask in masks:
+                if self.min_mask_region_area > 0 and _clean(mask, size, self.min_mask_region_area):
+                    changed.append(mask)
+                else:
+                    unchanged.append(mask.box)
+                    yield self._record(mask, size)
+        # Those unchanged precede, and have passed these thresholds among themselves.
+        scores = [np.float32(1)] * len(unchanged) + [np.float32(0)] * len(changed)
+        among_all = nms(unchanged + [m.box for m in changed], scores, max(self.box_nms_thresh, self.crop_nms_thresh))
+        for mask in _kept(changed, among_all[len(unchanged) :] - len(unchanged)):
+            yield self._record(mask, size)
+
+    def _masks_of_crop(
+        self, photo: Image.Image, crop_box: Box, grid: NDArray[np.float64], size: Size
+    ) -> Iterator[list[_Mask]]:
+        """For each point of the grid, the masks that pass the thresholds and are not cut off by the crop's edge."""
+        x0, y0, x1, y1 = crop_box
+        embedding = self.model.encode(photo.crop(crop_box) if crop_box != (0, 0, *photo.size) else photo)
+        points = grid * (x1 - x0, y1 - y0)
+        (height, width), (input_height, input_width) = embedding.original_size, embedding.input_size
+        on_canvas = (points * (input_width / width, input_height / height)).astype(np.float32)
+        label = np.ones(1, np.int32)
+        for first in range(0, len(points), self.points_per_batch):
+            batch = slice(first, first + self.points_per_batch)
+            sparse = [self.model.prompt_encoder.sparse(point[None], label, None) for point in on_canvas[batch]]
+            answers = self.model.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=True)
+            for (x, y), candidates in zip(points[batch].tolist(), answers):
+                yield self._masks_of_point(candidates, (x + x0, y + y0), embedding, crop_box, size)
+
+    def _masks_of_point(
+        self, candidates: Candidates, point: tuple[float, float], embedding: Embedding, crop_box: Box, size: Size
+    ) -> list[_Mask]:
+        scores = candidates.scores
+        passed = np.flatnonzero((scores > self.pred_iou_thresh) | (self.pred_iou_thresh <= 0)).tolist()
+        if not passed:
+            return []
+        all_runs, counts = kernels.mask_runs(
+            candidates.draw(passed), crop=embedding.input_size, size=embedding.original_size, threshold=MASK_THRESHOLD,
+            offset=self.stability_score_offset, threads=self.model.threads,
+        )  # fmt: skip
+        with np.errstate(invalid="ignore"):  # an empty mask's 0/0, which passes no threshold
+            stability = np.divide(*counts.T.astype(np.float32))
+        stable = (stability >= self.stability_score_thresh) | (self.stability_score_thresh <= 0)
+        masks = []
+        for i, runs in enumerate(all_runs):
+            box = _box_of_runs(runs, crop_box)
+            if stable[i] and not _is_near_crop_edge(box, crop_box, size):
+                runs = runs + np.array([crop_box[0], crop_box[1], crop_box[1]], np.int32)
+                score = float(scores[passed[i]]), float(stability[i])
+                masks.append(_Mask(rle.from_runs(runs, size), box, *score, point, crop_box))
+        return masks
+
+    def _record(self, mask: _Mask, size: Size) -> Record:
+        plain: UncompressedRLE = {"size": list(size), "counts": mask.counts.tolist()}
+        forms = {"binary_mask": rle.decode, "uncompressed_rle": lambda same: same, "coco_rle": rle.compress}
+        return {
+            "segmentation": forms[self.output_mode](plain),
+            "area": int(mask.counts[1::2].sum()),
+            "bbox": _box_xywh(mask.box),
+            "predicted_iou": mask.predicted_iou,
+            "point_coords": [list(mask.point)],
+            "stability_score": mask.stability_score,
+            "crop_box": _box_xywh(mask.crop_box),
+        }
+
+
+def everything(image: ImageLike, *, model: MobileSAM | None = None, **parameters: Any) -> list[Record]:
+    """The masks of a whole image, without a prompt: `SamAutomaticMaskGenerator(model, **parameters).generate(image)`.
+
+    model: None for the packaged checkpoint, loaded once per process.
+    """
+    return MaskGenerator(default_model() if model is None else model, **parameters).generate(image)
+
+
+def _clean(mask: _Mask, size: Size, min_area: float) -> bool:
+    """Whether the mask had small holes or islands, of which it then has none."""
+    cleaned: RLE = {"size": size, "counts": mask.counts}
+    cleaned, had_holes = remove_small_regions(cleaned, min_area, "holes")
+    cleaned, had_islands = remove_small_regions(cleaned, min_area, "islands")
+    if had_holes or had_islands:
+        mask.counts = np.array(cleaned["counts"], np.uint32)
+        mask.box = _box_of_runs(rle.to_runs(cleaned), (0, 0, 0, 0))
+    return had_holes or had_islands
+
+
+def _kept(masks: list[_Mask], indices: NDArray[np.int64]) -> list[_Mask]:
+    return [masks[i] for i in indices.tolist()]
+
+
+def _box_of_runs(runs: NDArray[np.integer], crop_box: Box) -> Box:
+    """In the image, the first and last column and row of a mask in the crop; the crop's corner where it is empty."""
+    x0, y0, *_ = crop_box
+    if not len(runs):
+        return x0, y0, x0, y0
+    columns, first, end = runs.T
+    return x0 + int(columns[0]), y0 + int(first.min()), x0 + int(columns[-1]), y0 + int(end.max()) - 1
+
+
+def _box_xywh(box: Box) -> list[int]:
+    x0, y0, x1, y1 = box
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _is_near_crop_edge(box: Box, crop_box: Box, size: Size) -> bool:
+    """Whether a side of the box is near the crop's and not near the image's."""
+    sides = zip(box, crop_box, (0, 0, size[1], size[0]))
+    return any(abs(side - crop) <= EDGE < abs(side - image) for side, crop, image in sides)
+
+
+def _build_point_grid(n_per_side: int) -> NDArray[np.float64]:
+    """The centres (n², 2) of n×n cells of a unit square, row by row."""
+    offset = 1 / (2 * n_per_side)
+    centres = np.linspace(offset, 1 - offset, n_per_side)
+    return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
+
+
+def _generate_crop_boxes(size: Size, n_layers: int, overlap_ratio: float) -> list[tuple[Box, int]]:
+    """The crops' boxes and layers. Small images have fewer: a crop that would be empty is left out."""
+    height, width = size
+    crops: list[tuple[Box, int]] = [((0, 0, width, height), 0)]
+    for layer in range(1, n_layers + 1):
+        n = 2**layer
+        overlap = int(overlap_ratio * min(size) * (2 / n))
+        crop_w, crop_h = (math.ceil((overlap * (n - 1) + length) / n) for length in (width, height))
+        for i, j in product(range(n), range(n)):
+            x0, y0 = (crop_w - overlap) * i, (crop_h - overlap) * j
+            if x0 < width and y0 < height:
+                crops.append(((x0, y0, min(x0 + crop_w, width), min(y0 + crop_h, height)), layer))
+    return crops
+
+
+def _ranked(crops: list[tuple[Box, int]]) -> list[tuple[Box, int, np.float32]]:
+    """The crops by falling rank, 1/area, which their masks have in the suppression between crops."""
+    areas = np.array([(x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in crops], np.float32)
+    ranks = np.float32(1) / areas
+    return [(*crops[i], ranks[i]) for i in np.argsort(-ranks, kind="stable").tolist()]
+
+
+def _whole(name: str, value: object, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return int(value)
+
+
+def _number(name: str, value: object, most: float = math.inf) -> float:
+    numeric = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not numeric or not 0 <= value <= most or math.isinf(value):  # type: ignore[operator, arg-type]
+        span = "of at least 0" if math.isinf(most) else f"from 0 to {most:g}"
+        raise ValueError(f"{name} must be a number {span}, got {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+def _checked_grids(point_grids: Sequence[ArrayLike], layers: int) -> list[NDArray[np.float64]]:
+    if isinstance(point_grids, np.ndarray) and point_grids.ndim != 3:
+        raise ValueError(
+            f"point_grids must be a list of one (N, 2) array for each layer, got shape {point_grids.shape}"
+        )
+    grids = []
+    for grid in point_grids:
+        points = np.asarray(grid, np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or not len(points):
+            raise ValueError(f"point_grids must hold arrays (N, 2) of at least one point, got shape {points.shape}")
+        outside = points[~((points >= 0) & (points <= 1)).all(axis=1)]
+        if len(outside):
+            raise ValueError(f"point_grids must have x and y from 0 to 1, got ({outside[0, 0]:g}, {outside[0, 1]:g})")
+        grids.append(points)
+    if len(grids) < layers:
+        raise ValueError(f"point_grids must have a grid for each of {layers} layers, got {len(grids)}")
+    return grids

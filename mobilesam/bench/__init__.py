@@ -1,0 +1,3 @@
+"""Timing: this package against other engines, the page, the loss of a precision. Imports `api`, `onnx` and what
+lies below.
+"""

@@ -1,0 +1,180 @@
+"""The engines that the benchmark times this package against, and its baselines of the depthwise convolution.
+
+ONNX Runtime is needed to import this; OpenVINO takes part where it is installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import onnx
+import onnxruntime  # type: ignore[import-untyped]
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+from onnx import ModelProto, helper, numpy_helper
+
+from ..onnx.export import DECODER, ENCODER, export_onnx
+from ..onnx.graph import IR_VERSION, OPSET, value_info
+from . import onnx_segment
+from .onnx_segment import F32, Run
+
+openvino: Any = import_module("openvino") if find_spec("openvino") else None
+VERSIONS = {engine.__name__: engine.__version__ for engine in (onnxruntime, openvino) if engine}
+LOW_RES, FULL = ("low_res_masks", "iou_predictions"), ("masks", "iou_predictions")
+Call: TypeAlias = Callable[[], Sequence[F32]]
+BAND = 64  # rows of a channel that the im2col baseline unfolds at a time
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An encoder and a decoder in a folder, and the runtime that loads them."""
+
+    name: str
+    folder: Path
+    load: Callable[[bytes, int], Run]
+
+    script: ClassVar[str] = onnx_segment.__file__  # a command that segments a file
+
+    def encode(self, planes: F32, threads: int) -> Call:
+        """Runs the encoder on (1, 3, 1024, 1024)."""
+        run = self._encoder(threads)
+        return lambda: run(["output"], {"input": planes})
+
+    def decode(self, features: F32, size: tuple[int, int], point: tuple[float, float], threads: int) -> Call:
+        """Runs the decoder on features (1, 256, 64, 64) of an image of this (width, height): low_res and scores."""
+        run, inputs = self._decoder(threads, *LOW_RES), onnx_segment.decoder_inputs(features, size, point)
+        del inputs["orig_im_size"]  # only the masks in full depend on it
+        return lambda: run(LOW_RES, inputs)
+
+    def segment(self, image: Path, point: tuple[float, float], threads: int) -> Callable[[], NDArray[np.bool_]]:
+        """Runs all of it, from a file to the best mask."""
+        encoder, decoder = self._encoder(threads), self._decoder(threads, *FULL)
+        return lambda: onnx_segment.segment(encoder, decoder, str(image), point)
+
+    def _encoder(self, threads: int) -> Run:
+        return self.load((self.folder / ENCODER).read_bytes(), threads)
+
+    def _decoder(self, threads: int, *outputs: str) -> Run:
+        """The decoder, cut down to what these outputs need."""
+        model = pruned(onnx.load(self.folder / DECODER), outputs)
+        return self.load(model.SerializeToString(), threads)
+
+
+def onnx_runtime_pairs(checkpoint: Mapping[str, NDArray[Any]], folder: Path, others: Sequence[Path]) -> list[Pair]:
+    """ONNX Runtime with this package's export, which goes into `folder`, and with every other pair."""
+    export_onnx(checkpoint, folder, mask_rule="multi")
+    folders = {"our export": folder} | {str(path): path.resolve() for path in others}
+    return [Pair(f"onnxruntime, {name}", path, onnx_segment.load) for name, path in folders.items()]
+
+
+def openvino_pairs(folder: Path) -> list[Pair]:
+    """OpenVINO, where it is installed, with this package's export in `folder`."""
+    return [Pair("openvino, our export", folder, load_openvino)] if openvino else []
+
+
+def load_openvino(model: bytes | str, threads: int, precision: str = "f32") -> Run:
+    """A compiled model, or one in a file, on the CPU, tuned for one answer at a time.
+
+    precision: what is not quantised is computed in, "f32" or "bf16".
+    """
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(model), "CPU", settings)
+
+    def run(outputs: Sequence[str], inputs: Mapping[str, F32], /) -> list[F32]:
+        result = compiled(dict(inputs))
+        return [result[name] for name in outputs]
+
+    return run
+
+
+def pruned(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
+    """The model with only these outputs and what they need; ONNX Runtime would run all of it."""
+    graph, wanted, kept = model.graph, set(outputs), []
+    for node in reversed(graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+            for attribute in node.attribute:  # the branches of an If see the values outside
+                wanted.update(name for inner in attribute.g.node for name in inner.input)
+    nodes = helper.make_graph(
+        kept[::-1],
+        graph.name,
+        [value for value in graph.input if value.name in wanted],
+        [value for value in graph.output if value.name in outputs],
+        [tensor for tensor in graph.initializer if tensor.name in wanted],
+    )
+    return helper.make_model(nodes, opset_imports=model.opset_import, ir_version=model.ir_version)
+
+
+def onnx_depthwise(x: F32, weight: F32, threads: int) -> Callable[[], F32]:
+    """ONNX Runtime's convolution of x (C, H, W), a graph of one node, between buffers that are bound."""
+    channels, height, width = x.shape
+    shape = (1, channels, height, width)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1] * 4, group=channels)
+    constant = numpy_helper.from_array(weight[:, None], "w")
+    graph = helper.make_graph([node], "conv", [value_info("x", *shape)], [value_info("y", *shape)], [constant])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    session = onnx_segment.session(model.SerializeToString(), threads)
+    out: F32 = np.empty(shape, np.float32)
+    binding = session.io_binding()
+    binding.bind_cpu_input("x", x[None])
+    binding.bind_ortvalue_output("y", onnxruntime.OrtValue.ortvalue_from_numpy(out))
+
+    def call() -> F32:
+        session.run_with_iobinding(binding)
+        y: F32 = out[0]
+        return y
+
+    return call
+
+
+def im2col_depthwise(
+    x: F32, weight: F32, pool: ThreadPoolExecutor, threads: int, *, blocked: bool
+) -> Callable[[], F32]:
+    """im2col and a matrix product, the baseline: x (C, H, W), weight (C, 3, 3), H a multiple of BAND.
+
+    A channel's nine shifted copies are columns (9, H·W), which BLAS multiplies by its weights (1, 9), the work shared
+    out to threads. As usual, the columns of everything come first, nine times the image; with `blocked` a band's
+    columns are multiplied while they are in cache, which is the best that im2col can do.
+    """
+    channels, height, width = x.shape
+    out = np.empty_like(x)
+    bands = [(c, slice(row, row + BAND)) for c in range(channels) for row in range(0, height, BAND)]
+    columns = np.empty((threads, 3, 3, BAND, width) if blocked else (len(bands), 3, 3, BAND, width), np.float32)
+
+    def unfold(windows: F32, i: int, into: F32) -> None:
+        c, rows = bands[i]
+        np.copyto(into, windows[c, rows].transpose(2, 3, 0, 1))
+
+    def multiply(i: int, band: F32) -> None:
+        c, rows = bands[i]
+        np.matmul(weight[c].reshape(-1), band.reshape(9, -1), out=out[c, rows].reshape(-1))
+
+    def unfold_and_multiply(windows: F32, thread: int) -> None:
+        for i in range(thread, len(bands), threads):
+            unfold(windows, i, columns[thread])
+            multiply(i, columns[thread])
+
+    def call() -> F32:
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1)))
+        windows = sliding_window_view(padded, (3, 3), axis=(1, 2))
+        if blocked:
+            list(pool.map(unfold_and_multiply, [windows] * threads, range(threads)))
+        else:
+            list(pool.map(unfold, [windows] * len(bands), range(len(bands)), columns))
+            list(pool.map(multiply, range(len(bands)), columns))
+        return out
+
+    return call

@@ -1,0 +1,139 @@
+"""Rounds in turns, and tables of what they took. This module loads no NumPy."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..util.console import show
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    Answer: TypeAlias = NDArray[Any]
+
+PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
+# A child's peak memory includes what its parent held when it forked, so a bare interpreter starts it.
+LAUNCHER = """
+import json, resource, subprocess, sys, time
+start = time.perf_counter()
+child = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+seconds = time.perf_counter() - start
+print(json.dumps([seconds * 1e3, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+sys.exit(child.returncode)
+"""
+
+
+@dataclass
+class Row:
+    """One engine's measurements, in its table's unit, and how far its answer is from the table's first row's.
+
+    A table's first row is this package.
+    """
+
+    engine: str
+    samples: list[float]
+    difference: float | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is timed, and how its result becomes an array that compares with this package's."""
+
+    call: Callable[[], Any]
+    answer: Callable[[Any], Answer]
+
+
+class Printable(Protocol):
+    """A table of results, as text and as what JSON can hold."""
+
+    def lines(self) -> Iterator[str]: ...
+    def as_json(self) -> dict[str, object]: ...
+
+
+@dataclass
+class Table:
+    """One comparison. A row's ratio is its median over the first row's: above 1, this package does better."""
+
+    title: str
+    unit: str
+    rows: list[Row]
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.title} [{self.unit}]"
+        width = max(len(row.engine) for row in self.rows)
+        compared = any(row.difference is not None for row in self.rows)
+        header = f"  {'engine':<{width}}  {'min':>9}  {'median':>9}  {'ratio':>7}"
+        yield header + ("  difference" if compared else "")
+        for row in self.rows:
+            ratio = row.median / self.rows[0].median
+            line = f"  {row.engine:<{width}}  {min(row.samples):>9.2f}  {row.median:>9.2f}  {ratio:>6.2f}x"
+            yield line + ("" if row.difference is None else f"  {row.difference:>10.1e}")
+
+    def as_json(self) -> dict[str, object]:
+        rows = [
+            {
+                "engine": row.engine,
+                "min": min(row.samples),
+                "median": row.median,
+                "ratio": row.median / self.rows[0].median,
+                "difference": row.difference,
+                "samples": row.samples,
+            }
+            for row in self.rows
+        ]
+        return {"title": self.title, "unit": self.unit, "rows": rows}
+
+
+@dataclass
+class Options:
+    """What the command line asked for."""
+
+    runs: int
+    threads: int
+    image: Path
+    weights: str | None
+    onnx: list[Path] = field(default_factory=list)
+    precision: str | None = None
+    openvino_int8: Path | None = None
+
+
+def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> dict[str, list[float]]:
+    """Milliseconds of `runs` calls of each case, after a warm-up; every round begins with another case."""
+    for call in cases.values():
+        call()
+    names = list(cases)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for i in range(runs):
+        show(f"{title}: round {i + 1} of {runs}")
+        first = i % len(names)
+        for name in names[first:] + names[:first]:
+            time.sleep(PAUSE)
+            start = time.perf_counter()
+            cases[name]()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def child(command: Sequence[str], folder: Path) -> tuple[float, float]:
+    """Milliseconds that the command takes, and the megabytes it holds at its peak."""
+    import subprocess
+
+    launch = [sys.executable, "-c", LAUNCHER, *command]
+    process = subprocess.run(launch, cwd=folder, capture_output=True, text=True)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {process.stderr.strip().splitlines()[-1:]}")
+    milliseconds, megabytes = json.loads(process.stdout)
+    return milliseconds, megabytes

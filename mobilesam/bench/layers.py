@@ -1,0 +1,219 @@
+"""Where the encoder's time goes: `scripts/benchmark.py --layers`, a line for each of its passes.
+
+A pass is named after the modules of the reference that it computes. Every round runs them one after the other, each on
+the map of the one before, then the encoder as a whole; all on the whole canvas, whatever the photo fills of it.
+
+    FLOPs: nominal, 2 a multiply-add of the convolutions (depthwise ones too), the linear layers and attention's two
+        products, for what the network defines on the map's own tokens: a window's padding counts only as keys, of which
+        every token has window². Norms, GELU, softmax, biases and shortcuts count nothing. A pass that saves
+        multiplications, as by Winograd's convolution, counts in full and may exceed the peak, as may AMX's products.
+    of peak: against `kernels.fma_peak` on as many threads, the best of tries before every round.
+    bytes: compulsory traffic, each pass's input map, output map and weights once, in float32. The encoder's as a whole
+        is the sum of its passes'.
+
+Rates are of the median time.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import kernels
+from ..api.model import load
+from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, STAGES, Stage, tensor_specs
+from ..images.canvas import to_encoder_input
+from ..images.photo import open_rgb
+from ..network.image_encoder import ImageEncoder, TinyViTBlock
+from ..network.parameters import F32
+from ..util.console import show, without_home
+from ..util.host import cpu_name
+from ..version import __version__
+from .harness import PAUSE, Options, Printable
+
+SUM, WHOLE = "sum of the passes", "image_encoder"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the network defines: floating-point operations, and the bytes that have to move."""
+
+    flops: int
+    traffic: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.flops + other.flops, self.traffic + other.traffic)
+
+
+@dataclass(frozen=True)
+class Map:
+    """The size of a square feature map."""
+
+    side: int
+    channels: int
+
+
+def pass_costs() -> dict[str, Cost]:
+    """The cost of every pass of the encoder by name, in order, from the stage table."""
+    root, first = WHOLE, Map(STAGES[0].resolution, STAGES[0].dim)
+    stem = _cost(f"{root}.patch_embed", Map(IMG_SIZE, 3), first, side=IMG_SIZE // 2)
+    costs = {f"{root}.patch_embed": stem}
+    for i, stage in enumerate(STAGES):
+        layer, x = f"{root}.layers.{i}", Map(stage.resolution, stage.dim)
+        for j in range(stage.depth):
+            block = f"{layer}.blocks.{j}"
+            if stage.heads:
+                costs[f"{block}.attn"] = _cost(f"{block}.attn", x, x) + Cost(_product_flops(stage), 0)
+                costs[f"{block}.local_conv+mlp"] = _cost(f"{block}.local_conv+mlp", x, x)
+            else:
+                costs[block] = _cost(block, x, x)
+        if stage is not STAGES[-1]:
+            y = Map(STAGES[i + 1].resolution, STAGES[i + 1].dim)
+            costs[f"{layer}.downsample"] = _cost(f"{layer}.downsample", x, y, side=x.side)
+    x, y = Map(EMBED_SIZE, STAGES[-1].dim), Map(EMBED_SIZE, EMBED_DIM)
+    costs[f"{root}.neck.0+1"] = _cost(f"{root}.neck.0+1", x, y)
+    costs[f"{root}.neck.2+3"] = _cost(f"{root}.neck.2+3", y, y)
+    return costs
+
+
+def _cost(name: str, x: Map, y: Map, *, side: int | None = None) -> Cost:
+    """Of a pass from x to y: its first layer's output has this side where that is not y's."""
+    parent, _, modules = name.rpartition(".")
+    under = tuple(f"{parent}.{module}." for module in modules.split("+"))
+    specs = [spec for tensor, spec in tensor_specs().items() if tensor.startswith(under)]
+    matrices = [math.prod(spec.shape) for spec in specs if spec.is_matrix]
+    macs = (side or y.side) ** 2 * matrices[0] + y.side**2 * sum(matrices[1:])
+    floats = sum(math.prod(spec.shape) for spec in specs) + sum(m.side**2 * m.channels for m in (x, y))
+    return Cost(2 * macs, 4 * floats)
+
+
+def _product_flops(stage: Stage) -> int:
+    """q·kᵀ and the weighted sum of v, for every token of the map over the window² keys of its window."""
+    return 2 * 2 * stage.resolution**2 * stage.window**2 * stage.dim
+
+
+def passes(encoder: ImageEncoder) -> dict[str, Callable[[F32, int], F32]]:
+    """The encoder's passes by name, in order: each takes the map of the one before and a number of threads."""
+    calls: dict[str, Callable[[F32, int], F32]] = {f"{WHOLE}.patch_embed": encoder.patch_embed}
+    for i, layer in enumerate(encoder.layers):
+        for j, block in enumerate(layer.blocks):
+            name = f"{WHOLE}.layers.{i}.blocks.{j}"
+            if isinstance(block, TinyViTBlock):
+                calls |= {f"{name}.attn": block.attend, f"{name}.local_conv+mlp": block.mlp}
+            else:
+                calls[name] = block
+        if layer.downsample is not None:
+            calls[f"{WHOLE}.layers.{i}.downsample"] = layer.downsample
+    return calls | {f"{WHOLE}.neck.0+1": encoder.neck.conv1x1, f"{WHOLE}.neck.2+3": encoder.neck.conv3x3}
+
+
+@dataclass
+class LayersTable:
+    """Milliseconds of each pass by its name, the cost of each, and the peak in FLOP/s."""
+
+    title: str
+    samples: Mapping[str, list[float]]
+    costs: Mapping[str, Cost]
+    peak: float
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.title} [the FMA peak is {self.peak / 1e9:.1f} GFLOP/s]"
+        width = max(map(len, self.samples))
+        yield (
+            f"  {'pass':<{width}}  {'min ms':>8}  {'median':>8}  {'GFLOP':>7}  {'GFLOP/s':>7}  {'of peak':>7}"
+            f"  {'MB':>7}  {'GB/s':>6}"
+        )
+        for name, row in self._rows().items():
+            yield (
+                f"  {name:<{width}}  {row['min']:>8.2f}  {row['median']:>8.2f}  {row['flops'] / 1e9:>7.3f}"
+                f"  {row['flops_per_second'] / 1e9:>7.1f}  {row['of_peak']:>7.1%}"
+                f"  {row['bytes'] / 1e6:>7.1f}  {row['bytes_per_second'] / 1e9:>6.1f}"
+            )
+
+    def as_json(self) -> dict[str, object]:
+        rows = [{"pass": name, **row, "samples": self.samples[name]} for name, row in self._rows().items()]
+        return {"title": self.title, "unit": "ms", "peak": self.peak, "rows": rows}
+
+    def _rows(self) -> dict[str, dict[str, float]]:
+        return {name: self._row(times, self.costs[name]) for name, times in self.samples.items()}
+
+    def _row(self, times: list[float], cost: Cost) -> dict[str, float]:
+        median = statistics.median(times)
+        speed = cost.flops / (median / 1e3)
+        return {
+            "min": min(times),
+            "median": median,
+            "flops": cost.flops,
+            "flops_per_second": speed,
+            "of_peak": speed / self.peak,
+            "bytes": cost.traffic,
+            "bytes_per_second": cost.traffic / (median / 1e3),
+        }
+
+
+def time_passes(encoder: ImageEncoder, x: F32, runs: int) -> LayersTable:
+    """The passes, their sum and the whole encoder, on the canvas x (1024, 1024, 3); a first round is not counted."""
+    title = f"encoder by pass, {IMG_SIZE}x{IMG_SIZE}, nominal FLOPs"
+    calls, costs, peak = passes(encoder), pass_costs(), 0.0
+    total = sum(costs.values(), Cost(0, 0))
+    samples: dict[str, list[float]] = {name: [] for name in (*calls, SUM, WHOLE)}
+    for i in range(1 + runs):
+        show(f"{title}: round {i} of {runs}")
+        time.sleep(PAUSE)
+        peak = max(peak, kernels.fma_peak(threads=encoder.threads))
+        y, start = x, time.perf_counter()
+        for name, call in calls.items():
+            y = call(y, encoder.threads)
+            end = time.perf_counter()
+            samples[name].append((end - start) * 1e3)
+            start = end
+        samples[SUM].append(sum(samples[name][-1] for name in calls))
+        time.sleep(PAUSE)
+        start = time.perf_counter()
+        encoder(x)
+        samples[WHOLE].append((time.perf_counter() - start) * 1e3)
+    counted = {name: times[1:] for name, times in samples.items()}
+    return LayersTable(title, counted, {**costs, SUM: total, WHOLE: total}, peak)
+
+
+class LayersBench:
+    """One photo, the model, and the section that needs no other engine."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.photo = open_rgb(options.image)
+        self.model = load(options.weights, threads=options.threads, precision=options.precision)
+
+    def engine_versions(self) -> Mapping[str, str]:
+        """The other engines', by name."""
+        return {}
+
+    def environment(self) -> dict[str, str]:
+        """The facts that a number means little without."""
+        versions = {"mobilesam": __version__, "python": platform.python_version(), "numpy": np.__version__}
+        versions |= self.engine_versions()
+        return {
+            "cpu": cpu_name(),
+            "isa": kernels.isa.current(),
+            "precision": self.model.precision,
+            "threads": str(self.options.threads),
+            "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+            "checkpoint": without_home(self.model.checkpoint.path),
+            "image": f"{self.options.image.name} ({self.photo.width}x{self.photo.height})",
+        }
+
+    def section(self, name: str) -> list[Printable]:
+        """The tables of the section of this name."""
+        tables: list[Printable] = getattr(self, name.replace("-", "_"))()
+        return tables
+
+    def layers(self) -> list[LayersTable]:
+        """The encoder, pass by pass."""
+        x, _ = to_encoder_input(self.photo)
+        return [time_passes(self.model.image_encoder, x, self.options.runs)]

@@ -1,0 +1,136 @@
+"""What a precision loses: its embeddings and masks against those of fp32. `scripts/measure_loss.py` runs it.
+
+For every photo, the relative error (L2) of the embedding; and for a grid of clicks the IoU of each of the three masks
+with fp32's of the same token, whichever has the best score. Two empty masks agree.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..api.model import MobileSAM, load
+from ..images.photo import open_rgb
+from ..images.pictures import check_output, save_image
+from ..network.precision import PRECISIONS
+from ..util.console import describe
+from ..util.files import check_distinct
+
+GRID = 5  # clicks along each axis
+LOST, GAINED, BOTH = (230, 60, 60), (60, 200, 90), (90, 140, 255)  # colours of the overlay
+
+
+@dataclass(frozen=True)
+class Worst:
+    """The masks of one token that agree least, of fp32 and of the other precision, and the click (x, y)."""
+
+    iou: float
+    photo: Image.Image
+    click: tuple[float, float]
+    token: int
+    masks: tuple[NDArray[np.bool_], NDArray[np.bool_]]
+
+    def overlay(self) -> Image.Image:
+        """The photo; what both found is blue, what was lost red, what was added green, the click white."""
+        exact, narrow = self.masks
+        pixels = np.asarray(self.photo, np.float32).copy()
+        for region, colour in ((exact & narrow, BOTH), (exact & ~narrow, LOST), (narrow & ~exact, GAINED)):
+            pixels[region] = 0.4 * pixels[region] + 0.6 * np.array(colour, np.float32)
+        x, y = (round(value) for value in self.click)
+        pixels[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = 255
+        return Image.fromarray(pixels.astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A photo's: the embedding's relative error, the IoUs (clicks, 3), and the worst of them."""
+
+    embedding: float
+    ious: NDArray[np.float64]
+    worst: Worst
+
+
+def measure(photo: Image.Image, exact: MobileSAM, narrow: MobileSAM, grid: int = GRID) -> Loss:
+    """Compare two models on a photo, in RGB, for grid × grid clicks at the centres of its cells."""
+    expected, got = exact.encode(photo), narrow.encode(photo)
+    error = float(np.linalg.norm(got.features - expected.features) / np.linalg.norm(expected.features))
+    ious, worst = [], None
+    for click in _clicks(photo.size, grid):
+        pairs = list(zip(expected.segment([click]).masks, got.segment([click]).masks))
+        ious.append([iou(*pair) for pair in pairs])
+        token = int(np.argmin(ious[-1]))
+        if worst is None or ious[-1][token] < worst.iou:
+            worst = Worst(ious[-1][token], photo, click, token, pairs[token])
+    assert worst is not None
+    return Loss(error, np.array(ious), worst)
+
+
+def _clicks(size: tuple[int, int], grid: int) -> Iterator[tuple[float, float]]:
+    width, height = size
+    for row in range(grid):
+        for column in range(grid):
+            yield (column + 0.5) * width / grid, (row + 0.5) * height / grid
+
+
+def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else 1.0
+
+
+def summary(ious: NDArray[np.float64]) -> str:
+    """The columns of `HEADER`."""
+    values = ious.ravel()
+    figures = (values.mean(), np.median(values), np.percentile(values, 5), values.min())
+    return "  ".join(f"{value:8.5f}" for value in figures)
+
+
+HEADER = "  ".join(f"{name:>8}" for name in ("mean", "median", "5th pc", "worst"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("--precision", choices=PRECISIONS[1:], default="bf16", help="default: %(default)s")
+    parser.add_argument("--weights", metavar="FILE", help="a converted checkpoint (default: the packaged one)")
+    parser.add_argument("--threads", type=int, metavar="N")
+    parser.add_argument(
+        "--grid", type=int, default=GRID, metavar="N", help="N × N clicks a photo (default: %(default)s)"
+    )
+    parser.add_argument("--overlay", type=Path, metavar="FILE", help="write a picture of the worst mask")
+    try:
+        return _run(parser.parse_args(arguments))
+    except (OSError, TypeError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: error: {describe(error)}\n")
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.grid < 1:
+        raise ValueError(f"--grid must be at least 1, got {options.grid}")
+    if options.overlay:
+        check_distinct([*options.images, options.overlay])
+        check_output(options.overlay, "RGB")
+    exact = load(options.weights, threads=options.threads, precision="fp32")
+    narrow = load(options.weights, threads=options.threads, precision=options.precision)
+    losses: list[Loss] = []
+    width = max(len(path.name) for path in options.images)
+    print(f"{options.precision} against fp32, IoU of {3 * options.grid**2} masks a photo")
+    print(f"{'':{width}}  embedding  {HEADER}")
+    for path in options.images:
+        losses.append(measure(open_rgb(path), exact, narrow, options.grid))
+        print(f"{path.name:{width}}  {losses[-1].embedding:9.2e}  {summary(losses[-1].ious)}", flush=True)
+    worst = min((loss.worst for loss in losses), key=lambda worst: worst.iou)
+    total = max(loss.embedding for loss in losses)
+    print(f"{'all':{width}}  {total:9.2e}  {summary(np.concatenate([loss.ious for loss in losses]))}")
+    if options.overlay:
+        save_image(worst.overlay(), options.overlay)
+        x, y = worst.click
+        what = f"worst: token {worst.token + 1} of the click {x:g},{y:g}, IoU {worst.iou:.5f}"
+        print(f"{what}: {options.overlay}", file=sys.stderr)
+    return 0

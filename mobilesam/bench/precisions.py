@@ -1,0 +1,92 @@
+"""The benchmark's section `precisions`: every precision that this CPU has, in turns with the other engines' float32.
+
+OpenVINO takes part in float32, in bf16, and in int8 with an encoder that was quantised for it (--openvino-int8). Each
+precision has a table of the same run, whose ratios are to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from .. import kernels
+from ..api.model import MobileSAM, load
+from ..images.canvas import to_encoder_input
+from ..network.precision import decoder_precision
+from .harness import Case, Options, Row, Table, interleave
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..network.parameters import F32
+    from .engines import Pair
+
+
+class Bench(Protocol):
+    """What this section takes of `sections.Bench`: a photo, the engines, and a click of a model."""
+
+    options: Options
+    photo: Image.Image
+
+    @property
+    def pairs(self) -> list[Pair]: ...
+    def narrow_encoders(self, planes: F32) -> Iterable[tuple[str, Callable[[], Any]]]: ...
+    def click(self, model: MobileSAM, features: F32) -> Callable[[], tuple[F32, F32]]: ...
+
+
+def tables(bench: Bench) -> list[Table]:
+    """The encoder's table for each precision, then the decoder's."""
+    options = bench.options
+    models = {
+        precision: load(options.weights, threads=options.threads, precision=precision)
+        for precision in kernels.isa.precisions()
+    }
+    decoders = {precision: model for precision, model in models.items() if decoder_precision(precision) == precision}
+    return [
+        *_by_precision("encoder", models, _encoders(bench, models), options.runs),
+        *_by_precision("decoder, one point, a known image", decoders, _decoders(bench, decoders), options.runs),
+    ]
+
+
+def _ours(precision: str) -> str:
+    return f"mobilesam, {precision}"
+
+
+def _encoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
+    x, filled = to_encoder_input(bench.photo)
+    planes = np.ascontiguousarray(x.transpose(2, 0, 1)[None])
+    threads = bench.options.threads
+    cases = {
+        _ours(precision): Case(lambda model=model: model.image_encoder(x, filled), lambda features: features)  # type: ignore[misc]
+        for precision, model in models.items()
+    }
+    for pair in bench.pairs:
+        cases[pair.name] = Case(pair.encode(planes, threads), lambda out: out[0][0].transpose(1, 2, 0))
+    for name, call in bench.narrow_encoders(planes):
+        cases[name] = Case(call, lambda out: out[0][0].transpose(1, 2, 0))
+    return cases
+
+
+def _decoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
+    """Each on the features of the first, fp32."""
+    features = models["fp32"].encode(bench.photo).features
+    return {
+        _ours(precision): Case(bench.click(model, features), lambda result: result[0])
+        for precision, model in models.items()
+    }
+
+
+def _by_precision(title: str, models: dict[str, MobileSAM], cases: dict[str, Case], runs: int) -> list[Table]:
+    answers = {name: case.answer(case.call()) for name, case in cases.items()}
+    times = interleave({name: case.call for name, case in cases.items()}, runs, title)
+    exact = answers[_ours("fp32")]
+    rows = [
+        Row(name, samples, float(np.linalg.norm(answers[name] - exact) / np.linalg.norm(exact)))
+        for name, samples in times.items()
+    ]
+    return [
+        Table(f"{title}, ratios to {precision}", "ms", sorted(rows, key=lambda row: row.engine != _ours(precision)))
+        for precision in models
+    ]

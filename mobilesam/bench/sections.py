@@ -1,0 +1,229 @@
+"""What the benchmark measures: a method of `Bench` for each section, all on one photo and one point.
+
+Every engine gets the same image, point, weights and number of threads, in float32, and its answer is compared
+with this package's. ONNX Runtime and OpenVINO run the pair that this package exports, which is written for
+ONNX Runtime's speed, and any pair given with --onnx, whose weights, where they differ, show as a difference.
+Where ONNX Runtime is not installed, this package is timed alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import kernels
+from ..api.model import MobileSAM, segment
+from ..images.canvas import to_encoder_input
+from ..images.geometry import resized_size
+from ..network.parameters import F32
+from ..network.updates import ImageTokens
+from ..onnx.export import DECODER, ENCODER
+from ..util.console import show
+from .harness import Case, Options, Row, Table, child, interleave
+from .layers import LayersBench
+
+if TYPE_CHECKING:
+    from .engines import Pair
+    from .harness import Answer
+
+OURS = "mobilesam"
+DEPTHWISE_CASES = ((256, 256), (1024, 3))  # side, channels: those of github.com/ggml-org/ggml/pull/1152
+
+
+class Bench(LayersBench):
+    """One photo and one point, the model, the engines, the sections; `folder` is for files of its own."""
+
+    def __init__(self, options: Options, folder: Path) -> None:
+        super().__init__(options)
+        self.folder = folder
+        self.others = bool(find_spec("onnx") and find_spec("onnxruntime"))
+        if options.onnx and not self.others:
+            raise ModuleNotFoundError("--onnx needs ONNX Runtime: pip install 'mobilesam[bench]'")
+        for path in options.onnx:
+            for name in (ENCODER, DECODER):
+                if not (path / name).is_file():
+                    raise FileNotFoundError(f"--onnx {path}: no {name} in it")
+        self.point = self.photo.width / 2, self.photo.height / 2
+
+    def engine_versions(self) -> Mapping[str, str]:
+        if not self.others:
+            return {}
+        from .engines import VERSIONS
+
+        return VERSIONS
+
+    @cached_property
+    def onnx_runtime(self) -> list[Pair]:
+        """ONNX Runtime with this package's export and with every other pair."""
+        if not self.others:
+            return []
+        from .engines import onnx_runtime_pairs
+
+        return onnx_runtime_pairs(self.model.checkpoint, self.folder, self.options.onnx)
+
+    @cached_property
+    def pairs(self) -> list[Pair]:
+        """The same, and OpenVINO, where it is installed, with this package's export."""
+        if not self.onnx_runtime:
+            return []
+        from .engines import openvino_pairs
+
+        return self.onnx_runtime + openvino_pairs(self.folder)
+
+    def encoder(self) -> list[Table]:
+        """The encoder's input, ready in memory, to the features."""
+        x, filled = to_encoder_input(self.photo)
+        planes = np.ascontiguousarray(x.transpose(2, 0, 1)[None])
+        cases = {OURS: Case(lambda: self.model.image_encoder(x, filled), lambda features: features)}
+        for pair in self.pairs:
+            call = pair.encode(planes, self.options.threads)
+            cases[pair.name] = Case(call, lambda out: out[0][0].transpose(1, 2, 0))
+        return [self._time(f"encoder, a photo of {self.photo.width}x{self.photo.height}", cases)]
+
+    def decoder(self) -> list[Table]:
+        """One point to the low-resolution logits of three masks, prompt encoder included."""
+        features = self.model.encode(self.photo).features
+
+        def best(result: tuple[F32, F32]) -> F32:
+            low_res, scores = result
+            mask: F32 = low_res[scores.argmax()]
+            return mask
+
+        cases = {
+            OURS: Case(self.click(self.model, features, known=False), best),
+            f"{OURS}, on an image already asked about": Case(self.click(self.model, features), best),
+        }
+        planes = np.ascontiguousarray(features.transpose(2, 0, 1)[None])
+        for pair in self.pairs:
+            call = pair.decode(planes, self.photo.size, self.point, self.options.threads)
+            cases[pair.name] = Case(call, lambda out: out[0][0, out[1][0].argmax()])
+        return [self._time("decoder, one point, to low-resolution masks", cases)]
+
+    def click(self, model: MobileSAM, features: F32, *, known: bool = True) -> Callable[[], tuple[F32, F32]]:
+        """From the point to low-resolution logits and scores; `known` is an image that was asked about before."""
+        (width, height), label = self.photo.size, np.ones(1, np.int32)
+        new_h, new_w = resized_size(height, width)
+        point = (np.array([self.point]) * (new_w / width, new_h / height)).astype(np.float32)
+        prompt, decoder = model.prompt_encoder, model.mask_decoder
+
+        def image_tokens() -> ImageTokens:
+            return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None), reuse=True)
+
+        def call(image: ImageTokens) -> tuple[F32, F32]:
+            scores, low_res = decoder.masks(image, prompt.sparse(point, label, None), multimask=True)
+            return low_res, scores
+
+        if not known:
+            return lambda: call(image_tokens())
+        tokens = image_tokens()
+        return lambda: call(tokens)
+
+    def precisions(self) -> list[Table]:
+        """Every precision of this CPU, encoder and decoder."""
+        from .precisions import tables
+
+        return tables(self)
+
+    def narrow_encoders(self, planes: F32) -> Iterator[tuple[str, Callable[[], Any]]]:
+        """OpenVINO's encoder in bf16 and, where there is one, in int8, on (1, 3, 1024, 1024)."""
+        from .engines import load_openvino, openvino
+
+        if not openvino or not self.pairs:
+            return
+        quantised = self.options.openvino_int8
+        models: dict[str, tuple[bytes | str, str]] = {"bf16": ((self.folder / ENCODER).read_bytes(), "bf16")}
+        if quantised:
+            models |= {f"int8, the rest {rest}": (str(quantised), rest) for rest in ("f32", "bf16")}
+        for name, (model, rest) in models.items():
+            run = load_openvino(model, self.options.threads, rest)
+            yield f"openvino, {name}", lambda run=run: run(["output"], {"input": planes})  # type: ignore[misc]
+
+    def end_to_end(self) -> list[Table]:
+        """A file and a point to the best mask at the photo's size, everything loaded."""
+        image, point, threads = self.options.image, self.point, self.options.threads
+        cases = {OURS: Case(lambda: segment(image, [point], model=self.model).mask, np.asarray)}
+        cases |= {pair.name: Case(pair.segment(image, point, threads), np.asarray) for pair in self.pairs}
+        return [self._time(f"end to end, {image.name} to mask", cases)]
+
+    def cold_start(self) -> list[Table]:
+        """A new process from nothing to the mask on disk; the files are in the page cache."""
+        return [Table("cold start of the command, file to mask", "ms", self._children[0])]
+
+    def memory(self) -> list[Table]:
+        """The peak resident set of the same processes."""
+        return [Table("peak memory of the command", "MB", self._children[1])]
+
+    def depthwise(self) -> list[Table]:
+        """The kernel alone, into a buffer that is there already: a fresh one costs all of them the same."""
+        return [self._depthwise(side, channels) for side, channels in DEPTHWISE_CASES]
+
+    def _depthwise(self, side: int, channels: int) -> Table:
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal((side, side, channels), np.float32)
+        weight = rng.standard_normal((3, 3, channels), np.float32)
+        planes, plane_weight = (np.ascontiguousarray(array.transpose(2, 0, 1)) for array in (x, weight))
+        out, threads = np.empty_like(x), self.options.threads
+        if not self.others:
+            raise ModuleNotFoundError("section depthwise needs ONNX Runtime: pip install 'mobilesam[bench]'")
+        from .engines import im2col_depthwise, onnx_depthwise
+
+        def planes_last(y: F32) -> F32:
+            return y.transpose(1, 2, 0)
+
+        with ThreadPoolExecutor(threads) as pool:
+            cases = {
+                f"{OURS}, direct NHWC": Case(
+                    lambda: kernels.depthwise_conv2d(x, weight, pad=1, out=out, threads=threads), np.asarray
+                ),
+                "im2col + matmul": Case(
+                    im2col_depthwise(planes, plane_weight, pool, threads, blocked=False), planes_last
+                ),
+                "im2col + matmul, in blocks": Case(
+                    im2col_depthwise(planes, plane_weight, pool, threads, blocked=True), planes_last
+                ),
+                "onnxruntime, Conv": Case(onnx_depthwise(planes, plane_weight, threads), planes_last),
+            }
+            return self._time(f"depthwise 3x3, {side}x{side}x{channels}", cases)
+
+    def _time(self, title: str, cases: dict[str, Case]) -> Table:
+        """Interleaved times in milliseconds, and how far each answer is from the first case's."""
+        answers = [case.answer(case.call()) for case in cases.values()]
+        times = interleave({name: case.call for name, case in cases.items()}, self.options.runs, title)
+        differences = [None, *(_difference(answer, answers[0]) for answer in answers[1:])]
+        return Table(title, "ms", [Row(*row) for row in zip(times, times.values(), differences)])
+
+    @cached_property
+    def _children(self) -> tuple[list[Row], list[Row]]:
+        """Milliseconds and megabytes of each command, run in turns; the first round is not counted."""
+        threads, point = str(self.options.threads), ",".join(map(str, self.point))
+        image, output = str(self.options.image), str(self.folder / "mask.png")
+        command = [sys.executable, "-m", "mobilesam", "segment", image, "--point", point, "--output", output]
+        weights = ["--weights", str(self.options.weights)] if self.options.weights else []
+        ours = [*command, "--threads", threads, "--precision", self.model.precision, *weights]
+        commands = {f"{OURS} segment": ours}
+        for pair in self.onnx_runtime:
+            files = [str(pair.folder / name) for name in (ENCODER, DECODER)]
+            commands[f"{pair.name}, script"] = [sys.executable, pair.script, *files, image, point, output, threads]
+        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
+        for i in range(1 + self.options.runs):
+            show(f"cold start: round {i} of {self.options.runs}")
+            for name, command in commands.items():
+                samples[name].append(child(command, self.folder))
+        milliseconds, megabytes = (
+            [Row(name, [sample[which] for sample in pairs[1:]]) for name, pairs in samples.items()] for which in (0, 1)
+        )
+        return milliseconds, megabytes
+
+
+def _difference(got: Answer, expected: Answer) -> float:
+    """The share of pixels that differ, of masks; of numbers the relative L2 distance."""
+    if expected.dtype == bool:
+        return float((got != expected).mean())
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))

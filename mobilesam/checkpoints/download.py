@@ -1,0 +1,101 @@
+"""Fetching a published checkpoint: checked by its SHA-256, converted, kept in the user's cache folder."""
+
+import http.client
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from ..util.console import Progress
+from ..util.files import sha256
+from .errors import CheckpointError
+from .fused import Checkpoint, open_checkpoint
+from .published import PUBLISHED, Published, cached_path, unfinished_path
+from .reader import convert
+
+CHUNK = 1 << 18
+TIMEOUT = 30  # seconds without an answer
+MB = 1e6
+
+
+class DownloadError(OSError):
+    """A file that could not be fetched; the message is one line that says what to do."""
+
+
+def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
+    """The published checkpoint, from the cache folder if it is there, otherwise fetched, checked and converted.
+
+    It is converted without rounding (float32): the published weights as they are. If the connection breaks, the next
+    call goes on from there.
+    source: where to take the file from instead of its published address, a file or a mirror's http or https address.
+    Raises ValueError for a name that is not published, DownloadError (an OSError) where the file cannot be fetched,
+    CheckpointError (a ValueError) where it is not the published one.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"no published checkpoint {name!r}; there is {', '.join(PUBLISHED)}")
+    published, target = PUBLISHED[name], cached_path(name)
+    if target.exists():
+        try:
+            checkpoint = open_checkpoint(target)
+            if checkpoint.metadata.get("source_sha256") == published.sha256:
+                return checkpoint
+        except CheckpointError:
+            pass  # damaged: made again
+    target.parent.mkdir(parents=True, exist_ok=True)
+    url = source or published.url
+    if not url.startswith(("http://", "https://")):
+        _check(Path(url), published)
+        return convert(url, target, dtype="fp32")
+    unfinished = unfinished_path(name)
+    unfinished.parent.mkdir(exist_ok=True)
+    manually = f"or get that file in another way, then: mobilesam download --checkpoint {name} --from FILE"
+    _fetch(url, unfinished, manually)
+    try:
+        _check(unfinished, published)
+        return convert(unfinished, target, dtype="fp32")
+    finally:
+        unfinished.unlink()
+
+
+def _check(path: Path, published: Published) -> None:
+    actual = sha256(path)
+    if actual != published.sha256:
+        problem = f"its SHA-256 is {actual}, expected {published.sha256}"
+        raise CheckpointError(f"{path}: not the published file, or damaged: {problem}")
+
+
+def _fetch(url: str, path: Path, manually: str) -> None:
+    """The file at the address, into `path`, going on after what is there of it."""
+    done = path.stat().st_size if path.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and done:
+            return  # nothing is missing, or it is another file: its checksum will tell
+        raise DownloadError(f"{url}: the server answers {error.code} {error.reason}; {manually}") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        raise DownloadError(f"cannot reach {url}: {getattr(reason, 'strerror', None) or reason}; {manually}") from None
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            done = 0  # the server sends all of it
+        length = response.headers.get("Content-Length", "")
+        total = done + int(length) if length.isdecimal() else None
+        with path.open("ab" if done else "wb") as file, Progress(total and total / MB, "MB", done / MB) as progress:
+            while chunk := _read(response, url, done):
+                file.write(chunk)
+                done += len(chunk)
+                progress.update(done / MB)
+    if total and done < total:
+        raise DownloadError(_broken(url, done, f"of {total / MB:.1f} MB"))
+
+
+def _read(response: http.client.HTTPResponse, url: str, done: int) -> bytes:
+    try:
+        return response.read(CHUNK)
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(_broken(url, done, f"({error})")) from None
+
+
+def _broken(url: str, done: int, detail: str) -> str:
+    return f"the connection to {url} broke after {done / MB:.1f} MB {detail}: run the same command again to go on"

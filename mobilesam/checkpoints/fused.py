@@ -1,0 +1,164 @@
+"""Fused checkpoints, this package's own form: opening one.
+
+A fused checkpoint is a safetensors file with the reference's tensor names (see
+`mobilesam.architecture.tensor_specs`), every BatchNorm folded into its convolution and the unused classification
+head left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from .. import architecture
+from ..util.files import sha256
+from .errors import CheckpointError, hint, listed
+from .published import PUBLISHED, cached_path
+
+FORMAT_VERSION = "1"
+Array: TypeAlias = NDArray[Any]
+PathLike: TypeAlias = str | os.PathLike[str]
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+
+
+class TensorFile(Mapping[str, Array]):
+    """A safetensors file, mapped into memory: name -> a new float16, float32 or float64 array, copied when asked for.
+
+    Raises FileNotFoundError, or CheckpointError for a damaged file and, once asked for, another dtype.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        self._opened = self._identity()
+        self.metadata: dict[str, str] = self._file.metadata() or {}
+        tensors = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118 (no mapping)
+        self._dtypes: dict[str, str] = {name: tensor.get_dtype() for name, tensor in tensors.items()}
+        self._shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
+
+    def _identity(self) -> tuple[int, ...]:
+        """What tells the file from another one at its path."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no such checkpoint: {self.path}") from None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    @cached_property
+    def _file(self) -> Any:  # its methods are untyped
+        if self._identity() != self._opened:
+            raise CheckpointError(f"{self.path}: changed since it was opened")
+        try:
+            return cast(Any, safetensors.safe_open)(self.path, framework="numpy")
+        except (OSError, safetensors.SafetensorError) as error:
+            problem = f"not a safetensors file, or a damaged one: {str(error)!a:.200}"
+            raise CheckpointError(f"{self.path}: {problem}") from None
+
+    def unmap(self) -> None:
+        """Let go of the file until a tensor is next asked for: what has been read of it stays in memory no longer."""
+        self.__dict__.pop("_file", None)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape, without touching its data."""
+        return dict(self._shapes)
+
+    def __getitem__(self, name: str) -> Array:
+        dtype = self._dtypes[name]
+        if dtype not in ("F16", "F32", "F64"):
+            raise CheckpointError(f"{self.path}: {name!a:.100} is {dtype}, expected F16, F32 or F64")
+        return self._file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shapes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
+class Checkpoint(TensorFile):
+    """A fused checkpoint, mapped into memory: name -> a new float16 or float32 array, copied when asked for.
+
+    Opening reads and validates the header alone. `path` is the file, `metadata` what the conversion wrote:
+    format_version, source, source_sha256, dtype. Threads may share it.
+    """
+
+    @cached_property
+    def sha256(self) -> str:
+        """The file's checksum, in hexadecimal; it is read for that when first asked for."""
+        return sha256(self.path)
+
+    def __init__(self, path: PathLike) -> None:
+        super().__init__(path)
+        if any(".bn." in name for name in self):
+            raise CheckpointError(f"{self.path}: its BatchNorms are not fused; {hint(self.path)}")
+        check_shapes(self.path, self.shapes(), architecture.expected_tensors())
+        for name, dtype in self._dtypes.items():
+            if dtype not in ("F16", "F32"):
+                problem = f"{name} is {dtype}, expected F16 or F32"
+                raise CheckpointError(f"{self.path}: {problem}; {hint(self.path)}")
+        version = self.metadata.get("format_version", FORMAT_VERSION)
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{self.path}: format_version {version!a:.20}, expected {FORMAT_VERSION!r}")
+
+
+def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
+    """Open a fused checkpoint: a file, a published one by its name once it is downloaded, the packaged one for None.
+
+    Raises FileNotFoundError, or CheckpointError for a truncated or foreign file, a missing or unexpected
+    tensor, a wrong shape or dtype. Quick: only the header is read.
+    """
+    if path is None:
+        from ..weights import default_path
+
+        path = default_path()
+    elif path in PUBLISHED:
+        name, path = path, cached_path(str(path))
+        if not path.exists():
+            raise FileNotFoundError(f"no checkpoint {name} yet: get it with mobilesam download --checkpoint {name}")
+    path = Path(path)
+    if path.exists() and kind_of(path) in ("torch", "onnx"):
+        raise CheckpointError(f"{path}: not a safetensors checkpoint; {hint(path)}")
+    return Checkpoint(path)
+
+
+def kind_of(path: Path) -> Literal["safetensors", "torch", "onnx", "other"]:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith(b"PK\x03\x04"):
+        return "torch"
+    if start[8:] == b"{":
+        return "safetensors"
+    return "onnx" if path.suffix == ".onnx" else "other"
+
+
+def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
+    """Raise CheckpointError listing the tensors that are missing, unexpected or of another shape."""
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [f"{name!a:.100}" for name in shapes if name not in expected]
+    wrong = [
+        f"{name} is {shape!s:.60}, expected {expected[name]}"
+        for name, shape in shapes.items()
+        if expected.get(name, shape) != shape
+    ]
+    problems = [
+        f"{len(names)} {kind} ({listed(names)})"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(f"{path}: not a MobileSAM checkpoint; tensors: {', '.join(problems)}")
+
+
+def check_finite(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
+    bad = [name for name, values in tensors.items() if not np.isfinite(values).all()]
+    if bad:
+        raise CheckpointError(f"{path}: NaN or infinite values, as {dtype}, in {listed(bad)}")

@@ -1,0 +1,137 @@
+"""The ONNX pair: torch exports of the encoder and SAM's decoder."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .. import architecture
+from .errors import CheckpointError, one_line
+from .fused import Array
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def read_onnx_pair(paths: Sequence[Path]) -> dict[str, Array]:
+    """Reference-named, fused float32 tensors of torch exports of the encoder and SAM's decoder, in any order.
+
+    Parameters that the export renamed get their module from the name of the node that uses them. Needs the
+    `onnx` package. Raises CheckpointError, or ModuleNotFoundError without `onnx`.
+    """
+    graphs = [(path, _load_onnx(path)) for path in paths]
+    graphs.sort(key=lambda item: _is_decoder(item[1]))
+    if [_is_decoder(graph) for _, graph in graphs] != [False, True]:
+        names = ", ".join(str(path) for path in paths)
+        raise CheckpointError(f"{names}: expected two ONNX files, an image encoder and a mask decoder")
+    tensors: dict[str, Array] = {}
+    for (path, graph), qualify in zip(graphs, (_encoder_name, _decoder_name), strict=True):
+        try:
+            tensors.update(_graph_tensors(graph, qualify))
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        except Exception as error:  # tensors whose bytes do not fit their shape, and the like
+            raise CheckpointError(f"{path}: not a usable ONNX file ({one_line(error)})") from None
+    return tensors
+
+
+def _load_onnx(path: Path) -> onnx.GraphProto:
+    try:
+        import onnx
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"reading ONNX files needs a package: pip install onnx ({error})") from None
+    try:
+        return onnx.load(os.fspath(path), load_external_data=False).graph
+    except OSError:
+        raise
+    except Exception as error:  # protobuf's DecodeError
+        raise CheckpointError(f"{path}: not a readable ONNX file ({one_line(error)})") from None
+
+
+def _is_decoder(graph: onnx.GraphProto) -> bool:
+    return any(value.name == "image_embeddings" for value in graph.input)
+
+
+def _encoder_name(name: str) -> str:
+    return f"image_encoder.{name}"
+
+
+def _decoder_name(name: str) -> str:
+    """Node names lack the top module; initializers may carry the export wrapper's `model.`."""
+    name = name.removeprefix("model.")
+    if name.startswith(("mask_decoder.", "prompt_encoder.")):
+        return name
+    return f"{'prompt_encoder' if name.startswith('mask_downscaling.') else 'mask_decoder'}.{name}"
+
+
+def _graph_tensors(graph: onnx.GraphProto, qualify: Callable[[str], str]) -> dict[str, Array]:
+    values = dict(_constants(graph))
+    kept = {name for name in values if not name.startswith(("onnx::", "/"))}
+    tensors = {qualify(name): values[name] for name in kept}
+    for node in graph.node:
+        for position, operand in enumerate(node.input):
+            if operand not in values or operand in kept:
+                continue
+            for name, value in _parameters(node.op_type, _module(node.name), position, values[operand]):
+                name = name if name.startswith(("prompt_encoder.", "mask_decoder.")) else qualify(name)
+                if not np.array_equal(tensors.setdefault(name, value), value):
+                    raise CheckpointError(f"two different values for {name!a:.100}")
+    return tensors
+
+
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Array]]:
+    """Float tensors of the graph by name: its initializers, and Constant nodes of three axes."""
+    from onnx import TensorProto, numpy_helper
+
+    for tensor in graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise CheckpointError("keeps its weights in another file, which is not supported")
+        if tensor.data_type == TensorProto.FLOAT:
+            yield tensor.name, numpy_helper.to_array(tensor)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.t.data_type == TensorProto.FLOAT and len(attribute.t.dims) == 3:
+                    yield node.output[0], numpy_helper.to_array(attribute.t)
+
+
+def _module(node_name: str) -> str:
+    """The module path of a node: "/patch_embed/seq/seq.0/c/Conv" belongs to "patch_embed.seq.0.c"."""
+    path: list[str] = []
+    for part in node_name.strip("/").split("/")[:-1]:
+        if path and part.startswith(f"{path[-1]}."):
+            path.pop()  # a Sequential repeats its name in its children's
+        path.append(part)
+    return ".".join(path)
+
+
+def _parameters(op: str, module: str, position: int, value: Array) -> Iterator[tuple[str, Array]]:
+    """What `value`, input `position` of a node of `module`, is in the state dict; nothing if no parameter."""
+    match op, position:
+        case "Conv" | "ConvTranspose", 1 | 2:
+            yield f"{module}.{('weight', 'bias')[position - 1]}", value
+        case "MatMul", 1 if module:
+            yield f"{module}.weight", value.T
+        case "Add", _ if module.endswith(".attn") and value.ndim == 3:
+            yield f"{module}.attention_biases", _fold_attention_bias(module, value)
+        case "Mul" | "Add", _ if module and value.shape[1:] == (1, 1):  # LayerNorm2d
+            yield f"{module}.{'weight' if op == 'Mul' else 'bias'}", value.ravel()
+        case "Mul", _ if value.shape == (1, architecture.EMBED_DIM, 1, 1):
+            yield "prompt_encoder.no_mask_embed.weight", value.reshape(1, -1)
+        case "Expand", 0 if value.shape == (1, 1 + architecture.MASK_TOKENS, architecture.EMBED_DIM):
+            yield "mask_decoder.iou_token.weight", value[0, :1]
+            yield "mask_decoder.mask_tokens.weight", value[0, 1:]
+
+
+def _fold_attention_bias(module: str, table: Array) -> Array:
+    """(heads, offsets) from (heads, N, N): the first query, a corner, sees every offset once and in order."""
+    biases = table[:, 0]
+    index = architecture.attention_bias_index(math.isqrt(table.shape[1]))
+    if not np.array_equal(biases[:, index], table):
+        raise CheckpointError(f"the attention bias of {module} is not a function of the offsets in a window")
+    return biases

@@ -1,0 +1,148 @@
+"""Reading any accepted checkpoint, and converting it to a fused one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import safetensors.numpy
+
+from .. import architecture
+from ..util.files import check_folder, sha256, whole_file
+from .batch_norm import fuse_batch_norm, unfused
+from .errors import CheckpointError, listed
+from .fused import (
+    FORMAT_VERSION,
+    Array,
+    Checkpoint,
+    PathLike,
+    TensorFile,
+    check_finite,
+    check_shapes,
+    kind_of,
+    open_checkpoint,
+)
+from .onnx_pair import read_onnx_pair
+from .torch_file import read_torch
+
+Source: TypeAlias = PathLike | Sequence[PathLike]
+_CLASSIFICATION_HEAD = ("image_encoder.norm_head.", "image_encoder.head.")
+
+
+class ConvertedCheckpoint(dict[str, Array]):
+    """Any source that `read` takes, converted in memory: name -> float32 array.
+
+    `path`, `metadata` and `sha256`, that of the source, are as a `Checkpoint` has them.
+    """
+
+    def __init__(self, source: PathLike) -> None:
+        super().__init__(read(source))
+        self.path = Path(source)
+        self.metadata = _metadata(_files(source), "fp32")
+        self.sha256 = self.metadata["source_sha256"]
+
+
+def open_source(source: PathLike) -> Checkpoint | ConvertedCheckpoint:
+    """Open a fused checkpoint, or convert in memory whatever else `read` takes. Raises as `read`."""
+    try:
+        return open_checkpoint(source)
+    except CheckpointError:
+        return ConvertedCheckpoint(source)
+
+
+def read(source: Source) -> dict[str, Array]:
+    """Fused float32 tensors by reference name: all of them, of the right shape, finite, in network order.
+
+    `source` is one of
+    - the official `mobile_sam.pt`, or another state dict with its names saved by PyTorch >= 1.6;
+    - a safetensors file with the reference's names, with BatchNorm or fused, as float16, 32 or 64;
+    - an ONNX encoder/decoder pair, as a sequence of two files or the folder that holds them (needs `onnx`).
+    Raises FileNotFoundError, CheckpointError, or ModuleNotFoundError when `onnx` is needed and missing.
+    """
+    return _read(_files(source))
+
+
+def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp32"] = "fp16") -> Checkpoint:
+    """Write `source` (see `read`) as a fused checkpoint and return it, opened.
+
+    "fp16" stores the weights of convolutions and linear layers as float16 and everything else as float32;
+    "fp32" all as float32. The file appears complete or not at all.
+    Raises as `read`, and CheckpointError where a weight exceeds float16's range; OSError where `destination`
+    cannot be written.
+    """
+    if dtype not in ("fp16", "fp32"):
+        raise ValueError(f"dtype must be 'fp16' or 'fp32', not {dtype!r}")
+    destination = Path(destination)
+    check_folder(destination)
+    files = _files(source)
+    tensors = _read(files)
+    if dtype == "fp16":
+        for name, spec in architecture.tensor_specs().items():
+            if spec.is_matrix:
+                with np.errstate(over="ignore"):
+                    tensors[name] = tensors[name].astype(np.float16)
+        check_finite(files[0], tensors, "fp16")
+    with whole_file(destination) as partial:
+        partial.write_bytes(safetensors.numpy.save(tensors, _metadata(files, dtype)))
+    return Checkpoint(destination)
+
+
+def _metadata(files: Sequence[Path], dtype: str) -> dict[str, str]:
+    return {
+        "format_version": FORMAT_VERSION,
+        "source": ", ".join(file.name for file in files),
+        "source_sha256": ", ".join(sha256(file) for file in files),
+        "dtype": dtype,
+    }
+
+
+def _files(source: Source) -> list[Path]:
+    """The file or the pair that `source` names; all exist."""
+    paths = [Path(source)] if isinstance(source, str | os.PathLike) else [Path(path) for path in source]
+    if len(paths) == 1 and paths[0].is_dir():
+        folder = paths[0]
+        paths = sorted(folder.glob("*.onnx"))
+        if len(paths) != 2:
+            raise CheckpointError(f"{folder}: expected two .onnx files, found {len(paths)}")
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"no such checkpoint: {path}")
+    kinds = [kind_of(path) for path in paths]
+    if kinds not in (["safetensors"], ["torch"], ["onnx", "onnx"]):
+        names = ", ".join(str(path) for path in paths) or "no file"
+        accepted = "a .pt saved by PyTorch >= 1.6, a safetensors file, or an ONNX encoder and its decoder"
+        raise CheckpointError(f"{names}: expected {accepted}")
+    return paths
+
+
+def _read(files: Sequence[Path]) -> dict[str, Array]:
+    tensors: Mapping[str, Array]
+    match kind_of(files[0]):
+        case "safetensors":
+            tensors = TensorFile(files[0])
+        case "torch":
+            tensors = read_torch(files[0])
+        case _:
+            tensors = read_onnx_pair(files)
+    shapes = tensors.shapes() if isinstance(tensors, TensorFile) else {name: tensors[name].shape for name in tensors}
+    shapes = {
+        name: shape
+        for name, shape in shapes.items()
+        if not name.startswith(_CLASSIFICATION_HEAD) and not name.endswith(".bn.num_batches_tracked")
+    }
+    expected = architecture.expected_tensors()
+    has_batch_norm = any(".bn." in name for name in shapes)
+    check_shapes(files[0], shapes, unfused(expected) if has_batch_norm else expected)
+    tensors = {name: tensors[name] for name in shapes}
+    integers = [name for name, values in tensors.items() if values.dtype.kind != "f"]
+    if integers:
+        raise CheckpointError(f"{files[0]}: not floating point: {listed(integers)}")
+    if has_batch_norm:
+        tensors = fuse_batch_norm(tensors)
+    with np.errstate(over="ignore"):  # float64 out of float32's range: refused below
+        fused = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
+    check_finite(files[0], fused, "fp32")
+    return fused

@@ -1,0 +1,30 @@
+"""mobilesam convert: a checkpoint in one of several forms to this package's safetensors."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="mobile_sam.pt, a safetensors file with the reference's names, or an ONNX encoder and decoder",
+    )
+    add("--output", type=Path, required=True, metavar="FILE", help="the safetensors file to write")
+    add(
+        "--dtype",
+        choices=("fp16", "fp32"),
+        default="fp16",
+        help="of convolution and linear weights; everything else is fp32 (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from ..checkpoints.reader import convert
+
+    convert(arguments.sources, arguments.output, dtype=arguments.dtype)
+    print(f"{arguments.output}: {arguments.output.stat().st_size} bytes, {arguments.dtype}")
+    return 0

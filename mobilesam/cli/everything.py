@@ -1,0 +1,133 @@
+"""mobilesam everything: the masks of whole photos as a picture, a label map and COCO's JSON."""
+
+import argparse
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
+
+from ..util.console import Progress, describe, say_failed
+from ..util.files import check_distinct, check_folder_to_be, remove_leftovers
+from ..util.options import add_model
+from .many.batch import images_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..api.everything import MaskGenerator
+    from ..masks.objects import Record
+
+PARAMETERS: Mapping[str, tuple[Callable[[str], float], float, str]] = {  # type, default, meaning
+    "points_per_side": (int, 32, "the grid has its square of points"),
+    "points_per_batch": (int, 64, "points decoded at a time; the masks do not depend on it"),
+    "pred_iou_thresh": (float, 0.88, "of predicted quality: a mask exceeds it"),
+    "stability_score_thresh": (float, 0.95, "of stability: a mask has at least this"),
+    "stability_score_offset": (float, 1.0, "how far apart the thresholds are that stability compares"),
+    "box_nms_thresh": (float, 0.7, "boxes that overlap more are duplicates"),
+    "crop_n_layers": (int, 0, "layers of crops that are searched too; layer i has 4^i"),
+    "crop_nms_thresh": (float, 0.7, "as box_nms_thresh, between crops"),
+    "crop_overlap_ratio": (float, 512 / 1500, "how far the first layer's crops overlap"),
+    "crop_n_points_downscale_factor": (int, 1, "points a side are divided by it from layer to layer"),
+    "min_mask_region_area": (float, 0, "holes and islands of fewer pixels are removed"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="a picture, a folder, or a quoted glob such as 'photos/**/*.jpg'")
+    add(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="for each image NAME: NAME_overlay.png, NAME_labels.png (16 bits: 0, or the number of the mask) and "
+        "NAME.json (COCO's, with RLE)",
+    )
+    add("--resume", action="store_true", help="skip images whose files are there already")
+    for name, (kind, default, meaning) in PARAMETERS.items():
+        option = "--" + name.replace("_", "-")
+        add(option, dest=name, type=kind, default=default, metavar="N", help=f"{meaning} (default: {default:.4g})")
+    add_model(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Returns the exit code: 0, or 1 where one of several images failed."""
+    from ..api.everything import MaskGenerator
+    from ..api.model import load
+    from ..images.photo import allow_large_photos
+
+    allow_large_photos()
+    parameters = {name: getattr(arguments, name) for name in PARAMETERS}
+    images = [image for source in arguments.images for image in images_of(source)]
+    files = {path: _files(arguments.output, name) for path, name in images}
+    check_folder_to_be(arguments.output)
+    check_distinct([*(path for path, _ in images), *(file for each in files.values() for file in each)])
+
+    model = load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
+    generator = MaskGenerator(model, **parameters, output_mode="coco_rle")
+    left = [path for path in files if not (arguments.resume and all(file.is_file() for file in files[path]))]
+    written = failed = 0
+    try:
+        for path in left:
+            note = f"{path.name}, {written + failed + 1} of {len(left)}"
+            started = time.perf_counter()
+            try:
+                photo, records = _records(path, generator, note)
+            except (MemoryError, OSError, TypeError, ValueError) as error:
+                if len(images) == 1:
+                    raise
+                say_failed(path, describe(error))
+                failed += 1
+                continue
+            _write(files[path], photo, records, path.name, parameters)
+            written += 1
+            seconds = time.perf_counter() - started
+            print(f"{path}: {len(records)} masks, {seconds:.2f} s: {', '.join(map(str, files[path]))}", flush=True)
+    finally:
+        if len(images) > 1:
+            counts = {"written": written, "failed": failed, "there already": len(files) - len(left)}
+            counts["not reached: go on with --resume"] = len(left) - written - failed
+            said = [f"{count} {what}" for what, count in counts.items() if count or what == "written"]
+            print(f"{', '.join(said)}: {arguments.output}", flush=True)
+    return 1 if failed else 0
+
+
+def _files(folder: Path, name: PurePath) -> list[Path]:
+    """In the order in which they are written."""
+    return [folder / name.with_name(name.stem + end) for end in ("_overlay.png", "_labels.png", ".json")]
+
+
+def _records(path: Path, generator: "MaskGenerator", note: str) -> tuple["Image.Image", list["Record"]]:
+    from ..images.photo import open_rgb
+
+    photo = open_rgb(path)
+    with Progress(None, "points") as progress:
+
+        def show(done: int, total: int) -> None:
+            progress.total = total
+            progress.update(done, note)
+
+        return photo, list(generator.generate_iter(photo, progress=show))
+
+
+def _write(
+    files: Sequence[Path], photo: "Image.Image", records: Sequence["Record"], name: str, parameters: Mapping[str, float]
+) -> None:
+    from PIL import Image
+
+    from ..images.pictures import save_image
+    from ..masks import draw, export
+    from ..masks.objects import SegmentedObject
+    from ..version import __version__
+
+    overlay_file, labels_file, json_file = files
+    overlay_file.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(files)
+    size = photo.height, photo.width
+    objects = [SegmentedObject.from_record(record) for record in records]
+    save_image(draw.overlay(photo, objects, smallest_on_top=True), overlay_file)
+    save_image(Image.fromarray(draw.label_map(objects, size=size, smallest_on_top=True)), labels_file)
+    info = {"description": f"all masks of an image, by mobilesam {__version__}", "parameters": dict(parameters)}
+    export.save(objects, json_file, file_name=name, size=size, info=info)

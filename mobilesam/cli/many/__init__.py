@@ -1,0 +1,1 @@
+"""`mobilesam segment` for many images: which, their overlapping, their files. Imports `api` and what lies below."""

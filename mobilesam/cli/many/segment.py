@@ -1,0 +1,121 @@
+"""mobilesam segment for many images: what is planned, the run, the report."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ...api.model import Segmentation, load
+from ...images.photo import allow_large_photos
+from ...util.console import Progress, say_failed
+from ...util.files import check_distinct, remove_leftovers
+from ..many import outputs, pipeline
+from ..written_prompt import WrittenPrompt
+from .batch import Task, by_image, find_tasks
+from .outputs import Kind, Style
+
+DEFAULT_FORMAT = "png"
+OVERLAY_SUFFIX = ".jpg"  # as PNG, a large photo takes longer to write than to segment
+CUTOUT_SUFFIX = ".png"
+
+Folders = Mapping[Kind, Path]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where the files go. suffixes: the masks' formats."""
+
+    folders: Folders
+    suffixes: Sequence[str]
+    style: Style
+
+    def files(self, task: Task) -> list[tuple[Kind, Path]]:
+        """The task's files, in the order in which they are written.
+
+        A task that names its output has its mask in that format, and in all but the first of `suffixes`.
+        """
+        names = {
+            "mask": [task.output, *(task.output.with_suffix(suffix) for suffix in self.suffixes[1:])],
+            "cutout": [task.output.with_suffix(CUTOUT_SUFFIX)],
+            "overlay": [task.output.with_suffix(OVERLAY_SUFFIX)],
+        }
+        return [(kind, folder / name) for kind, folder in self.folders.items() for name in names[kind]]
+
+    def is_done(self, task: Task) -> bool:
+        return all(path.is_file() for _, path in self.files(task))
+
+
+def run(arguments: argparse.Namespace, prompt: WrittenPrompt | None) -> int:
+    """Returns the exit code: 0, or 1 where an image or a prompt failed."""
+    allow_large_photos()
+    plan = _plan(arguments)
+    tasks = find_tasks(arguments.images, prompt, plan.suffixes[0])
+    _check(tasks, plan)
+    open_tasks = [task for task in tasks if not (arguments.resume and plan.is_done(task))]
+    images = by_image(open_tasks)
+    model = load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
+    files = [path for task in open_tasks for _, path in plan.files(task)]
+    for folder in {path.parent for path in files}:
+        folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(files)
+
+    def write(task: Task, photo: Image.Image, answer: Segmentation) -> None:
+        outputs.write(plan.files(task), answer, photo, task.image, plan.style)
+
+    def after_image() -> None:
+        failed = len(report.failures)
+        progress.update(report.images, f"{failed} failed" if failed else "")
+
+    report, progress = pipeline.Report(), Progress(len(images), "images")
+    try:
+        with progress:
+            pipeline.run(images, model, write, report, multimask=not arguments.single, after_image=after_image)
+    finally:
+        _say(report, len(tasks) - len(open_tasks), progress, len(images), plan.folders)
+    return 1 if report.failures else 0
+
+
+def _plan(arguments: argparse.Namespace) -> _Plan:
+    if len(arguments.outputs) > 1:
+        raise ValueError("for many images give one --output, a folder, and the formats as --format png,json")
+    given: dict[Kind, Path | None] = {
+        "mask": next(iter(arguments.outputs), None),
+        "cutout": arguments.cutout,
+        "overlay": arguments.overlay,
+    }
+    extensions = [part.strip().lstrip(".") for part in (arguments.format or DEFAULT_FORMAT).split(",")]
+    if not all(extensions):
+        raise ValueError(f"--format: expected extensions such as png or png,json, got {arguments.format!r}")
+    style = Style(arguments.name, arguments.crop, arguments.polygons)
+    folders = {kind: path for kind, path in given.items() if path}
+    return _Plan(folders, [f".{extension}" for extension in extensions], style)
+
+
+def _check(tasks: Sequence[Task], plan: _Plan) -> None:
+    """Raise, before anything is written, where an answer cannot be or would go over a file of this command."""
+    checked = set()
+    files = [file for task in tasks for file in plan.files(task)]
+    for kind, path in files:
+        folder = next(parent for parent in path.parents if parent.exists())
+        if (kind, folder, path.suffix) not in checked:
+            if not folder.is_dir():
+                raise NotADirectoryError(f"for many images expected a folder to write into, got a file: {folder}")
+            outputs.check(kind, folder / f"{kind}{path.suffix}", plan.style)
+            checked.add((kind, folder, path.suffix))
+    check_distinct([*{task.image for task in tasks}, *(path for _, path in files)])
+
+
+def _say(report: pipeline.Report, skipped: int, progress: Progress, images: int, folders: Folders) -> None:
+    """What was done, on stdout; what failed and why, on stderr."""
+    for failure in report.failures:
+        say_failed(failure.task.image, failure.reason)
+    seconds = progress.seconds
+    counts = [f"{report.written} written", f"{len(report.failures)} failed"]
+    if skipped:
+        counts.append(f"{skipped} there already")
+    if report.images < images:
+        counts.append(f"{images - report.images} images not reached: go on with --resume")
+    rate = f"{seconds:.1f} s, {report.images / seconds:.2f} images/s"
+    print(f"{', '.join(counts)} ({rate}): {', '.join(map(str, folders.values()))}", flush=True)

@@ -1,0 +1,132 @@
+"""mobilesam segment: photos and prompts in, masks and pictures of them out."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..util.files import check_distinct
+from ..util.options import add_model
+from . import startup
+from .many.batch import is_many
+from .written_prompt import Coordinate, WrittenPrompt, coordinates
+
+if TYPE_CHECKING:
+    from .many.outputs import Kind
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="any picture that Pillow reads; or many: several, a folder, a quoted glob such as 'photos/**/*.jpg', a "
+        "file of prompts (.csv with a header or .jsonl; fields image, points, labels, box, output)",
+    )
+    for option, label, meaning in (("--point", 1, "on the object"), ("--background", 0, "not on it")):
+        add(
+            option,
+            dest="points",
+            action="append",
+            default=[],
+            type=_labelled_point(label),
+            metavar="X,Y",
+            help=f"a place {meaning}, in pixels or, as 50%%,50%%, in per cent of the image; repeatable",
+        )
+    add("--box", type=_box, metavar="X0,Y0,X1,Y1", help="a box around the object, in pixels or per cent")
+    add(
+        "--output",
+        dest="outputs",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="write the mask: a picture, 255 on the object, 0 elsewhere; or, by the extension, .json (COCO's), "
+        ".geojson or .svg; repeatable; of many, a folder",
+    )
+    add("--overlay", type=Path, metavar="FILE", help="write the photo with mask and prompt drawn in; of many, a folder")
+    add("--cutout", type=Path, metavar="FILE", help="write the object on nothing, RGBA; of many, a folder")
+    add("--crop", action="store_true", help="cut-outs: only the object's box")
+    add("--name", default="object", help="in .json, .geojson and .svg: what it is called (default: %(default)s)")
+    add("--polygons", action="store_true", help="in .json: polygons with holes beside the run lengths")
+    add(
+        "--format",
+        metavar="EXTENSIONS",
+        help="of many: the formats of --output, such as png or png,json (default: png)",
+    )
+    add("--resume", action="store_true", help="of many: skip those whose files are there already")
+    add("--single", action="store_true", help="one mask (token 0) instead of the best of three")
+    add_model(parser)
+
+
+def _coordinates(text: str, count: int, form: str) -> tuple[Coordinate, ...]:
+    try:
+        return coordinates(text, count, form)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _labelled_point(label: int) -> Callable[[str], tuple[tuple[Coordinate, ...], int]]:
+    return lambda text: (_coordinates(text, 2, "X,Y"), label)
+
+
+def _box(text: str) -> tuple[Coordinate, ...]:
+    return _coordinates(text, 4, "X0,Y0,X1,Y1")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if not arguments.outputs and not arguments.overlay and not arguments.cutout:
+        raise ValueError(
+            "nothing to write: give --output FILE for the mask, --overlay FILE or --cutout FILE for a picture"
+        )
+    if arguments.crop and not arguments.cutout:
+        raise ValueError("--crop is for --cutout FILE")
+    prompt = None
+    if arguments.points or arguments.box:
+        points, labels = zip(*arguments.points) if arguments.points else ((), ())
+        prompt = WrittenPrompt(points, labels, arguments.box)
+    if is_many(arguments.images):
+        from .many import segment
+
+        return segment.run(arguments, prompt)
+    if prompt is None:
+        raise ValueError("no prompt: give --point X,Y or --box X0,Y0,X1,Y1")
+    if arguments.resume or arguments.format:
+        option = "--resume" if arguments.resume else "--format"
+        raise ValueError(f"{option} is for many images: a folder, a glob or a file of prompts")
+    return _one(arguments, prompt)
+
+
+@startup.often_handed_over()
+def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
+    started = time.perf_counter()
+    image = Path(arguments.images[0])
+    files: list[tuple[Kind, Path]] = [("mask", path) for path in arguments.outputs]
+    files += [("cutout", arguments.cutout)] if arguments.cutout else []
+    files += [("overlay", arguments.overlay)] if arguments.overlay else []
+    check_distinct([image, *(path for _, path in files)])
+
+    from ..images.photo import allow_large_photos
+
+    allow_large_photos()
+    reading, network = startup.read_and_load(image, arguments.weights, arguments.threads, arguments.precision)
+    from ..api.model import MobileSAM, segment
+    from .many import outputs  # while that is loaded
+
+    style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
+    for kind, path in files:
+        outputs.check(kind, path, style)
+    model, photo = MobileSAM(network), reading.result()
+    result = segment(photo, **prompt.on(*photo.rgb.size), multimask=not arguments.single, model=model)
+    outputs.write(files, result, photo.rgb, image, style)
+    area = int(result.mask.sum())
+    print(
+        f"score {result.scores[result.best]:.3f}, area {area} px ({area / result.mask.size:.1%}), "
+        f"{time.perf_counter() - started:.2f} s: {', '.join(str(path) for _, path in files)}"
+    )
+    return 0

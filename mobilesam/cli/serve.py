@@ -1,0 +1,64 @@
+"""mobilesam serve: a local page to click in, and its HTTP API."""
+
+import argparse
+import contextlib
+import webbrowser
+from types import ModuleType
+
+from ..util.options import add_model
+
+DEFAULT_PORT = 8642
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: %(default)s, this machine only)")
+    add("--port", type=int, metavar="N", help=f"to listen on (default: {DEFAULT_PORT}, or a free one if it is taken)")
+    add("--open", action="store_true", help="open the page in a browser")
+    add(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a name, besides addresses and localhost, under which the page is reached; repeatable",
+    )
+    add("--images", type=int, default=16, metavar="N", help="encoded images kept at once (default: %(default)s)")
+    add_model(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.port is not None and not 0 <= arguments.port <= 65535:
+        raise ValueError(f"--port: expected 0 to 65535, got {arguments.port}")
+    if arguments.images < 1:
+        raise ValueError(f"--images: expected at least 1, got {arguments.images}")
+    app_module, server = _modules()
+
+    from ..api.model import load
+    from ..serve.limits import Limits
+
+    with server.listen(arguments.host, arguments.port, DEFAULT_PORT) as listener:
+        model = load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
+        app = app_module.create_app(model, Limits(images=arguments.images), hosts=arguments.allow_host)
+        address = server.address(listener)
+
+        def announce() -> None:
+            if arguments.port is None and listener.getsockname()[1] != DEFAULT_PORT:
+                print(f"port {DEFAULT_PORT} is taken, so another one it is")
+            print(f"mobilesam is at {address} (Ctrl-C to stop)", flush=True)
+            if arguments.open:
+                webbrowser.open(address)
+
+        with contextlib.suppress(KeyboardInterrupt):
+            server.create(app, announce).run(sockets=[listener])
+    return 0
+
+
+def _modules() -> tuple[ModuleType, ModuleType]:
+    try:
+        from ..serve import app, server
+    except ModuleNotFoundError as error:
+        if error.name not in ("contourpy", "fastapi", "uvicorn"):
+            raise
+        raise ImportError(f"serve needs {error.name}: pip install 'mobilesam[serve]'") from None
+    return app, server

@@ -1,0 +1,279 @@
+"""The reference's SamPredictor on NumPy: a script for MobileSAM needs another import line only.
+
+Source: the reference's predictor.py, whose names, arguments, shapes, dtypes and errors these are. Arrays take the place
+of tensors; where a script hands over PyTorch tensors, it gets tensors back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import kernels
+from ..api.model import Embedding, MobileSAM
+from ..architecture import IMG_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
+from ..images.arrays import ImageLike
+from ..images.geometry import Size
+from ..images.photo import IMAGE_FORMATS
+from ..network.parameters import F32
+from ..network.prompt_encoder import NOT_A_POINT, PromptEncoder
+from .utils.transforms import ResizeLongestSide, tensors_for
+
+MASK_THRESHOLD = 0.0
+Answers = tuple[NDArray[Any], F32, F32]
+_NO_IMAGE = "An image must be set with .set_image(...) before mask prediction."
+
+
+class SamPredictor:
+    """Masks for prompts on one image at a time.
+
+    The image is encoded once, by `set_image`, into an `Embedding`, of which every prediction takes hold once: threads
+    may predict while another one sets the next image, and each gets the answer of one image or of the other.
+    """
+
+    def __init__(self, sam_model: MobileSAM) -> None:
+        if not isinstance(sam_model, MobileSAM):
+            raise TypeError(f"sam_model must be what mobilesam.load() gives, got {type(sam_model).__name__}")
+        self.model = sam_model
+        self.transform = ResizeLongestSide(IMG_SIZE)
+        self._embedding: Embedding | None = None
+
+    def set_image(self, image: ImageLike, image_format: str = "RGB") -> None:
+        """Encode an image, which the predictions are then about.
+
+        image: (H, W, 3) uint8, or all else that `MobileSAM.encode` takes. image_format: "RGB" or "BGR".
+        Raises AssertionError for another format and what `MobileSAM.encode` raises; the image set before then stays.
+        """
+        if image_format not in IMAGE_FORMATS:
+            raise AssertionError(f"image_format must be in {list(IMAGE_FORMATS)}, is {image_format}.")
+        self._embedding = self.model.encode(image, image_format=image_format)
+
+    def set_torch_image(self, transformed_image: Any, original_image_size: Sequence[int]) -> None:
+        """Encode an image that `transform` has resized: (1, 3, h, w), from 0 to 255, the longer side 1024.
+
+        Raises AssertionError for another shape.
+        """
+        shape = tuple(transformed_image.shape)
+        if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != IMG_SIZE:
+            raise AssertionError(f"set_torch_image input must be 1CHW with long side {IMG_SIZE}, is {shape}.")
+        height, width = shape[2:]
+        rgb = np.asarray(transformed_image, np.float32)[0].transpose(1, 2, 0)
+        x = np.zeros((IMG_SIZE, IMG_SIZE, 3), np.float32)
+        x[:height, :width] = (rgb - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
+        features = self.model.image_encoder(x, (height, width))
+        features.flags.writeable = False
+        old_h, old_w = original_image_size
+        self._embedding = Embedding(features, (int(old_h), int(old_w)), (height, width), self.model)
+
+    def predict(
+        self,
+        point_coords: ArrayLike | None = None,
+        point_labels: ArrayLike | None = None,
+        box: ArrayLike | None = None,
+        mask_input: ArrayLike | None = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> Answers:
+        """The masks for one prompt.
+
+        point_coords: (N, 2), x and y in pixels of the image; they may lie outside of it.
+        point_labels: (N,), 1 on the object, 0 not on it, -1 for a point that only fills up.
+        box: (4,) or (1, 4), x0, y0, x1, y1 in the same pixels.
+        mask_input: (1, 256, 256), logits of an earlier answer.
+        multimask_output: three masks rather than one. return_logits: masks before the threshold.
+        Returns masks (C, H, W) bool, or float32 with return_logits; each one's predicted IoU (C,) float32; and their
+        logits (C, 256, 256) float32. Without any prompt they are what the model makes of none.
+        Raises RuntimeError before an image is set, AssertionError for points without labels, ValueError or TypeError
+        for a prompt of another shape or type, or that is not finite.
+        """
+        embedding = self._set(_NO_IMAGE)
+        size = embedding.original_size
+        if point_coords is not None:
+            point_coords = self.transform.apply_coords(_numbers(point_coords, "point_coords", "N", 2), size)[None]
+            if point_labels is not None:
+                point_labels = _numbers(point_labels, "point_labels", point_coords.shape[1])[None]
+        if box is not None:
+            box = _numbers(np.reshape(box, -1) if np.shape(box) == (1, 4) else box, "box", 4)
+            box = self.transform.apply_boxes(box, size)
+        if mask_input is not None:
+            mask_input = _numbers(mask_input, "mask_input", 1, LOW_RES, LOW_RES)[None]
+        prompts, masks = _checked_batch(point_coords, point_labels, box, mask_input)
+        answers = _predict(embedding, prompts, masks, multimask_output, return_logits)
+        return answers[0][0], answers[1][0], answers[2][0]
+
+    def predict_torch(
+        self,
+        point_coords: Any = None,
+        point_labels: Any = None,
+        boxes: Any = None,
+        mask_input: Any = None,
+        multimask_output: bool = True,
+        return_logits: bool = False,
+    ) -> tuple[Any, Any, Any]:
+        """The masks for a batch of prompts, on arrays or tensors, in pixels of the resized image (see `transform`).
+
+        point_coords: (B, N, 2); point_labels: (B, N); boxes: (B, 4); mask_input: (B, 1, 256, 256), or
+        (1, 1, 256, 256) for all; otherwise as for `predict`.
+        Returns masks (B, C, H, W), predicted IoUs (B, C) and logits (B, C, 256, 256): arrays, or tensors where a
+        prompt is one. Raises as `predict`.
+        """
+        embedding = self._set(_NO_IMAGE)
+        given = (point_coords, point_labels, boxes, mask_input)
+        prompts, masks = _checked_batch(*given)
+        answers = _predict(embedding, prompts, masks, multimask_output, return_logits)
+        one, two, three = tensors_for(given, *answers)
+        return one, two, three
+
+    def get_image_embedding(self) -> F32:
+        """The embedding (1, 256, 64, 64) of the image. Raises RuntimeError before one is set."""
+        embedding = self._set("An image must be set with .set_image(...) to generate an embedding.")
+        return np.ascontiguousarray(embedding.features.transpose(2, 0, 1)[None])
+
+    def reset_image(self) -> None:
+        """Forget the image."""
+        self._embedding = None
+
+    @property
+    def embedding(self) -> Embedding:
+        """The image set, as this package's own interface has it. Raises RuntimeError before one is set."""
+        return self._set(_NO_IMAGE)
+
+    @property
+    def is_image_set(self) -> bool:
+        """Whether there is an image to predict on."""
+        return self._embedding is not None
+
+    @property
+    def features(self) -> F32 | None:
+        """The embedding (1, 256, 64, 64) of the image, None before one is set."""
+        return self.get_image_embedding() if self.is_image_set else None
+
+    @property
+    def original_size(self) -> Size:
+        """(H, W) of the image. Raises RuntimeError before one is set."""
+        return self._set(_NO_IMAGE).original_size
+
+    @property
+    def input_size(self) -> Size:
+        """(h, w) of the resized image. Raises RuntimeError before one is set."""
+        return self._set(_NO_IMAGE).input_size
+
+    @property
+    def device(self) -> str:
+        """ "cpu", as PyTorch takes it."""
+        return self.model.device
+
+    def _set(self, otherwise: str) -> Embedding:
+        embedding = self._embedding
+        if embedding is None:
+            raise RuntimeError(otherwise)
+        return embedding
+
+
+@dataclass(frozen=True, eq=False)
+class _Prompt:
+    """One of a batch, in pixels of the canvas: points (N, 2) or None, labels (N,), box (4,) or None."""
+
+    points: F32 | None
+    labels: NDArray[np.int32]
+    box: F32 | None
+
+    def tokens(self, encoder: PromptEncoder) -> F32:
+        """The tokens (T, 256)."""
+        if self.points is None:
+            return encoder.sparse(np.empty((0, 2), np.float32), self.labels, self.box)
+        if not len(self.points) and self.box is None:  # the reference pads points that are none, but no other prompt
+            return encoder.sparse(np.zeros((1, 2), np.float32), np.array([NOT_A_POINT]), None)[:1]
+        return encoder.sparse(self.points, self.labels, self.box)
+
+
+def _predict(
+    embedding: Embedding, prompts: list[_Prompt], mask_input: F32 | None, multimask_output: bool, return_logits: bool
+) -> Answers:
+    """The answers to a batch of prompts; mask_input is (B, 256, 256), or (1, 256, 256) for all."""
+    model, count = embedding.model, 3 if multimask_output else 1
+    masks = np.empty((len(prompts), count, *embedding.original_size), np.float32 if return_logits else np.bool_)
+    scores = np.empty((len(prompts), count), np.float32)
+    low_res = np.empty((len(prompts), count, LOW_RES, LOW_RES), np.float32)
+    tokens = [prompt.tokens(model.prompt_encoder) for prompt in prompts]
+    every_mask = [None] if mask_input is None else mask_input
+    parts = [tokens] if len(every_mask) == 1 else [[one] for one in tokens]  # prompts that share their image's tokens
+    answers = (
+        answer
+        for mask, part in zip(every_mask, parts, strict=True)
+        for answer in model.mask_decoder.all_masks(
+            embedding._image_tokens
+            if mask is None
+            else model._image_tokens(embedding.features, mask, reuse=len(part) > 1),
+            part,
+            multimask=multimask_output,
+        )
+    )
+    for i, answer in enumerate(answers):
+        scores[i], low_res[i] = answer
+        kernels.resize_logits(
+            low_res[i],
+            crop=embedding.input_size,
+            size=embedding.original_size,
+            threshold=None if return_logits else MASK_THRESHOLD,
+            out=masks[i],
+            threads=model.threads,
+        )
+    return masks, scores, low_res
+
+
+def _checked_batch(
+    point_coords: Any, point_labels: Any, boxes: Any, mask_input: Any
+) -> tuple[list[_Prompt], F32 | None]:
+    """The prompts, as many as there are points, else boxes, else masks, else one without anything; and the masks."""
+    points = labels = corners = masks = None
+    sizes = {}
+    if point_coords is not None:
+        if point_labels is None:
+            raise AssertionError("point_labels must be supplied if point_coords is supplied.")
+        points = _numbers(point_coords, "point_coords", "B", "N", 2).astype(np.float32)
+        labels = _checked_labels(_numbers(point_labels, "point_labels", *points.shape[:2]))
+        sizes["point_coords"] = len(points)
+    if boxes is not None:
+        corners = _numbers(boxes, "boxes", "B", 4).astype(np.float32)
+        sizes["boxes"] = len(corners)
+    if mask_input is not None:
+        masks = _numbers(mask_input, "mask_input", "B", 1, LOW_RES, LOW_RES).astype(np.float32)[:, 0]
+        if len(masks) != 1 or not sizes:
+            sizes["mask_input"] = len(masks)
+    if len(set(sizes.values())) > 1:
+        counts = ", ".join(f"{size} {name}" for name, size in sizes.items())
+        raise ValueError(f"a batch has as many of each kind of prompt as of the others, got {counts}")
+    none = np.empty(0, np.int32)
+    return [
+        _Prompt(
+            None if points is None else points[i],
+            none if labels is None else labels[i],
+            None if corners is None else corners[i],
+        )
+        for i in range(max(sizes.values(), default=1))
+    ], masks
+
+
+def _checked_labels(labels: NDArray[np.float64]) -> NDArray[np.int32]:
+    wrong = labels[~np.isin(labels, (1, 0, NOT_A_POINT))]
+    if wrong.size:
+        raise ValueError(f"a label is 1 (on the object), 0 (not on it) or -1 (to fill up), got {wrong[0]:g}")
+    return labels.astype(np.int32)
+
+
+def _numbers(values: Any, name: str, *shape: int | str) -> NDArray[np.float64]:
+    """An array of finite numbers of this shape, of which a letter stands for any length."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")
+    fits = [isinstance(want, str) or want == got for want, got in zip(shape, array.shape)]
+    if array.ndim != len(shape) or not all(fits):
+        raise ValueError(f"{name} must be of shape ({', '.join(map(str, shape))}), got {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return array.astype(np.float64)

@@ -1,0 +1,182 @@
+"""Masks on photos: overlays, prompts, cut-outs, label maps."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from ..images.arrays import ImageLike
+from ..images.geometry import Size
+from ..images.photo import open_rgb
+from ..images.pictures import mask_image
+from . import rle
+from .objects import Colour, SegmentedObject, common_size
+
+FILL_COLOUR = (0, 150, 255)
+FILL_ALPHA = 0.4
+INNER_LINE_COLOUR = (0, 90, 255)
+OUTER_LINE_COLOUR = (255, 255, 255)
+POSITIVE_COLOUR = (20, 160, 70)
+NEGATIVE_COLOUR = (215, 40, 50)
+
+
+def draw_overlay(image: ImageLike, mask: NDArray[np.bool_]) -> Image.Image:
+    """The image in its own size, the mask (H, W) bool on it as a translucent colour with a two-tone outline.
+
+    Raises ValueError where the sizes differ.
+    """
+    photo = open_rgb(image)
+    height, width = mask.shape
+    if photo.size != (width, height):
+        raise ValueError(f"the mask is {width}x{height} but the image is {photo.width}x{photo.height} pixels")
+    inside = mask_image(mask)
+    # A box blur costs the same at any radius; it is strictly between 0 and 255 near the contour only.
+    blurred = np.asarray(inside.filter(ImageFilter.BoxBlur(max(1, round(max(photo.size) / 800)))))
+    contour = (blurred > 0) & (blurred < 255)
+    drawn = photo.copy()
+    drawn.paste(FILL_COLOUR, mask=inside.point([0] * 255 + [round(255 * FILL_ALPHA)]))
+    drawn.paste(INNER_LINE_COLOUR, mask=mask_image(contour & mask))
+    drawn.paste(OUTER_LINE_COLOUR, mask=mask_image(contour & ~mask))
+    return drawn
+
+
+def draw_prompt(
+    picture: Image.Image, points: NDArray[np.number], labels: NDArray[np.integer], box: NDArray[np.number] | None
+) -> Image.Image:
+    """The RGB picture with a prompt drawn in: a plus on points (P, 2) of label 1, a minus on others, the box (4,)."""
+    from PIL import ImageDraw  # which loads fonts
+
+    drawn = picture.copy()
+    line = max(2, round(max(picture.size) / 600))
+    if box is not None:
+        x0, y0, x1, y1 = (round(float(edge)) for edge in box)
+        for colour, grown in ((OUTER_LINE_COLOUR, line), (POSITIVE_COLOUR, 0)):
+            corners = x0 - grown, y0 - grown, x1 + grown, y1 + grown
+            ImageDraw.Draw(drawn).rectangle(corners, outline=colour, width=line + 2 * grown)
+    radius = max(5, round(max(picture.size) / 90))
+    for (x, y), label in zip(points.tolist(), labels.tolist()):
+        marker = _marker(radius, positive=label == 1)
+        drawn.paste(marker, (round(x) - radius, round(y) - radius), marker)
+    return drawn
+
+
+def _marker(radius: int, *, positive: bool) -> Image.Image:
+    """A disc with a plus or a minus, RGBA, 2·radius + 1 pixels a side; drawn larger and shrunk for smooth edges."""
+    from PIL import ImageDraw
+
+    side, zoom = 2 * radius + 1, 8
+    marker = Image.new("RGBA", (side * zoom, side * zoom), (*OUTER_LINE_COLOUR, 0))
+    draw = ImageDraw.Draw(marker)
+    end, rim, bar = side * zoom - 1, round(side * zoom * 0.1), round(side * zoom * 0.07)
+    draw.ellipse((0, 0, end, end), OUTER_LINE_COLOUR)
+    draw.ellipse((rim, rim, end - rim, end - rim), POSITIVE_COLOUR if positive else NEGATIVE_COLOUR)
+    near, far, middle = round(end * 0.28), round(end * 0.72), end / 2
+    draw.rectangle((near, middle - bar, far, middle + bar), OUTER_LINE_COLOUR)
+    if positive:
+        draw.rectangle((middle - bar, near, middle + bar, far), OUTER_LINE_COLOUR)
+    return marker.resize((side, side), Image.Resampling.BOX)
+
+
+FILL_OPACITY = 0.5
+LINE_COLOUR = (255, 255, 255)
+BAND = 512  # rows of a photo drawn at a time
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # multiples of it, modulo 1, keep far from each other
+
+
+def overlay(image: ImageLike, objects: Sequence[SegmentedObject], *, smallest_on_top: bool = False) -> Image.Image:
+    """The image with each object in its colour, translucent, and a white line around what is seen of it.
+
+    Of several on a pixel it shows the one that `label_map` has. Raises ValueError where sizes differ, and what reading
+    the image raises.
+    """
+    photo = _photo(image, objects)
+    labels = label_map(objects, size=(photo.height, photo.width), smallest_on_top=smallest_on_top)
+    palette = np.array([(0, 0, 0), *own_colours(objects)], np.uint8)
+    radius = round(max(photo.size) / 1600)  # of the line, which is a pixel wide on small photos
+    drawn = photo.copy()
+    for top in range(0, photo.height, BAND):  # so that little is held besides the photo and its copy
+        end = min(top + BAND, photo.height)
+        first, last = max(0, top - radius - 1), min(end + radius + 1, photo.height)  # what a line comes in from
+        band = _draw_labels(photo.crop((0, first, photo.width, last)), labels[first:last], palette, radius)
+        drawn.paste(band.crop((0, top - first, photo.width, end - first)), (0, top))
+    return drawn
+
+
+def _draw_labels(
+    photo: Image.Image, labels: NDArray[np.uint16], palette: NDArray[np.uint8], radius: int
+) -> Image.Image:
+    line = np.zeros(labels.shape, np.bool_)
+    line[1:] |= labels[1:] != labels[:-1]
+    line[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    if radius:
+        line = np.asarray(mask_image(line).filter(ImageFilter.BoxBlur(radius))) > 0
+    fill = mask_image(labels > 0).point([0] * 255 + [round(255 * FILL_OPACITY)])
+    photo.paste(Image.fromarray(palette[labels]), mask=fill)
+    photo.paste(LINE_COLOUR, mask=mask_image(line))
+    return photo
+
+
+def cutout(image: ImageLike, objects: Sequence[SegmentedObject], *, crop: bool = False) -> Image.Image:
+    """The image with nothing but the objects: RGBA, transparent and black everywhere else.
+
+    crop: only the smallest box around them. Raises ValueError where sizes differ or crop finds no pixel, and what
+    reading the image raises.
+    """
+    photo = _photo(image, objects)
+    width, height = photo.size
+    inside = np.zeros((height, width), np.bool_)
+    for item in objects:
+        inside |= item.pixels()
+    alpha = mask_image(inside)
+    box = alpha.getbbox() if crop else (0, 0, width, height)
+    if box is None:
+        raise ValueError("there is nothing to crop to: the masks are empty")
+    cut = Image.new("RGBA", (box[2] - box[0], box[3] - box[1]))
+    cut.paste(photo.crop(box), mask=alpha.crop(box))
+    return cut
+
+
+def label_map(
+    objects: Sequence[SegmentedObject], *, size: Size | None = None, smallest_on_top: bool = False
+) -> NDArray[np.uint16]:
+    """Each pixel's object (H, W) uint16: its number in the sequence, from 1; 0 for none.
+
+    Of several objects on a pixel it is the last, or with smallest_on_top the one of the smallest area. size: (h, w) of
+    the image, needed where there is no object. `PIL.Image.fromarray` makes a 16-bit picture of it. Masks that are RLEs
+    are not unpacked. Raises ValueError where there is neither object nor size, sizes differ, or there are over 65535
+    objects.
+    """
+    height, width = common_size(objects, size)
+    if len(objects) > np.iinfo(np.uint16).max:
+        raise ValueError(f"a label map holds 65535 objects, got {len(objects)}")
+    order = range(len(objects))
+    columns = np.zeros(height * width, np.uint16)
+    for i in sorted(order, key=lambda i: -objects[i].area) if smallest_on_top else order:
+        for first, end in rle.spans(objects[i].run_lengths()).tolist():
+            columns[first:end] = i + 1
+    return np.ascontiguousarray(columns.reshape(width, height).T)
+
+
+def colours(count: int) -> list[Colour]:
+    """Colours (r, g, b) that neighbours in the list do not share; the first is that of overlays."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(level / 255 for level in FILL_COLOUR))
+    hues = ((hue + i * GOLDEN_RATIO) % 1 for i in range(count))
+    shades = (colorsys.hsv_to_rgb(hue, saturation, value) for hue in hues)
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in shades]
+
+
+def own_colours(objects: Sequence[SegmentedObject]) -> list[Colour]:
+    return [item.colour or colour for item, colour in zip(objects, colours(len(objects)))]
+
+
+def _photo(image: ImageLike, objects: Sequence[SegmentedObject]) -> Image.Image:
+    """The image, where it is of the masks' size."""
+    photo = open_rgb(image)
+    height, width = common_size(objects) if objects else (photo.height, photo.width)
+    if photo.size != (width, height):
+        raise ValueError(f"the masks are {width}x{height} but the image is {photo.width}x{photo.height} pixels")
+    return photo

@@ -1,0 +1,189 @@
+"""TinyViT-5M, the image encoder, one class per module of the reference's modeling/tiny_vit_sam.py.
+
+Maps are (H, W, C) float32, channels contiguous; names are the reference's. Every BatchNorm is folded into its
+convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..architecture import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage, attention_bias_index
+from ..kernels import WinogradPanels
+from ..util.deferred import Later
+from .parameters import F32, Parameters
+from .zero_canvas import PARTIAL_LAYERS, PartialCanvas
+
+
+class PatchEmbed:
+    """(1024, 1024, 3) to (256, 256, 64): two 3×3 convolutions of stride 2 with a GELU between them."""
+
+    def __init__(self, p: Parameters) -> None:
+        self.conv1 = p.conv("seq.0.c", precision="fp32")  # narrow pixels cost more accuracy than all other layers
+        self.conv2 = p.conv("seq.2.c")
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        c1, c2 = self.conv1, self.conv2
+        return kernels.patch_embed(x, c1.weight, c1.bias, c2.weight, c2.bias, threads=threads)
+
+
+class Bottleneck:
+    """1×1, GELU, depthwise 3×3, GELU, 1×1: ``PatchMerging``, and with the shortcut and a last GELU ``MBConv``."""
+
+    def __init__(self, p: Parameters, *, stride: int = 1, residual: bool = False) -> None:
+        self.conv1 = p.linear("conv1.c")
+        self.conv2 = p.depthwise("conv2.c")
+        self.conv3 = p.linear("conv3.c")
+        self.stride = stride
+        self.residual = residual
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        c1, c2, c3 = self.conv1, self.conv2, self.conv3
+        return kernels.mbconv(
+            x, c1.weight, c1.bias, c2.weight, c2.bias, c3.weight, c3.bias,
+            stride=self.stride, residual=self.residual, threads=threads,
+        )  # fmt: skip
+
+
+class TinyViTBlock:
+    """x += attn(x) in windows; x = local_conv(x); x += mlp(x)."""
+
+    def __init__(self, p: Parameters, stage: Stage) -> None:
+        self.window = stage.window
+        self.norm = p.norm("attn.norm")
+        self.qkv = p.linear("attn.qkv")
+        self.proj = p.linear("attn.proj")
+        biases = p.tensor("attn.attention_biases")
+        self.attention_bias = kernels.pack_attention_bias(biases, attention_bias_index(stage.window))
+        self.local_conv = p.depthwise("local_conv.c")
+        self.mlp_norm = p.norm("mlp.norm")
+        self.fc1 = p.linear("mlp.fc1")
+        self.fc2 = p.linear("mlp.fc2")
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        return self.mlp(self.attend(x, threads), threads)
+
+    def attend(self, x: F32, threads: int) -> F32:
+        """x += attn(x), in place."""
+        return kernels.window_attention(
+            x, self.norm.weight, self.norm.bias, self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias,
+            self.attention_bias, window=self.window, eps=LAYER_NORM_EPS, out=x, threads=threads,
+        )  # fmt: skip
+
+    def mlp(self, x: F32, threads: int) -> F32:
+        """x = local_conv(x); x += mlp(x)."""
+        return kernels.local_mlp(
+            x, self.local_conv.weight, self.local_conv.bias, self.mlp_norm.weight, self.mlp_norm.bias,
+            self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, eps=LAYER_NORM_EPS, threads=threads,
+        )  # fmt: skip
+
+
+class Layer:
+    """A stage, ``ConvLayer`` or ``BasicLayer``: its blocks, then the PatchMerging to the next stage's map."""
+
+    def __init__(self, p: Parameters, stage: Stage, following: Stage | None) -> None:
+        self.blocks = [
+            TinyViTBlock(p / "blocks" / i, stage) if stage.window else Bottleneck(p / "blocks" / i, residual=True)
+            for i in range(stage.depth)
+        ]
+        self.downsample = None
+        if following is not None:
+            self.downsample = Bottleneck(p / "downsample", stride=stage.resolution // following.resolution)
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        for block in self.blocks:
+            x = block(x, threads)
+        return x if self.downsample is None else self.downsample(x, threads)
+
+
+class Neck:
+    """1×1 and 3×3 convolutions to 256 channels, each followed by LayerNorm2d."""
+
+    def __init__(self, p: Parameters) -> None:
+        self.conv1, self.norm1 = p.linear("0"), p.norm("1")
+        self.conv2, self.norm2 = p.conv3x3("2"), p.norm("3")
+
+    def __call__(self, x: F32, threads: int) -> F32:
+        return self.conv3x3(self.conv1x1(x, threads), threads)
+
+    def conv1x1(self, x: F32, threads: int) -> F32:
+        x = kernels.linear(x, self.conv1.weight, threads=threads)
+        return self._norm(x, self.norm1.weight, self.norm1.bias, threads)
+
+    def conv3x3(self, x: F32, threads: int) -> F32:
+        if isinstance(self.conv2, WinogradPanels):
+            x = kernels.winograd_conv3x3(x, self.conv2, threads=threads)
+        else:
+            x = kernels.conv2d(x, self.conv2, pad=1, threads=threads)
+        return self._norm(x, self.norm2.weight, self.norm2.bias, threads)
+
+    @staticmethod
+    def _norm(x: F32, weight: F32, bias: F32, threads: int) -> F32:
+        return kernels.layer_norm(x, weight, bias, eps=LAYER_NORM_2D_EPS, out=x, threads=threads)
+
+
+class ImageEncoder:
+    """x (1024, 1024, 3) float32, normalised and zero-padded, to features (64, 64, 256) float32.
+
+    Immutable once it is loaded. Raises TypeError or ValueError for an x of another shape or dtype.
+    """
+
+    img_size = IMG_SIZE
+
+    def __init__(
+        self,
+        weights: Mapping[str, NDArray[np.generic]],
+        threads: int,
+        precision: str = "fp32",
+        *,
+        thread: Executor | None = None,
+    ) -> None:
+        """thread: loads the layers in their order, each waited for where it is used; None: all are loaded here."""
+        p = Parameters(weights, precision) / "image_encoder"
+        self.threads = threads
+        self._patch_embed = Later(thread, PatchEmbed, p / "patch_embed")
+        self._layers = [
+            Later(thread, Layer, p / "layers" / i, stage, following)
+            for i, (stage, following) in enumerate(zip(STAGES, [*STAGES[1:], None]))
+        ]
+        self._neck = Later(thread, Neck, p / "neck")
+        self.partial_canvas = [
+            PartialCanvas(self._patch_embed, self._layers[:PARTIAL_LAYERS], axis, threads) for axis in (0, 1)
+        ]
+
+    @property
+    def patch_embed(self) -> PatchEmbed:
+        return self._patch_embed()
+
+    @property
+    def layers(self) -> list[Layer]:
+        return [layer() for layer in self._layers]
+
+    @property
+    def neck(self) -> Neck:
+        return self._neck()
+
+    def loaded(self) -> ImageEncoder:
+        """The encoder, once it is whole. Raises what loading a layer raised."""
+        _ = self.patch_embed, self.layers, self.neck
+        return self
+
+    def __call__(self, x: F32, filled: tuple[int, int] | None = None) -> F32:
+        """``filled`` (h, w): x is zero below line h and right of column w, which saves work and changes no bit."""
+        if x.shape != (IMG_SIZE, IMG_SIZE, 3):
+            raise ValueError(f"x: expected shape {(IMG_SIZE, IMG_SIZE, 3)}, got {x.shape}")
+        y = None
+        for canvas, lines in zip(self.partial_canvas, filled or x.shape):
+            y = canvas(x, lines) if y is None else y
+        if y is None:
+            y = self.patch_embed(x, self.threads)
+            for layer in self._layers[:PARTIAL_LAYERS]:
+                y = layer()(y, self.threads)
+        for layer in self._layers[PARTIAL_LAYERS:]:
+            y = layer()(y, self.threads)
+        return self.neck(y, self.threads)

@@ -1,0 +1,215 @@
+"""What the mask decoder's updates of the image's tokens come to in low rank: constants of a model, made once.
+
+A prompt of T tokens updates the N image tokens by attention: z = x + P·U + b, with P (N, 8·T) the softmax over the
+tokens of each head and U[h·T + t] = v[t, h]·O[h], head h's value of token t through its rows of the output
+projection O (128, 256); then y = (z − mean)/σ∘γ + β. Two of these, where C takes a row's mean from it, make of x
+
+    Z₁ = x₁ + P₁·U₁             y₁ = Z₁/σ₁∘γ₁ + β₁    x₁ = (x + b₁)C    U₁ of O₁C
+    Z₂ = x₂ + S·[U₁'; β'; U₂]   y₂ = Z₂/σ₂∘γ₂ + β₂    x₂ = (x₁∘γ₁)C     U₁' of O₁Cγ₁C, β' = (β₁ + b₂)C, U₂ of O₂C
+
+with S = [P₁, σ₁, σ₁P₂], and σ₂ the deviation of Z₂ with eps·σ₁² for eps: a common factor of a row passes through a
+norm. So y₁ and y₂ are never made. What is asked of them is linear in Z: a map of x₁ or x₂, the same for every prompt,
+and a small matrix times S; |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding;
+its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
+
+P·U of a head's tokens is what the head mixes of their values, through its rows of O: where tokens are many, the mixed
+channels M = P·v (N, E) are S's columns in place of P, and O's rows are U. S has 8·T or E columns an update.
+`kernels/decoder/low_rank_update.pyx` computes with P, `mixed_update.pyx` with M, whose constants are in `mixed.py`.
+
+A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .. import kernels
+from ..architecture import DECODER_DEPTH
+from ..kernels import MapRows, Update
+from .parameters import F32, PANEL, Parameters
+
+F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Affine:
+    """weight and bias in float64: (N, K) and (N,) of a linear layer, (C,) both of a norm."""
+
+    weight: F64
+    bias: F64
+
+    @classmethod
+    def of(cls, weight: ArrayLike, bias: ArrayLike) -> Affine:
+        return cls(np.asarray(weight, np.float64), np.asarray(bias, np.float64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """The two updates, what the image's maps are made with, and the first product that follows.
+
+    The maps are rows·(x + shift)ᵀ, |x₁|² and |x₂|² of `kernels.project_image`; `scale` is γ₁.
+    pe_rows: (5·E, C), whose products with the positional encoding, and pe_bias (5·E,), are what it adds to the keys
+        before the updates, to the first update's queries and the keys after it, and to the second's; the first 2·E are
+        added to the image's first maps.
+    before_at: which maps are the first of E keys and E values of the attention before the updates; before_bias: (E,),
+        of those values.
+    first_out: (C, E), the first update's output projection.
+    last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
+    last_shift: (OC,), which is added after the division by σ₂.
+    """
+
+    shift: F32
+    scale: F32
+    rows: MapRows
+    pe_rows: MapRows
+    pe_bias: F32
+    before_at: tuple[int, int]
+    before_bias: F32
+    first_out: F32
+    first: Update
+    second: Update
+    last_at: int
+    last_shift: F32
+
+
+def low_rank(
+    outs: Sequence[Affine],
+    norms: Sequence[Affine],
+    queries: Sequence[Affine],
+    keys: Sequence[Affine],
+    values: Sequence[Affine],
+    last: Affine,
+    *,
+    precision: str = "fp32",
+    isa: str | None = None,
+    threads: int | None = None,
+) -> LowRank:
+    """The constants of two updates.
+
+    outs: the updates' output projections (C, E), norms the norms that follow, queries (E, C) their image's queries.
+    keys, values: (E, C) of the attention before them and of that to the result of each.
+    last: (OC, C), what is asked of the second result besides.
+    precision: of the product that makes the image's maps.
+    isa, threads: what they are computed on; by default what is in force.
+    """
+    (out1, out2), (norm1, norm2) = outs, norms
+    (key0, *keys), (value0, *values) = keys, values
+    products = partial(_products, isa=isa, threads=threads)
+    basis1 = centred(out1.weight.T)
+    between = centred(norm1.bias + out2.bias)
+    basis2 = np.concatenate([to_second(out1.weight.T, norm1.weight), between[None], centred(out2.weight.T)])
+    e = len(basis1)
+    asked1 = [part.weight * norm1.weight for part in (keys[0], values[0], queries[1])]
+    asked2 = [part.weight * norm2.weight for part in (keys[1], values[1])]
+    last2 = last.weight * norm2.weight
+    rows = [
+        key0.weight, queries[0].weight, 2 * centred(basis1), *map(centred, asked1),
+        *(to_second(part, norm1.weight) for part in (2 * basis2, *asked2, last2)),
+        value0.weight,
+    ]  # fmt: skip
+    count = sum(map(len, rows))
+
+    def packed(rows: F64, precision: str = "fp32") -> MapRows:
+        return kernels.pack_rows(_f32(rows), precision=precision, isa=isa)
+
+    grams = [_one_sided(products(basis, basis), e) for basis in (basis1, basis2)]
+    of_basis = [(products(k, basis), products(basis, v)) for (k, v), basis in ((asked1[:2], basis1), (asked2, basis2))]
+    query_rows, last_basis = products(asked1[2], basis1), products(basis2, last2)
+
+    def update(i: int, at: int, query_rows: F32 | None = None, last_basis: F32 | None = None) -> Update:
+        key_rows, value_rows = of_basis[i]
+        return Update(
+            at, count + i, e + 2 * e * i, _padded(grams[i]), query_rows, _padded(key_rows),
+            _padded(np.pad(value_rows, [(0, 1), (0, 0)])), _f32(_applied(values[i], norms[i].bias)), last_basis,
+        )  # fmt: skip
+
+    return LowRank(
+        shift=_f32(out1.bias),
+        scale=_f32(norm1.weight),
+        rows=packed(np.concatenate(rows), precision),
+        pe_rows=packed(np.concatenate([part.weight for part in (key0, queries[0], keys[0], queries[1], keys[1])])),
+        pe_bias=_f32(
+            np.concatenate(
+                [
+                    np.zeros(e),
+                    _applied(queries[0], -out1.bias),
+                    np.zeros(e),
+                    _applied(queries[1], norm1.bias),
+                    np.zeros(e),
+                ]
+            )
+        ),
+        before_at=(0, count - e),
+        before_bias=_f32(_applied(value0, -out1.bias)),
+        first_out=_f32(out1.weight),
+        first=update(0, e),
+        second=update(1, 5 * e, _padded(query_rows), _f32(last_basis)),
+        last_at=count - e - len(last2),
+        last_shift=_f32(_applied(last, norm2.bias)),
+    )
+
+
+def decoder_constants(p: Parameters, precision: str, isa: str, threads: int) -> LowRank:
+    """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
+    layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
+    updates = [layer / "cross_attn_image_to_token" for layer in layers]
+    attentions = [layer / "cross_attn_token_to_image" for layer in layers] + [
+        p / "transformer.final_attn_token_to_image"
+    ]
+
+    def linear(module: Parameters, name: str) -> Affine:
+        return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
+
+    upscale = p.transposed("output_upscaling.0")
+    return low_rank(
+        outs=[linear(module, "out_proj") for module in updates],
+        norms=[Affine.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
+        queries=[linear(module, "q_proj") for module in updates],
+        keys=[linear(module, "k_proj") for module in attentions],
+        values=[linear(module, "v_proj") for module in attentions],
+        last=Affine.of(upscale.weight.rows, np.tile(upscale.bias, 4)),
+        precision=precision,
+        isa=isa,
+        threads=threads,
+    )
+
+
+def centred(x: F64) -> F64:
+    """x·C: rows without their mean."""
+    return x - x.mean(axis=-1, keepdims=True)
+
+
+def to_second(x: F64, gamma1: F64) -> F64:
+    """x·Cγ₁C, by which a token comes to x₂; as that is symmetric, it also makes of rows that ask x₂ rows that ask x."""
+    return centred(centred(x) * gamma1)
+
+
+def _applied(layer: Affine, x: F64) -> F64:
+    """The layer's answer to x (K,)."""
+    return (layer.weight * x).sum(axis=1) + layer.bias
+
+
+def _products(x: F64, y: F64, *, isa: str | None, threads: int | None) -> F64:
+    """x·yᵀ, of rows, in float32, which errs as the products it saves do. NumPy's threads would spin on after one."""
+    rows = kernels.pack(_f32(y), isa=isa, lasting=False, threads=threads)
+    return kernels.linear(_f32(x), rows, threads=threads).astype(np.float64)
+
+
+def _one_sided(gram: F64, e: int) -> F64:
+    """S·gram·Sᵀ with each block of S seen from itself, and from those after it twice."""
+    block = np.minimum(np.arange(len(gram)) // e, 1) + (np.arange(len(gram)) > e)
+    return gram * (1.0 + np.sign(block[:, None] - block))
+
+
+def _padded(rows: F64) -> F32:
+    """With columns of zeros up to whole panels."""
+    return _f32(np.pad(rows, [(0, 0), (0, -rows.shape[1] % PANEL)]))
+
+
+def _f32(x: F64) -> F32:
+    return np.ascontiguousarray(x, np.float32)

@@ -1,0 +1,94 @@
+"""A checkpoint's tensors in the form that the kernels read: channels contiguous, matrices packed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..kernels import MapRows, Panels, WinogradPanels
+
+F32 = NDArray[np.float32]
+
+# The panels of every ISA's register tile divide this.
+PANEL = 32
+
+
+class Layer(NamedTuple):
+    """A linear layer or a convolution: its packed weight and its bias."""
+
+    weight: Panels
+    bias: F32 | None
+
+
+class Vectors(NamedTuple):
+    """A weight that is read as it is, such as a norm's or a depthwise convolution's, and its bias; float32."""
+
+    weight: F32
+    bias: F32
+
+
+class Rows(NamedTuple):
+    """A layer whose answers are maps: the rows of its product, packed, and its bias."""
+
+    weight: MapRows
+    bias: F32
+
+
+class Parameters:
+    """The tensors under a prefix of the reference's names; ``p / "blocks" / 0`` is the prefix below.
+
+    They are packed by the thread that asks for them: the network's parts are loaded side by side.
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], precision: str = "fp32", prefix: str = "") -> None:
+        self._tensors = tensors
+        self.precision = precision
+        self._prefix = prefix
+
+    def __truediv__(self, name: str | int) -> Parameters:
+        return Parameters(self._tensors, self.precision, f"{self._prefix}{name}.")
+
+    def __contains__(self, name: str) -> bool:
+        return self._prefix + name in self._tensors
+
+    def tensor(self, name: str) -> F32:
+        """A tensor as it is in the checkpoint, in float32."""
+        return np.ascontiguousarray(self._tensors[self._prefix + name], np.float32)
+
+    def linear(self, name: str) -> Layer:
+        """(N, K), or the (OC, C, 1, 1) of a 1×1 convolution, packed."""
+        weight = self._tensors[f"{self._prefix}{name}.weight"]
+        return self._layer(weight.reshape(weight.shape[0], -1), name)
+
+    def conv(self, name: str, *, precision: str | None = None) -> Layer:
+        """(OC, C, KH, KW) as (OC, KH, KW, C), packed, in the model's precision unless another is given."""
+        return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name, precision)
+
+    def conv3x3(self, name: str) -> WinogradPanels | Panels:
+        """(OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, packed; in fp32 transformed before."""
+        weight = self.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
+        if self.precision == "fp32":
+            return kernels.pack_winograd(weight, threads=1)
+        return kernels.pack(weight, precision=self.precision, threads=1)
+
+    def transposed(self, name: str) -> Rows:
+        """(C, OC, 2, 2) of a transposed convolution as the rows (2, 2, OC) of a matrix with C columns."""
+        weight = self.tensor(f"{name}.weight")
+        rows = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1, weight.shape[0])
+        return Rows(kernels.pack_rows(rows, precision=self.precision), self.tensor(f"{name}.bias"))
+
+    def depthwise(self, name: str) -> Vectors:
+        """(C, 1, KH, KW) as (KH, KW, C)."""
+        weight = self.tensor(f"{name}.weight")[:, 0].transpose(1, 2, 0)
+        return Vectors(np.ascontiguousarray(weight), self.tensor(f"{name}.bias"))
+
+    def norm(self, name: str) -> Vectors:
+        return Vectors(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"))
+
+    def _layer(self, weight: NDArray[np.generic], name: str, precision: str | None = None) -> Layer:
+        bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self else None
+        return Layer(kernels.pack(weight, precision=precision or self.precision, threads=1), bias)

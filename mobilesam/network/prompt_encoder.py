@@ -1,0 +1,75 @@
+"""The prompt encoder: points, boxes and masks as what the mask decoder reads.
+
+Source: the reference's modeling/prompt_encoder.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import kernels
+from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, LAYER_NORM_2D_EPS, POINT_EMBEDDINGS
+from .parameters import F32, Parameters
+
+NOT_A_POINT = -1
+BOX_CORNERS = (2, 3)
+
+
+class PromptEncoder:
+    """Prompts in pixels of the 1024×1024 canvas to token and map embeddings. Immutable once made."""
+
+    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int) -> None:
+        p = Parameters(weights) / "prompt_encoder"
+        self.threads = threads
+        self.gaussian = p.tensor("pe_layer.positional_encoding_gaussian_matrix")
+        names = [*(f"point_embeddings.{i}" for i in range(POINT_EMBEDDINGS)), "not_a_point_embed"]
+        self._embeddings = np.concatenate([p.tensor(f"{name}.weight") for name in names])  # by label, the last for −1
+        self.no_mask_embed = p.tensor("no_mask_embed.weight")[0]
+        self.mask_convs = [p.conv(f"mask_downscaling.{i}") for i in (0, 3, 6)]
+        self.mask_norms = [p.norm(f"mask_downscaling.{i}") for i in (1, 4)]
+        self._dense_pe = self._grid()
+
+    def sparse(self, points: F32, labels: NDArray[np.integer], box: F32 | None) -> F32:
+        """The tokens (T, 256) of points (P, 2), labels (P,) of 1, 0 or −1 (padding), and a box (4,).
+
+        Points without a box are followed by one padding point, as the reference does.
+        """
+        if box is None and not len(points):
+            return np.empty((0, EMBED_DIM), np.float32)
+        count, more = len(points), (NOT_A_POINT,) if box is None else BOX_CORNERS
+        xy, kinds = np.empty((count + len(more), 2), np.float32), np.empty(count + len(more), np.intp)
+        xy[:count], xy[count:] = points, 0 if box is None else box.reshape(2, 2)
+        kinds[:count], kinds[count:] = labels, more
+        return kernels.encode_positions(xy, IMG_SIZE, self.gaussian, kinds, self._embeddings, threads=1)
+
+    def dense(self, mask_input: F32 | None) -> F32:
+        """The map (64, 64, 256) of mask logits (256, 256), or the vector (256,) that stands for no mask everywhere."""
+        if mask_input is None:
+            return self.no_mask_embed
+        x = mask_input[:, :, None]
+        for conv, norm in zip(self.mask_convs, self.mask_norms):
+            x = kernels.conv2d(x, conv.weight, conv.bias, stride=2, threads=self.threads)
+            x = kernels.layer_norm(
+                x,
+                norm.weight,
+                norm.bias,
+                eps=LAYER_NORM_2D_EPS,
+                activation="gelu",
+                out=x,
+                threads=self.threads,
+            )
+        last = self.mask_convs[-1]
+        return kernels.conv2d(x, last.weight, last.bias, threads=self.threads)
+
+    def dense_pe(self) -> F32:
+        """The positional encoding (64, 64, 256) of the embedding's own grid, read-only."""
+        return self._dense_pe
+
+    def _grid(self) -> F32:
+        xy = np.indices((EMBED_SIZE, EMBED_SIZE), np.float32)[::-1].reshape(2, -1).T
+        grid = kernels.encode_positions(np.ascontiguousarray(xy), EMBED_SIZE, self.gaussian, threads=1)
+        grid.flags.writeable = False
+        return grid.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM)

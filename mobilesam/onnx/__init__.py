@@ -1,0 +1,1 @@
+"""The network as ONNX graphs. Needs the package `onnx`. Imports `checkpoints` and `util`."""

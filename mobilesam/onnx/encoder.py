@@ -1,0 +1,138 @@
+"""The image encoder as an ONNX graph, in the form that ONNX Runtime runs fastest.
+
+Convolutions are NCHW (ONNX Runtime blocks their channels itself) and everything else runs on tokens
+(H·W, C), so that linear layers are single Gemm nodes. Functions are the reference's modules
+(modeling/tiny_vit_sam.py).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, LAYER_NORM_2D_EPS, STAGES, Stage, attention_bias_index
+from .graph import F32, Graph, value_info
+from .types import Tensors
+
+I32 = NDArray[np.int32]
+
+
+def build_encoder(tensors: Tensors) -> ModelProto:
+    """`input` (1, 3, 1024, 1024) float32, normalised and padded, to `output` (1, 256, 64, 64)."""
+    g = Graph(tensors)
+    x = _patch_embed(g, "input")
+    for index, stage in enumerate(STAGES):
+        layer = f"image_encoder.layers.{index}"
+        if stage.heads:
+            x = _to_tokens(g, x, stage)
+        for block in range(stage.depth):
+            name = f"{layer}.blocks.{block}"
+            x = _tiny_vit_block(g, x, name, stage) if stage.heads else _mbconv(g, x, name)
+        if stage is not STAGES[-1]:
+            x = _to_map(g, x, stage) if stage.heads else x
+            x = _patch_merging(g, x, f"{layer}.downsample", stage.resolution // STAGES[index + 1].resolution)
+    _neck(g, x)
+    return g.model(
+        "mobilesam_image_encoder",
+        [value_info("input", 1, 3, IMG_SIZE, IMG_SIZE)],
+        [value_info("output", 1, EMBED_DIM, EMBED_SIZE, EMBED_SIZE)],
+        "MobileSAM's image encoder; input: RGB, normalised, then zero-padded right and bottom",
+    )
+
+
+def _to_tokens(g: Graph, x: str, stage: Stage) -> str:
+    # ONNX Runtime merges a four-axis transpose into its own change of layout around the convolution.
+    return g.reshape(g.transpose(x, 0, 2, 3, 1), stage.resolution**2, stage.dim)
+
+
+def _to_map(g: Graph, x: str, stage: Stage) -> str:
+    return g.transpose(g.reshape(x, 1, stage.resolution, stage.resolution, stage.dim), 0, 3, 1, 2)
+
+
+def _patch_embed(g: Graph, x: str) -> str:
+    x = g.gelu(g.conv(x, "image_encoder.patch_embed.seq.0.c", stride=2))
+    return g.conv(x, "image_encoder.patch_embed.seq.2.c", stride=2)
+
+
+def _mbconv(g: Graph, x: str, name: str) -> str:
+    y = g.gelu(g.conv(x, f"{name}.conv1.c"))
+    y = g.gelu(g.conv(y, f"{name}.conv2.c"))
+    return g.gelu(g.add(g.conv(y, f"{name}.conv3.c"), x))
+
+
+def _patch_merging(g: Graph, x: str, name: str, stride: int) -> str:
+    x = g.gelu(g.conv(x, f"{name}.conv1.c"))
+    x = g.gelu(g.conv(x, f"{name}.conv2.c", stride=stride))
+    return g.conv(x, f"{name}.conv3.c")
+
+
+def _tiny_vit_block(g: Graph, x: str, name: str, stage: Stage) -> str:
+    x = g.add(x, _attention(g, x, f"{name}.attn", stage))
+    x = _to_tokens(g, g.conv(_to_map(g, x, stage), f"{name}.local_conv.c"), stage)
+    hidden = g.gelu(g.linear(g.layer_norm(x, f"{name}.mlp.norm"), f"{name}.mlp.fc1"))
+    return g.add(x, g.linear(hidden, f"{name}.mlp.fc2"))
+
+
+def _attention(g: Graph, x: str, name: str, stage: Stage) -> str:
+    """Windowed attention of tokens (L, C).
+
+    The reference pads the map with zeros, which the norm inside turns into its bias: a padded token's
+    (q, k, v) is a constant. So the projections run on the L real tokens alone, that constant is appended as
+    row L, and one Gather each for q, k and v pads, cuts into windows and separates the heads; another one
+    undoes all three.
+    """
+    tokens, dim, heads = stage.resolution**2, stage.dim, stage.heads
+    head_dim = dim // heads
+    weight, bias = _scaled_qkv(g, f"{name}.qkv", heads)
+    qkv = g.affine(g.layer_norm(x, f"{name}.norm"), f"{name}.qkv", weight, bias)
+    padding = (g.tensor(f"{name}.norm.bias") @ weight.T + bias)[None]
+    qkv = g.node("Concat", qkv, g.constant(f"{name}.padding", padding), axis=0)
+    qkv = g.reshape(qkv, (tokens + 1) * heads * 3, head_dim)
+
+    to_windows, to_tokens = _window_rows(stage)
+    kind = f"{stage.resolution}_{stage.window}_{heads}"
+    q, k, v = (
+        g.node("Gather", qkv, g.constant(f"{part}_rows_{kind}", rows), axis=0) for part, rows in zip("qkv", to_windows)
+    )
+    table = g.tensor(f"{name}.attention_biases")[:, attention_bias_index(stage.window)]
+    scores = g.add(g.matmul(q, g.transpose(k, 0, 1, 3, 2)), g.constant(f"{name}.attention_biases", table))
+    mixed = g.reshape(g.matmul(g.softmax(scores), v), to_windows[0].size, head_dim)
+    mixed = g.node("Gather", mixed, g.constant(f"token_rows_{kind}", to_tokens), axis=0)
+    return g.linear(g.reshape(mixed, tokens, dim), f"{name}.proj")
+
+
+def _scaled_qkv(g: Graph, name: str, heads: int) -> tuple[F32, F32]:
+    """The weight (3C, C) and bias (3C,), rows per head as (q, k, v), q with the scale of the scores."""
+    weight, bias = g.tensor(f"{name}.weight"), g.tensor(f"{name}.bias")
+    scale = np.ones((heads, 3, len(bias) // (3 * heads)), np.float32)
+    scale[:, 0] = scale.shape[2] ** -0.5
+    return weight * scale.reshape(-1, 1), bias * scale.reshape(-1)
+
+
+def _window_rows(stage: Stage) -> tuple[I32, I32]:
+    """Where the rows of `head_dim` numbers go that make up the tokens.
+
+    to_windows (3, windows, heads, N): for q, k and v, a row of the (L + 1, heads, 3) before the attention,
+    L being the padding. to_tokens (L, heads): a row of the (windows, heads, N) after it.
+    """
+    resolution, window, heads = stage.resolution, stage.window, stage.heads
+    side, tokens, n = -(-resolution // window), resolution**2, window**2
+    grid = np.full((side * window, side * window), tokens)
+    grid[:resolution, :resolution] = np.arange(tokens).reshape(resolution, resolution)
+    token = grid.reshape(side, window, side, window).swapaxes(1, 2).reshape(side**2, 1, n)
+    head = np.arange(heads)
+    to_windows = np.arange(3).reshape(3, 1, 1, 1) + 3 * (token * heads + head[:, None])
+
+    place = np.empty(tokens + 1, int)
+    place[token.ravel()] = np.arange(token.size)
+    at, position = np.divmod(place[:tokens, None], n)
+    return to_windows.astype(np.int32), ((at * heads + head) * n + position).astype(np.int32)
+
+
+def _neck(g: Graph, x: str) -> str:
+    x = g.layer_norm(g.linear(x, "image_encoder.neck.0"), "image_encoder.neck.1", LAYER_NORM_2D_EPS)
+    x = g.transpose(g.reshape(x, 1, EMBED_SIZE, EMBED_SIZE, EMBED_DIM), 0, 3, 1, 2)
+    x = g.transpose(g.conv(x, "image_encoder.neck.2"), 0, 2, 3, 1)
+    x = g.layer_norm(x, "image_encoder.neck.3", LAYER_NORM_2D_EPS)
+    return g.transpose(x, 0, 3, 1, 2, output="output")

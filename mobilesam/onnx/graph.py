@@ -1,0 +1,144 @@
+"""A small layer over `onnx.helper`: building a graph reads like calling functions on named values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+
+from ..architecture import LAYER_NORM_EPS
+from ..version import __version__
+from .types import Tensors
+
+F32 = NDArray[np.float32]
+OPSET = 20  # the first with Gelu
+IR_VERSION = 9  # what opset 20 came with: older runtimes refuse newer ones
+
+
+def value_info(name: str, *shape: int | str) -> ValueInfoProto:
+    """A float32 input or output; an axis of unknown length has a name."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+
+class Graph:
+    """The nodes and constants of a graph in the making.
+
+    Values go by name, and every method returns its result's. The `name` of a layer is its name in the
+    reference: its tensors are `name.weight` and `name.bias`.
+    """
+
+    def __init__(self, tensors: Tensors) -> None:
+        self._tensors = tensors
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[str, TensorProto] = {}
+        self._count = 0
+
+    def tensor(self, name: str) -> F32:
+        """A tensor of the checkpoint, to be folded or laid out anew."""
+        return np.asarray(self._tensors[name], np.float32)
+
+    def constant(self, name: str, array: ArrayLike) -> str:
+        """A constant of the graph: int32 as such, everything else as float32."""
+        values = np.asarray(array)
+        values = np.ascontiguousarray(values, np.int32 if values.dtype == np.int32 else np.float32)
+        self._constants[name] = numpy_helper.from_array(values, name)
+        return name
+
+    def weight(self, name: str) -> str:
+        """A tensor of the checkpoint as a constant."""
+        return self.constant(name, self.tensor(name))
+
+    def ints(self, *values: int) -> str:
+        """An int64 vector: a shape, axes, bounds of a slice."""
+        name = f"ints_{'_'.join(map(str, values))}"
+        self._constants[name] = numpy_helper.from_array(np.array(values, np.int64), name)
+        return name
+
+    def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """An operation with one output."""
+        self._count += 1
+        name = output or f"{op}_{self._count}"
+        self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def add(self, a: str, b: str) -> str:
+        return self.node("Add", a, b)
+
+    def matmul(self, a: str, b: str) -> str:
+        return self.node("MatMul", a, b)
+
+    def softmax(self, x: str) -> str:
+        return self.node("Softmax", x, axis=-1)
+
+    def gelu(self, x: str) -> str:
+        return self.node("Gelu", x)
+
+    def relu(self, x: str) -> str:
+        return self.node("Relu", x)
+
+    def reshape(self, x: str, *shape: int, output: str | None = None) -> str:
+        return self.node("Reshape", x, self.ints(*shape), output=output)
+
+    def transpose(self, x: str, *axes: int, output: str | None = None) -> str:
+        return self.node("Transpose", x, perm=axes, output=output)
+
+    def slice(self, x: str, start: int, stop: int, axis: int) -> str:
+        return self.node("Slice", x, self.ints(start), self.ints(stop), self.ints(axis))
+
+    def affine(self, x: str, name: str, weight: F32, bias: F32 | None) -> str:
+        """x (M, K) · weightᵀ + bias, for weight (N, K) and bias (N,), which become constants of that name."""
+        constants = [self.constant(f"{name}.weight", weight)]
+        if bias is not None:
+            constants.append(self.constant(f"{name}.bias", bias))
+        return self.node("Gemm", x, *constants, output=name, transB=1)
+
+    def linear(self, x: str, name: str) -> str:
+        """A linear layer, or a 1×1 convolution as one, of x (M, K); without a bias where it has none."""
+        weight = self.tensor(f"{name}.weight")
+        bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self._tensors else None
+        return self.affine(x, name, weight.reshape(weight.shape[0], -1), bias)
+
+    def conv(self, x: str, name: str, *, stride: int = 1) -> str:
+        """A convolution of x (1, C, H, W), dense or depthwise as the weight says, padded to keep the size."""
+        inputs = [self.weight(f"{name}.weight")]
+        if f"{name}.bias" in self._tensors:
+            inputs.append(self.weight(f"{name}.bias"))
+        out_channels, in_channels, size, _ = self.tensor(f"{name}.weight").shape
+        return self.node(
+            "Conv",
+            x,
+            *inputs,
+            output=name,
+            kernel_shape=[size, size],
+            pads=[size // 2] * 4,
+            strides=[stride] * 2,
+            group=out_channels if in_channels == 1 else 1,
+        )
+
+    def layer_norm(self, x: str, name: str, eps: float = LAYER_NORM_EPS) -> str:
+        """Over the last axis: LayerNorm of tokens, and LayerNorm2d where the channels come last."""
+        constants = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+        return self.node("LayerNormalization", x, *constants, output=name, axis=-1, epsilon=eps)
+
+    def branch(self, name: str, build: Callable[[], str], *shape: int) -> GraphProto:
+        """A branch of an If: what `build` adds, which ends in a value of this shape."""
+        outer, self._nodes = self._nodes, []
+        result = build()
+        nodes, self._nodes = self._nodes, outer
+        return helper.make_graph(nodes, name, [], [value_info(result, *shape)])
+
+    def model(
+        self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto], doc: str
+    ) -> ModelProto:
+        graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._constants.values()))
+        return helper.make_model(
+            graph,
+            doc_string=doc,
+            producer_name="mobilesam",
+            producer_version=__version__,
+            ir_version=IR_VERSION,
+            opset_imports=[helper.make_opsetid("", OPSET)],
+        )

@@ -1,0 +1,147 @@
+"""Embeddings saved and loaded: the same answers, and what does not fit is said."""
+
+import json
+import os
+import re
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from golden import PHOTOS
+
+import mobilesam
+from mobilesam import Embedding
+from mobilesam.api import embedding_file
+from mobilesam.checkpoints.reader import convert
+
+
+@pytest.fixture(scope="module")
+def saved(embedding, tmp_path_factory) -> bytes:
+    """chelsea's embedding as a file."""
+    path = tmp_path_factory.mktemp("saved") / "chelsea.safetensors"
+    embedding.save(path)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    return path.read_bytes()
+
+
+def changed(saved: bytes, **metadata: str | None) -> bytes:
+    """The file with other metadata, None for none of that name."""
+    with_all = safe_metadata(saved) | metadata
+    tensors = safetensors.numpy.load(saved)
+    return safetensors.numpy.save(tensors, {key: value for key, value in with_all.items() if value is not None})
+
+
+def safe_metadata(saved: bytes) -> dict[str, str]:
+    size = int.from_bytes(saved[:8], "little")
+    return json.loads(saved[8 : 8 + size])["__metadata__"]
+
+
+def test_a_loaded_embedding_gives_the_same_answers(model, embedding, saved, tmp_path):
+    (tmp_path / "file").write_bytes(saved)
+    for path in (tmp_path / "file", str(tmp_path / "file")):
+        loaded = Embedding.load(path, model)
+        assert (loaded.original_size, loaded.input_size, loaded.model) == ((300, 451), (681, 1024), model)
+        np.testing.assert_array_equal(loaded.features, embedding.features)
+        assert not loaded.features.flags.writeable
+    one, other = (e.segment([(220, 140)], box=(60, 20, 430, 290)) for e in (loaded, embedding))
+    np.testing.assert_array_equal(one.low_res, other.low_res)
+    np.testing.assert_array_equal(one.masks, other.masks)
+
+
+def test_the_packaged_model_is_the_default(embedding, saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("mobilesam.api.model.default_model", lambda: embedding.model)
+    (tmp_path / "file").write_bytes(saved)
+    assert Embedding.load(tmp_path / "file").model is embedding.model
+
+
+def test_what_encoded_it_is_written(model, saved):
+    assert safe_metadata(saved) == {
+        "format": "mobilesam embedding",
+        "format_version": "1",
+        "original_size": "300,451",
+        "input_size": "681,1024",
+        "checkpoint_sha256": model.checkpoint.sha256,
+        "precision": "fp32",
+    }
+    assert re.fullmatch("[0-9a-f]{64}", model.checkpoint.sha256)
+
+
+def test_another_checkpoint_is_said(model, saved, tmp_path):
+    (tmp_path / "file").write_bytes(saved)
+    convert(model.checkpoint.path, tmp_path / "other.safetensors", dtype="fp32")
+    other = mobilesam.load(tmp_path / "other.safetensors")
+    message = f"file: made with the checkpoint of SHA-256 '{model.checkpoint.sha256[:10]}"
+    with pytest.raises(ValueError, match=f"{message}.*but the model's is '{other.checkpoint.sha256[:18]}'") as caught:
+        Embedding.load(tmp_path / "file", other)
+    assert "\n" not in str(caught.value)
+
+
+REFUSED = {
+    "not a saved embedding, or a damaged one": [
+        lambda _: b"",
+        lambda _: b"no safetensors at all",
+        lambda saved: saved[:1000],
+        lambda saved: saved[:-1],
+        lambda _: PHOTOS["chelsea"].read_bytes(),
+    ],
+    "not a saved embedding": [
+        lambda saved: changed(saved, format=None),
+        lambda saved: safetensors.numpy.save({"other": np.zeros(3)}, safe_metadata(saved)),
+    ],
+    "format_version '2', expected '1'": [lambda saved: changed(saved, format_version="2")],
+    "features are float16 (64, 64, 256), expected finite float32 (64, 64, 256)": [
+        lambda saved: safetensors.numpy.save({"features": np.zeros((64, 64, 256), np.float16)}, safe_metadata(saved))
+    ],
+    "features are float32 (256, 64, 64)": [
+        lambda saved: safetensors.numpy.save({"features": np.zeros((256, 64, 64), np.float32)}, safe_metadata(saved))
+    ],
+    "expected finite float32": [
+        lambda saved: safetensors.numpy.save(
+            {"features": np.full((64, 64, 256), np.nan, np.float32)}, safe_metadata(saved)
+        )
+    ],
+    "made in precision 'bf16', but the model's is 'fp32': encode the image again": [
+        lambda saved: changed(saved, precision="bf16")
+    ],
+    "original_size is '0,451', expected 'h,w'": [lambda saved: changed(saved, original_size="0,451")],
+    "original_size is None": [lambda saved: changed(saved, original_size=None)],
+    "input_size is '681', expected 'h,w'": [lambda saved: changed(saved, input_size="681")],
+    "input_size is (681, 1025), expected at most 1024": [lambda saved: changed(saved, input_size="681,1025")],
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_another_file_is_refused(model, saved, tmp_path, message):
+    path = tmp_path / "file.safetensors"
+    for spoil in REFUSED[message]:
+        path.write_bytes(spoil(saved))
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            Embedding.load(path, model)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_no_embedding(model):
+    with pytest.raises(ValueError, match="not a saved embedding"):
+        Embedding.load(model.checkpoint.path, model)
+
+
+def test_missing_files_and_folders(model, embedding, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such embedding"):
+        Embedding.load(tmp_path / "nowhere", model)
+    with pytest.raises(FileNotFoundError, match="no such folder to write into"):
+        embedding.save(tmp_path / "nowhere/file")
+    with pytest.raises(IsADirectoryError, match="over a folder"):
+        embedding.save(tmp_path)
+
+
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(embedding, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"old")
+
+    def full(*_: object) -> bytes:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(embedding_file.safetensors.numpy, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        embedding.save(tmp_path / "file")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

@@ -1,0 +1,149 @@
+"""Kernels and the process around them: memory that is not theirs, forks, the number of threads."""
+
+import os
+from pathlib import Path
+
+import pytest
+from processes import output, run
+
+from mobilesam.kernels import isa, threads
+
+STAYS_INSIDE = """
+import numpy as np
+from guarded import guarded
+from kernel_cases import CASES, Case, as_maps, attention_shapes
+from tolerances import assert_same
+
+small = [Case("layer_norm", {"x": (n,), "weight": (n,), "bias": (n,)}) for n in range(1, 40)]
+small += [Case("linear", {"x": (1, 1), "weight": (n, 1), "bias": (n,)}, {"activation": "gelu"}) for n in range(1, 40)]
+for c in (1, 2, 3, 4, 5, 7, 8, 9, 12, 15, 16, 17, 23, 31, 32, 33):
+    small += [
+        Case("linear", {"x": (c, 3), "weight": (c, 3), "bias": (c,)}, {"activation": "gelu"}),
+        Case("conv2d", {"x": (3, 4, c), "weight": (c, 3, 3, c), "bias": (c,)}, {"pad": 1}),
+        Case("depthwise_conv2d", {"x": (3, 6, c), "weight": (3, 3, c), "bias": (c,)}, {"pad": 1}),
+        Case("depthwise_conv2d", {"x": (3, 6, c), "weight": (2, 2, c), "bias": (c,)}, {"stride": 2}),
+        Case("depthwise_conv2d", {"x": (3, 6, c), "weight": (2, 2, c), "bias": (c,)}),
+        Case("cross_attention", {"q": (c, c), "k": (3, c), "v": (3, c)}, {"heads": 1}),
+        Case("window_attention", attention_shapes(3, 4, c, 1, 2), {"window": 2}),
+        Case("resize_logits", {"x": (1, c, c)}, {"padded": (c, 7), "crop": (c, 5), "size": (7, c)}),
+    ]
+for case in [*CASES.values(), *small]:
+    arrays = case.arrays()
+    expected = case(arrays)
+    for at_end in (True, False):
+        print(case.operation, case.shapes, "at the end" if at_end else "at the beginning", flush=True)
+        inside = {name: guarded(array, at_end=at_end) for name, array in arrays.items()}
+        if case.operation == "upscale_masks":
+            maps, first, size = as_maps(arrays["x"])
+            inside["x"] = maps._replace(data=guarded(maps.data, at_end=at_end)), first, size
+        assert_same(case(inside, out=guarded(expected, at_end=at_end)), expected)
+"""
+
+
+@pytest.mark.parametrize("name", isa.available())
+def test_nothing_outside_an_array_is_touched(name):
+    done = run(STAYS_INSIDE, MOBILESAM_ISA=name)
+    last = done.stdout.strip().rpartition("\n")[2]
+    assert done.returncode == 0, f"{done.stderr.strip()} code {done.returncode} in {last}"
+
+
+FORKS = """
+import os, signal
+import numpy as np
+from kernel_cases import CASES
+from tolerances import assert_same
+
+inputs = {name: case.arrays() for name, case in CASES.items()}
+before = {name: case(inputs[name], threads=4) for name, case in CASES.items()}
+
+def again():
+    for name, case in CASES.items():
+        assert_same(case(inputs[name], threads=4), before[name])
+
+child = os.fork()
+if not child:
+    signal.alarm(30)  # a hanging child ends
+    again()
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+again()
+print("both agree")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_computes_the_same():
+    assert output(FORKS) == "both agree"
+
+
+FORKS_WHILE_LOADING = """
+import os, signal, threading, time
+import mobilesam
+from mobilesam.api import model
+from mobilesam.network import mask_decoder, prompt_encoder  # a module that is half imported would stay so in the child
+
+children = []
+for wait in (0.005, 0.015, 0.03):
+    loading = threading.Thread(target=mobilesam.load, kwargs={"threads": 2})
+    loading.start()
+    time.sleep(wait)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)  # a hanging child ends
+        mobilesam.load(threads=1)
+        os._exit(0)
+    children.append(child)
+    loading.join()
+assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0, 0]
+print("all loaded")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_forked_while_a_model_is_loaded_loads_its_own():
+    assert output(FORKS_WHILE_LOADING) == "all loaded"
+
+
+DEFAULT = "from mobilesam.kernels import threads; print(threads.default_threads())"
+
+
+@pytest.mark.parametrize("count", [1, 3, 17])
+def test_the_environment_sets_the_threads(count):
+    assert output(DEFAULT, MOBILESAM_NUM_THREADS=str(count)) == str(count)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1e3", "999999999999"])
+def test_a_bad_number_of_threads_in_the_environment(value):
+    done = run(DEFAULT, MOBILESAM_NUM_THREADS=value)
+    assert done.returncode == 1
+    last = done.stderr.strip().rpartition("\n")[2]
+    assert last.startswith(("ValueError: MOBILESAM_NUM_THREADS", "RuntimeError: MOBILESAM_NUM_THREADS"))
+    assert repr(value) in last
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs sched_setaffinity")
+def test_affinity_bounds_the_threads():
+    one = min(os.sched_getaffinity(0))
+    assert output(f"import os; os.sched_setaffinity(0, [{one}]); {DEFAULT}") == "1"
+
+
+def test_default_threads_are_usable():
+    assert 1 <= threads.default_threads() <= (os.cpu_count() or 1) or "MOBILESAM_NUM_THREADS" in os.environ
+
+
+THREADS_USED = """
+import os
+import numpy as np
+from mobilesam import kernels
+x, w = np.ones((4096, 256), np.float32), np.ones((256, 256), np.float32)
+kernels.linear(x, w, threads=3)
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.skipif(not isa.openmp(), reason="built without OpenMP")
+def test_threads_are_really_used():
+    alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    assert output(THREADS_USED, **alone) == "3"
+    assert output(THREADS_USED.replace("threads=3", "threads=1"), **alone) == "1"

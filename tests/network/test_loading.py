@@ -1,0 +1,134 @@
+"""Loading the network's parts: in any order the same model, and errors that reach who asks."""
+
+import copy
+import pickle
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from mobilesam.api import model as api
+from mobilesam.checkpoints.fused import open_checkpoint
+from mobilesam.cli import main as cli
+from mobilesam.network import image_encoder, loading
+from mobilesam.network import mask_decoder as decoder
+
+DECODERS_OWN = "mask_decoder.iou_token.weight"
+
+
+class Lacking(dict):
+    """A checkpoint without the tensor that the decoder starts with, found out when that is loaded."""
+
+    path, metadata, sha256 = None, {}, ""
+
+
+@pytest.fixture
+def lacking():
+    checkpoint = open_checkpoint()
+    return Lacking({name: checkpoint[name] for name in checkpoint if name != DECODERS_OWN})
+
+
+def answer(model):
+    return model.encode(np.zeros((64, 48, 3), np.uint8)).segment([(20, 20)])
+
+
+def test_parts_loaded_in_order_make_the_same_model():
+    in_order = loading.load_network(None, 2, None, in_order=True)
+    model = api.MobileSAM(in_order)
+    result = answer(model)
+    np.testing.assert_array_equal(result.low_res, answer(api.load(threads=2)).low_res)
+    assert in_order.loaded() is in_order
+    assert "_file" not in in_order.checkpoint.__dict__, "the checkpoint is still mapped"
+
+
+def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
+    steps = []
+
+    class Neck(image_encoder.Neck):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            steps.append("encoder loaded")
+
+    class Decoder(decoder.MaskDecoder):
+        def __init__(self, *arguments):
+            steps.append("decoder begun")
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(image_encoder, "Neck", Neck)
+    monkeypatch.setattr(decoder, "MaskDecoder", Decoder)
+    loading.load_network(None, 2, None, in_order=True).loaded()
+    assert steps == ["encoder loaded", "decoder begun"]
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_the_encoder_begins_with_the_layers_that_are_there(monkeypatch, in_order):
+    """Its last one is loaded only after the others have been used."""
+    others_used = threading.Event()
+
+    class Neck(image_encoder.Neck):
+        def __init__(self, *arguments):
+            assert others_used.wait(60)
+            super().__init__(*arguments)
+
+    class Layer(image_encoder.Layer):
+        def __call__(self, *arguments):
+            y = super().__call__(*arguments)
+            if self.downsample is None:
+                others_used.set()
+            return y
+
+    monkeypatch.setattr(image_encoder, "Neck", Neck)
+    monkeypatch.setattr(image_encoder, "Layer", Layer)
+    network = loading.load_network(None, 2, None, in_order=in_order)
+    assert not others_used.is_set()
+    x = np.zeros((1024, 1024, 3), np.float32)
+    np.testing.assert_array_equal(network.image_encoder(x), network.loaded().image_encoder(x))
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_a_layer_that_fails_leaves_no_checkpoint_mapped(monkeypatch, in_order):
+    def broken(*arguments):
+        raise ValueError("no such layer")
+
+    monkeypatch.setattr(image_encoder, "Layer", broken)
+    network = loading.load_network(None, 2, None, in_order=in_order)
+    with pytest.raises(ValueError, match="no such layer"):
+        network.loaded()
+    assert "_file" not in network.checkpoint.__dict__
+    assert network.mask_decoder is network.mask_decoder
+
+
+def test_the_command_loads_in_order_and_hands_python_over_often_meanwhile(monkeypatch, tmp_path, capsys):
+    asked = []
+
+    def load(*arguments, in_order=False):
+        asked.append((in_order, sys.getswitchinterval()))
+        raise ValueError("no network here")
+
+    monkeypatch.setattr(loading, "load_network", load)
+    before = sys.getswitchinterval()
+    words = ["segment", "photo.png", "--point", "1,1", "--output", str(tmp_path / "mask.png")]
+    assert cli.main(words) == 2
+    assert "no network here" in capsys.readouterr().err
+    assert asked == [(True, pytest.approx(50e-6))]
+    assert sys.getswitchinterval() == before
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_what_fails_in_a_part_is_raised_where_that_is_asked_for(lacking, in_order):
+    broken = loading.Network(lacking, 2, in_order=in_order)
+    assert broken.image_encoder is broken.image_encoder
+    with pytest.raises(KeyError, match=DECODERS_OWN):
+        broken.mask_decoder  # noqa: B018 (a property that waits)
+    with pytest.raises(KeyError, match=DECODERS_OWN):
+        broken.loaded()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
+def test_models_and_answers_are_copied(copied):
+    result = answer(api.load(threads=2))
+    twin = copied(result)
+    np.testing.assert_array_equal(twin.masks, result.masks)
+    again = twin.embedding.segment([(20, 20)])
+    np.testing.assert_array_equal(again.low_res, result.low_res)

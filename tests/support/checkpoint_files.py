@@ -1,0 +1,125 @@
+"""Checkpoint files made by hand: `.pt` as torch.save writes them, but without PyTorch."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mobilesam import architecture
+from mobilesam.checkpoints import batch_norm
+
+Tensors = dict[str, np.ndarray]
+EXPECTED = architecture.expected_tensors()
+A_CONV = "image_encoder.patch_embed.seq.0.c.weight"
+A_NORM = "image_encoder.neck.1.weight"
+
+
+def random_tensors(shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
+    rng = np.random.default_rng(0)
+    return {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+
+
+TWELVE = np.arange(12, dtype=np.float32)
+
+
+def fused_tensors() -> Tensors:
+    return random_tensors(EXPECTED)
+
+
+def unfused_tensors() -> Tensors:
+    """As `mobile_sam.pt`: with BatchNorm, its counters, and the classification head."""
+    tensors = random_tensors(batch_norm.unfused(EXPECTED))
+    for name in list(tensors):
+        if name.endswith(".running_var"):
+            tensors[name] = np.abs(tensors[name])
+            tensors[name.replace("running_var", "num_batches_tracked")] = np.array([7])
+    tensors["image_encoder.norm_head.weight"] = np.ones(320, np.float32)
+    tensors["image_encoder.head.weight"] = np.ones((1000, 320), np.float32)
+    return tensors
+
+
+def assert_same(actual: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    assert set(actual) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(actual[name], values, err_msg=name)
+
+
+def one_line(error: BaseException) -> str:
+    message = str(error)
+    assert "\n" not in message and len(message) < 1500
+    return message
+
+
+class Global:
+    """Pickles as the global `module.name`, which need not exist here."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.path = f"{module}\n{name}\n".encode()
+
+
+class Storage:
+    def __init__(self, key: str, values: np.ndarray, *, kind: str | None = None, count: int | None = None) -> None:
+        kinds = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
+        kind = kind or kinds[values.dtype.name]
+        self.id = ("storage", Global("torch", kind), key, "cpu", values.size if count is None else count)
+
+
+class Call:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function: Global, *args: Any) -> None:
+        self.function, self.args = function, args
+
+
+def dump(value: Any) -> bytes:
+    return b"\x80\x02" + encode(value) + b"."
+
+
+def encode(value: Any) -> bytes:
+    match value:
+        case Global():
+            return b"c" + value.path
+        case Storage():
+            return encode(value.id) + b"Q"
+        case Call():
+            return encode(value.function) + encode(value.args) + b"R"
+        case dict():
+            return b"}(" + b"".join(encode(item) for pair in value.items() for item in pair) + b"u"
+        case tuple():
+            return b"(" + b"".join(map(encode, value)) + b"t"
+        case _:
+            return pickle.dumps(value, 2)[2:-1].replace(b"q\x00", b"")  # no memo
+
+
+def rebuild(storage: Any, offset: Any, size: Any, stride: Any) -> Call:
+    hooks = Call(Global("collections", "OrderedDict"))
+    return Call(Global("torch._utils", "_rebuild_tensor_v2"), storage, offset, size, stride, False, hooks)
+
+
+def write_zip(path: Path, data_pkl: bytes, storages: Mapping[str, bytes], compression: int = 0) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", data_pkl)
+        archive.writestr("archive/byteorder", "little")
+        for key, data in storages.items():
+            archive.writestr(f"archive/data/{key}", data)
+    return path
+
+
+def write_torch(path: Path, tensors: Tensors, wrap: Callable[[Any], Any] = lambda state: state) -> Path:
+    state = {}
+    for key, (name, values) in enumerate(tensors.items()):
+        stride = tuple(step // values.itemsize for step in values.strides)
+        state[name] = rebuild(Storage(str(key), values), 0, values.shape, stride)
+    storages = {str(key): values.tobytes("A") for key, values in enumerate(tensors.values())}
+    return write_zip(path, dump(wrap(state)), storages)
+
+
+def write_tiny(path: Path, value: Any, values: np.ndarray | None = None) -> Path:
+    """A `.pt` of one storage "0" (by default 0..11) and whatever pickled value."""
+    values = np.arange(12, dtype=np.float32) if values is None else values
+    return write_zip(path, dump(value), {"0": values.tobytes()})

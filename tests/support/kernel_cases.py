@@ -1,0 +1,193 @@
+"""One call of every kernel, large enough for threads to share and awkward enough to reach the edges."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mobilesam import kernels
+from mobilesam.kernels import reference
+
+Shape = tuple[int, ...]
+
+CHUNK = 256  # an image's tokens that lie together in its maps
+
+
+@dataclass(frozen=True)
+class Case:
+    """The shapes of an operation's arrays by argument name, in order, and its other arguments."""
+
+    operation: str
+    shapes: Mapping[str, Shape]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def arrays(self, seed: int = 0) -> dict[str, np.ndarray]:
+        """Normal values, scaled so that sums over a weight's inputs stay of order 1."""
+        rng = np.random.default_rng(seed)
+        return {
+            name: rng.standard_normal(shape, np.float32) / np.float32(fan_in(name, shape) ** 0.5)
+            for name, shape in self.shapes.items()
+        }
+
+    def __call__(self, arrays: Mapping[str, Any], **options: Any) -> np.ndarray:
+        """The kernel's answer, several of them joined."""
+        if self.operation == "upscale_masks" and isinstance(arrays["x"], np.ndarray):
+            arrays = {**arrays, "x": as_maps(arrays["x"])}
+        return joined(getattr(kernels, self.operation)(**arrays, **self.options, **options))
+
+    def expected(self, arrays: Mapping[str, Any]) -> np.ndarray:
+        return joined(getattr(reference, self.operation)(**arrays, **self.options))
+
+
+def as_maps(x: np.ndarray) -> tuple[kernels.ImageMaps, int, tuple[int, int]]:
+    """Maps (M, H, W) as `upscale_masks` takes them: in chunks, the first one's number, (H, W)."""
+    count, height, width = x.shape
+    chunks = -(-height * width // CHUNK)
+    data = np.zeros((count, chunks * CHUNK), np.float32)
+    data[:, : height * width] = x.reshape(count, -1)
+    data = np.ascontiguousarray(data.reshape(count, chunks, CHUNK).transpose(1, 0, 2))
+    return kernels.ImageMaps(data, height * width), 0, (height, width)
+
+
+def joined(answer: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
+    return np.concatenate(answer) if isinstance(answer, tuple) else answer
+
+
+def fan_in(name: str, shape: Shape) -> int:
+    """How many of a weight's elements meet in one sum; 1 for what is no weight."""
+    if len(shape) == 1 or not (name.endswith("weight") or name in ("w1", "w2", "w3")):
+        return 1
+    if shape[:2] == (3, 3):
+        return 9
+    return int(np.prod(shape[1:]))
+
+
+def attention_shapes(height: int, width: int, channels: int, heads: int, window: int) -> dict[str, Shape]:
+    c, tokens = channels, window * window
+    return {
+        "x": (height, width, c),
+        "norm_weight": (c,),
+        "norm_bias": (c,),
+        "qkv_weight": (3 * c, c),
+        "qkv_bias": (3 * c,),
+        "proj_weight": (c, c),
+        "proj_bias": (c,),
+        "attention_bias": (heads, tokens, tokens),
+    }
+
+
+def embed_shapes(height: int, width: int, channels: int, c1: int, c2: int) -> dict[str, Shape]:
+    return {
+        "x": (height, width, channels),
+        "w1": (c1, 3, 3, channels),
+        "b1": (c1,),
+        "w2": (c2, 3, 3, c1),
+        "b2": (c2,),
+    }
+
+
+def mbconv_shapes(height: int, width: int, channels: int, hidden: int, out_channels: int) -> dict[str, Shape]:
+    return {
+        "x": (height, width, channels),
+        "w1": (hidden, channels),
+        "b1": (hidden,),
+        "w2": (3, 3, hidden),
+        "b2": (hidden,),
+        "w3": (out_channels, hidden),
+        "b3": (out_channels,),
+    }
+
+
+def mlp_shapes(height: int, width: int, channels: int) -> dict[str, Shape]:
+    c = channels
+    return {
+        "x": (height, width, c),
+        "conv_weight": (3, 3, c),
+        "conv_bias": (c,),
+        "norm_weight": (c,),
+        "norm_bias": (c,),
+        "fc1_weight": (4 * c, c),
+        "fc1_bias": (4 * c,),
+        "fc2_weight": (c, 4 * c),
+        "fc2_bias": (c,),
+    }
+
+
+CASES = {
+    case.operation: case
+    for case in (
+        Case(
+            "linear",
+            {"x": (5, 73, 37), "weight": (67, 37), "bias": (67,), "residual": (5, 73, 67)},
+            {"activation": "gelu"},
+        ),
+        Case(
+            "conv2d",
+            {"x": (2, 33, 35, 7), "weight": (37, 3, 2, 7), "bias": (37,), "residual": (2, 17, 36, 37)},
+            {"stride": (2, 1), "pad": 1, "activation": "relu"},
+        ),
+        Case("depthwise_conv2d", {"x": (2, 47, 45, 19), "weight": (3, 3, 19), "bias": (19,)}, {"pad": 1}),
+        Case("layer_norm", {"x": (1501, 37), "weight": (37,), "bias": (37,)}),
+        Case("window_attention", attention_shapes(17, 23, 42, heads=3, window=5), {"window": 5}),
+        Case("cross_attention", {"q": (401, 42), "k": (53, 42), "v": (53, 42)}, {"heads": 3}),
+        Case("patch_embed", embed_shapes(83, 61, 3, 21, 37)),
+        Case("mbconv", mbconv_shapes(33, 37, 21, 43, 21), {"residual": True}),
+        Case("local_mlp", mlp_shapes(19, 97, 21)),
+        Case("winograd_conv3x3", {"x": (27, 71, 48), "weight": (64, 3, 3, 48)}),
+        Case(
+            "upscale_masks",
+            {
+                "x": (4 * 19, 9, 11),
+                "norm_weight": (19,),
+                "norm_bias": (19,),
+                "w2": (4 * 13, 19),
+                "b2": (13,),
+                "hyper": (3, 13),
+            },
+        ),
+        Case("resize_logits", {"x": (2, 13, 11)}, {"padded": (53, 52), "crop": (41, 52), "size": (163, 208)}),
+    )
+}
+
+# where an operation also takes a weight packed, and by what
+PACKERS = {
+    "linear": {"weight": kernels.pack},
+    "conv2d": {"weight": kernels.pack},
+    "window_attention": {"qkv_weight": kernels.pack, "proj_weight": kernels.pack},
+    "patch_embed": {"w1": kernels.pack, "w2": kernels.pack},
+    "mbconv": {"w1": kernels.pack, "w3": kernels.pack},
+    "local_mlp": {"fc1_weight": kernels.pack, "fc2_weight": kernels.pack},
+}
+
+
+def packed(case: Case, arrays: Mapping[str, np.ndarray], precision: str = "fp32") -> dict[str, Any]:
+    """`arrays` with the weights packed that can be, for the ISA in force."""
+    if precision == "fp32":
+        return arrays | {name: pack(arrays[name]) for name, pack in PACKERS[case.operation].items()}
+    return arrays | {name: kernels.pack(arrays[name], precision=precision) for name in PACKERS[case.operation]}
+
+
+def required(case: Case) -> list[str]:
+    """The array arguments that may not be None."""
+    parameters = inspect.signature(getattr(reference, case.operation)).parameters
+    return [name for name in case.shapes if parameters[name].default is inspect.Parameter.empty]
+
+
+# (N, K) of the network's linear layers and 1×1 convolutions
+NETWORK_LAYERS = [
+    (384, 128), (128, 128), (512, 128), (128, 512), (480, 160), (160, 160), (640, 160), (160, 640),
+    (960, 320), (320, 320), (1280, 320), (320, 1280), (256, 64), (64, 256), (128, 64), (160, 128), (320, 160),
+    (256, 320), (256, 16), (256, 256), (128, 256), (256, 128), (2048, 256), (256, 2048), (32, 256), (4, 256),
+]  # fmt: skip
+
+PHOTO_SIZES = {  # the crop on the canvas and the size of a photo
+    "landscape": ((683, 1024), (300, 451)),
+    "portrait": ((1024, 683), (641, 427)),
+    "square": ((1024, 1024), (512, 512)),
+    "pixel": ((1024, 1024), (1, 1)),
+    "strip": ((4, 1024), (7, 2000)),
+    "column": ((1024, 4), (2000, 7)),
+    "prime": ((1022, 1024), (1021, 1023)),
+}

@@ -1,0 +1,54 @@
+"""What threads make meanwhile: handed over, or raised, whoever asks first."""
+
+import copy
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mobilesam.util.deferred import Later, by_the_way
+
+
+@pytest.mark.parametrize("threads", [0, 1])
+def test_what_is_made_later_is_waited_for_and_can_be_copied(threads):
+    go = threading.Event()
+    executor = ThreadPoolExecutor(1) if threads else None
+    if executor is None:
+        go.set()  # made at once
+    later = Later(executor, lambda: [go.wait(60)])
+    go.set()
+    assert later() == [True]
+    assert later() is later()
+    assert copy.deepcopy(later)() == [True]
+
+
+def test_what_making_it_raised_is_raised_each_time():
+    with ThreadPoolExecutor(1) as executor:
+        later = Later(executor, int, "x")
+        for _ in range(2):
+            with pytest.raises(ValueError, match="invalid literal"):
+                later()
+
+
+def test_another_thread_may_ask_between_any_two_lines():
+    with ThreadPoolExecutor(1) as executor:
+        later = Later(executor, list, "ab")
+
+        def ask(frame, event, _):
+            if frame.f_code is Later.__call__.__code__ and event == "line":
+                later._made = ["a", "b"]
+            return ask
+
+        before = sys.gettrace()
+        sys.settrace(ask)
+        try:
+            assert later() == ["a", "b"]
+        finally:
+            sys.settrace(before)
+
+
+def test_by_the_way():
+    assert by_the_way(lambda: 3).result() == 3
+    with pytest.raises(ZeroDivisionError):
+        by_the_way(lambda: 1 // 0).result()
