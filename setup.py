@@ -102,6 +102,7 @@ extensions = [
     for path in MODULES
 ]
 
+
 def packages() -> dict[str, str]:
     """The packages by name, and the folder of each."""
     folders = [Path(root) for root in ("mobilesam", "kernels", "weights")]

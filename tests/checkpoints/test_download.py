@@ -7,6 +7,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import grids
 import numpy as np
 import pytest
 from checkpoint_files import write_torch
@@ -95,7 +96,7 @@ def refused(capsys, *options: str) -> str:
     return said.err
 
 
-@pytest.mark.parametrize("behaviour", ["", "redirects", "tells no length"])
+@pytest.mark.parametrize("behaviour", grids.first(["redirects", "", "tells no length"]))
 def test_it_is_fetched_converted_and_found_by_name(server, tmp_path, capsys, behaviour):
     server.behaviour = behaviour
     assert main(["download", "--checkpoint", "mobile_sam"]) == 0

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import grids
 import numpy as np
 import pytest
 from golden import PHOTOS
@@ -192,8 +193,12 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-@pytest.mark.parametrize("where", ["points", "file"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    ("where", "number"),
+    grids.first(
+        [("points", signal.SIGINT), ("file", signal.SIGKILL), ("points", signal.SIGKILL), ("file", signal.SIGINT)], 2
+    ),
+)
 def test_interrupted_and_resumed_ends_with_the_same_files(finished, folder, where, number):
     with subprocess.Popen(
         [sys.executable, "-c", SLOW, where, *COMMAND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

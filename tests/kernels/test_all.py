@@ -1,29 +1,17 @@
-"""What every kernel promises alike: errors in words, `out`, bits that neither layout nor history changes."""
+"""What every kernel promises alike, on every ISA: the reference's answer, `out`, the same bits from any layout."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from isas import every_isa  # noqa: F401
-from kernel_cases import CASES, PACKERS, Case, packed, required
+from kernel_cases import CASES, PACKERS, Case, every_array, every_case, packable, packed
 from tolerances import assert_relative_l2, assert_same
 
 from mobilesam import kernels
 from mobilesam.kernels import isa
 
 pytestmark = pytest.mark.usefixtures("every_isa")
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-writing_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-every_array = pytest.mark.parametrize(
-    ("case", "name"),
-    [
-        pytest.param(case, name, id=f"{key}-{name}")
-        for key, case in CASES.items()
-        for name in case.shapes
-        if (key, name) != ("upscale_masks", "x")
-    ],  # no array, but maps
-)
-packable = pytest.mark.parametrize("case", [CASES[name] for name in PACKERS], ids=PACKERS)
 
 
 @every_case
@@ -39,13 +27,6 @@ def test_threads_change_no_bit(case: Case):
     alone = case(arrays, threads=1)
     for threads in (2, 3, 4, None):
         assert_same(case(arrays, threads=threads), alone)
-
-
-@every_case
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "two"])
-def test_bad_threads(case: Case, threads):
-    with pytest.raises((TypeError, ValueError), match="threads"):
-        case(case.arrays(), threads=threads)
 
 
 @every_case
@@ -94,25 +75,6 @@ def test_strided_arrays_give_the_same_bits(case: Case, name: str):
 
 
 @every_array
-@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.complex64, ">f4", object])
-def test_other_dtypes_are_refused(case: Case, name: str, dtype):
-    arrays = case.arrays()
-    with pytest.raises(TypeError, match=rf"\b{name}\b.*float32"):
-        case(arrays | {name: arrays[name].astype(dtype)})
-
-
-@every_array
-def test_what_is_no_array_is_refused(case: Case, name: str):
-    arrays = case.arrays()
-    for value in ("text", 1.0, arrays[name].tolist()):
-        with pytest.raises(TypeError, match=rf"\b{name}\b"):
-            case(arrays | {name: value})
-    if name in required(case):
-        with pytest.raises(TypeError, match=rf"\b{name}\b"):
-            case(arrays | {name: None})
-
-
-@every_array
 def test_misaligned_arrays_are_never_misread(case: Case, name: str):
     arrays = case.arrays()
     expected = case(arrays)
@@ -126,46 +88,7 @@ def test_misaligned_arrays_are_never_misread(case: Case, name: str):
         assert_same(got, expected)
 
 
-@every_array
-def test_empty_arrays_are_refused(case: Case, name: str):
-    arrays = case.arrays()
-    for axis in range(arrays[name].ndim):
-        shape = list(arrays[name].shape)
-        shape[axis] = 0
-        with pytest.raises(ValueError) as error:
-            case(arrays | {name: np.empty(shape, np.float32)})
-        assert "\n" not in str(error.value)
-
-
-@every_array
-def test_a_wrong_shape_is_named(case: Case, name: str):
-    if case.operation == "resize_logits":
-        pytest.skip("takes any length")
-    arrays = case.arrays()
-    longer = np.concatenate([arrays[name], arrays[name][..., :1]], axis=-1)
-    with pytest.raises(ValueError) as error:
-        case(arrays | {name: longer})
-    message = str(error.value)
-    assert "\n" not in message
-    # a first argument of another width may be blamed on the weight that it does not fit, and masks' maps for their w2
-    if name not in ("x", "q", "source") and (case.operation, name) != ("upscale_masks", "w2"):
-        assert message.startswith(f"{name}:")
-        assert str(longer.shape) in message
-
-
-@every_array
-def test_a_wrong_number_of_axes_is_named(case: Case, name: str):
-    arrays = case.arrays()
-    deeper = arrays[name].reshape(1, 1, 1, *arrays[name].shape)
-    if name == "x" and case.operation in ("linear", "layer_norm"):
-        pytest.skip("takes any number of axes")
-    with pytest.raises(ValueError) as error:
-        case(arrays | {name: deeper})
-    assert str(error.value).startswith(f"{name}:")
-    assert str(deeper.shape) in str(error.value)
-
-
-@writing_case
+@every_case
 def test_out_is_filled_and_returned(case: Case):
     arrays = case.arrays()
     expected = case(arrays)
@@ -174,7 +97,7 @@ def test_out_is_filled_and_returned(case: Case):
     assert_same(out, expected)
 
 
-@writing_case
+@every_case
 def test_out_is_written_nowhere_else(case: Case):
     arrays = case.arrays()
     expected = case(arrays)
@@ -183,26 +106,6 @@ def test_out_is_written_nowhere_else(case: Case):
     assert_same(case(arrays, out=out), expected)
     assert (memory[:1021] == 7).all()
     assert (memory[-1021:] == 7).all()
-
-
-@writing_case
-def test_an_unusable_out_is_refused(case: Case):
-    arrays = case.arrays()
-    shape = case(arrays).shape
-    locked = np.empty(shape, np.float32)
-    locked.flags.writeable = False
-    unusable = {
-        "dtype": np.empty(shape, np.float64),
-        "type": np.empty(shape, np.float32).tolist(),
-        "length": np.empty((*shape[:-1], shape[-1] + 1), np.float32),
-        "axes": np.empty((1, *shape), np.float32),
-        "strides": np.empty((*shape, 2), np.float32)[..., 0],
-        "order": np.empty(shape, np.float32, order="F"),
-        "lock": locked,
-    }
-    for reason, out in unusable.items():
-        with pytest.raises(TypeError if reason in ("dtype", "type") else ValueError, match=r"^out: "):
-            case(arrays, out=out)
 
 
 @every_array
@@ -267,23 +170,3 @@ def test_weights_packed_for_different_isas_are_right_or_refused(case: Case):
             assert "ISA" in str(error)
         else:
             assert_relative_l2(got, case.expected(arrays), 1e-5)
-
-
-@packable
-def test_panels_of_another_shape_are_refused(case: Case):
-    arrays = case.arrays()
-    for name in PACKERS[case.operation]:
-        for shape in ((3, 5), (3, 1, 2, 5)):
-            panels = kernels.pack(np.zeros(shape, np.float32))
-            with pytest.raises(ValueError) as error:
-                case(arrays | {name: panels})
-            assert str(error.value).startswith(f"{name}:")
-            assert str(shape) in str(error.value)
-
-
-def test_float32_is_known_whatever_describes_it():
-    x, described = np.ones((2, 3), np.float32), np.dtype(np.float32, metadata={"unit": "m"})
-    more = np.ones(3, np.float32), np.zeros(3, np.float32)
-    assert np.array_equal(kernels.layer_norm(x.astype(described), *more), kernels.layer_norm(x, *more))
-    with pytest.raises(TypeError, match=r"^x: expected float32, got >f4"):
-        kernels.layer_norm(x.astype(">f4"), *more)

@@ -3,35 +3,20 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from golden import PHOTOS, iou
 from PIL import Image
+from precisions import HERE, here, narrow
 
 import mobilesam
 from mobilesam import kernels
-from mobilesam.bench import loss
 from mobilesam.cli.main import main
-from mobilesam.images.photo import open_rgb
-from mobilesam.network.precision import PRECISIONS, decoder_precision, fastest
+from mobilesam.network.precision import PRECISIONS, _faster, decoder_precision, fastest
 
-HERE = kernels.isa.precisions()
 CHELSEA = str(PHOTOS["chelsea"])
 CAT = (220, 140)
-
-
-def here(*precisions: str) -> list[object]:
-    """Parameters, skipped in words where this CPU has no such precision under the ISA in force."""
-    reason = f"this CPU has only {', '.join(HERE)} under {kernels.isa.current()}"
-    return [
-        pytest.param(name, marks=() if name in HERE else pytest.mark.skip(reason=f"{reason}, not {name}"))
-        for name in precisions
-    ]
-
-
-narrow = pytest.mark.parametrize("precision", here("bf16", "int8"))
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +50,24 @@ def test_each_that_the_cpu_has(models, precision):
     assert score > 0.9
 
 
-def test_auto_is_the_fastest_here():
+def test_auto_is_a_precision_of_this_cpu():
     assert fastest() in HERE
     assert mobilesam.load(precision="auto").precision == fastest()
-    assert fastest() == ("bf16" if "bf16" in HERE else "int8" if "int8" in HERE else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [({"fp32": 1.0, "bf16": 2.0}, "fp32"), ({"fp32": 2.0, "bf16": 1.0}, "bf16")], ids=str
+)
+def test_auto_is_bf16_where_that_is_faster(monkeypatch, seconds, expected):
+    """On a CPU that has it; the times are made up."""
+    monkeypatch.setattr(kernels.isa, "precisions", lambda name=None: PRECISIONS)
+    monkeypatch.setattr(kernels, "pack", lambda x, *, precision, **_: precision)
+    monkeypatch.setattr("mobilesam.network.precision._seconds", lambda x, weight: seconds[weight])
+    _faster.cache_clear()
+    try:
+        assert fastest() == expected
+    finally:
+        _faster.cache_clear()
 
 
 def test_auto_without_narrow_products(lacking):
@@ -217,130 +216,3 @@ def test_a_model_outlives_a_change_of_isa(models, precision):
         with kernels.isa.use(name):
             got = models[precision].encode(CHELSEA).segment([CAT]).masks
         assert iou(got, expected).min() >= 0.99
-
-
-@pytest.fixture(scope="module")
-def losses(models) -> dict[str, list[loss.Loss]]:
-    """Of every photo of data/, 25 clicks with three masks each, for every narrow precision."""
-    photos = [open_rgb(path) for path in PHOTOS.values()]
-    return {name: [loss.measure(p, models["fp32"], models[name]) for p in photos] for name in HERE if name != "fp32"}
-
-
-BARS = {"bf16": (0.998, 0.993), "int8": (0.99, 0.975)}  # median and mean IoU with fp32, token by token
-
-
-@narrow
-def test_documented_loss(losses, precision):
-    ious = np.concatenate([one.ious for one in losses[precision]])
-    assert ious.shape == (len(PHOTOS) * 25, 3)
-    median, mean = BARS[precision]
-    assert np.median(ious) >= median, loss.summary(ious)
-    assert ious.mean() >= mean, loss.summary(ious)
-
-
-@narrow
-def test_embedding_loss(losses, precision):
-    """bf16 rounds to a relative 2⁻⁹, int8 to some hundredths; ten layers and more add up."""
-    assert all(0 < one.embedding < {"bf16": 0.03, "int8": 0.15}[precision] for one in losses[precision])
-
-
-# --- loss.py itself ---
-
-
-def test_iou():
-    a, b = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
-    assert loss.iou(a, b) == 1.0  # two empty masks agree
-    a[:2] = True
-    assert (loss.iou(a, b), loss.iou(b, a), loss.iou(a, a)) == (0.0, 0.0, 1.0)
-    b[1:3] = True
-    assert loss.iou(a, b) == pytest.approx(1 / 3)
-
-
-def test_a_model_loses_nothing_against_itself(models):
-    photo = open_rgb(CHELSEA)
-    same = loss.measure(photo, models["fp32"], models["fp32"], 2)
-    assert same.embedding == 0
-    np.testing.assert_array_equal(same.ious, np.ones((4, 3)))
-    assert same.worst.iou == 1.0
-    assert same.worst.click == (451 / 4, 300 / 4)
-
-
-@narrow
-def test_the_worst_is_the_worst(losses, models, precision):
-    for one in losses[precision]:
-        assert one.worst.iou == one.ious.min()
-        exact, got = one.worst.masks
-        assert loss.iou(exact, got) == one.worst.iou
-        width, height = one.worst.photo.size
-        assert exact.shape == (height, width)
-        click, token = np.unravel_index(one.ious.argmin(), one.ious.shape)
-        assert token == one.worst.token
-        assert one.worst.click == ((click % 5 + 0.5) * width / 5, (click // 5 + 0.5) * height / 5)
-    again = models["fp32"].encode(one.worst.photo).segment([one.worst.click])
-    np.testing.assert_array_equal(again.masks[one.worst.token], exact)
-
-
-def test_the_overlay_shows_what_changed():
-    exact, other = np.zeros((40, 50), bool), np.zeros((40, 50), bool)
-    exact[:20, 10:], other[10:30, 10:] = True, True
-    grey = Image.new("RGB", (50, 40), (100, 100, 100))
-    picture = np.asarray(loss.Worst(0.5, grey, (1.2, 38.6), 1, (exact, other)).overlay())
-    for where, colour in (((15, 30), loss.BOTH), ((5, 30), loss.LOST), ((25, 30), loss.GAINED)):
-        np.testing.assert_array_equal(picture[where], [int(40 + 0.6 * value) for value in colour])
-    np.testing.assert_array_equal(picture[5, 5], 100)
-    np.testing.assert_array_equal(picture[38, 1], 255)
-    np.testing.assert_array_equal(np.asarray(grey), 100)
-
-
-def test_the_summary():
-    ious = np.linspace(0, 1, 101).reshape(-1, 1)
-    assert loss.summary(ious).split() == ["0.50000", "0.50000", "0.05000", "0.00000"]
-    assert len(loss.summary(ious)) == len(loss.HEADER)
-
-
-@narrow
-def test_measure_loss_prints_a_line_a_photo(tmp_path, capsys, precision):
-    small = tmp_path / "small.png"
-    Image.open(CHELSEA).resize((90, 60)).save(small)
-    picture = tmp_path / "worst.png"
-    command = [CHELSEA, str(small), "--grid", "1", "--precision", precision, "--overlay", str(picture)]
-    assert loss.main(command) == 0
-    said = capsys.readouterr()
-    first, header, *photos, total = said.out.splitlines()
-    assert first == f"{precision} against fp32, IoU of 3 masks a photo"
-    assert header == f"{'':11}  embedding  {loss.HEADER}"
-    assert [line.split()[0] for line in photos] == ["chelsea.png", "small.png"]
-    assert total.split()[0] == "all"
-    worst = min(float(line.split()[-1]) for line in photos)
-    assert float(total.split()[-1]) == worst
-    assert f"IoU {worst:.5f}: {picture}" in said.err
-    with Image.open(picture) as drawn:
-        assert drawn.size in ((451, 300), (90, 60))
-
-
-REFUSED = {
-    "No such file": ["no.png"],
-    "--grid must be at least 1, got 0": [CHELSEA, "--grid", "0"],
-    "a file of this same command": ["cat.png", "--overlay", "cat.png"],
-    "cannot write an image as '.txt'": [CHELSEA, "--overlay", "worst.txt"],
-    "no such folder to write into: gone": [CHELSEA, "--overlay", "gone/worst.png"],
-    "no such checkpoint: no.safetensors": [CHELSEA, "--weights", "no.safetensors"],
-    "invalid choice: 'fp32'": [CHELSEA, "--precision", "fp32"],
-    "threads: expected": [CHELSEA, "--threads", "0"],
-    "not an image": [__file__],
-}
-
-
-@pytest.mark.parametrize("message", REFUSED)
-def test_measure_loss_refuses(tmp_path, capsys, monkeypatch, message):
-    if message in ("No such file", "not an image") and "bf16" not in HERE:
-        pytest.skip("this CPU lacks bf16, which is what is said first")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cat.png").write_bytes(Path(CHELSEA).read_bytes())
-    with pytest.raises(SystemExit) as stop:
-        loss.main(REFUSED[message])
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert message in said
-    assert "Traceback" not in said
-    assert [path.name for path in tmp_path.iterdir()] == ["cat.png"]

@@ -1,5 +1,6 @@
 """Encoding a canvas that a photo fills in part: the whole canvas's bits from a part of the work."""
 
+import grids
 import numpy as np
 import pytest
 from isas import narrow_parameters
@@ -16,14 +17,14 @@ FILLED = (1, 4, 100, 575, 576, 577, 683, 768, 900)
 PAIRS = [pytest.param((name, "fp32"), id=name) for name in kernels.isa.available()] + narrow_parameters("bf16", "int8")
 
 
-@pytest.fixture(scope="module", params=PAIRS)
+@pytest.fixture(scope="module", params=grids.first(PAIRS))
 def encoder(request: pytest.FixtureRequest) -> ImageEncoder:
     name, precision = request.param
     with kernels.isa.use(name):
         return mobilesam.load(precision=precision).image_encoder
 
 
-@pytest.mark.parametrize("axis", (0, 1))
+@pytest.mark.parametrize("axis", grids.first([0, 1]))
 def test_stages_0_and_1_give_the_whole_canvas_to_the_bit(encoder: ImageEncoder, axis: int):
     """Two stages of every size, the noise different in each so that no line is right by repetition alone."""
     canvas, partial = np.random.default_rng(axis).normal(size=(SIDE, SIDE, 3)).astype(np.float32), 0

@@ -1,12 +1,13 @@
 """How much of a grid runs: a few telling cases, or with `pytest -m exhaustive` all of them."""
 
-from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
 
 T = TypeVar("T")
+Test = TypeVar("Test", bound=Callable[..., object])
 
 _EXHAUSTIVE = False
 
@@ -22,15 +23,31 @@ def exhaustive() -> bool:
     return _EXHAUSTIVE
 
 
+def both(test: Test) -> Test:
+    """A test that runs either way, over as much of its grid as `exhaustive` says."""
+    return pytest.mark.exhaustive(test) if _EXHAUSTIVE else test
+
+
 def any_case(examples: int) -> settings:
     """Hypothesis' settings: so many examples of the full grid, else an eighth of them; always the same ones."""
     return settings(deadline=None, derandomize=True, max_examples=examples if _EXHAUSTIVE else max(4, examples // 8))
 
 
 def some(values: Iterable[T], telling: Sequence[T]) -> list[T]:
-    """All values of the full grid, else the telling ones among them."""
+    """All values in the full grid, else the telling ones among them."""
     everything = list(values)
     missing = [value for value in telling if value not in everything]
     if missing:
         raise ValueError(f"telling values that are not in the grid: {missing}")
     return everything if _EXHAUSTIVE else list(telling)
+
+
+def first(values: Iterable[Any], count: int = 1) -> list[Any]:
+    """Parameters for each value, of which those after the first ones are of the full grid alone."""
+    return [value if i < count else _exhaustive_only(value) for i, value in enumerate(values)]
+
+
+def _exhaustive_only(value: Any) -> Any:
+    if hasattr(value, "marks"):  # a pytest.param
+        return pytest.param(*value.values, marks=[*value.marks, pytest.mark.exhaustive], id=value.id)
+    return pytest.param(*(value if isinstance(value, tuple) else (value,)), marks=pytest.mark.exhaustive)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 
 from mobilesam import kernels
 from mobilesam.kernels import reference
@@ -191,3 +192,15 @@ PHOTO_SIZES = {  # the crop on the canvas and the size of a photo
     "column": ((1024, 4), (2000, 7)),
     "prime": ((1022, 1024), (1021, 1023)),
 }
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+every_array = pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        pytest.param(case, name, id=f"{key}-{name}")
+        for key, case in CASES.items()
+        for name in case.shapes
+        if (key, name) != ("upscale_masks", "x")  # maps, which are no array
+    ],
+)
+packable = pytest.mark.parametrize("case", [CASES[name] for name in PACKERS], ids=PACKERS)
