@@ -1,3 +1,3 @@
-"""What `mobilesam` offers: a model, an embedding, a segmentation, everything-mode. Imports `network`, `masks`,
-`images` and `checkpoints`.
+"""The public interface: a model, an embedding, a segmentation, everything-mode, checked prompts, embedding files.
+Imports `network`, `masks`, `images`, `checkpoints` and `util`.
 """

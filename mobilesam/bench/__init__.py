@@ -1,3 +1,3 @@
-"""Timing: this package against other engines, the page, the loss of a precision. Imports `api`, `onnx` and what
-lies below.
+"""Benchmarks: this package in turns with other engines, the page in a browser, the loss of a narrow precision.
+Imports `api`, `onnx` and the layers below them; never `serve`, which it starts as a process.
 """

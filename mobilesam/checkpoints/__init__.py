@@ -1,3 +1,3 @@
-"""Checkpoint files: this package's own form, all others that are read, the published ones. Imports `util` and the
-weights' folder.
+"""Checkpoint files: this package's own format, every other format that is read, and the published checkpoints.
+Imports `util`, and the folder of the packaged weights.
 """

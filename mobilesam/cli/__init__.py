@@ -1,1 +1,1 @@
-"""The command line: `main` and a module for each command. Imports everything else."""
+"""The command line: `main`, a module for each command, and how a command starts. Imports every other package."""

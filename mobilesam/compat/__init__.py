@@ -1,1 +1,3 @@
-"""The reference's classes and names, for scripts written for it. Imports `api` and what lies below."""
+"""The reference's classes and functions under its names, for scripts that were written for it. Imports `api` and
+the layers below it.
+"""

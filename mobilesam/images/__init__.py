@@ -1,3 +1,3 @@
-"""Photos of any kind as RGB pictures, as the encoder's input, and pictures as files. Imports `util` and the
-kernels.
+"""Photos: opening files and arrays as RGB pictures, sizes and coordinates, the encoder's input, and writing
+pictures. Imports `util` and the kernels.
 """

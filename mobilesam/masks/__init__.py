@@ -1,1 +1,3 @@
-"""Masks as run lengths, polygons and regions; segmented objects, drawn and as text. Imports `images` and `util`."""
+"""Masks: run lengths, polygons and regions; segmented objects, and what they become as pictures and text. Imports
+`images` and `util`.
+"""

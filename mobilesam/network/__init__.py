@@ -1,3 +1,3 @@
-"""The network: image encoder, prompt encoder, mask decoder, with the reference's names, and their loading. Imports
-the kernels, `checkpoints` and `util`.
+"""The network: image encoder, prompt encoder and mask decoder, with the reference's names, and loading them from a
+checkpoint. Imports `checkpoints`, `util` and the kernels.
 """

@@ -1,1 +1,3 @@
-"""`mobilesam segment` for many images: which, their overlapping, their files. Imports `api` and what lies below."""
+"""`mobilesam segment` on many images: finding them, overlapping the work, writing the results. Imports `api` and
+the layers below it.
+"""

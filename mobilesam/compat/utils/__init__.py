@@ -1,1 +1,1 @@
-"""The reference's `utils`."""
+"""The reference's `utils` package. Imports `images`."""
