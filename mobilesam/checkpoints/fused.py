@@ -131,6 +131,7 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
 
 
 def kind_of(path: Path) -> Literal["safetensors", "torch", "onnx", "other"]:
+    """The file's format, from its first bytes; ONNX files are known by their name."""
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith(b"PK\x03\x04"):
@@ -159,6 +160,7 @@ def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
 
 
 def check_finite(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
+    """Raise CheckpointError naming the tensors that hold NaN or infinity. dtype: what they were converted to."""
     bad = [name for name, values in tensors.items() if not np.isfinite(values).all()]
     if bad:
         raise CheckpointError(f"{path}: NaN or infinite values, as {dtype}, in {listed(bad)}")

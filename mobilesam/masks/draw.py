@@ -170,6 +170,7 @@ def colours(count: int) -> list[Colour]:
 
 
 def own_colours(objects: Sequence[SegmentedObject]) -> list[Colour]:
+    """Each object's colour, or the one that `colours` has for its place."""
     return [item.colour or colour for item, colour in zip(objects, colours(len(objects)))]
 
 
