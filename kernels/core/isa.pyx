@@ -7,8 +7,9 @@ import os
 
 from cpython.pycapsule cimport PyCapsule_New
 
-cdef extern from "host.h" nogil:
+cdef extern from "dispatch.h" nogil:
     """
+    #include "thread_memory.h"
     static int active_table = 0;
     static runtime shared;
     static void share_runtime(void)

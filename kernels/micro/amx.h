@@ -17,54 +17,55 @@ static void begin(void)
 static void end(void) { _tile_release(); }
 
 /* a piece of one tile of a, of a panel's tile, and their products */
-#define ROWS(q) { \
-        _tile_loadd(4, a + (q) * TILE, 64); \
+#define AMX_ROWS(q) { \
+        _tile_loadd(4, a + (q) * NARROW_TILE, 64); \
         if (both) \
-            _tile_loadd(5, second + (q) * TILE, 64); \
+            _tile_loadd(5, second + (q) * NARROW_TILE, 64); \
     }
-#define PANEL(q) { \
-        _tile_loadd(6, b + (q) * WORDS, 4 * COLUMNS); \
-        _tile_loadd(7, b + (q) * WORDS + 16, 4 * COLUMNS); \
+#define AMX_PANEL(q) { \
+        _tile_loadd(6, b + (q) * NARROW_WORDS, 4 * NARROW_COLUMNS); \
+        _tile_loadd(7, b + (q) * NARROW_WORDS + 16, 4 * NARROW_COLUMNS); \
     }
-#define DOTS { \
-        DOT(0, 4, 6); \
-        DOT(1, 4, 7); \
+#define AMX_DOTS { \
+        NARROW_DOT(0, 4, 6); \
+        NARROW_DOT(1, 4, 7); \
         if (both) { \
-            DOT(2, 5, 6); \
-            DOT(3, 5, 7); \
+            NARROW_DOT(2, 5, 6); \
+            NARROW_DOT(3, 5, 7); \
         } \
     }
 
-static void multiply(sum (*sums)[COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b, int64_t pieces,
+static void multiply(sum (*sums)[NARROW_COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b, int64_t pieces,
                      block *before)
 {
-    const int both = rows > TILE_ROWS;
-    const int64_t share = (BLOCK + tiles - 1) / tiles;
-    const char *second = a + tiles * PIECES * TILE;
+    const int both = rows > NARROW_TILE_ROWS;
+    const int64_t share = (NARROW_BLOCK + tiles - 1) / tiles;
+    const char *second = a + tiles * NARROW_PIECES * NARROW_TILE;
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
-    for (int64_t t = 0; t < tiles; t++, a += PIECES * TILE, second += PIECES * TILE, b += pieces * WORDS) {
-#if PIECES == 3
-        ROWS(2) PANEL(0) DOTS
-        ROWS(1) DOTS
-        PANEL(1) DOTS
-        ROWS(0) DOTS
+    for (int64_t t = 0; t < tiles;
+         t++, a += NARROW_PIECES * NARROW_TILE, second += NARROW_PIECES * NARROW_TILE, b += pieces * NARROW_WORDS) {
+#if NARROW_PIECES == 3
+        AMX_ROWS(2) AMX_PANEL(0) AMX_DOTS
+        AMX_ROWS(1) AMX_DOTS
+        AMX_PANEL(1) AMX_DOTS
+        AMX_ROWS(0) AMX_DOTS
         if (pieces == 3) {
-            PANEL(2) DOTS
+            AMX_PANEL(2) AMX_DOTS
         }
-        PANEL(0) DOTS
+        AMX_PANEL(0) AMX_DOTS
 #else
-        ROWS(0) PANEL(0) DOTS
+        AMX_ROWS(0) AMX_PANEL(0) AMX_DOTS
 #endif
         if (before)
             advance(before, share);
     }
-    _tile_stored(0, sums[0], 4 * COLUMNS);
-    _tile_stored(1, sums[0] + 16, 4 * COLUMNS);
+    _tile_stored(0, sums[0], 4 * NARROW_COLUMNS);
+    _tile_stored(1, sums[0] + 16, 4 * NARROW_COLUMNS);
     if (both) {
-        _tile_stored(2, sums[TILE_ROWS], 4 * COLUMNS);
-        _tile_stored(3, sums[TILE_ROWS] + 16, 4 * COLUMNS);
+        _tile_stored(2, sums[NARROW_TILE_ROWS], 4 * NARROW_COLUMNS);
+        _tile_stored(3, sums[NARROW_TILE_ROWS] + 16, 4 * NARROW_COLUMNS);
     }
 }

@@ -1,5 +1,5 @@
 #include <immintrin.h>
-#define PRODUCT amx_bf16
-#define TERMS 2
-#define DOT(sum, a, b) _tile_dpbf16ps(sum, a, b)
+#define NARROW_PRODUCT amx_bf16
+#define NARROW_TERMS 2
+#define NARROW_DOT(sum, a, b) _tile_dpbf16ps(sum, a, b)
 #include "amx.h"

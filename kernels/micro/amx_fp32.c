@@ -1,6 +1,6 @@
 #include <immintrin.h>
-#define PRODUCT amx_fp32
-#define TERMS 2
-#define PIECES 3
-#define DOT(sum, a, b) _tile_dpbf16ps(sum, a, b)
+#define NARROW_PRODUCT amx_fp32
+#define NARROW_TERMS 2
+#define NARROW_PIECES 3
+#define NARROW_DOT(sum, a, b) _tile_dpbf16ps(sum, a, b)
 #include "amx.h"

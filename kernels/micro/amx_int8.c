@@ -1,5 +1,5 @@
 #include <immintrin.h>
-#define PRODUCT amx_int8
-#define TERMS 4
-#define DOT(sum, a, b) _tile_dpbssd(sum, a, b)
+#define NARROW_PRODUCT amx_int8
+#define NARROW_TERMS 4
+#define NARROW_DOT(sum, a, b) _tile_dpbssd(sum, a, b)
 #include "amx.h"

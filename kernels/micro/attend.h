@@ -1,7 +1,7 @@
 /* One head of attention, both products of it in bf16 or its pieces; softmax in float32, normalised after the second. Included
  * by narrow.h. */
 
-#if PIECES == 3
+#if NARROW_PIECES == 3
 INLINE vf power(vf x) { return exp_v(x); }
 #else
 /* e^x for x <= 0, at least 2^-126: a relative error of 3e-6, where bf16's is 2e-3 */
@@ -24,37 +24,38 @@ INLINE void narrow_vector(char *y, const float *x, int64_t d, int64_t tiles)
 {
     const gemm_args whole = {.k = d, .segments = 1};
     for (int64_t t = 0; t < tiles; t++)
-        narrow_depth(&whole, x, t, y + t * PIECES * TILE, 1.f, ACT_NONE);
+        narrow_depth(&whole, x, t, y + t * NARROW_PIECES * NARROW_TILE, 1.f, ACT_NONE);
 }
 
-/* keys, (columns / 32, d_tiles, PIECES, 16, 32) words: a panel's columns are keys, its rows pairs of channels */
+/* keys, (columns / 32, d_tiles, NARROW_PIECES, 16, 32) words: a panel's columns are keys, its rows pairs of channels */
 static void pack_keys(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_t columns)
 {
-    char words[PIECES * TILE];
-    vi rows[TILE_ROWS];
+    char words[NARROW_PIECES * NARROW_TILE];
+    vi rows[NARROW_TILE_ROWS];
     for (int64_t t = 0; t < d_tiles; t++)
-        for (int64_t j = 0; j < columns; j += TILE_ROWS) {
-            for (int64_t i = 0; i < TILE_ROWS; i++) {
+        for (int64_t j = 0; j < columns; j += NARROW_TILE_ROWS) {
+            for (int64_t i = 0; i < NARROW_TILE_ROWS; i++) {
                 if (j + i < g->n)
                     narrow_vector(words + 64 * i, g->tokens[j + i] + g->at_k + 32 * t, g->d - 32 * t < 32 ? g->d - 32 * t : 32, 1);
                 else
-                    for (int q = 0; q < PIECES; q++)
-                        memset(words + q * TILE + 64 * i, 0, 64);
+                    for (int q = 0; q < NARROW_PIECES; q++)
+                        memset(words + q * NARROW_TILE + 64 * i, 0, 64);
             }
-            for (int q = 0; q < PIECES; q++) {
-                memcpy(rows, words + q * TILE, sizeof rows);
-                transpose_words(y + ((j / COLUMNS * d_tiles + t) * PIECES + q) * WORDS + j % COLUMNS, rows);
+            for (int q = 0; q < NARROW_PIECES; q++) {
+                memcpy(rows, words + q * NARROW_TILE, sizeof rows);
+                transpose_words(y + ((j / NARROW_COLUMNS * d_tiles + t) * NARROW_PIECES + q) * NARROW_WORDS + j % NARROW_COLUMNS,
+                                rows);
             }
         }
 }
 
-/* values, (d_tiles, columns / 32, PIECES, 16, 32) words: a panel's columns are channels, its rows pairs of keys */
+/* values, (d_tiles, columns / 32, NARROW_PIECES, 16, 32) words: a panel's columns are channels, its rows pairs of keys */
 static void pack_values(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_t columns)
 {
     static const float none[32];
     for (int64_t t = 0; t < d_tiles; t++)
-        for (int64_t first = 0; first < columns; first += DEPTH, y += PIECES * WORDS)
-            for (int64_t p = 0; p < TILE_ROWS; p++) {
+        for (int64_t first = 0; first < columns; first += NARROW_DEPTH, y += NARROW_PIECES * NARROW_WORDS)
+            for (int64_t p = 0; p < NARROW_TILE_ROWS; p++) {
                 float pair[2][32] = {0};
                 const float *x[2];
                 for (int i = 0; i < 2; i++) {
@@ -63,7 +64,8 @@ static void pack_values(const attend_args *g, uint32_t *y, int64_t d_tiles, int6
                     if (g->d - 32 * t < 32 && x[i] != none)
                         x[i] = memcpy(pair[i], x[i], (g->d - 32 * t) * sizeof(float));
                 }
-                UNROLL for (int c = 0; c < COLUMNS; c += VL) narrow_lanes(y + p * COLUMNS + c, load(x[0] + c), load(x[1] + c));
+                UNROLL for (int c = 0; c < NARROW_COLUMNS; c += VL)
+                    narrow_lanes(y + p * NARROW_COLUMNS + c, load(x[0] + c), load(x[1] + c));
             }
 }
 
@@ -71,9 +73,9 @@ static void pack_values(const attend_args *g, uint32_t *y, int64_t d_tiles, int6
 INLINE float exp_row(char *y, const float *scores, int64_t columns, float top)
 {
     vf total = splat(0.f);
-    for (int64_t j = 0; j < columns; j += 32, y += PIECES * TILE) {
+    for (int64_t j = 0; j < columns; j += 32, y += NARROW_PIECES * NARROW_TILE) {
         const vf e0 = power(load(scores + j) - top), e1 = power(load(scores + j + VL) - top);
-        narrow_pair(y, TILE, e0, e1);
+        narrow_pair(y, NARROW_TILE, e0, e1);
         total += e0 + e1;
     }
     return sum_lanes(total);
@@ -82,36 +84,40 @@ INLINE float exp_row(char *y, const float *scores, int64_t columns, float top)
 static void attend(const attend_args *g)
 {
     const int64_t n_tiles = (g->n + 31) / 32, d_tiles = (g->d + 31) / 32, columns = 32 * n_tiles;
-    uint32_t *keys = g->scratch, *values = keys + n_tiles * d_tiles * PIECES * WORDS;
-    float *scores = (float *)(values + n_tiles * d_tiles * PIECES * WORDS);
-    char *queries = (char *)(scores + BLOCK * columns), *weights = queries + 2 * d_tiles * PIECES * TILE;
-    sum sums[BLOCK][COLUMNS] __attribute__((aligned(64)));
-    vf tops[BLOCK];
-    float total[BLOCK];
+    uint32_t *keys = g->scratch, *values = keys + n_tiles * d_tiles * NARROW_PIECES * NARROW_WORDS;
+    float *scores = (float *)(values + n_tiles * d_tiles * NARROW_PIECES * NARROW_WORDS);
+    char *queries = (char *)(scores + NARROW_BLOCK * columns), *weights = queries + 2 * d_tiles * NARROW_PIECES * NARROW_TILE;
+    sum sums[NARROW_BLOCK][NARROW_COLUMNS] __attribute__((aligned(64)));
+    vf tops[NARROW_BLOCK];
+    float total[NARROW_BLOCK];
     pack_keys(g, keys, d_tiles, columns);
     pack_values(g, values, d_tiles, columns);
     begin();
-    for (int64_t i = 0; i < g->m; i += BLOCK) {
-        const int64_t m = g->m - i < BLOCK ? g->m - i : BLOCK;
+    for (int64_t i = 0; i < g->m; i += NARROW_BLOCK) {
+        const int64_t m = g->m - i < NARROW_BLOCK ? g->m - i : NARROW_BLOCK;
         for (int64_t r = 0; r < m; r++) {
-            narrow_vector(queries + r / TILE_ROWS * d_tiles * PIECES * TILE + r % TILE_ROWS * 64, g->q + (i + r) * g->ldq, g->d, d_tiles);
+            narrow_vector(queries + r / NARROW_TILE_ROWS * d_tiles * NARROW_PIECES * NARROW_TILE + r % NARROW_TILE_ROWS * 64,
+                          g->q + (i + r) * g->ldq, g->d, d_tiles);
             tops[r] = splat(-INFINITY);
         }
-        for (int64_t j = 0; j < columns; j += COLUMNS) {
-            multiply(sums, m, queries, d_tiles, keys + j / COLUMNS * d_tiles * PIECES * WORDS, PIECES, NULL);
+        for (int64_t j = 0; j < columns; j += NARROW_COLUMNS) {
+            multiply(sums, m, queries, d_tiles, keys + j / NARROW_COLUMNS * d_tiles * NARROW_PIECES * NARROW_WORDS, NARROW_PIECES,
+                     NULL);
             for (int64_t r = 0; r < m; r++)
-                UNROLL for (int v = 0; v < COLUMNS; v += VL) {
+                UNROLL for (int v = 0; v < NARROW_COLUMNS; v += VL) {
                     const vf s = load(sums[r] + v) * g->scale + load(g->bias + (i + r) * g->ldbias + j + v);
                     tops[r] = vmax(tops[r], s);
                     store(scores + r * columns + j + v, s);
                 }
         }
         for (int64_t r = 0; r < m; r++)
-            total[r] = 1.f / exp_row(weights + r / TILE_ROWS * n_tiles * PIECES * TILE + r % TILE_ROWS * 64, scores + r * columns, columns, max_lanes(tops[r]));
-        for (int64_t c = 0; c < g->d; c += COLUMNS) {
-            multiply(sums, m, weights, n_tiles, values + c / COLUMNS * n_tiles * PIECES * WORDS, PIECES, NULL);
+            total[r] = 1.f / exp_row(weights + r / NARROW_TILE_ROWS * n_tiles * NARROW_PIECES * NARROW_TILE + r % NARROW_TILE_ROWS * 64,
+                                     scores + r * columns, columns, max_lanes(tops[r]));
+        for (int64_t c = 0; c < g->d; c += NARROW_COLUMNS) {
+            multiply(sums, m, weights, n_tiles, values + c / NARROW_COLUMNS * n_tiles * NARROW_PIECES * NARROW_WORDS, NARROW_PIECES,
+                     NULL);
             for (int64_t r = 0; r < m; r++)
-                for (int64_t v = c; v < g->d && v < c + COLUMNS; v += VL) {
+                for (int64_t v = c; v < g->d && v < c + NARROW_COLUMNS; v += VL) {
                     const vf s = load(sums[r] + v - c) * total[r];
                     float *y = g->y + (i + r) * g->ldy + v;
                     if (g->d - v >= VL)

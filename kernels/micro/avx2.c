@@ -1,5 +1,5 @@
 #include <immintrin.h>
-#define ISA avx2
+#define GENERIC_ISA avx2
 #define VL 8
 #define MR 6
 #define NV 2

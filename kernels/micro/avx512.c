@@ -1,5 +1,5 @@
 #include <immintrin.h>
-#define ISA avx512
+#define GENERIC_ISA avx512
 #define VL 16
 #define MR 14
 #define NV 2

@@ -1,15 +1,16 @@
 /* The GEMM's inner product by multiply-adds; see gemm.h. */
 #include "fetch.h"
 
-/* Sums are set aside every DEPTH terms: a long one would round each of its terms to the precision of the whole. */
-enum { DEPTH = 256 };
-enum { STEP = MR * NV < 16 ? 4 : 1, LINES = 1 }; /* LINES are fetched every STEP terms: a small tile has less time to spare */
+/* Sums are set aside every GEMM_DEPTH terms: a long one would round each of its terms to the precision of the whole. */
+enum { GEMM_DEPTH = 256 };
+/* A small tile has less time to spare for prefetches. */
+enum { GEMM_STEP = MR * NV < 16 ? 4 : 1, GEMM_LINES = 1 };
 
 INLINE void accumulate_terms(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
                              int64_t count, const int fetches, lookahead *next)
 {
     for (int64_t p = 0; p < count; p++, *a += step, *b += ldb) {
-        if (fetches && p % STEP == 0) {
+        if (fetches && p % GEMM_STEP == 0) {
             fetch_row(next);
             fetch_line(next);
         }

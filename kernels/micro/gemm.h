@@ -1,7 +1,8 @@
 /* The GEMM: its register tile, its edges, and the packing of its weights.
  *
- * The file that includes it has defined the inner product: `accumulate` (acc += a * b), `restore` (what becomes of the sums at the
- * end of a tile), DEPTH (terms after which sums are set aside), and STEP and LINES (LINES are fetched every STEP terms). */
+ * The file that includes it has defined the inner product: `accumulate` (acc += a * b), `restore` (applied to the sums at the end of
+ * a tile), GEMM_DEPTH (terms after which sums are set aside), GEMM_STEP and GEMM_LINES (every GEMM_STEP terms, GEMM_LINES cache
+ * lines are prefetched). */
 
 #include "fetch.h"
 
@@ -22,7 +23,7 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
 {
     vf acc[MR][NV] = {0};
     const int64_t lda = g->lda, step = g->step, ldb = g->ldb;
-    int64_t room = DEPTH, partial = 0;
+    int64_t room = GEMM_DEPTH, partial = 0;
     const float *as = a;
     for (int64_t s = 0; s < g->segments; s++) {
         as = a + (g->offset ? g->offset[s] : 0);
@@ -35,7 +36,7 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
                         acc[i][v] = splat(0.f);
                     }
                 partial = 1;
-                room = DEPTH;
+                room = GEMM_DEPTH;
             }
             const int64_t count = k < room ? k : room;
             k -= count;
@@ -62,26 +63,26 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
 static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const float *b, const float *bias,
                       const float *residual, int64_t ldr, float *y, int64_t ldy, lookahead *next)
 {
-#define ROWS(n) case n: tile(n, g, a, b, bias, residual, ldr, y, ldy, next); break;
+#define GEMM_ROWS(n) case n: tile(n, g, a, b, bias, residual, ldr, y, ldy, next); break;
     switch (mr) {
-    ROWS(1) ROWS(2) ROWS(3) ROWS(4)
+    GEMM_ROWS(1) GEMM_ROWS(2) GEMM_ROWS(3) GEMM_ROWS(4)
 #if MR > 4
-    ROWS(5)
+    GEMM_ROWS(5)
 #endif
 #if MR > 5
-    ROWS(6)
+    GEMM_ROWS(6)
 #endif
 #if MR > 6
-    ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
+    GEMM_ROWS(7) GEMM_ROWS(8) GEMM_ROWS(9) GEMM_ROWS(10) GEMM_ROWS(11) GEMM_ROWS(12)
 #endif
 #if MR > 12
-    ROWS(13)
+    GEMM_ROWS(13)
 #endif
 #if MR > 13
-    ROWS(14)
+    GEMM_ROWS(14)
 #endif
     }
-#undef ROWS
+#undef GEMM_ROWS
 }
 
 /* The last, partial panel: its tile goes through a whole-width copy. */
@@ -116,7 +117,7 @@ INLINE lookahead look_ahead(const gemm_args *g, int64_t tiles, int64_t mr)
     if (g->ahead_bytes) {
         next.at = g->ahead, next.last = next.at + g->ahead_bytes;
         next.share = (g->ahead_bytes / 64 / tiles + 1) * 64;
-        next.paced = g->segments * g->k * LINES / STEP * 64;
+        next.paced = g->segments * g->k * GEMM_LINES / GEMM_STEP * 64;
     }
     next.step = g->ldr * sizeof(float);
     for (next.rows = residual_is_far(g) ? mr : 0; next.rows;)
@@ -180,7 +181,17 @@ INLINE void read_row(float *x, const void *w, int half, int64_t n)
         memcpy(x, w, n * sizeof *x);
 }
 
-/* one panel: y[p, j] = w[j, p] for j < n <= NR, 0 beyond; w's rows are k halves or floats, ldw apart */
+/* A packed panel: NR columns of the product, y[p, j] = w[j, p] for j < n <= NR and 0 beyond. w's rows are k halves or floats, ldw
+ * apart.
+ *
+ *          w (n, k)                                   y (k, NR)
+ *          p ->                                       j ->
+ *      j   w[0,0]   w[0,1]   ...  w[0,k-1]        p   w[0,0]   w[1,0]   ...  w[n-1,0]   0 ... 0
+ *      |   w[1,0]   w[1,1]   ...  w[1,k-1]        |   w[0,1]   w[1,1]   ...  w[n-1,1]   0 ... 0
+ *      v   ...                                    v   ...
+ *          w[n-1,0] w[n-1,1] ...  w[n-1,k-1]          w[0,k-1] w[1,k-1] ...  w[n-1,k-1] 0 ... 0
+ *
+ * The tile reads a row of y, NR floats side by side, for each term p of its sums. */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     enum { SIDE = 16 };

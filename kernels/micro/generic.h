@@ -1,10 +1,15 @@
-/* Every micro-kernel, written once. A stub defines ISA (the table's suffix), VL (floats a vector), MR and NV (the GEMM
- * tile is MR rows by NR = NV*VL columns), TAPW (output pixels a depthwise step holds), vmin and vmax, and includes this; it may define vpick. */
+/* Every micro-kernel, written once. A stub defines GENERIC_ISA (the table's suffix), VL (floats a vector), MR and NV (the GEMM
+ * tile is MR rows by NR = NV*VL columns), TAPW (output pixels a depthwise step holds), vmin and vmax, and includes this; it may
+ * define vpick. */
 #include "vector.h"
 #include "fma.h"
 #include "gemm.h"
 #include "convolve.h"
-#include "rows.h"
+#include "norm.h"
+#include "softmax.h"
+#include "dot.h"
+#include "resample.h"
+#include "elementwise.h"
 
 /* As many chains as the GEMM's tile has sums: enough to hide an FMA's latency, and no loads. */
 static void fma_probe(float *y, float x, int64_t steps)
@@ -19,10 +24,10 @@ static void fma_probe(float *y, float x, int64_t steps)
         UNROLL for (int v = 0; v < NV; v++) store(y + i * NR + v * VL, acc[i][v]);
 }
 
-#define NAME_(isa) micro_##isa
-#define NAME(isa) NAME_(isa)
+#define GENERIC_NAME_(isa) micro_##isa
+#define GENERIC_NAME(isa) GENERIC_NAME_(isa)
 
-const micro NAME(ISA) = {
+const micro GENERIC_NAME(GENERIC_ISA) = {
     .vl = VL, .mr = MR, .nr = NR,
     .gemm = gemm, .product = gemm, .weight = {.columns = NR, .terms = 1, .depth = 1, .pieces = 1},
     .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,

@@ -1,6 +1,6 @@
 /* The table of micro-kernels that one ISA offers in one precision, and the arguments they take. A stub (avx512.c, avx2.c, ...)
  * compiles generic.h into an ISA's float32 table, or narrow.h into what its table in another precision has instead (amx_bf16.c,
- * ...), or pairs.h into another product in float32 (zen4.c); host.h puts them together and isa.pyx chooses at run time. Lengths
+ * ...), or pairs.h into another product in float32 (zen4.c); dispatch.h puts them together and isa.pyx chooses at run time. Lengths
  * and strides count floats. */
 #ifndef MOBILESAM_MICRO_H
 #define MOBILESAM_MICRO_H
@@ -141,7 +141,7 @@ typedef struct {
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
     void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL: there is none */
     void (*attend)(const attend_args *);
-} narrow_product;
+} packed_product;
 
 /* words of a panel of a weight with k columns, float16 or float32 */
 static inline int64_t panel_words(const micro *u, int64_t k, int half)
@@ -165,7 +165,8 @@ static inline int64_t attend_bytes(const micro *u, int64_t n, int64_t d)
     return 1024 * (pieces * (4 * n_tiles * d_tiles + 2 * d_tiles + 2 * n_tiles) + 4 * n_tiles);
 }
 
-extern const narrow_product narrow_zen4_fp32, narrow_amx_fp32, narrow_amx_bf16, narrow_amx_int8, narrow_avx512_bf16, narrow_avx512_int8, narrow_avx2_int8;
+extern const packed_product packed_zen4_fp32, packed_amx_fp32, packed_amx_bf16, packed_amx_int8, packed_avx512_bf16,
+    packed_avx512_int8, packed_avx2_int8;
 extern const micro micro_x86_64_v2, micro_avx2, micro_avx512, micro_neon;
 
 #endif

@@ -1,5 +1,5 @@
 #include <arm_neon.h>
-#define ISA neon
+#define GENERIC_ISA neon
 #define VL 4
 #define MR 5 /* 6 would fit the 32 registers, but GCC loads all of a column at once and spills */
 #define NV 4

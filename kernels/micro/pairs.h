@@ -10,19 +10,19 @@
  * exact. A sum of k terms then errs by at most 4*|row|*|column| where the usual one errs by sum |a||b|, both times k roundings.
  * An infinity gives NaN, and so may a row and a column whose powers of two multiply beyond float32's range.
  *
- * A stub defines PRODUCT (the struct's suffix), VL, MR, NV, vmin, vmax, vswap (neighbouring lanes exchanged), and the two
- * instructions ADD_ALL (y = b + *a) and FMA_ALL (y += b * *a) that take *a, one float for all lanes, from memory: there is no
+ * A stub defines PAIRS_PRODUCT (the struct's suffix), VL, MR, NV, vmin, vmax, vswap (neighbouring lanes exchanged), and the two
+ * instructions PAIRS_ADD (y = b + *a) and PAIRS_FMA (y += b * *a) that take *a, one float for all lanes, from memory: there is no
  * room for a third register to be read. */
 #include "vector.h"
 #include "fetch.h"
 
 /* An operand's rows lie by tiles of mr of them, cut into blocks of 48 floats: a block of each row, then the next, that every float
- * is a constant away from one pointer; last, ROW floats for each row, of which two are its own products' sum and its power of
+ * is a constant away from one pointer; last, PAIRS_ROW floats for each row, of which two are its own products' sum and its power of
  * two. Pair p is taken by one multiplication unless p % 3 = 2. Sums are set aside at the end of a block; see gemm.h. */
-enum { BLOCK = 48, DEPTH = 7 * BLOCK, PAIR = 2, ROW = 16 };
+enum { PAIRS_BLOCK = 48, GEMM_DEPTH = 7 * PAIRS_BLOCK, PAIRS_TERMS = 2, PAIRS_ROW = 16 };
 
-/* LINES are fetched every STEP terms: no faster than memory gives them, beside 70 cycles of multiplications. */
-enum { STEP = 6, LINES = 2 };
+/* GEMM_LINES are fetched every GEMM_STEP terms: no faster than memory gives them, beside 70 cycles of multiplications. */
+enum { GEMM_STEP = 6, GEMM_LINES = 2 };
 
 INLINE int is_paired(int64_t k) { return k / 2 % 3 < 2; }
 
@@ -34,12 +34,12 @@ INLINE void accumulate_pair(const int mr, vf acc[][NV], const float *a, const fl
         UNROLL for (int v = 0; v < NV; v++) {
             if (paired) {
                 vf x, y;
-                ADD_ALL(x, b1[v], a + i * BLOCK);
-                ADD_ALL(y, b0[v], a + i * BLOCK + 1);
+                PAIRS_ADD(x, b1[v], a + i * PAIRS_BLOCK);
+                PAIRS_ADD(y, b0[v], a + i * PAIRS_BLOCK + 1);
                 acc[i][v] += x * y;
             } else {
-                FMA_ALL(acc[i][v], b0[v], a + i * BLOCK);
-                FMA_ALL(acc[i][v], b1[v], a + i * BLOCK + 1);
+                PAIRS_FMA(acc[i][v], b0[v], a + i * PAIRS_BLOCK);
+                PAIRS_FMA(acc[i][v], b1[v], a + i * PAIRS_BLOCK + 1);
             }
         }
 }
@@ -48,8 +48,8 @@ INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda,
                        int64_t count, lookahead *next)
 {
     (void)lda, (void)step, (void)ldb;
-    for (; count > 0; count -= BLOCK, *a += mr * BLOCK) {
-        const float *at = *a, *end = at + (count < BLOCK ? count : BLOCK);
+    for (; count > 0; count -= PAIRS_BLOCK, *a += mr * PAIRS_BLOCK) {
+        const float *at = *a, *end = at + (count < PAIRS_BLOCK ? count : PAIRS_BLOCK);
         for (; at + 6 <= end; at += 6, *b += 6 * NR) {
             fetch_row(next);
             fetch_line(next);
@@ -70,7 +70,7 @@ INLINE void restore(const int mr, vf acc[][NV], const float *row, const float *c
     UNROLL for (int v = 0; v < NV; v++) own[v] = load(column + v * VL), scale[v] = load(column + NR + v * VL);
     UNROLL for (int i = 0; i < mr; i++)
         UNROLL for (int v = 0; v < NV; v++)
-            acc[i][v] = (acc[i][v] - (own[v] + row[i * ROW])) * (row[i * ROW + 1] * scale[v]);
+            acc[i][v] = (acc[i][v] - (own[v] + row[i * PAIRS_ROW])) * (row[i * PAIRS_ROW + 1] * scale[v]);
 }
 
 #include "gemm.h"
@@ -112,16 +112,18 @@ typedef struct {
     float *y;
     int64_t next;
     int phase;
-    vf own[BLOCK / VL];
+    vf own[PAIRS_BLOCK / VL];
 } pair_place;
 
 /* A vector's own products go by pairs of lanes, of which `halves` has one half for each lane of a pair that is taken so. */
 INLINE void place_vector(pair_place *to, int phase, vf v)
 {
-    static const float halves[BLOCK] = {
-#define HALF(p) (p) / 2 % 3 < 2 ? 0.5f : 0.f
-#define HALVES(p) HALF(p), HALF(p + 1), HALF(p + 2), HALF(p + 3), HALF(p + 4), HALF(p + 5), HALF(p + 6), HALF(p + 7)
-        HALVES(0), HALVES(8), HALVES(16), HALVES(24), HALVES(32), HALVES(40),
+    static const float halves[PAIRS_BLOCK] = {
+#define PAIRS_HALF(p) (p) / 2 % 3 < 2 ? 0.5f : 0.f
+#define PAIRS_HALVES(p) \
+    PAIRS_HALF(p), PAIRS_HALF(p + 1), PAIRS_HALF(p + 2), PAIRS_HALF(p + 3), PAIRS_HALF(p + 4), PAIRS_HALF(p + 5), \
+    PAIRS_HALF(p + 6), PAIRS_HALF(p + 7)
+        PAIRS_HALVES(0), PAIRS_HALVES(8), PAIRS_HALVES(16), PAIRS_HALVES(24), PAIRS_HALVES(32), PAIRS_HALVES(40),
     };
     store(to->y + phase * VL, v);
     to->own[phase] += v * vswap(v) * load(halves + phase * VL);
@@ -132,17 +134,17 @@ INLINE void place_segment(pair_place *to, const float *x, int64_t k, float inver
 {
     int64_t p = 0;
     while (p < k)
-        if (to->phase == 0 && p + BLOCK <= k) {
-            UNROLL for (int i = 0; i < BLOCK / VL; i++) place_vector(to, i, load(x + p + i * VL) * inverse);
-            p += BLOCK;
+        if (to->phase == 0 && p + PAIRS_BLOCK <= k) {
+            UNROLL for (int i = 0; i < PAIRS_BLOCK / VL; i++) place_vector(to, i, load(x + p + i * VL) * inverse);
+            p += PAIRS_BLOCK;
             to->y += to->next;
         } else {
             const vf v = (p + VL <= k ? load(x + p) : load_part(x + p, k - p, 0.f)) * inverse;
-            UNROLL for (int i = 0; i < BLOCK / VL; i++)
+            UNROLL for (int i = 0; i < PAIRS_BLOCK / VL; i++)
                 if (to->phase == i)
                     place_vector(to, i, v);
             p += VL;
-            if (++to->phase == BLOCK / VL)
+            if (++to->phase == PAIRS_BLOCK / VL)
                 to->phase = 0, to->y += to->next;
         }
 }
@@ -178,7 +180,7 @@ INLINE float place_row(float *y, int64_t next, const gemm_args *g, const float *
     pair_place to = {.y = y, .next = next};
     for (int64_t s = 0; s < g->segments; s++)
         place_segment(&to, x + (g->offset ? g->offset[s] : 0), g->k, inverse_of(power));
-    UNROLL for (int i = 1; i < BLOCK / VL; i++) to.own[0] += to.own[i];
+    UNROLL for (int i = 1; i < PAIRS_BLOCK / VL; i++) to.own[0] += to.own[i];
     return sum_lanes(to.own[0]);
 }
 
@@ -194,21 +196,22 @@ static void pair_rows(const gemm_args *g, int64_t lda)
         from.k = g->segments * g->k, from.segments = 1, from.offset = NULL;
     for (int64_t first = 0; first < g->m; first += most) {
         const int64_t mr = g->m - first < most ? g->m - first : most;
-        float *const tile = (float *)g->operand + first * lda, *const rows = tile + mr * (lda - ROW);
+        float *const tile = (float *)g->operand + first * lda, *const rows = tile + mr * (lda - PAIRS_ROW);
         const float *const a = g->a + first * g->lda;
         for (int64_t i = 0; i < mr; i++)
-            rows[i * ROW + 1] = power_of_row(g, a + i * g->lda);
+            rows[i * PAIRS_ROW + 1] = power_of_row(g, a + i * g->lda);
         for (int64_t i = 0; i < mr; i++) {
             const float *const x = a + i * g->lda;
             for (int64_t s = 0; s < g->segments && gather; s++)
                 memcpy(together + s * g->k, x + g->offset[s], g->k * sizeof *x);
-            rows[i * ROW] = place_row(tile + i * BLOCK, mr * BLOCK, &from, gather ? together : x, rows[i * ROW + 1]);
+            rows[i * PAIRS_ROW] =
+                place_row(tile + i * PAIRS_BLOCK, mr * PAIRS_BLOCK, &from, gather ? together : x, rows[i * PAIRS_ROW + 1]);
         }
     }
 }
 
 /* A row so short is not worth its scales: it is read in place, or as an operand from where it was copied to. */
-enum { SHALLOW = 32 };
+enum { PAIRS_SHALLOW = 32 };
 
 static void shallow_product(const gemm_args *g)
 {
@@ -219,19 +222,19 @@ static void shallow_product(const gemm_args *g)
                    g->k * sizeof(float));
     if (!g->a)
         plain.a = g->operand, plain.lda = plain.k = g->segments * g->k, plain.segments = 1, plain.offset = NULL;
-    PLAIN.gemm(&plain);
+    PAIRS_PLAIN.gemm(&plain);
 }
 
 static void product(const gemm_args *g)
 {
     const int64_t k = g->segments * g->k;
     gemm_args rows = *g;
-    if (k < SHALLOW) {
+    if (k < PAIRS_SHALLOW) {
         shallow_product(g);
         return;
     }
-    rows.k = (k + PAIR - 1) / PAIR * PAIR, rows.segments = 1, rows.offset = NULL;
-    rows.a = g->operand, rows.lda = (k + BLOCK - 1) / BLOCK * BLOCK + ROW;
+    rows.k = (k + PAIRS_TERMS - 1) / PAIRS_TERMS * PAIRS_TERMS, rows.segments = 1, rows.offset = NULL;
+    rows.a = g->operand, rows.lda = (k + PAIRS_BLOCK - 1) / PAIRS_BLOCK * PAIRS_BLOCK + PAIRS_ROW;
     if (g->a)
         pair_rows(g, rows.lda);
     gemm(&rows);
@@ -248,16 +251,28 @@ static void near_extreme_roots(float *powers, const float *x, int64_t ldx, int64
     }
 }
 
-/* Of k rows at x, which may be y: each of a panel's columns divided by its power of two, which lies behind it, after the columns' own
- * products' sums. Rows that are odd in number have zeros for another. */
+/* A packed panel of NR columns, made from k rows at x, which may be y. Column j is divided by its power of two, 2^e[j].
+ *
+ *      row               y (K + 2, NR), K = k rounded up to an even number
+ *      0                 x[0,0] / 2^e[0]     x[0,1] / 2^e[1]     ...      \ the pair 0
+ *      1                 x[1,0] / 2^e[0]     x[1,1] / 2^e[1]     ...      /
+ *      2                 x[2,0] / 2^e[0]     x[2,1] / 2^e[1]     ...      \ the pair 1
+ *      3                 ...                                              /
+ *      ...
+ *      K - 1             zeros where k is odd
+ *      K                 own[0]              own[1]              ...      sum of y[2q,j] * y[2q+1,j] over the pairs q that the
+ *                                                                         tile takes by one multiplication (is_paired)
+ *      K + 1             2^e[0]              2^e[1]              ...
+ *
+ * `restore` subtracts own[j] from the tile's sums and multiplies them by 2^e[j]. */
 static void pair_panel(float *y, const float *x, int64_t ldx, int64_t k)
 {
-    const int64_t even = k / PAIR * PAIR;
-    float *const own = y + (k + PAIR - 1) / PAIR * PAIR * NR, *const powers = own + NR;
-    vf squares[PAIR][NV] = {0}, inverse[NV], sums[2][NV] = {0};
+    const int64_t even = k / PAIRS_TERMS * PAIRS_TERMS;
+    float *const own = y + (k + PAIRS_TERMS - 1) / PAIRS_TERMS * PAIRS_TERMS * NR, *const powers = own + NR;
+    vf squares[PAIRS_TERMS][NV] = {0}, inverse[NV], sums[2][NV] = {0};
     int extreme = 0;
-    for (int64_t p = 0; p < k; p += PAIR)
-        UNROLL for (int i = 0; i < PAIR; i++)
+    for (int64_t p = 0; p < k; p += PAIRS_TERMS)
+        UNROLL for (int i = 0; i < PAIRS_TERMS; i++)
             UNROLL for (int v = 0; v < NV && p + i < k; v++) {
                 const vf value = load(x + (p + i) * ldx + v * VL);
                 squares[i][v] += value * value;
@@ -275,7 +290,7 @@ static void pair_panel(float *y, const float *x, int64_t ldx, int64_t k)
         for (int l = 0; l < VL && extreme; l++)
             inverse[v][l] = inverse_of(powers[v * VL + l]);
     }
-    for (int64_t p = 0; p < even; p += PAIR)
+    for (int64_t p = 0; p < even; p += PAIRS_TERMS)
         UNROLL for (int v = 0; v < NV; v++) {
             const vf first = load(x + p * ldx + v * VL) * inverse[v], second = load(x + (p + 1) * ldx + v * VL) * inverse[v];
             store(y + p * NR + v * VL, first);
@@ -295,24 +310,24 @@ static void pair_panel(float *y, const float *x, int64_t ldx, int64_t k)
 static void pack_pairs(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     pack(y, w, half, n, k, ldw);
-    if (k >= SHALLOW)
+    if (k >= PAIRS_SHALLOW)
         pair_panel(y, y, NR, k);
 }
 
 static void pack_pair_columns(float *y, const float *x, int64_t ldx, int64_t k)
 {
-    if (k < SHALLOW)
+    if (k < PAIRS_SHALLOW)
         pack_columns(y, x, ldx, k);
     else
         pair_panel(y, x, ldx, k);
 }
 
-#define NAME_(suffix) narrow_##suffix
-#define NAME(suffix) NAME_(suffix)
+#define PAIRS_NAME_(suffix) packed_##suffix
+#define PAIRS_NAME(suffix) PAIRS_NAME_(suffix)
 
-const narrow_product NAME(PRODUCT) = {
+const packed_product PAIRS_NAME(PAIRS_PRODUCT) = {
     .product = product,
     .pack = pack_pairs,
     .pack_columns = pack_pair_columns,
-    .weight = {.columns = NR, .terms = 1, .depth = PAIR, .extra = 2, .pieces = 1, .operand = PAIR * sizeof(float)},
+    .weight = {.columns = NR, .terms = 1, .depth = PAIRS_TERMS, .extra = 2, .pieces = 1, .operand = PAIRS_TERMS * sizeof(float)},
 };

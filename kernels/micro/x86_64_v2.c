@@ -1,5 +1,5 @@
 #include <immintrin.h>
-#define ISA x86_64_v2
+#define GENERIC_ISA x86_64_v2
 #define VL 4
 #define MR 6
 #define NV 2

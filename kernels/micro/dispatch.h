@@ -1,9 +1,8 @@
-/* The host's side of isa.pyx: which tables this build has, what the CPU and the OS support, per-thread scratch. */
-#ifndef MOBILESAM_HOST_H
-#define MOBILESAM_HOST_H
+/* Which tables this build has, and what the CPU and the OS support. Included by isa.pyx. */
+#ifndef MOBILESAM_DISPATCH_H
+#define MOBILESAM_DISPATCH_H
 #include "runtime.h"
-#include <pthread.h>
-#include <stdlib.h>
+#include <stddef.h>
 
 enum {
     CPU_SSE42 = 1, CPU_AVX2_FMA = 2, CPU_AVX512 = 4, CPU_NEON = 8, CPU_AVX512_BF16 = 16, CPU_AVX512_VNNI = 32,
@@ -14,7 +13,7 @@ enum {
 typedef struct {
     const char *name;
     const micro *table;
-    const narrow_product *narrow[PRECISIONS];
+    const packed_product *packed[PRECISIONS];
     int needs[PRECISIONS];
 } isa_entry;
 
@@ -24,12 +23,12 @@ typedef struct {
 #include <unistd.h>
 
 static const isa_entry isas[] = {
-    {"amx", &micro_avx512, {&narrow_amx_fp32, &narrow_amx_bf16, &narrow_amx_int8},
+    {"amx", &micro_avx512, {&packed_amx_fp32, &packed_amx_bf16, &packed_amx_int8},
      {CPU_AVX512 | CPU_AMX_BF16, CPU_AVX512_BF16, CPU_AMX_INT8}},
-    {"zen4", &micro_avx512, {&narrow_zen4_fp32, &narrow_avx512_bf16, &narrow_avx512_int8},
+    {"zen4", &micro_avx512, {&packed_zen4_fp32, &packed_avx512_bf16, &packed_avx512_int8},
      {CPU_AVX512 | CPU_ADDS_BESIDE, CPU_AVX512_BF16, CPU_AVX512_VNNI}},
-    {"avx512", &micro_avx512, {NULL, &narrow_avx512_bf16, &narrow_avx512_int8}, {CPU_AVX512, CPU_AVX512_BF16, CPU_AVX512_VNNI}},
-    {"avx2", &micro_avx2, {NULL, NULL, &narrow_avx2_int8}, {CPU_AVX2_FMA, 0, CPU_AVX_VNNI}},
+    {"avx512", &micro_avx512, {NULL, &packed_avx512_bf16, &packed_avx512_int8}, {CPU_AVX512, CPU_AVX512_BF16, CPU_AVX512_VNNI}},
+    {"avx2", &micro_avx2, {NULL, NULL, &packed_avx2_int8}, {CPU_AVX2_FMA, 0, CPU_AVX_VNNI}},
     {"x86-64-v2", &micro_x86_64_v2, {NULL}, {CPU_SSE42}},
 };
 
@@ -103,7 +102,7 @@ static micro tables[isa_count * PRECISIONS]; /* one for each ISA and precision *
 static int isa_has(int i, int precision, int features)
 {
     const int needs = isas[i].needs[FP32] | isas[i].needs[precision];
-    return (precision == FP32 || isas[i].narrow[precision]) && (needs & features) == needs;
+    return (precision == FP32 || isas[i].packed[precision]) && (needs & features) == needs;
 }
 
 static void make_tables(int features)
@@ -111,75 +110,18 @@ static void make_tables(int features)
     for (int i = 0; i < isa_count; i++)
         for (int p = 0; p < PRECISIONS; p++) {
             micro *table = &tables[i * PRECISIONS + p];
-            const narrow_product *narrow = isas[i].narrow[p];
+            const packed_product *packed = isas[i].packed[p];
             *table = *isas[i].table;
-            if (narrow) {
-                table->product = narrow->product;
-                table->weight = narrow->weight;
-                table->pack = narrow->pack;
-                table->pack_columns = narrow->pack_columns;
-                table->attend = narrow->attend; /* int8's is bf16's */
+            if (packed) {
+                table->product = packed->product;
+                table->weight = packed->weight;
+                table->pack = packed->pack;
+                table->pack_columns = packed->pack_columns;
+                table->attend = packed->attend; /* int8's is bf16's */
                 if (p == INT8 && isa_has(i, BF16, features))
-                    table->attend = isas[i].narrow[BF16]->attend;
+                    table->attend = isas[i].packed[BF16]->attend;
             }
         }
-}
-
-typedef struct {
-    size_t bytes;
-    void *memory;
-} block;
-
-typedef struct {
-    block scratch, room;
-} thread_memory;
-
-static pthread_key_t memory_key;
-
-static void memory_free(void *p)
-{
-    thread_memory *own = p;
-    free(own->scratch.memory);
-    free(own->room.memory);
-    free(own);
-}
-
-static int memory_init(void) { return pthread_key_create(&memory_key, memory_free); }
-
-static thread_memory *own_memory(void)
-{
-    thread_memory *own = pthread_getspecific(memory_key);
-    if (!own && (own = calloc(1, sizeof *own)) && pthread_setspecific(memory_key, own)) {
-        free(own);
-        own = NULL;
-    }
-    return own;
-}
-
-static void *grown(block *b, size_t bytes)
-{
-    if (b->bytes < bytes) {
-        free(b->memory);
-        b->bytes = 0;
-        if (posix_memalign(&b->memory, 64, bytes)) {
-            b->memory = NULL;
-            return NULL;
-        }
-        b->bytes = bytes;
-    }
-    return b->memory;
-}
-
-static void *scratch_get(size_t bytes)
-{
-    thread_memory *own = own_memory();
-    return own ? grown(&own->scratch, bytes) : NULL;
-}
-
-static void *room_get(size_t bytes)
-{
-    thread_memory *own = own_memory();
-    return own ? grown(&own->room, bytes) : NULL;
 }
 
 #ifdef _OPENMP

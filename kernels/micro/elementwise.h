@@ -1,0 +1,52 @@
+/* One value at a time: scaled, added, transposed, normalised; sines and cosines. Included by generic.h. */
+
+static void scale_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                          const float *added, int64_t lda)
+{
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j += VL) {
+            const vf v = load(x + i * ldx + j) * load(scale + j);
+            store(y + i * ldy + j, added ? v + load(added + i * lda + j) : v);
+        }
+}
+
+static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
+{
+    int64_t i = 0;
+#ifdef vpick
+    for (; i + VL <= m; i += VL) {
+        int64_t j = 0;
+        for (; j + VL <= n; j += VL)
+            transpose_block(y + j * ldy + i, ldy, x + i * ldx + j, ldx);
+        for (; j < n; j++)
+            for (int64_t r = i; r < i + VL; r++)
+                y[j * ldy + r] = x[r * ldx + j];
+    }
+#endif
+    for (; i < m; i++)
+        for (int64_t j = 0; j < n; j++)
+            y[j * ldy + i] = x[i * ldx + j];
+}
+
+static void add(float *y, const float *x0, const float *x1, int64_t count)
+{
+    for (int64_t j = 0; j < count; j++)
+        y[j] = x0[j] + x1[j];
+}
+
+static void turns(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n)
+{
+    for (int64_t j = 0; j < n; j += VL) {
+        const int64_t count = n - j < VL ? n - j : VL;
+        vf sine, cosine;
+        sin_cos_v(load_part(w0 + j, count, 0.f) * x0 + load_part(w1 + j, count, 0.f) * x1, &sine, &cosine);
+        store_part(y + j, sine, count);
+        store_part(y + n + j, cosine, count);
+    }
+}
+
+static void normalize(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n)
+{
+    for (int64_t j = 0; j < n; j++)
+        y[j] = (x[j] - mean[j]) / std[j];
+}

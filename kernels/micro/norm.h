@@ -1,0 +1,120 @@
+/* LayerNorm of rows and of columns, and what it is made of: means and sums of squared deviations. Included by generic.h. */
+
+/* The sum of (x - mean)^power for each of a few rows, which hide each other's latency; power 1 or 2. */
+INLINE void row_moments(const int rows, const int power, float *y, const float *x, int64_t ldx, int64_t n, const float *mean)
+{
+    vf s0[4], s1[4], d;
+    UNROLL for (int r = 0; r < rows; r++) s0[r] = s1[r] = splat(0.f);
+#define NORM_INCLUDE(s, value) d = value - mean[r]; s[r] += power == 1 ? d : d * d
+    int64_t c = 0;
+    for (; c + 2 * VL <= n; c += 2 * VL)
+        UNROLL for (int r = 0; r < rows; r++) {
+            NORM_INCLUDE(s0, load(x + r * ldx + c));
+            NORM_INCLUDE(s1, load(x + r * ldx + c + VL));
+        }
+    for (; c + VL <= n; c += VL)
+        UNROLL for (int r = 0; r < rows; r++) {
+            NORM_INCLUDE(s0, load(x + r * ldx + c));
+        }
+    if (c < n)
+        UNROLL for (int r = 0; r < rows; r++) {
+            NORM_INCLUDE(s1, load_part(x + r * ldx + c, n - c, mean[r]));
+        }
+#undef NORM_INCLUDE
+    UNROLL for (int r = 0; r < rows; r++) y[r] = sum_lanes(s0[r] + s1[r]);
+}
+
+INLINE void layer_norm_rows(const int rows, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const float *weight,
+                            const float *bias, float eps, int act)
+{
+    float mean[4] = {0}, scale[4];
+    row_moments(rows, 1, mean, x, ldx, n, mean);
+    UNROLL for (int r = 0; r < rows; r++) mean[r] /= n;
+    row_moments(rows, 2, scale, x, ldx, n, mean);
+    UNROLL for (int r = 0; r < rows; r++) scale[r] = 1.f / sqrtf(scale[r] / n + eps);
+    int64_t c = 0;
+    for (; c + VL <= n; c += VL)
+        UNROLL for (int r = 0; r < rows; r++)
+            store(y + r * ldy + c, (load(x + r * ldx + c) - mean[r]) * scale[r] * load(weight + c) + load(bias + c));
+    for (; c < n; c++)
+        UNROLL for (int r = 0; r < rows; r++)
+            y[r * ldy + c] = (x[r * ldx + c] - mean[r]) * scale[r] * weight[c] + bias[c];
+    if (act)
+        for (int r = 0; r < rows; r++)
+            activate(y + r * ldy, y + r * ldy, n, act);
+}
+
+/* the mean over i of power-th powers of x[i,:]*scale + shift[i] - less, of a vector */
+INLINE vf column_moment(const int power, const float *x, int64_t ldx, int64_t m, vf scale, const float *shift, vf less)
+{
+    vf sums[4] = {0};
+    for (int64_t i = 0; i < m; i++) {
+        const vf v = load(x + i * ldx) * scale + (shift ? shift[i] : 0.f) - less;
+        sums[i % 4] += power == 2 ? v * v : v;
+    }
+    return (sums[0] + sums[1] + (sums[2] + sums[3])) / (float)m;
+}
+
+INLINE void norm_columns_by(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                            const float *shift, const float *weight, const float *bias, float eps, const int act)
+{
+    for (int64_t j = 0; j < n; j += VL) {
+        const vf scale_v = scale ? load(scale + j) : splat(1.f);
+        const vf mean = column_moment(1, x + j, ldx, m, scale_v, shift, splat(0.f));
+        vf inverse = column_moment(2, x + j, ldx, m, scale_v, shift, mean) + eps;
+        for (int l = 0; l < VL; l++)
+            inverse[l] = 1.f / sqrtf(inverse[l]);
+        for (int64_t i = 0; i < m; i++) {
+            const vf v = load(x + i * ldx + j) * scale_v + (shift ? shift[i] : 0.f) - mean;
+            store(y + i * ldy + j, act_v(v * inverse * weight[i] + bias[i], act));
+        }
+    }
+}
+
+static void norm_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
+                         const float *shift, const float *weight, const float *bias, float eps, int act)
+{
+    if (act == ACT_GELU)
+        norm_columns_by(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps, ACT_GELU);
+    else
+        norm_columns_by(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps, ACT_NONE);
+}
+
+/* VL rows of a few channels, turned so that rows lie along the vectors. */
+INLINE void layer_norm_few(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const float *weight, const float *bias,
+                           float eps, const int act)
+{
+    float turned[VL * VL];
+    for (int64_t r = 0; r < VL; r++)
+        for (int64_t c = 0; c < n; c++)
+            turned[c * VL + r] = x[r * ldx + c];
+    norm_columns_by(turned, VL, turned, VL, n, VL, NULL, NULL, weight, bias, eps, act);
+    for (int64_t r = 0; r < VL; r++)
+        for (int64_t c = 0; c < n; c++)
+            y[r * ldy + c] = turned[c * VL + r];
+}
+
+static void layer_norm(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *weight,
+                       const float *bias, float eps, int act)
+{
+    int64_t i = 0;
+    for (; 2 * n <= VL && i + VL <= m; i += VL)
+        if (act == ACT_GELU)
+            layer_norm_few(y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, ACT_GELU);
+        else
+            layer_norm_few(y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act == ACT_RELU ? ACT_RELU : ACT_NONE);
+    for (; i + 4 <= m; i += 4)
+        layer_norm_rows(4, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
+    for (; i < m; i++)
+        layer_norm_rows(1, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
+}
+
+static void spread(float *y, const float *x, int64_t ldx, int64_t m, int64_t n)
+{
+    for (int64_t i = 0; i < m; i++) {
+        float mean = 0.f;
+        row_moments(1, 1, &mean, x + i * ldx, ldx, n, &mean);
+        mean /= n;
+        row_moments(1, 2, y + i, x + i * ldx, ldx, n, &mean);
+    }
+}
