@@ -1,4 +1,15 @@
-"""What shortens the start of a command: the order in which things load, and how threads share Python meanwhile."""
+"""How a command starts quickly: the order in which things load, and how often threads take turns at Python.
+
+The time that `mobilesam segment` loses without each part, in milliseconds of about 1,000 to 1,300: the median of paired
+differences, in turns in fresh processes. Three runs of 24 to 30 rounds on 2 shared cores of an AMD EPYC (Zen 3), Python
+3.11; the range is that of the runs.
+
+    fewer collections of garbage     73 to 159
+    layers loaded in order           11 to 94
+    frequent turns of threads         2 to 31
+    one thread for NumPy's BLAS      -3 to 17
+    the photo read by a thread      -17 to 4 for a photo of 640x427; 256 for one of 4000x3000 (9 rounds)
+"""
 
 from __future__ import annotations
 
@@ -53,10 +64,6 @@ def read_and_load(
     from ..util.deferred import by_the_way
 
     reading = by_the_way(lambda: read_photo(image))
-    # While the photo is read. Not within another import: deep calls cross the end of a block of the interpreter's stack
-    # (16 KB), some again and again, and each time the next block is mapped and let go; that took up to 20 ms.
-    import numpy  # noqa: F401
-
-    from ..network.loading import load_network
+    from ..network.loading import load_network  # while the photo is read
 
     return reading, load_network(weights, threads, precision, in_order=True)
