@@ -1,4 +1,4 @@
-"""Models in bf16 and int8: what may be asked for, what is said of the rest, and what it costs in masks."""
+"""Models in bf16 and int8: accepted precisions, errors for the others, and the effect on masks."""
 
 import os
 import subprocess
@@ -59,7 +59,7 @@ def test_auto_is_a_precision_of_this_cpu():
     ("seconds", "expected"), [({"fp32": 1.0, "bf16": 2.0}, "fp32"), ({"fp32": 2.0, "bf16": 1.0}, "bf16")], ids=str
 )
 def test_auto_is_bf16_where_that_is_faster(monkeypatch, seconds, expected):
-    """On a CPU that has it; the times are made up."""
+    """The CPU's precisions and the measured times are replaced, so the test does not depend on speed."""
     monkeypatch.setattr(kernels.isa, "precisions", lambda name=None: PRECISIONS)
     monkeypatch.setattr(kernels, "pack", lambda x, *, precision, **_: precision)
     monkeypatch.setattr("mobilesam.network.precision._seconds", lambda x, weight: seconds[weight])

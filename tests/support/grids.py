@@ -24,17 +24,17 @@ def exhaustive() -> bool:
 
 
 def both(test: Test) -> Test:
-    """A test that runs either way, over as much of its grid as `exhaustive` says."""
+    """Decorator of a test that always runs: over a small grid by default, over all of it with `-m exhaustive`."""
     return pytest.mark.exhaustive(test) if _EXHAUSTIVE else test
 
 
 def any_case(examples: int) -> settings:
-    """Hypothesis' settings: so many examples of the full grid, else an eighth of them; always the same ones."""
+    """Settings for Hypothesis: `examples` reproducible examples with `-m exhaustive`, by default an eighth of them."""
     return settings(deadline=None, derandomize=True, max_examples=examples if _EXHAUSTIVE else max(4, examples // 8))
 
 
 def some(values: Iterable[T], telling: Sequence[T]) -> list[T]:
-    """All values in the full grid, else the telling ones among them."""
+    """All values with `-m exhaustive`, by default only the telling ones, which must be among them."""
     everything = list(values)
     missing = [value for value in telling if value not in everything]
     if missing:
@@ -43,7 +43,7 @@ def some(values: Iterable[T], telling: Sequence[T]) -> list[T]:
 
 
 def first(values: Iterable[Any], count: int = 1) -> list[Any]:
-    """Parameters for each value, of which those after the first ones are of the full grid alone."""
+    """Parameters for all values. The first `count` always run, the others only with `-m exhaustive`."""
     return [value if i < count else _exhaustive_only(value) for i, value in enumerate(values)]
 
 
