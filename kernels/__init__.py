@@ -8,22 +8,17 @@ from mobilesam.kernels.core import isa, threads
 from mobilesam.kernels.core.conv import conv2d
 from mobilesam.kernels.core.depthwise import depthwise_conv2d
 from mobilesam.kernels.core.gemm import linear, pack
+from mobilesam.kernels.core.memory import empty
 from mobilesam.kernels.core.panels import Panels
 from mobilesam.kernels.core.probe import fma_peak
 from mobilesam.kernels.core.rows import layer_norm
 from mobilesam.kernels.core.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
-from mobilesam.kernels.decoder import steps
-from mobilesam.kernels.decoder.constants import MixedUpdate, OnceAttention, OnceUpdate, Update
-from mobilesam.kernels.decoder.cross_attention import cross_attention
-from mobilesam.kernels.decoder.image_attention import attend_image
-from mobilesam.kernels.decoder.image_maps import ImageMaps, MapRows, pack_rows, project_image, turn_image
-from mobilesam.kernels.decoder.low_rank_update import UpdatedImage, update_image
-from mobilesam.kernels.decoder.mixed_update import MixedImage, update_image_mixed
-from mobilesam.kernels.decoder.once_update import update_image_once
+from mobilesam.kernels.decoder.constants import Update
+from mobilesam.kernels.decoder.image_maps import ImageMaps, MapRows, pack_rows, project_image
+from mobilesam.kernels.decoder.low_rank_update import UpdatedImage
+from mobilesam.kernels.decoder.plan import Plan
 from mobilesam.kernels.decoder.positional_encoding import encode_positions
-from mobilesam.kernels.decoder.queue import Queue, Slot
-from mobilesam.kernels.decoder.tokens import TokenSteps
-from mobilesam.kernels.decoder.upscale import upscale_masks
+from mobilesam.kernels.decoder.recorder import Array, Maps
 from mobilesam.kernels.encoder.local_mlp import local_mlp
 from mobilesam.kernels.encoder.mbconv import mbconv
 from mobilesam.kernels.encoder.patch_embed import patch_embed
@@ -32,23 +27,18 @@ from mobilesam.kernels.image.normalize import normalize
 from mobilesam.kernels.image.resize import mask_runs, resize_logits
 
 __all__ = [
+    "Array",
     "ImageMaps",
     "MapRows",
-    "MixedImage",
-    "MixedUpdate",
-    "OnceAttention",
-    "OnceUpdate",
+    "Maps",
     "Panels",
-    "Queue",
-    "Slot",
-    "TokenSteps",
+    "Plan",
     "Update",
     "UpdatedImage",
     "WinogradPanels",
-    "attend_image",
     "conv2d",
-    "cross_attention",
     "depthwise_conv2d",
+    "empty",
     "encode_positions",
     "fma_peak",
     "isa",
@@ -65,13 +55,7 @@ __all__ = [
     "patch_embed",
     "project_image",
     "resize_logits",
-    "steps",
     "threads",
-    "turn_image",
-    "update_image",
-    "update_image_mixed",
-    "update_image_once",
-    "upscale_masks",
     "window_attention",
     "winograd_conv3x3",
 ]

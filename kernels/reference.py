@@ -13,14 +13,13 @@ Layout: maps are (..., H, W, C), channels last; `...` is any number of batch axe
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .core.narrowing import Array, Packed, Weight, f64, narrow, unpacked
-from .decoder.steps import Attention, Linear, Norm, Step, Take
 
 Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
 
@@ -196,31 +195,6 @@ def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> 
     q, k, v = (np.stack(np.split(f64(t), heads, axis=1)) for t in (q, k, v))
     y = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1])) @ v
     return f64(np.concatenate(list(y), axis=1))
-
-
-def token_steps(
-    inputs: Mapping[str, ArrayLike], phases: Iterable[Iterable[Step]], outputs: Sequence[str]
-) -> list[Array]:
-    """The ``outputs`` of steps, see `steps.py`, on inputs (P, T, C): each step's y is what its docstring says."""
-    made = {name: f64(x) for name, x in inputs.items()}
-    for step in (step for phase in phases for step in phase):
-        if isinstance(step, Linear):
-            residual = None if step.residual is None else made[step.residual]
-            weight: Any = step.weight  # not packed
-            y = linear(made[step.x], weight, step.bias, activation=step.activation, residual=residual)
-            made[step.y] = y * step.scale
-        elif isinstance(step, Attention):
-            prompts = zip(made[step.q], made[step.k], made[step.v])
-            made[step.y] = np.stack([cross_attention(*prompt, heads=step.heads) for prompt in prompts])
-        elif isinstance(step, Norm):
-            made[step.y] = layer_norm(made[step.x], step.weight, step.bias, eps=step.eps)
-            if step.moved is not None and step.by is not None:
-                made[step.moved] = made[step.y] + made[step.by]
-        elif isinstance(step, Take):
-            made[step.y] = made[step.x][:, list(step.rows)]
-        else:
-            made[step.y] = np.concatenate([made[x] for x in step.xs], axis=1)
-    return [made[name] for name in outputs]
 
 
 def encode_positions(

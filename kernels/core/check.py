@@ -44,26 +44,30 @@ def _text(wanted: tuple[Dim, ...]) -> str:
     return "(" + ", ".join("..." if w is None else str(w) for w in wanted) + ("," if len(wanted) == 1 else "") + ")"
 
 
+def shape(value: tuple[int, ...], name: str, *shapes: tuple[Dim, ...]) -> None:
+    """Raise ValueError unless the shape ``value`` is one of ``shapes``."""
+    for wanted in shapes:
+        if _fits(value, wanted):
+            return
+    raise ValueError(f"{name}: expected shape {' or '.join(map(_text, shapes))}, got {value}")
+
+
 def array(value: object, name: str, *shapes: tuple[Dim, ...], later: bool = False) -> F32:
     """``value`` as a C-contiguous float32 array of one of ``shapes``; views are copied, other dtypes refused.
 
-    later: it is read, or written, when a queue runs: views are refused.
+    later: the array is read, or written, after the call: views are refused.
     """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
     if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # a comparison of dtypes takes its time
         raise TypeError(f"{name}: expected float32, got {value.dtype} (convert it with .astype(np.float32))")
-    for wanted in shapes:
-        if _fits(value.shape, wanted):
-            break
-    else:
-        raise ValueError(f"{name}: expected shape {' or '.join(map(_text, shapes))}, got {value.shape}")
+    shape(value.shape, name, *shapes)
     if value.size == 0:
         raise ValueError(f"{name}: expected at least one element, got shape {value.shape}")
     if value.flags.c_contiguous:
         return value
     if later:
-        raise ValueError(f"{name}: expected a C-contiguous array, which is read later, got strides {value.strides}")
+        raise ValueError(f"{name}: expected a C-contiguous array, got strides {value.strides}")
     return np.ascontiguousarray(value)
 
 

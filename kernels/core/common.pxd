@@ -1,7 +1,7 @@
 # What every kernel module needs: the micro-kernel table, the runtime that isa.pyx shares, and one-line wrappers.
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memmove, memset
 
 cdef enum:
     IMAGE_CHUNK = 256  # image tokens of an image's maps that lie together, and stay in L2
@@ -11,6 +11,9 @@ cdef extern from "micro.h" nogil:
         ACT_NONE
         ACT_GELU
         ACT_RELU
+    ctypedef struct prefetch:
+        const void *at
+        int64_t bytes
     ctypedef struct gemm_args:
         int64_t m, n, k, segments
         const int64_t *offset
@@ -24,11 +27,26 @@ cdef extern from "micro.h" nogil:
         float *y
         int64_t ldy
         int act
+        prefetch ahead
+    ctypedef struct operand_args:
+        int64_t m, k, segments
+        const int64_t *offset
+        float *a
+        int64_t lda
+        int act
         void *operand
-        int act_a
-        void *next
-        const void *ahead
-        int64_t ahead_bytes
+    ctypedef struct product_args:
+        int64_t m, n, k
+        const void *operand
+        const float *b
+        int64_t panel
+        const float *bias
+        const float *residual
+        int64_t ldr
+        float *y
+        int64_t ldy
+        int act
+        prefetch ahead
     ctypedef struct attend_args:
         int64_t m, n, d
         const float *q
@@ -50,32 +68,81 @@ cdef extern from "micro.h" nogil:
         const float *bias
         float *y
         int act
+    ctypedef struct taps_args:
+        int64_t taps
+        const float **x
+        const float **w
+        const float *bias
+        float *y
+        int act
+    ctypedef struct norm_args:
+        int64_t m, n
+        const float *x
+        int64_t ldx
+        const float *weight
+        const float *bias
+        float eps
+        int act
+        float *y
+        int64_t ldy
+    ctypedef struct norm_columns_args:
+        int64_t m, n
+        const float *x
+        int64_t ldx
+        const float *scale
+        const float *shift
+        const float *weight
+        const float *bias
+        float eps
+        int act
+        float *y
+        int64_t ldy
+    ctypedef struct draw_args:
+        int64_t m, n, channels
+        const float *x
+        int64_t ldx
+        const float *bias
+        const float *w
+        float *y
+        int64_t ldy
+    ctypedef struct dot_columns_args:
+        int64_t m, n
+        const float *a
+        int64_t lda
+        const float *b
+        int64_t ldb
+        float *y
+    ctypedef struct dot_rows_args:
+        int64_t m, n, k
+        const float *a
+        int64_t lda
+        const float *b
+        int64_t ldb
+        float *y
+        int64_t ldy
+        prefetch ahead
     ctypedef struct micro:
         int vl, mr, nr
         weight_form weight
         void (*gemm)(const gemm_args *) noexcept nogil
-        void (*product)(const gemm_args *) noexcept nogil
+        void (*pack_operand)(const operand_args *) noexcept nogil
+        void (*product)(const product_args *) noexcept nogil
+        void (*product_to_operand)(const product_args *, void *) noexcept nogil
         void (*attend)(const attend_args *) noexcept nogil
         void (*depthwise3x3)(const depthwise3x3_args *) noexcept nogil
-        void (*depthwise_flat)(float *, const float **, const float **, int64_t, const float *, int64_t, int64_t, int) noexcept nogil
-        void (*depthwise_taps)(float *, const float **, const float **, int64_t, const float *, int64_t, int) noexcept nogil
+        void (*depthwise_taps)(const taps_args *, int64_t) noexcept nogil
+        void (*depthwise_flat)(const taps_args *, int64_t, int64_t) noexcept nogil
         void (*winograd_input)(float *, int64_t, const float **, int64_t) noexcept nogil
         void (*winograd_output)(float **, const float *, int64_t, int64_t) noexcept nogil
-        void (*layer_norm)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
-                           float, int) noexcept nogil
+        void (*layer_norm)(const norm_args *) noexcept nogil
+        void (*norm_columns)(const norm_columns_args *) noexcept nogil
         void (*softmax)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*softmax_columns)(float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*exp_rows)(float *, int64_t, int64_t, int64_t, float *, float *) noexcept nogil
-        void (*scale_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
-                              int64_t) noexcept nogil
-        void (*dot_columns)(float *, const float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
-        void (*square_columns)(float *, float *, const float *, int64_t, const float *, int64_t, int64_t) noexcept nogil
-        void (*norm_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
-                             const float *, const float *, float, int) noexcept nogil
-        void (*draw_columns)(float *, int64_t, const float *, int64_t, int64_t, int64_t, const float *, const float *,
-                             int64_t) noexcept nogil
-        void (*dot_rows)(float *, int64_t, const float *, int64_t, int64_t, const float *, int64_t, int64_t, int64_t, const void *,
-                         int64_t) noexcept nogil
+        void (*scale_columns)(float *, int64_t, int64_t, int64_t, const float *) noexcept nogil
+        void (*draw_columns)(const draw_args *) noexcept nogil
+        void (*dot_columns)(const dot_columns_args *) noexcept nogil
+        void (*dot_rows)(const dot_rows_args *) noexcept nogil
         void (*spread)(float *, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*transpose)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*activate)(float *, const float *, int64_t, int) noexcept nogil
@@ -100,7 +167,8 @@ cdef extern from "runtime.h" nogil:
         const micro *tables
         const int *active
         void *(*scratch)(size_t) noexcept nogil
-        void *(*room)(size_t) noexcept nogil
+        bint guards
+    const runtime *rt
 
 cdef extern from "depthwise_row.h" nogil:
     ctypedef struct depthwise_map:
@@ -113,28 +181,11 @@ cdef extern from "depthwise_row.h" nogil:
     void depthwise3x3_row(const micro *, const depthwise_map *, int64_t h, int64_t w0, int64_t w1, float *y) noexcept
 
 
-cdef inline const runtime *shared_runtime() except NULL:
+cdef inline import_runtime():
+    """Set ``rt``; a kernel module calls this once."""
+    global rt
     from mobilesam.kernels.core import isa
-    return <const runtime *>PyCapsule_GetPointer(isa._runtime, "mobilesam.kernels.core.isa._runtime")
-
-
-# What a call does, of its storage, on so many threads: 0, or how many bytes of memory there were not.
-ctypedef size_t (*work)(void *storage, int nthreads) noexcept nogil
-
-
-cdef inline do_work(name, work run, storage, kept, queue, int nthreads):
-    """Now, or where there is a queue, when that runs; ``storage`` is an array of bytes, ``kept`` what it points to."""
-    cdef uint8_t[::1] bytes = storage
-    cdef size_t lacking
-    if queue is not None:
-        if not hasattr(queue, "add"):
-            raise TypeError(f"queue: expected a Queue or None, got {type(queue).__name__}")
-        queue.add(name, PyCapsule_New(<void *>run, "mobilesam.kernels.work", NULL), storage, kept)
-        return
-    with nogil:
-        lacking = run(&bytes[0], nthreads)
-    if lacking:
-        raise MemoryError(f"{name}: no memory for {lacking} bytes")
+    rt = <const runtime *>PyCapsule_GetPointer(isa._runtime, "mobilesam.kernels.core.isa._runtime")
 
 
 cdef inline int64_t round_up(int64_t n, int64_t multiple) noexcept nogil:
@@ -149,17 +200,6 @@ cdef inline gemm_args new_gemm(int64_t m, int64_t n, int64_t k) noexcept nogil:
     return g
 
 
-cdef inline void gemm(const micro *u, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
-                      const float *bias, const float *residual, int64_t ldr, float *y, int64_t ldy, int act) noexcept nogil:
-    """y (m,n) = act(a (m,k) · b (k,n) + bias + residual), b packed in panels."""
-    cdef gemm_args g = new_gemm(m, n, k)
-    g.a, g.lda = a, lda
-    g.b, g.ldb, g.panel = b, u.nr, k * u.nr
-    g.bias, g.residual, g.ldr = bias, residual, ldr
-    g.y, g.ldy, g.act = y, ldy, act
-    u.gemm(&g)
-
-
 # A packed weight: its micro-kernels, and its n rows of k words in panels.
 cdef struct matrix:
     const micro *u
@@ -167,7 +207,7 @@ cdef struct matrix:
     int64_t n, k, panel
 
 
-cdef inline matrix as_matrix(const runtime *rt, panels):
+cdef inline matrix as_matrix(panels):
     """What ``panels`` holds; keep them alive while it is in use."""
     cdef matrix w
     cdef const uint32_t[:, :, ::1] words = panels.words
@@ -189,57 +229,83 @@ cdef inline int64_t operand_floats_of(const micro *u, int64_t m, int64_t k) noex
 
 
 cdef inline int64_t operand_floats(const matrix *w, int64_t m) noexcept nogil:
-    """Floats of scratch that :func:`product` needs for m rows."""
+    """Floats of the operand of m rows."""
     return operand_floats_of(w.u, m, w.k)
 
 
-cdef inline void product(const matrix *w, int64_t m, const float *a, int64_t lda, const float *bias, const float *residual,
-                         int64_t ldr, float *y, int64_t ldy, int act, float *operand,
-                         int act_a=ACT_NONE, float *next=NULL) noexcept nogil:
-    """y (m,n) = act(a (m,k) · w (k,n) + bias + residual) in the precision of w; see gemm_args for the rest."""
+cdef inline gemm_args of_rows(const matrix *w, int64_t m, const float *a, int64_t lda) noexcept nogil:
+    """a (m,k) · w (k,n); the rest NULL or 0."""
     cdef gemm_args g = new_gemm(m, w.n, w.k)
     g.a, g.lda = a, lda
     g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
-    g.bias, g.residual, g.ldr = bias, residual, ldr
-    g.y, g.ldy, g.act, g.operand = y, ldy, act, operand
-    g.act_a, g.next = act_a, next
-    w.u.product(&g)
+    return g
+
+
+cdef inline void pack_operand(const micro *u, const gemm_args *g, void *operand, int act=ACT_NONE) noexcept nogil:
+    """The rows of g.a, after an activation, as the operand of products; of a table that has operands."""
+    cdef operand_args o
+    o.m, o.k, o.segments, o.offset, o.a, o.lda, o.act, o.operand = g.m, g.k, g.segments, g.offset, <float *>g.a, g.lda, act, operand
+    u.pack_operand(&o)
+
+
+cdef inline product_args of_operand(const gemm_args *g, const void *operand) noexcept nogil:
+    """The product ``g`` of packed rows."""
+    cdef product_args p
+    p.m, p.n, p.k, p.operand, p.b, p.panel = g.m, g.n, g.segments * g.k, operand, g.b, g.panel
+    p.bias, p.residual, p.ldr, p.y, p.ldy, p.act, p.ahead = g.bias, g.residual, g.ldr, g.y, g.ldy, g.act, g.ahead
+    return p
+
+
+cdef inline void product(const micro *u, const gemm_args *g, void *operand) noexcept nogil:
+    """``g`` with a packed weight, in its precision; ``operand`` has operand_bytes."""
+    cdef product_args p
+    if u.product == NULL:
+        u.gemm(g)
+        return
+    pack_operand(u, g, operand)
+    p = of_operand(g, operand)
+    u.product(&p)
 
 
 # A matrix whose rows make maps of maps: the operand of many products, each of some pixels.
 cdef struct map_rows:
     const micro *u
-    const float *a  # (m, lda), where the products read it in place
-    void *operand  # else
+    const float *a  # (m, lda), which the products read in place
+    void *operand  # or, where they do not, the packed rows
     int64_t m, k, lda
 
-cdef inline void map_product(const map_rows *rows, const float *panels, int64_t n, const float *residual, int64_t ldr, float *y,
-                             int64_t ldy, const float *ahead=NULL, int64_t ahead_floats=0) noexcept nogil:
-    """y (m, n) = rows · panels + residual; ``ahead`` is what will be read next."""
+cdef inline gemm_args of_maps(const map_rows *rows, const float *panels, int64_t n) noexcept nogil:
+    """rows · panels (k,n), packed columns; the rest NULL or 0."""
     cdef gemm_args g = new_gemm(rows.m, n, rows.k)
-    g.a, g.lda, g.operand = rows.a, rows.lda, rows.operand
+    g.a, g.lda = rows.a, rows.lda
     g.b, g.ldb, g.panel = panels, rows.u.weight.columns, panel_words(rows.u, rows.k, False)
-    g.residual, g.ldr, g.y, g.ldy = residual, ldr, y, ldy
-    g.ahead, g.ahead_bytes = ahead, ahead_floats * sizeof(float)
-    rows.u.product(&g)
+    return g
 
 
-cdef inline void make_operand(map_rows *rows, void *room) noexcept nogil:
-    """Where products do not read the rows in place, their operand goes to ``room``, of operand_bytes: n = 0 makes it alone."""
-    rows.operand = room
-    if rows.u.weight.operand:
-        map_product(rows, NULL, 0, NULL, 0, NULL, 0)
-        rows.a = NULL
+cdef inline void map_product(const map_rows *rows, const gemm_args *g) noexcept nogil:
+    """A product that `of_maps` began."""
+    cdef product_args p
+    if rows.u.product == NULL:
+        rows.u.gemm(g)
+    else:
+        p = of_operand(g, rows.operand)
+        rows.u.product(&p)
 
 
-cdef inline map_rows as_map_rows(const runtime *rt, packed):
+cdef inline void pack_map_rows(map_rows *rows) noexcept nogil:
+    """Put the rows into their operand, where products do not read them in place."""
+    cdef gemm_args g = of_maps(rows, NULL, 0)
+    if rows.u.product != NULL:
+        pack_operand(rows.u, &g, rows.operand)
+
+
+cdef inline map_rows as_map_rows(packed):
     """What a MapRows holds; keep it alive while it is in use."""
     cdef map_rows r
     cdef const float[:, ::1] rows = packed.rows
     cdef const uint8_t[::1] operand = packed.operand
     r.u = &rt.tables[<int>packed.isa]
-    r.m, r.k, r.lda, r.operand = rows.shape[0], rows.shape[1], rows.shape[1], <void *>&operand[0]
-    r.a = NULL if r.u.weight.operand else &rows[0, 0]
+    r.m, r.k, r.lda, r.a, r.operand = rows.shape[0], rows.shape[1], rows.shape[1], &rows[0, 0], <void *>&operand[0]
     return r
 
 
@@ -250,20 +316,6 @@ cdef inline void pack_map_columns(const micro *u, int64_t k, int64_t n, const fl
         u.pack_columns(panels + i * panel_words(u, k, False), maps + i * columns, step, k)
 
 
-cdef inline float *take(float **free, int64_t count) noexcept nogil:
-    """Cut ``count`` floats from the scratch at ``free``, whole cache lines."""
-    cdef float *taken = free[0]
-    free[0] += round_up(count, 16)
-    return taken
-
-
 cdef inline const float *floats(const float[::1] view) noexcept:
     """The view's first element, NULL for an absent array."""
     return NULL if view is None or view.shape[0] == 0 else &view[0]
-
-
-cdef inline void pack_value(const float *value, int64_t d, int64_t nr, int64_t panel, float *row) noexcept nogil:
-    """A key's value (d) as a row of an attention's panels of nr columns, ``panel`` floats apart."""
-    cdef int64_t i
-    for i in range((d + nr - 1) // nr):
-        memcpy(row + i * panel, value + i * nr, min(nr, d - i * nr) * sizeof(float))

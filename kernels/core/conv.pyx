@@ -1,17 +1,15 @@
 """Convolutions as GEMMs that read the map in place (no im2col)."""
 import numpy as np
 
-from cython.parallel cimport parallel, prange
-from libc.string cimport memcpy
-
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check
 from mobilesam.kernels.core.gemm import as_panels, linear
 from mobilesam.kernels.core.panels import Panels
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 
 def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None, residual=None, out=None, threads=None):
@@ -53,48 +51,45 @@ def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None
     cdef const int64_t[::1] offset = offsets
     cdef const float[::1] xv = x.reshape(-1), bv = bias
     cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
-    cdef matrix w = as_matrix(rt, panels)
+    cdef matrix w = as_matrix(panels)
     cdef float[::1] yv = y.reshape(-1)
     cdef conv_rows rows
-    cdef int64_t oh = oh_, ow = ow_, unit, units = yv.shape[0] // (ow * oc)
+    cdef int64_t oh = oh_, ow = ow_, units = yv.shape[0] // (ow * oc)
     rows.g = new_gemm(ow, oc, kh * kw * c // offset.shape[0])
     rows.g.segments, rows.g.offset, rows.g.lda = offset.shape[0], &offset[0], sw * c
     rows.g.b, rows.g.ldb, rows.g.panel = w.data, w.u.weight.columns, w.panel
     rows.g.bias, rows.g.act, rows.g.ldr, rows.g.ldy = floats(bv), act, oc, oc
     rows.x, rows.residual, rows.y = &xv[0], floats(rv), &yv[0]
     rows.oh, rows.image, rows.step = oh, x.shape[-3] * x.shape[-2] * c, sh * x.shape[-2] * c
-    cdef size_t size = sizeof(float) * operand_floats(&w, ow)
-    cdef float *operand
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads if units > 1 else 1):
-        operand = <float *>rt.scratch(size) if size else NULL
-        for unit in prange(units, schedule="dynamic"):
-            if size and operand == NULL:
-                failed += 1
-            else:
-                conv_row(w.u, &rows, unit, operand)
-    if failed:
-        raise MemoryError(f"conv2d: no memory for {size} bytes of scratch")
+    rows.u = w.u
+    launch("conv2d", conv_row, &rows, sizeof(rows), units, conv_layout, nthreads if units > 1 else 1)
     return y
 
 
 cdef struct conv_rows:
+    const micro *u
     gemm_args g
     const float *x
     const float *residual
     float *y
     int64_t oh, image, step
+    float *operand
 
 
-cdef void conv_row(const micro *u, const conv_rows *rows, int64_t unit, float *operand) noexcept nogil:
+cdef void conv_layout(void *job, arena *scratch) noexcept nogil:
+    cdef conv_rows *rows = <conv_rows *>job
+    rows.operand = take_floats(scratch, operand_floats_of(rows.u, rows.g.m, rows.g.segments * rows.g.k))
+
+
+cdef void conv_row(void *job, int64_t unit) noexcept nogil:
     """Output row ``unit`` of all the batch's rows."""
+    cdef const conv_rows *rows = <const conv_rows *>job
     cdef gemm_args g = rows.g
     cdef int64_t at = unit * g.m * g.n
     g.a = rows.x + unit // rows.oh * rows.image + unit % rows.oh * rows.step
     g.y = rows.y + at
     g.residual = NULL if rows.residual == NULL else rows.residual + at
-    g.operand = operand
-    u.product(&g)
+    product(rows.u, &g, rows.operand)
 
 
 def _segments(kh, kw, dh, dw, width, c):

@@ -3,29 +3,31 @@ import math
 
 import numpy as np
 
-from cython.parallel cimport parallel, prange
-from libc.string cimport memset
-
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 cdef struct depthwise_conv:
+    const micro *u
     const float *x
     const float *weight  # (KH*KW, period)
     const float *bias
     float *y
-    int64_t height, width, channels, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, period
+    int64_t height, width, channels, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, period, rows
     int act, path
+    const float *zeros  # a row, of PATH_3X3
+    const float **taps  # where taps are, and their weights, of the other paths
 
 
 cdef enum:
-    PATH_3X3  # a register tile of pixels; stride 1 or 2, pad 1
-    PATH_FLAT  # stride 1: a row is one run of floats, whatever the number of channels
-    PATH_TAPS  # pixel by pixel
+    ROWS = 8  # of a unit
+    PATH_3X3 = 0  # a register tile of pixels; stride 1 or 2, pad 1
+    PATH_FLAT = 1  # stride 1: a row is one run of floats, whatever the number of channels
+    PATH_TAPS = 2  # pixel by pixel
 
 
 def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None, out=None, threads=None):
@@ -68,49 +70,54 @@ def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activ
         bias = None if bias is None else np.tile(bias, d.period // d.channels)
     cdef const float[::1] xv = x.reshape(-1), wv = weight.reshape(-1), bv = bias
     cdef float[::1] yv = y.reshape(-1)
-    d.x, d.weight, d.bias, d.y = &xv[0], &wv[0], floats(bv), &yv[0]
+    cdef const float[::1] zeros = np.zeros(d.width * d.channels, np.float32)
+    d.u, d.x, d.weight, d.bias, d.y, d.zeros = u, &xv[0], &wv[0], floats(bv), &yv[0], &zeros[0]
 
-    cdef int64_t unit, units = yv.shape[0] // (d.ow * d.channels), work = yv.shape[0] * d.kh * d.kw
-    cdef size_t size = max(d.width * d.channels * sizeof(float), 2 * d.kh * d.kw * sizeof(float *))
-    cdef void *memory
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads if work > 1 << 16 else 1):
-        memory = rt.scratch(size)
-        if memory != NULL and d.path == PATH_3X3:
-            memset(memory, 0, size)
-        for unit in prange(units, schedule="dynamic", chunksize=8):
-            if memory == NULL:
-                failed += 1
-            else:
-                depthwise_row(u, &d, unit, memory)
-    if failed:
-        raise MemoryError(f"depthwise_conv2d: no memory for {size} bytes of scratch")
+    cdef int64_t work = yv.shape[0] * d.kh * d.kw
+    d.rows = yv.shape[0] // (d.ow * d.channels)
+    launch("depthwise_conv2d", depthwise_rows, &d, sizeof(d), (d.rows + ROWS - 1) // ROWS, depthwise_layout,
+           nthreads if work > 1 << 16 else 1)
     return y
 
 
-cdef void depthwise_row(const micro *u, const depthwise_conv *d, int64_t unit, void *memory) noexcept nogil:
+cdef void depthwise_layout(void *job, arena *scratch) noexcept nogil:
+    cdef depthwise_conv *d = <depthwise_conv *>job
+    d.taps = <const float **>arena_take(scratch, 2 * d.kh * d.kw * sizeof(float *))
+
+
+cdef void depthwise_rows(void *job, int64_t unit) noexcept nogil:
+    cdef const depthwise_conv *d = <const depthwise_conv *>job
+    cdef int64_t row
+    for row in range(unit * ROWS, min((unit + 1) * ROWS, d.rows)):
+        depthwise_row(d, row)
+
+
+cdef void depthwise_row(const depthwise_conv *d, int64_t unit) noexcept nogil:
     """Output row ``unit`` of all the batch's rows."""
-    cdef int64_t h = unit % d.oh, c = d.channels, begin = d.ow, end = d.ow, taps, w
+    cdef const micro *u = d.u
+    cdef int64_t h = unit % d.oh, c = d.channels, begin = d.ow, end = d.ow, w
     cdef const float *image = d.x + unit // d.oh * d.height * d.width * c
     cdef float *y = d.y + unit * d.ow * c
     cdef depthwise_map whole
-    cdef const float **x = <const float **>memory
+    cdef const float **x = d.taps
     cdef const float **weight = x + d.kh * d.kw
+    cdef taps_args g
+    g.x, g.w, g.bias, g.act = x, weight, d.bias, d.act
     if d.path == PATH_3X3:
         whole.x, whole.height, whole.width, whole.channels, whole.stride = image, d.height, d.width, c, d.sh
-        whole.weight, whole.bias, whole.zeros, whole.act = d.weight, d.bias, <const float *>memory, d.act
+        whole.weight, whole.bias, whole.zeros, whole.act = d.weight, d.bias, d.zeros, d.act
         depthwise3x3_row(u, &whole, h, 0, d.ow, y)
         return
     if d.path == PATH_FLAT:  # the pixels whose taps all lie inside the row
         begin = min(d.pw, d.ow)
         end = max(begin, min(d.ow, d.width + d.pw - (d.kw - 1) * d.dw))
         if end > begin:
-            taps = gather(d, image, h, begin, x, weight)
-            u.depthwise_flat(y + begin * c, x, weight, taps, d.bias, d.period, (end - begin) * c, d.act)
+            g.taps, g.y = gather(d, image, h, begin, x, weight), y + begin * c
+            u.depthwise_flat(&g, d.period, (end - begin) * c)
     for w in range(d.ow):
         if not begin <= w < end:
-            taps = gather(d, image, h, w, x, weight)
-            u.depthwise_taps(y + w * c, x, weight, taps, d.bias, c, d.act)
+            g.taps, g.y = gather(d, image, h, w, x, weight), y + w * c
+            u.depthwise_taps(&g, c)
 
 
 cdef inline int64_t gather(const depthwise_conv *d, const float *image, int64_t h, int64_t w, const float **x,

@@ -22,4 +22,10 @@ def linear(
     out: F32 | None = None,
     threads: int | None = None,
 ) -> F32: ...
-def as_panels(weight: Weight, name: str, *shapes: tuple[int | str, ...], threads: int | None = None) -> Panels: ...
+def as_panels(
+    weight: Weight,
+    name: str,
+    *shapes: tuple[int | str, ...],
+    isa: str | None = None,
+    threads: int | None = None,
+) -> Panels: ...

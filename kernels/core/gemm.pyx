@@ -1,9 +1,8 @@
 """Matrix products on packed weights: linear layers, and the packing itself."""
 import numpy as np
 
-from cython.parallel cimport parallel, prange
-
 from core.common cimport *
+from core.launch cimport *
 from core.products cimport *
 
 from mobilesam.kernels.core import check, memory
@@ -11,7 +10,7 @@ from mobilesam.kernels.core import isa as isas
 from mobilesam.kernels.core.panels import Panels
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 # Below this many multiply-adds, waking a second thread costs more than it saves.
 cdef int64_t PARALLEL_WORK = 1 << 19
@@ -38,7 +37,7 @@ def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
     cdef int nthreads = resolve(threads)
     flat = np.ascontiguousarray(weight).reshape(weight.shape[0], -1)
     cdef bint half = flat.dtype == np.float16
-    cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isas.index(isa, precision), j
+    cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isas.index(isa, precision)
     if precision == "int8" and k > 1 << 16:
         raise ValueError(f"weight: expected at most {1 << 16} columns in int8, got {k}")
     cdef const micro *u = &rt.tables[index]
@@ -46,16 +45,30 @@ def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
     words = (memory.lasting if lasting else memory.empty)((panels, panel_words(u, k, half) // nr, nr), np.uint32)
     cdef uint32_t[:, :, ::1] y = words
     cdef const uint8_t[:, ::1] w = flat.view(np.uint8)
-    cdef int64_t item = 2 if half else 4
-    for j in prange(panels, nogil=True, num_threads=nthreads, use_threads_if=n * k > 65536, schedule="static"):
-        u.pack(<float *>&y[j, 0, 0], &w[j * nr, 0], half, min(nr, n - j * nr), k, k)
+    cdef packing p
+    p.u, p.w, p.half, p.n, p.k, p.y, p.panel = u, &w[0, 0], half, n, k, <float *>&y[0, 0, 0], y.shape[1] * nr
+    launch("pack", pack_panel, &p, sizeof(p), panels, NULL, nthreads if n * k > 65536 else 1)
     return Panels(words, tuple(weight.shape), index)
 
 
-def as_panels(weight, name, *shapes, threads=None):
-    """``weight`` packed, if it is not already, after checking its shape against one of ``shapes``."""
+cdef struct packing:
+    const micro *u
+    const uint8_t *w  # (n, k) halves or floats
+    bint half
+    int64_t n, k, panel
+    float *y
+
+
+cdef void pack_panel(void *job, int64_t unit) noexcept nogil:
+    cdef const packing *p = <const packing *>job
+    cdef int64_t first = unit * p.u.weight.columns
+    p.u.pack(p.y + unit * p.panel, p.w + first * p.k * (2 if p.half else 4), p.half, min(p.u.weight.columns, p.n - first), p.k, p.k)
+
+
+def as_panels(weight, name, *shapes, isa=None, threads=None):
+    """``weight`` packed, if it is not already, for ``isa``, after checking its shape against one of ``shapes``."""
     if not isinstance(weight, Panels):
-        return pack(check.array(weight, name, *shapes), lasting=False, threads=threads)
+        return pack(check.array(weight, name, *shapes), isa=isa, lasting=False, threads=threads)
     if not any(len(weight.shape) == len(s) and all(not isinstance(w, int) or w == n for n, w in zip(weight.shape, s))
                for s in shapes):
         raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got Panels of {weight.shape}")
@@ -86,24 +99,12 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
     cdef const float[::1] xv = x.reshape(-1), bv = bias
     cdef const float[::1] rv = None if residual is None else residual.reshape(-1)
     cdef layer_product p
-    p.w = as_matrix(rt, weight)
+    p.w = as_matrix(weight)
     cdef float[::1] yv = y.reshape(-1)
     p.m, p.x, p.bias, p.residual, p.y, p.act = xv.shape[0] // p.w.k, &xv[0], floats(bv), floats(rv), &yv[0], act
     p.scale = 1
     if p.m * p.w.n * p.w.k <= PARALLEL_WORK:
         nthreads = 1
     divide_product(&p, nthreads)
-    cdef int64_t unit
-    cdef size_t size = product_bytes(&p)
-    cdef float *operand
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        operand = <float *>rt.scratch(size) if size else NULL
-        for unit in prange(p.units, schedule="dynamic"):
-            if size and operand == NULL:
-                failed += 1
-            else:
-                product_unit(&p, unit, operand)
-    if failed:
-        raise MemoryError(f"linear: no memory for {size} bytes of scratch")
+    launch("linear", product_unit, &p, sizeof(p), p.units, product_layout, nthreads)
     return y

@@ -18,7 +18,7 @@ cdef extern from "dispatch.h" nogil:
         shared.tables = tables;
         shared.active = &active_table;
         shared.scratch = scratch_get;
-        shared.room = room_get;
+        shared.guards = getenv("MOBILESAM_GUARDS") != NULL;
     }
     """
     ctypedef struct micro:

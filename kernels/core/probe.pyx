@@ -1,15 +1,14 @@
 """The speed of the FMA units, which kernels are measured against."""
 from time import perf_counter
 
-from cython.parallel cimport prange
-
 from core.common cimport *
+from core.launch cimport *
 
 import numpy as np
 
 from mobilesam.kernels.core.threads import checked, resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 cdef int64_t FMAS = 1 << 27  # of a thread's try, scalars
 
@@ -19,14 +18,26 @@ def fma_peak(*, repeats=5, threads=None):
 
     The best of ``repeats`` tries of a few milliseconds each. Where an ISA has no FMA, a multiplication and an addition.
     """
-    cdef int nthreads = resolve(threads), t
+    cdef int nthreads = resolve(threads)
     cdef const micro *u = &rt.tables[rt.active[0]]
-    cdef int64_t chains = u.mr * u.nr, steps = FMAS // chains
+    cdef probe_job p
+    cdef int64_t chains = u.mr * u.nr
     cdef float[:, ::1] y = np.ones((nthreads, chains), np.float32)
+    p.u, p.y, p.chains, p.steps = u, &y[0, 0], chains, FMAS // chains
     fastest = float("inf")
     for _ in range(checked(repeats, "repeats")):
         start = perf_counter()
-        for t in prange(nthreads, nogil=True, num_threads=nthreads, schedule="static"):
-            u.fma_probe(&y[t, 0], 1e-9, steps)
+        launch("fma_peak", probe, &p, sizeof(p), nthreads, NULL, nthreads)
         fastest = min(fastest, perf_counter() - start)
-    return 2.0 * nthreads * chains * steps / fastest
+    return 2.0 * nthreads * chains * p.steps / fastest
+
+
+cdef struct probe_job:
+    const micro *u
+    float *y  # (threads, chains)
+    int64_t chains, steps
+
+
+cdef void probe(void *job, int64_t unit) noexcept nogil:
+    cdef const probe_job *p = <const probe_job *>job
+    p.u.fma_probe(p.y + unit * p.chains, 1e-9, p.steps)

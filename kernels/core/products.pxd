@@ -1,5 +1,6 @@
 # A linear layer's product divided among threads: blocks of rows, and where those are too few, ranges of panels.
 from core.common cimport *
+from core.launch cimport *
 
 cdef enum:
     BLOCK = 168  # rows, whole tiles on x86; a block's slice of x stays in L2 while the panels pass
@@ -14,6 +15,7 @@ cdef struct layer_product:
     int act
     float scale  # of all that, where not 1
     int64_t width, column_blocks, units  # panels of a unit
+    float *operand
 
 
 cdef inline void divide_product(layer_product *p, int nthreads) noexcept nogil:
@@ -26,19 +28,21 @@ cdef inline void divide_product(layer_product *p, int nthreads) noexcept nogil:
     p.units = row_blocks * p.column_blocks
 
 
-cdef inline size_t product_bytes(const layer_product *p) noexcept nogil:
-    """Of scratch, for a unit."""
-    return sizeof(float) * operand_floats(&p.w, min(p.m, BLOCK))
+cdef inline void product_layout(void *job, arena *scratch) noexcept nogil:
+    cdef layer_product *p = <layer_product *>job
+    p.operand = take_floats(scratch, operand_floats(&p.w, min(p.m, BLOCK)))
 
 
-cdef inline void product_unit(const layer_product *p, int64_t unit, float *operand) noexcept nogil:
+cdef inline void product_unit(void *job, int64_t unit) noexcept nogil:
+    cdef const layer_product *p = <const layer_product *>job
     cdef int64_t i = unit // p.column_blocks * BLOCK, panel = unit % p.column_blocks * p.width
     cdef int64_t j = panel * p.w.u.weight.columns, at = i * p.w.n + j, row, column
-    cdef matrix part = p.w
-    part.data += panel * p.w.panel
-    part.n = min(p.width * p.w.u.weight.columns, p.w.n - j)
-    product(&part, min(BLOCK, p.m - i), p.x + i * p.w.k, p.w.k, NULL if p.bias == NULL else p.bias + j,
-            NULL if p.residual == NULL else p.residual + at, p.w.n, p.y + at, p.w.n, p.act, operand)
-    for row in range(0 if p.scale == 1 else min(BLOCK, p.m - i)):
-        for column in range(part.n):
-            p.y[at + row * p.w.n + column] *= p.scale
+    cdef gemm_args g = of_rows(&p.w, min(BLOCK, p.m - i), p.x + i * p.w.k, p.w.k)
+    g.b, g.n = p.w.data + panel * p.w.panel, min(p.width * p.w.u.weight.columns, p.w.n - j)
+    g.bias = NULL if p.bias == NULL else p.bias + j
+    g.residual, g.ldr = NULL if p.residual == NULL else p.residual + at, p.w.n
+    g.y, g.ldy, g.act = p.y + at, p.w.n, p.act
+    product(p.w.u, &g, p.operand)
+    for row in range(0 if p.scale == 1 else g.m):
+        for column in range(g.n):
+            g.y[row * p.w.n + column] *= p.scale

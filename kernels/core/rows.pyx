@@ -1,11 +1,11 @@
 """Kernels that see one row at a time: LayerNorm."""
-from cython.parallel cimport prange
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 cdef int64_t CHUNK = 1 << 14  # floats a thread takes at once
 
@@ -25,9 +25,29 @@ def layer_norm(x, weight, bias, *, eps=1e-5, activation=None, out=None, threads=
     y = check.output(out, x.shape, *(() if out is x else (x,)), weight, bias)
     cdef const float[::1] xv = x.reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
-    cdef int64_t c = x.shape[-1], m = xv.shape[0] // c, block = max(1, CHUNK // c), i
-    cdef float e = eps
-    cdef const micro *u = &rt.tables[rt.active[0]]
-    for i in prange((m + block - 1) // block, nogil=True, num_threads=nthreads, use_threads_if=m > 2 * block, schedule="dynamic"):
-        u.layer_norm(&yv[i * block * c], c, &xv[i * block * c], c, min(block, m - i * block), c, &w[0], &b[0], e, act)
+    cdef norm_job p
+    p.c = x.shape[-1]
+    p.m, p.block = xv.shape[0] // p.c, max(1, CHUNK // p.c)
+    p.u, p.x, p.y, p.weight, p.bias, p.eps, p.act = &rt.tables[rt.active[0]], &xv[0], &yv[0], &w[0], &b[0], eps, act
+    launch("layer_norm", norm_block, &p, sizeof(p), (p.m + p.block - 1) // p.block, NULL, nthreads if p.m > 2 * p.block else 1)
     return y
+
+
+cdef struct norm_job:
+    const micro *u
+    const float *x  # (m, c)
+    float *y
+    const float *weight
+    const float *bias
+    int64_t m, c, block  # block: rows of a unit
+    float eps
+    int act
+
+
+cdef void norm_block(void *job, int64_t unit) noexcept nogil:
+    cdef const norm_job *p = <const norm_job *>job
+    cdef int64_t first = unit * p.block, at = first * p.c
+    cdef norm_args g
+    g.m, g.n, g.x, g.ldx, g.y, g.ldy = min(p.block, p.m - first), p.c, p.x + at, p.c, p.y + at, p.c
+    g.weight, g.bias, g.eps, g.act = p.weight, p.bias, p.eps, p.act
+    p.u.layer_norm(&g)

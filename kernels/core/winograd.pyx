@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cython.parallel cimport parallel, prange
-
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check, isa
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 # Tiles of a row that are transformed at once: their 16 products' inputs take 0.5 MB at 256 channels, half of an L2.
 cdef int64_t TILES = 32
@@ -35,14 +34,28 @@ def pack_winograd(weight, *, threads=None):
     if weight.shape[0] % 32:
         raise ValueError(f"weight: expected a multiple of 32 output channels, got shape {weight.shape}")
     cdef int nthreads = resolve(threads)
-    cdef int64_t index = isa.index(), oc = weight.shape[0], c = weight.shape[3], j
+    cdef int64_t index = isa.index(), oc = weight.shape[0], c = weight.shape[3]
     cdef int64_t nr = rt.tables[index].nr
+    cdef filters p
     data = np.empty((16, oc // nr, c, nr), np.float32)
     cdef const float[::1] wv = weight.reshape(-1)
     cdef float[::1] panels = data.reshape(-1)
-    for j in prange(oc, nogil=True, num_threads=nthreads, schedule="static"):
-        transform_filter(&wv[j * 9 * c], c, &panels[j // nr * c * nr + j % nr], nr, oc * c)
+    p.w, p.panels, p.oc, p.c, p.nr = &wv[0], &panels[0], oc, c, nr
+    launch("pack_winograd", transform_panel, &p, sizeof(p), oc // nr, NULL, nthreads)
     return WinogradPanels(data, tuple(weight.shape), index)
+
+
+cdef struct filters:
+    const float *w  # (oc, 3, 3, c)
+    float *panels  # (16, oc/nr, c, nr)
+    int64_t oc, c, nr
+
+
+cdef void transform_panel(void *job, int64_t unit) noexcept nogil:
+    cdef const filters *p = <const filters *>job
+    cdef int64_t j
+    for j in range(p.nr):
+        transform_filter(p.w + (unit * p.nr + j) * 9 * p.c, p.c, p.panels + unit * p.c * p.nr + j, p.nr, p.oc * p.c)
 
 
 cdef void transform_filter(const float *g, int64_t c, float *column, int64_t nr, int64_t product) noexcept nogil:
@@ -63,12 +76,16 @@ cdef void transform_filter(const float *g, int64_t c, float *column, int64_t nr,
             column[(4 * i + 3) * product + p * nr] = half[i][2]
 
 
-cdef struct winograd_pass:
+cdef struct winograd_job:
+    const micro *u
     const float *x  # (height, width, c)
     const float *w  # (16, oc/NR, c, NR)
     const float *zeros  # (c)
     float *y  # (height, width, oc)
-    int64_t height, width, c, oc
+    int64_t height, width, c, oc, across  # across: runs of TILES tiles in a row of tiles
+    float *v  # (16, TILES, c)
+    float *products  # (16, TILES, NR)
+    float *discard  # (NR)
 
 
 def winograd_conv3x3(x, weight, *, out=None, threads=None):
@@ -82,7 +99,7 @@ def winograd_conv3x3(x, weight, *, out=None, threads=None):
     Returns:
         (H, W, OC) float32.
     """
-    cdef winograd_pass p
+    cdef winograd_job p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
@@ -99,29 +116,28 @@ def winograd_conv3x3(x, weight, *, out=None, threads=None):
     cdef float[::1] yv = y.reshape(-1)
     p.x, p.w, p.zeros, p.y = &xv[0], &wv[0, 0, 0, 0], &zeros[0], &yv[0]
 
-    cdef const micro *u = &rt.tables[<int>weight.isa]
-    cdef int64_t across = ((p.width + 1) // 2 + TILES - 1) // TILES, unit
-    cdef size_t size = sizeof(float) * (16 * TILES * (p.c + u.nr) + 2 * u.nr + 48)
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange((p.height + 1) // 2 * across, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                tile_run(u, &p, unit // across, unit % across * TILES, scratch)
-    if failed:
-        raise MemoryError(f"winograd_conv3x3: no memory for {size} bytes of scratch")
+    p.u = &rt.tables[<int>weight.isa]
+    p.across = ((p.width + 1) // 2 + TILES - 1) // TILES
+    launch("winograd_conv3x3", tile_run, &p, sizeof(p), (p.height + 1) // 2 * p.across, winograd_layout, nthreads)
     return y
 
 
-cdef void tile_run(const micro *u, const winograd_pass *p, int64_t row, int64_t first, float *free) noexcept nogil:
-    """Tiles first to first + TILES of a row of tiles: one transform, then panel by panel sixteen products and their sum."""
+cdef void winograd_layout(void *job, arena *scratch) noexcept nogil:
+    cdef winograd_job *p = <winograd_job *>job
+    p.v = take_floats(scratch, 16 * TILES * p.c)
+    p.products = take_floats(scratch, 16 * TILES * p.u.nr)
+    p.discard = take_floats(scratch, p.u.nr)
+
+
+cdef void tile_run(void *job, int64_t unit) noexcept nogil:
+    """TILES tiles of a row of tiles: one transform, then panel by panel sixteen products and their sum."""
+    cdef const winograd_job *p = <const winograd_job *>job
+    cdef const micro *u = p.u
+    cdef int64_t row = unit // p.across, first = unit % p.across * TILES
     cdef int64_t count = min(TILES, (p.width + 1) // 2 - first), nr = u.nr, t, f, i, j, h, w
-    cdef float *v = take(&free, 16 * TILES * p.c)
-    cdef float *products = take(&free, 16 * TILES * nr)
-    cdef float *discard = take(&free, nr)
+    cdef float *v = p.v
+    cdef float *products = p.products
+    cdef gemm_args g = new_gemm(count, nr, p.c)
     cdef const float *pixels[16]
     cdef float *outputs[4]
     for t in range(count):
@@ -130,12 +146,13 @@ cdef void tile_run(const micro *u, const winograd_pass *p, int64_t row, int64_t 
                 h, w = 2 * row + i - 1, 2 * (first + t) + j - 1
                 pixels[4 * i + j] = p.x + (h * p.width + w) * p.c if 0 <= h < p.height and 0 <= w < p.width else p.zeros
         u.winograd_input(v + t * p.c, TILES * p.c, pixels, p.c)
+    g.lda, g.ldb, g.panel, g.ldy = p.c, nr, p.c * nr, nr
     for j in range(p.oc // nr):
         for f in range(16):
-            gemm(u, count, nr, p.c, v + f * TILES * p.c, p.c, p.w + (f * p.oc + j * nr) * p.c, NULL, NULL, 0,
-                 products + f * TILES * nr, nr, ACT_NONE)
+            g.a, g.b, g.y = v + f * TILES * p.c, p.w + (f * p.oc + j * nr) * p.c, products + f * TILES * nr
+            u.gemm(&g)
         for t in range(count):
             for i in range(4):
                 h, w = 2 * row + (i >> 1), 2 * (first + t) + (i & 1)
-                outputs[i] = p.y + (h * p.width + w) * p.oc + j * nr if h < p.height and w < p.width else discard
+                outputs[i] = p.y + (h * p.width + w) * p.oc + j * nr if h < p.height and w < p.width else p.discard
             u.winograd_output(outputs, products + t * nr, TILES * nr, nr)

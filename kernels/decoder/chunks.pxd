@@ -1,35 +1,78 @@
-# What the forms of an image's updates share: heads' products with a chunk's maps, and the tokens' attention to the result.
-from cython.parallel cimport parallel, prange
-from libc.string cimport memset
-
-from core.common cimport *
+# Attention of a few tokens to an image, chunk by chunk: products of heads with a chunk's maps, each chunk's sums, and their total.
+from decoder.record cimport *
 
 cdef enum:
-    HEADS = 8
-    PANEL = 32  # what every ISA's panels divide
-    # Of rows that are written here: whole cache lines, odd in number, that L1's sets are all used.
-    STRIDE = IMAGE_CHUNK + 16
-    SUMMED = 16  # rows of chunks' sums that a thread adds at once
+    SUMMED = 16  # rows of the chunks' sums in a unit of a total
 
-# The attention of ``asking`` tokens to an image whose values are map rows and, of a basis of ``rank`` rows, value_rows·basis.
-cdef struct asking_pass:
-    int64_t asking, e, rank, columns  # columns: 8·asking in whole panels
-    const float *queries  # (asking, e)
-    const float *values  # (rank + 1, value_wide)
+# The attention of prompts' tokens to an image. The image's values are map rows and, where rank > 0, values · basis of a basis of
+# `rank` rows. Each chunk leaves the sums of exp(score - top) · value, of exp(score - top), and top, its largest score; the total
+# brings them to one maximum. Columns: head by head, the tokens, up to whole panels.
+cdef struct asking_job:
+    const micro *u
+    int64_t prompts, asking, e, rank, columns, chunks
+    const float *queries  # (prompts, asking, e)
+    const float *values  # (prompts, rank + 1, value_wide)
     int64_t value_wide
     const float *bias  # (e)
-    float *y  # (asking, e)
-    float *top  # (chunks, columns)
-    float *sum
-    float *mixed  # (chunks, e / 8 + rank, columns)
-    float *whole  # (e / 8 + rank + 1, columns), the last a total
+    float *y  # (prompts, asking, e)
+    float *top  # (prompts, chunks, columns)
+    float *sum  # (prompts, chunks, columns)
+    float *mixed  # (prompts, chunks, e / 8 + rank, columns)
+    float *whole  # (prompts, e / 8 + rank + 1, columns), the last row the sum of exponentials
+
+
+cdef inline asking_job asking_of(const asking_job *p, int64_t i) noexcept nogil:
+    """The job with prompt i as its first."""
+    cdef asking_job own = p[0]
+    cdef int64_t rows = p.e // HEADS + p.rank, sums = i * p.chunks * p.columns
+    own.queries, own.y = p.queries + i * p.asking * p.e, p.y + i * p.asking * p.e
+    if p.rank:
+        own.values = p.values + i * (p.rank + 1) * p.value_wide
+    own.top, own.sum, own.mixed = p.top + sums, p.sum + sums, p.mixed + sums * rows
+    own.whole = p.whole + i * (rows + 1) * p.columns
+    return own
+
+
+cdef inline tuple new_asking(plan, asking_job *p, queries, values, int64_t rank, int64_t n):
+    """Sets the job's sizes. Returns the arrays that `point_asking` takes."""
+    p.u = &rt.tables[<int>plan.table]
+    p.prompts, p.asking, p.e = queries.shape
+    p.rank, p.columns, p.chunks = rank, round_up(HEADS * p.asking, p.u.nr), chunks_of(n)
+    p.value_wide = 0 if values is None else values.shape[2]
+    cdef int64_t rows = p.e // HEADS + rank
+    return (queries, values, plan.array(*queries.shape), plan.array(p.prompts, p.chunks, p.columns),
+            plan.array(p.prompts, p.chunks, p.columns), plan.array(p.prompts, p.chunks, rows, p.columns),
+            plan.array(p.prompts, rows + 1, p.columns))
+
+
+cdef inline point_asking(list pointers, const void *job, const asking_job *field, tuple arrays):
+    queries, values, y, top, sum_, mixed, whole = arrays
+    point(pointers, job, &field.queries, queries)
+    point(pointers, job, &field.values, values)
+    point(pointers, job, &field.y, y)
+    point(pointers, job, &field.top, top)
+    point(pointers, job, &field.sum, sum_)
+    point(pointers, job, &field.mixed, mixed)
+    point(pointers, job, &field.whole, whole)
+
+
+cdef inline record_totals(plan, const asking_job *p, tuple arrays):
+    """The steps after the chunks'. Returns y, the Array (P, T, E) of the attention's heads, concatenated."""
+    cdef int64_t rows = p.e // HEADS + p.rank
+    _, _, y, top, _, _, whole = arrays
+    pointers = []
+    point_asking(pointers, p, p, arrays)
+    record(plan, weigh_chunks, NULL, p, sizeof(p[0]), p.prompts, pointers, [top, whole])
+    record(plan, add_chunks, NULL, p, sizeof(p[0]), p.prompts * ((rows + SUMMED - 1) // SUMMED), pointers, [whole])
+    record(plan, answer_head, NULL, p, sizeof(p[0]), p.prompts * HEADS, pointers, [y])
+    return y
 
 
 cdef inline void fetch_with(gemm_args *g, const float *maps, int64_t first, int64_t count) noexcept nogil:
-    """So many floats from the first on will be read after the product; NULL for none."""
-    g.ahead_bytes = 0
+    """The product prefetches ``count`` floats from the one of number ``first`` on; NULL: none."""
+    g.ahead.at, g.ahead.bytes = maps, 0
     if maps != NULL:
-        g.ahead, g.ahead_bytes = maps + first, count * sizeof(float)
+        g.ahead.at, g.ahead.bytes = maps + first, count * sizeof(float)
 
 
 cdef inline void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const float *map, int64_t ldm, bint adds,
@@ -63,140 +106,108 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
         u.gemm(&g)
 
 
-cdef inline int64_t folded_floats(const micro *u, int64_t tokens, int64_t wide, int64_t count, bint turned=False) noexcept nogil:
-    """Of room, for :func:`folded_rows`."""
-    cdef int64_t m = HEADS * tokens
-    return m * wide + (m * count + operand_floats_of(u, count, m) if turned else operand_floats_of(u, m, count)) + 48
+cdef inline void begin_sums(const asking_job *p, int64_t chunk, int64_t rows) noexcept nogil:
+    """What stands in the columns behind the tokens: nothing, of weight 0, in ``rows`` rows of a chunk's sums."""
+    cdef int64_t used = HEADS * p.asking, i
+    cdef float *mixed = p.mixed + chunk * (p.e // HEADS + p.rank) * p.columns
+    for i in range(used, p.columns):
+        p.top[chunk * p.columns + i], p.sum[chunk * p.columns + i] = 0, 1
+    for i in range(rows):
+        memset(mixed + i * p.columns + used, 0, (p.columns - used) * sizeof(float))
 
 
-cdef inline void folded_rows(const micro *u, map_rows *made, int64_t tokens, int64_t e, const float *x, const float *rows, int64_t wide,
-                             int64_t count, float **free, bint turned=False) noexcept nogil:
-    """made (8·tokens, count): tokens (tokens, e) through the first columns of rows (e, wide), as `fold` does; or turned."""
-    cdef int64_t m = HEADS * tokens
-    cdef float *folded = take(free, m * wide)
-    cdef float *across
-    fold(u, tokens, e, x, rows, wide, folded, wide)
-    made.u, made.m, made.k, made.lda, made.a = u, m, count, wide, folded
-    if turned:
-        across = take(free, count * m)
-        u.transpose(across, m, folded, wide, m, count)
-        made.m, made.k, made.lda, made.a = count, m, m, across
-    make_operand(made, take(free, operand_floats_of(u, made.m, made.k)))
-
-
-# Heads' maps that will be read next, e / 8 rows of a chunk each, fetched while a head's scores and its sums are made; NULL: none.
+# Maps of a head, e / 8 rows of a chunk each, that products prefetch; NULL: none.
 cdef struct next_maps:
-    const float *with_scores  # of the first head
+    const float *with_scores  # of the first head, read after all the scores
     const float *with_sums
     const float *last  # with the last head's sums
 
 
-cdef inline void ask_maps(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, const float *keys,
-                          const float *values, int64_t ldm, float *weights, const next_maps *after) noexcept nogil:
+cdef inline void ask_maps(const asking_job *p, int64_t chunk, int64_t count, const float *keys, const float *values, int64_t ldm,
+                          float *weights, const next_maps *after) noexcept nogil:
     """A chunk's sums of its values, by scores to its keys, (e, ldm) both; ``weights`` has asking rows."""
+    cdef const micro *u = p.u
     cdef int64_t d = p.e // HEADS, h, at, step = d * IMAGE_CHUNK
     cdef float *y = p.mixed + chunk * d * p.columns
     cdef const float *ahead
     cdef gemm_args scores = new_gemm(p.asking, IMAGE_CHUNK, d)
+    cdef dot_rows_args sums
     scores.lda, scores.ldb, scores.panel, scores.y, scores.ldy = p.e, ldm, u.nr, weights, STRIDE
+    sums.m, sums.n, sums.k, sums.lda, sums.b, sums.ldb, sums.ldy = d, p.asking, count, ldm, weights, STRIDE, p.columns
+    begin_sums(p, chunk, d)
     for h in range(HEADS):
         scores.a, scores.b, at = p.queries + h * d, keys + h * d * ldm, chunk * p.columns + h * p.asking
         fetch_with(&scores, after.with_scores, h * step, step)
         u.gemm(&scores)
         u.exp_rows(weights, STRIDE, p.asking, count, p.top + at, p.sum + at)
         ahead = after.last if h == HEADS - 1 else NULL if after.with_sums == NULL else after.with_sums + h * step
-        u.dot_rows(y + h * p.asking, p.columns, values + h * d * ldm, ldm, d, weights, STRIDE, p.asking, count,
-                   ahead, 0 if ahead == NULL else step * sizeof(float))
-    for h in range(d):
-        memset(y + h * p.columns + HEADS * p.asking, 0, (p.columns - HEADS * p.asking) * sizeof(float))
+        sums.a, sums.y, sums.ahead.at, sums.ahead.bytes = values + h * d * ldm, y + h * p.asking, ahead, 0 if ahead == NULL else step * sizeof(float)
+        u.dot_rows(&sums)
 
 
-cdef inline void ask_basis(const micro *u, const asking_pass *p, int64_t chunk, int64_t count, float *scores, const float *scale,
-                           const float *values, const float *basis, int64_t ldb, float *turned, const float *ahead,
-                           int64_t ahead_floats) noexcept nogil:
-    """Scores (8·asking and up to whole panels, STRIDE) of a chunk to its sums of the values' map and of the basis (rank, ldb), scaled;
-    NULL for no values and no scale."""
+cdef inline void ask_basis(const asking_job *p, int64_t chunk, int64_t count, float *scores, const float *scale, const float *values,
+                           const float *basis, float *turned, const float *ahead, int64_t ahead_floats) noexcept nogil:
+    """Scores (8·asking and up to whole panels, STRIDE) of a chunk to its sums of the values' map and of the basis (rank, STRIDE), both
+    scaled by ``scale`` (IMAGE_CHUNK)."""
+    cdef const micro *u = p.u
     cdef int64_t d = p.e // HEADS, asking = HEADS * p.asking, i
     cdef float *y = p.mixed + chunk * (d + p.rank) * p.columns
     cdef gemm_args g = new_gemm(p.rank, p.columns, count)
+    cdef dot_rows_args sums
+    sums.m, sums.n, sums.k, sums.lda, sums.ldb, sums.ldy = d, p.asking, count, IMAGE_CHUNK, STRIDE, p.columns
+    sums.ahead.at, sums.ahead.bytes = NULL, 0
+    begin_sums(p, chunk, d)
     u.exp_rows(scores, STRIDE, asking, count, p.top + chunk * p.columns, p.sum + chunk * p.columns)
-    if scale != NULL:
-        u.scale_columns(scores, STRIDE, scores, STRIDE, asking, IMAGE_CHUNK, scale, NULL, 0)
+    u.scale_columns(scores, STRIDE, asking, IMAGE_CHUNK, scale)
     for i in range(asking, p.columns):
         memset(scores + i * STRIDE, 0, IMAGE_CHUNK * sizeof(float))
     u.transpose(turned, p.columns, scores, STRIDE, p.columns, IMAGE_CHUNK)
-    for i in range(0 if values == NULL else HEADS):
-        u.dot_rows(y + i * p.asking, p.columns, values + i * d * IMAGE_CHUNK, IMAGE_CHUNK, d, scores + i * p.asking * STRIDE, STRIDE,
-                   p.asking, count, NULL, 0)
-    asking = 0 if values == NULL else asking
-    for i in range(d):
-        memset(y + i * p.columns + asking, 0, (p.columns - asking) * sizeof(float))
-    g.a, g.lda, g.b, g.ldb, g.panel = basis, ldb, turned, p.columns, u.nr
+    for i in range(HEADS):
+        sums.a, sums.b, sums.y = values + i * d * IMAGE_CHUNK, scores + i * p.asking * STRIDE, y + i * p.asking
+        u.dot_rows(&sums)
+    g.a, g.lda, g.b, g.ldb, g.panel = basis, STRIDE, turned, p.columns, u.nr
     g.y, g.ldy = y + d * p.columns, p.columns
     fetch_with(&g, ahead, 0, ahead_floats)
     u.gemm(&g)
 
 
-cdef inline void weigh_chunks(const micro *u, const asking_pass *p, int64_t chunks) noexcept nogil:
-    """What each chunk's sums count for among all, (chunks, columns), in the place of their maxima."""
+cdef inline void weigh_chunks(void *job, int64_t unit) noexcept nogil:
+    """Of a prompt: each chunk's weight among all, (chunks, columns), in the place of its maximum."""
+    cdef asking_job p = asking_of(<const asking_job *>job, unit)
     cdef float *total = p.whole + (p.e // HEADS + p.rank) * p.columns
-    u.softmax_columns(p.top, p.columns, chunks, p.columns)
-    memset(total, 0, p.columns * sizeof(float))
-    u.dot_columns(total, p.top, p.columns, p.sum, p.columns, chunks, p.columns)
+    cdef dot_columns_args sums
     cdef int64_t i
+    p.u.softmax_columns(p.top, p.columns, p.chunks, p.columns)
+    memset(total, 0, p.columns * sizeof(float))
+    sums.m, sums.n, sums.a, sums.lda, sums.b, sums.ldb, sums.y = p.chunks, p.columns, p.top, p.columns, p.sum, p.columns, total
+    p.u.dot_columns(&sums)
     for i in range(p.columns):
         total[i] = 1 / total[i]
-    u.scale_columns(p.top, p.columns, p.top, p.columns, chunks, p.columns, total, NULL, 0)
+    p.u.scale_columns(p.top, p.columns, p.chunks, p.columns, total)
 
 
-cdef inline void add_chunks(const micro *u, const asking_pass *p, int64_t chunks, int64_t first) noexcept nogil:
-    """SUMMED rows of all chunks' sums, from the first on, in order."""
-    cdef int64_t rows = p.e // HEADS + p.rank, i
+cdef inline void add_chunks(void *job, int64_t unit) noexcept nogil:
+    """SUMMED rows of a prompt's sums, added over the chunks in order."""
+    cdef const asking_job *all = <const asking_job *>job
+    cdef int64_t rows = all.e // HEADS + all.rank, blocks = (rows + SUMMED - 1) // SUMMED, first = unit % blocks * SUMMED, i
+    cdef asking_job p = asking_of(all, unit // blocks)
+    cdef dot_columns_args sums
+    sums.m, sums.n, sums.lda, sums.b, sums.ldb = p.chunks, p.columns, rows * p.columns, p.top, p.columns
     for i in range(first, min(first + SUMMED, rows)):
         memset(p.whole + i * p.columns, 0, p.columns * sizeof(float))
-        u.dot_columns(p.whole + i * p.columns, p.mixed + i * p.columns, rows * p.columns, p.top, p.columns, chunks, p.columns)
+        sums.a, sums.y = p.mixed + i * p.columns, p.whole + i * p.columns
+        p.u.dot_columns(&sums)
 
 
-cdef inline void answer_head(const micro *u, const asking_pass *p, int64_t h) noexcept nogil:
-    """A head's channels of y, of the whole sums."""
-    cdef int64_t d = p.e // HEADS, columns = p.columns, i, j
+cdef inline void answer_head(void *job, int64_t unit) noexcept nogil:
+    """A head's channels of a prompt's y."""
+    cdef asking_job p = asking_of(<const asking_job *>job, unit // HEADS)
+    cdef int64_t d = p.e // HEADS, columns = p.columns, h = unit % HEADS, i, j
     cdef gemm_args g = new_gemm(p.asking, d, p.rank)
     g.a, g.lda, g.step = p.whole + d * columns + h * p.asking, 1, columns
-    g.b, g.ldb, g.panel = p.values + h * d, p.value_wide, u.nr
+    g.b, g.ldb, g.panel = p.values + h * d, p.value_wide, p.u.nr
     g.bias, g.y, g.ldy = p.bias + h * d, p.y + h * d, p.e
-    u.gemm(&g)
+    p.u.gemm(&g)
     for i in range(p.asking):
         for j in range(d):
             p.y[i * p.e + h * d + j] += p.whole[j * columns + h * p.asking + i]
-
-
-cdef inline int64_t asked_floats(const asking_pass *p, int64_t chunks) noexcept nogil:
-    """Of room, for what a pass leaves of each chunk and what becomes of that."""
-    cdef int64_t rows = p.e // HEADS + p.rank
-    return ((rows + 2) * chunks + rows + 1) * p.columns + 64
-
-
-cdef inline void take_asked(asking_pass *p, int64_t chunks, float **free) noexcept nogil:
-    cdef int64_t rows = p.e // HEADS + p.rank, i
-    p.top, p.sum = take(free, chunks * p.columns), take(free, chunks * p.columns)
-    p.mixed, p.whole = take(free, chunks * rows * p.columns), take(free, (rows + 1) * p.columns)
-    for i in range(chunks * p.columns):
-        p.top[i], p.sum[i] = 0, 1
-
-
-cdef inline const asking_pass *next_pass(const asking_pass *p, size_t step, int64_t i) noexcept nogil:
-    """The i-th prompt's, ``step`` bytes apart, in structures of the caller's."""
-    return <const asking_pass *>(<const char *>p + i * step)
-
-
-cdef inline void combine(const micro *u, const asking_pass *p, size_t step, int64_t prompts, int64_t chunks,
-                         int nthreads) noexcept nogil:
-    """The prompts' answers: the chunks' sums brought to a common maximum."""
-    cdef int64_t blocks = (p.e // HEADS + p.rank + SUMMED - 1) // SUMMED, i
-    with parallel(num_threads=nthreads):
-        for i in prange(prompts, schedule="static"):
-            weigh_chunks(u, next_pass(p, step, i), chunks)
-        for i in prange(prompts * blocks, schedule="static"):
-            add_chunks(u, next_pass(p, step, i // blocks), chunks, i % blocks * SUMMED)
-        for i in prange(prompts * HEADS, schedule="static"):
-            answer_head(u, next_pass(p, step, i // HEADS), i % HEADS)

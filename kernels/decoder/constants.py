@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from mobilesam.kernels.core.check import F32
-from mobilesam.kernels.decoder.image_maps import MapRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,40 +32,3 @@ class Update:
     value_rows: F32
     value_bias: F32
     last_basis: F32 | None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MixedUpdate:
-    """An update and what it asks of its M, (E,) of each image token.
-
-    rows: of the first update's the attention's keys and values and the second's queries, (3·E, E); of the second's what
-        its deviation wants, the last E rows of gram, (E, 2·E + 1).
-    forms, form_weights, between: of the first alone, what both deviations want: see `_as_squares`, (E, E) and a row
-        more, by which M meets what lies between the updates; (E, 2); and that one's own square.
-    """
-
-    update: Update
-    rows: MapRows
-    forms: MapRows | None = None
-    form_weights: F32 | None = None
-    between: float = 0.0
-
-
-class OnceAttention(NamedTuple):
-    """Tokens' attention to the image: key_rows (E, C), whose bias falls out of the softmax, value_rows (C + 1, E), of
-    which the last are zeros, and value_bias (E,)."""
-
-    key_rows: F32
-    value_rows: F32
-    value_bias: F32
-
-
-class OnceUpdate(NamedTuple):
-    """The image's attention to the tokens: query_rows (E, C + 1 and zeros up to whole panels), the last the bias;
-    out_rows (E, C) and its bias, shift (C,); the weight and bias (C,) of the norm that follows."""
-
-    query_rows: F32
-    out_rows: F32
-    shift: F32
-    norm_weight: F32
-    norm_bias: F32

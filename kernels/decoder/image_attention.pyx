@@ -1,98 +1,71 @@
-"""The tokens' attention to an image as it is, by its maps."""
-import numpy as np
-
-from cython.parallel cimport parallel, prange
-
+"""The step of tokens' attention to an image, by maps of its keys and values."""
 from decoder.chunks cimport *
-from core.common cimport *
 
 from mobilesam.kernels.core import check
-from mobilesam.kernels.core import isa as isas
-from mobilesam.kernels.decoder.image_maps import ImageMaps
-from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
-cdef struct attention_call:  # and behind it, the prompts' passes
-    const micro *u
+cdef struct attention_job:
+    asking_job ask
     const float *keys  # (e, IMAGE_CHUNK) of the first chunk
     const float *values
-    int64_t prompts, n, step  # step: a chunk's floats
+    int64_t n, key_step, value_step  # floats from a chunk to the next
+    int64_t nthreads
+    float *weights  # (asking, STRIDE)
 
 
-def attend_image(maps, at, queries, bias, *, isa=None, queue=None, threads=None):
-    """y_h = softmax(q_h K_h) V_hᵀ + bias_h, heads concatenated, of prompts' tokens.
+def attend_image(plan, queries, keys, values, bias):
+    """y_h = softmax(q_h K_h) V_hᵀ + bias_h of 8 heads: prompts' tokens attend to an image's.
 
     Args:
-        maps: ImageMaps of the image; at: which of them are the first of E keys and of E values.
-        queries: (P, T, E) float32, scaled, of 8 heads.
-        bias: (E,), of the values.
-        isa: the name of the ISA to run on; by default the one in force.
-        queue: a Queue to leave the work to.
+        queries: Array (P, T, E), scaled by d^−½.
+        keys, values: Maps of E rows.
+        bias: (E,) float32, of the values. (The keys' bias does not change a softmax.)
 
     Returns:
-        (P, T, E) float32.
+        Array (P, T, E).
+
+    Source: ``cross_attn_token_to_image`` in the reference's modeling/transformer.py.
     """
-    cdef int nthreads = resolve(threads)
-    check.instance(maps, "maps", ImageMaps)
-    bias = check.array(bias, "bias", ("E",))
-    queries = check.array(queries, "queries", ("P", "T", bias.shape[0]), later=queue is not None)
-    at = check.pair(at, "at", 0)
-    cdef int64_t e = bias.shape[0], i
-    if e % HEADS or max(at) > maps.data.shape[1] - e:
-        raise ValueError(f"at: expected the first of {e} keys and of {e} values among {maps.data.shape[1]} maps, got {at}")
-    cdef const float[:, :, ::1] mv = maps.data, qv = queries
+    cdef attention_job p
+    plan.check(queries, "queries", ("P", "T", "E"))
+    e = queries.shape[2]
+    if e % HEADS:
+        raise ValueError(f"queries: expected a multiple of {HEADS} channels, got {e}")
+    plan.check_maps(keys, "keys", e)
+    plan.check_maps(values, "values", e, keys.n)
+    bias = check.array(bias, "bias", (e,))
     cdef const float[::1] bv = bias
-    cdef int64_t prompts = qv.shape[0]
-    y = np.empty(queries.shape, np.float32)
-    cdef float[:, :, ::1] yv = y
-    storage = np.zeros(sizeof(attention_call) + prompts * sizeof(asking_pass), np.uint8)
-    cdef uint8_t[::1] bytes = storage
-    cdef attention_call *call = <attention_call *>&bytes[0]
-    cdef asking_pass *p = <asking_pass *>(call + 1)
-    call.u, call.prompts, call.n, call.step = &rt.tables[<int>isas.index(isa)], prompts, maps.n, mv.shape[1] * IMAGE_CHUNK
-    call.keys, call.values = &mv[0, <int64_t>at[0], 0], &mv[0, <int64_t>at[1], 0]
-    for i in range(prompts):
-        p[i].asking, p[i].e, p[i].columns = qv.shape[1], e, round_up(HEADS * qv.shape[1], call.u.nr)
-        p[i].queries, p[i].bias, p[i].y = &qv[i, 0, 0], &bv[0], &yv[i, 0, 0]
-    do_work("attend_image", attend, storage, (maps, queries, bias, y), queue, nthreads)
-    return y
+    memset(&p, 0, sizeof(p))
+    arrays = new_asking(plan, &p.ask, queries, None, 0, keys.n)
+    p.ask.bias, p.n, p.nthreads = &bv[0], keys.n, plan.threads
+    p.key_step, p.value_step = keys.array.shape[1] * IMAGE_CHUNK, values.array.shape[1] * IMAGE_CHUNK
+    pointers = []
+    point_asking(pointers, &p, &p.ask, arrays)
+    point(pointers, &p, &p.keys, keys.array, keys.first * IMAGE_CHUNK)
+    point(pointers, &p, &p.values, values.array, values.first * IMAGE_CHUNK)
+    plan.keep(bias)
+    _, _, _, top, sum_, mixed, _ = arrays
+    record(plan, attend_chunk, attention_layout, &p, sizeof(p), p.ask.chunks, pointers, [top, sum_, mixed])
+    return record_totals(plan, &p.ask, arrays)
 
 
-cdef size_t attend(void *storage, int nthreads) noexcept nogil:
-    cdef attention_call *call = <attention_call *>storage
-    cdef asking_pass *passes = <asking_pass *>(call + 1)
-    cdef int64_t chunks = (call.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, i, unit
-    cdef size_t size = sizeof(float) * passes.asking * STRIDE, room = sizeof(float) * call.prompts * asked_floats(passes, chunks)
-    cdef float *free = <float *>rt.room(room)
-    if free == NULL:
-        return room
-    for i in range(call.prompts):
-        take_asked(&passes[i], chunks, &free)
-    cdef float *scratch
-    cdef int failed = 0
-    with parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(chunks, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                attend_chunk(call.u, passes, call.prompts, unit, min(IMAGE_CHUNK, call.n - unit * IMAGE_CHUNK),
-                             call.keys + unit * call.step, call.values + unit * call.step, scratch,
-                             call.step * nthreads if unit + nthreads < chunks else 0)
-    if failed:
-        return size
-    combine(call.u, passes, sizeof(asking_pass), call.prompts, chunks, nthreads)
-    return 0
+cdef void attention_layout(void *job, arena *scratch) noexcept nogil:
+    cdef attention_job *p = <attention_job *>job
+    p.weights = take_floats(scratch, p.ask.asking * STRIDE)
 
 
-cdef void attend_chunk(const micro *u, const asking_pass *passes, int64_t prompts, int64_t chunk, int64_t count,
-                       const float *keys, const float *values, float *weights, int64_t next_step) noexcept nogil:
-    """A chunk for every prompt, while its maps are in L2; then comes the one so many floats further, unless 0."""
-    cdef int64_t i
+cdef void attend_chunk(void *job, int64_t unit) noexcept nogil:
+    """A chunk for every prompt, while its maps are in L2; the first prompt's products prefetch them, the last one's the next chunk."""
+    cdef const attention_job *p = <const attention_job *>job
+    cdef const float *keys = p.keys + unit * p.key_step
+    cdef const float *values = p.values + unit * p.value_step
+    cdef asking_job ask
     cdef next_maps after
-    after.with_scores, after.with_sums = values, keys + passes.e // HEADS * IMAGE_CHUNK
-    for i in range(prompts):
-        after.last = keys + next_step if next_step and i == prompts - 1 else NULL
-        ask_maps(u, &passes[i], chunk, count, keys, values, IMAGE_CHUNK, weights, &after)
+    cdef int64_t i
+    after.with_scores, after.with_sums = values, keys + p.ask.e // HEADS * IMAGE_CHUNK
+    for i in range(p.ask.prompts):
+        ask = asking_of(&p.ask, i)
+        after.last = keys + p.nthreads * p.key_step if i == p.ask.prompts - 1 and unit + p.nthreads < p.ask.chunks else NULL
+        ask_maps(&ask, unit, min(IMAGE_CHUNK, p.n - unit * IMAGE_CHUNK), keys, values, IMAGE_CHUNK, p.weights, &after)
         after.with_scores = after.with_sums = NULL

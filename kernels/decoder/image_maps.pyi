@@ -4,7 +4,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mobilesam.kernels.core.check import F32
-from mobilesam.kernels.decoder.queue import Queue
 
 class ImageMaps(NamedTuple):
     data: F32
@@ -25,13 +24,5 @@ def project_image(
     *,
     precision: str = "fp32",
     isa: str | None = None,
-    threads: int | None = None,
-) -> ImageMaps: ...
-def turn_image(
-    x: F32,
-    added: F32 | None = None,
-    *,
-    isa: str | None = None,
-    queue: Queue | None = None,
     threads: int | None = None,
 ) -> ImageMaps: ...

@@ -4,16 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cython.parallel cimport parallel, prange
-from libc.string cimport memcpy, memset
-
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check, memory
 from mobilesam.kernels.core import isa as isas
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 class ImageMaps(NamedTuple):
     """Maps (M, N) of an image of n tokens in chunks (⌈N / 256⌉, M, 256), zeros beyond: what :func:`project_image` makes."""
@@ -39,84 +37,12 @@ def pack_rows(rows, *, precision="fp32", isa=None):
     cdef const float[:, ::1] rv = rows
     cdef int64_t size = operand_bytes(&rt.tables[<int>table], rv.shape[0], rv.shape[1])
     packed = MapRows(rows, np.empty(max(1, size), np.uint8), table)
-    cdef uint8_t[::1] operand = packed.operand
-    cdef map_rows r = as_map_rows(rt, packed)
-    r.a = &rv[0, 0]
-    make_operand(&r, &operand[0])
+    cdef map_rows r = as_map_rows(packed)
+    pack_map_rows(&r)
     return packed
 
 
-cdef struct turning:
-    const micro *u
-    const float *x  # (n, c)
-    const float *added  # (n, c) or (c), NULL for none
-    float *y  # (chunks, c, IMAGE_CHUNK)
-    int64_t n, c, step  # step: from a token to the next, in added
-
-
-def turn_image(x, added=None, *, isa=None, queue=None, threads=None):
-    """ImageMaps (C, N) of an image's tokens x (N, C) float32, plus ``added``, (N, C) or (C,).
-
-    queue: a Queue to leave the work to.
-    """
-    cdef int nthreads = resolve(threads)
-    table, later = isas.index(isa), queue is not None
-    x = check.array(x, "x", ("N", "C"), later=later)
-    added = check.optional(added, "added", x.shape, x.shape[1:], later=later)
-    cdef const float[:, ::1] xv = x
-    cdef const float[::1] av = None if added is None else added.reshape(-1)
-    cdef int64_t n = xv.shape[0], c = xv.shape[1], chunks = (n + IMAGE_CHUNK - 1) // IMAGE_CHUNK
-    y = memory.empty((chunks, c, IMAGE_CHUNK))
-    cdef float[:, :, ::1] yv = y
-    storage = np.zeros(sizeof(turning), np.uint8)
-    cdef uint8_t[::1] bytes = storage
-    cdef turning *p = <turning *>&bytes[0]
-    p.u, p.x, p.added, p.y, p.n, p.c = &rt.tables[<int>table], &xv[0, 0], floats(av), &yv[0, 0, 0], n, c
-    p.step = 0 if added is None or added.ndim == 1 else c
-    do_work("turn_image", turn, storage, (x, added, y), queue, nthreads)
-    return ImageMaps(y, n)
-
-
-cdef size_t turn(void *storage, int nthreads) noexcept nogil:
-    cdef const turning *p = <const turning *>storage
-    cdef int64_t chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
-    cdef size_t size = sizeof(float) * IMAGE_CHUNK * p.c
-    cdef float *scratch
-    cdef int failed = 0
-    with parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(chunks, schedule="static"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                turn_chunk(p, unit, scratch)
-    return size if failed else 0
-
-
-cdef void turn_chunk(const turning *p, int64_t chunk, float *sums) noexcept nogil:
-    cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i
-    for i in range(count):
-        if p.added == NULL:
-            memcpy(sums + i * c, p.x + (first + i) * c, c * sizeof(float))
-        else:
-            p.u.add(sums + i * c, p.x + (first + i) * c, p.added + (first + i) * p.step, c)
-    memset(sums + count * c, 0, (IMAGE_CHUNK - count) * c * sizeof(float))
-    p.u.transpose(p.y + chunk * c * IMAGE_CHUNK, IMAGE_CHUNK, sums, c, IMAGE_CHUNK, c)
-
-
-def check_maps(maps, pe, count, pe_count, images):
-    """Raise unless an update finds so many maps of one image and of its positional encoding, and the images are of it."""
-    check.instance(maps, "maps", ImageMaps)
-    check.instance(pe, "pe", ImageMaps)
-    if maps.n != pe.n or maps.data.shape[1] < count or pe.data.shape[1] < pe_count:
-        raise ValueError(f"maps: expected {count} of one image and {pe_count} of its pe, got {maps.data.shape[1]} and "
-                         f"{pe.data.shape[1]} of {maps.n} and {pe.n} tokens")
-    for image in images:
-        if image.n != maps.n:
-            raise ValueError(f"before: expected an image of {maps.n} tokens, got {image.n}")
-
-
-cdef struct projection:
+cdef struct project_job:
     const float *x  # (n, c)
     const float *shift
     const float *scale  # NULL: no squares are asked for
@@ -125,6 +51,9 @@ cdef struct projection:
     const float *added  # (chunks, added_rows, IMAGE_CHUNK), NULL for none
     float *y  # (chunks, maps, IMAGE_CHUNK)
     int64_t n, c, m, maps, first, added_rows
+    float *shifted  # (IMAGE_CHUNK, c)
+    float *scaled  # (IMAGE_CHUNK, c)
+    float *panels
 
 
 def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=None, threads=None):
@@ -140,7 +69,7 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
     Returns:
         ImageMaps of M + 2 maps, or M.
     """
-    cdef projection p
+    cdef project_job p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("N", "C"))
     p.n, p.c = x.shape
@@ -150,9 +79,9 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
     if not isinstance(rows, MapRows):
         rows = pack_rows(rows, precision=precision, isa=isa)
     check.array(rows.rows, "rows", ("M", p.c))
-    p.rows = as_map_rows(rt, rows)
+    p.rows = as_map_rows(rows)
     p.m = p.rows.m
-    cdef int64_t chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, unit
+    cdef int64_t chunks = (p.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK
     cdef const float[:, ::1] xv = x
     cdef const float[:, :, ::1] av
     p.added, p.first, p.added_rows = NULL, 0, 0
@@ -166,34 +95,32 @@ def project_image(x, shift, scale, rows, added=None, *, precision="fp32", isa=No
     y = memory.empty((chunks, p.maps, IMAGE_CHUNK))
     cdef float[:, :, ::1] yv = y
     p.x, p.shift, p.scale, p.zeros, p.y = &xv[0, 0], &shift_[0], floats(scale_), &zeros[0], &yv[0, 0, 0]
-    cdef const micro *u = p.rows.u
-    cdef size_t size = sizeof(float) * (2 * IMAGE_CHUNK * p.c + IMAGE_CHUNK // u.weight.columns * panel_words(u, p.c, False) + 64)
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(chunks, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                project_chunk(&p, unit, scratch)
-    if failed:
-        raise MemoryError(f"project_image: no memory for {size} bytes of scratch")
+    launch("project_image", project_chunk, &p, sizeof(p), chunks, project_layout, nthreads)
     return ImageMaps(y, p.n)
 
 
-cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcept nogil:
+cdef void project_layout(void *job, arena *scratch) noexcept nogil:
+    cdef project_job *p = <project_job *>job
+    p.shifted = take_floats(scratch, IMAGE_CHUNK * p.c)
+    p.scaled = take_floats(scratch, IMAGE_CHUNK * p.c)
+    p.panels = take_floats(scratch, IMAGE_CHUNK // p.rows.u.weight.columns * panel_words(p.rows.u, p.c, False))
+
+
+cdef void project_chunk(void *job, int64_t chunk) noexcept nogil:
     """A chunk's tokens are packed as a weight would be, so that they become the product's columns."""
+    cdef const project_job *p = <const project_job *>job
     cdef const micro *u = p.rows.u
     cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns
     cdef int64_t panel = panel_words(u, c, False)
-    cdef float *x = take(&free, IMAGE_CHUNK * c)
-    cdef float *scaled = take(&free, IMAGE_CHUNK * c)
-    cdef float *panels = take(&free, IMAGE_CHUNK // nr * panel)
+    cdef float *x = p.shifted
+    cdef float *scaled = p.scaled
+    cdef float *panels = p.panels
     cdef float *y = p.y + chunk * p.maps * IMAGE_CHUNK
     cdef float *squares = y + p.m * IMAGE_CHUNK
     cdef const float *added
     cdef float eps = 1e-5
+    cdef norm_args norm
+    cdef gemm_args g
     for i in range(count):
         u.add(x + i * c, p.x + (first + i) * c, p.shift, c)
     memset(x + count * c, 0, (IMAGE_CHUNK - count) * c * sizeof(float))
@@ -201,11 +128,15 @@ cdef void project_chunk(const projection *p, int64_t chunk, float *free) noexcep
         u.pack(panels + i * panel, x + i * nr * c, 0, nr, c, c)
     if p.scale != NULL:
         u.spread(squares, x, c, IMAGE_CHUNK, c)
-        u.layer_norm(scaled, c, x, c, IMAGE_CHUNK, c, p.scale, p.zeros, eps, ACT_NONE)
+        norm.m, norm.n, norm.x, norm.ldx, norm.y, norm.ldy = IMAGE_CHUNK, c, x, c, scaled, c
+        norm.weight, norm.bias, norm.eps, norm.act = p.scale, p.zeros, eps, ACT_NONE
+        u.layer_norm(&norm)
         u.spread(squares + IMAGE_CHUNK, scaled, c, IMAGE_CHUNK, c)
         for i in range(IMAGE_CHUNK):
             squares[IMAGE_CHUNK + i] *= squares[i] / c + eps
-    map_product(&p.rows, panels, IMAGE_CHUNK, NULL, 0, y, IMAGE_CHUNK)
+    g = of_maps(&p.rows, panels, IMAGE_CHUNK)
+    g.y, g.ldy = y, IMAGE_CHUNK
+    map_product(&p.rows, &g)
     if p.added != NULL:
         added = p.added + chunk * p.added_rows * IMAGE_CHUNK
         u.add(y, y, added, p.first * IMAGE_CHUNK)

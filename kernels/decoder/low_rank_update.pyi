@@ -1,30 +1,25 @@
-from collections.abc import Sequence
 from typing import NamedTuple
 
-from mobilesam.kernels.core.check import F32
 from mobilesam.kernels.decoder.constants import Update
-from mobilesam.kernels.decoder.image_maps import ImageMaps, MapRows
-from mobilesam.kernels.decoder.queue import Queue
+from mobilesam.kernels.decoder.recorder import Array, Maps, Recorder
 
 class UpdatedImage(NamedTuple):
     n: int
     rank: int
-    data: F32
-    values: tuple[F32, ...]
-    rows: MapRows | None
+    data: Array
+    values: tuple[Array, ...]
+    last: tuple[Array, Array] | None
 
 def update_image(
-    maps: ImageMaps,
-    pe: ImageMaps,
+    plan: Recorder,
+    maps: Maps,
+    pe: Maps,
     update: Update,
-    keys: F32,
-    values: F32,
-    queries: F32,
-    before: Sequence[UpdatedImage] | None = None,
+    keys: Array,
+    values: Array,
+    queries: Array,
+    before: UpdatedImage | None = None,
     *,
     channels: int = 256,
     eps: float = 1e-5,
-    isa: str | None = None,
-    queue: Queue | None = None,
-    threads: int | None = None,
-) -> tuple[list[UpdatedImage], F32]: ...
+) -> tuple[UpdatedImage, Array]: ...

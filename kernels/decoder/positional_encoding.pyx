@@ -1,15 +1,15 @@
 """Where a prompt's points lie, and the image's tokens, as the decoder reads it."""
 import numpy as np
 
-from cython.parallel cimport prange
 from libc.string cimport memset
 
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 cdef enum:
     POINTS = 64  # that a thread takes at once
@@ -49,23 +49,34 @@ def encode_positions(xy, size, gaussian, kinds=None, embeddings=None, *, threads
                 raise ValueError(f"kinds: expected -1 to {ev.shape[0] - 1}, got {kv[i]}")
     y = np.empty((n, 2 * f), np.float32)  # kept: none of the memory that passes use again
     cdef float[:, ::1] yv = y
-    cdef const micro *u = &rt.tables[rt.active[0]]
-    cdef int64_t blocks = (n + POINTS - 1) // POINTS
-    for i in prange(blocks, nogil=True, num_threads=nthreads, use_threads_if=blocks > 1, schedule="static"):
-        encode_block(u, &xv[0, 0], step, &gv[0, 0], f, &kv[0] if added != NULL else NULL, added, 0 if added == NULL else ev.shape[0],
-                     i * POINTS, min(n, (i + 1) * POINTS), &yv[0, 0])
+    cdef encode_job p
+    p.u, p.xy, p.step, p.gaussian, p.n, p.f, p.y = &rt.tables[rt.active[0]], &xv[0, 0], step, &gv[0, 0], n, f, &yv[0, 0]
+    p.kinds, p.embeddings, p.embedding_count = &kv[0] if added != NULL else NULL, added, 0 if added == NULL else ev.shape[0]
+    launch("encode_positions", encode_block, &p, sizeof(p), (n + POINTS - 1) // POINTS, NULL, nthreads if n > POINTS else 1)
     return y
 
 
-cdef void encode_block(const micro *u, const float *xy, float step, const float *gaussian, int64_t f, const Py_ssize_t *kinds,
-                       const float *embeddings, int64_t count, int64_t first, int64_t end, float *y) noexcept nogil:
-    cdef int64_t i
+cdef struct encode_job:
+    const micro *u
+    const float *xy  # (n, 2)
+    float step
+    const float *gaussian  # (2, f)
+    int64_t n, f
+    const Py_ssize_t *kinds  # (n), NULL for none
+    const float *embeddings  # (embedding_count, 2f)
+    int64_t embedding_count
+    float *y  # (n, 2f)
+
+
+cdef void encode_block(void *job, int64_t unit) noexcept nogil:
+    cdef const encode_job *p = <const encode_job *>job
+    cdef int64_t f = p.f, i
     cdef float *row
-    for i in range(first, end):
-        row = y + i * 2 * f
-        if embeddings != NULL and kinds[i] < 0:
+    for i in range(unit * POINTS, min(p.n, (unit + 1) * POINTS)):
+        row = p.y + i * 2 * f
+        if p.embeddings != NULL and p.kinds[i] < 0:
             memset(row, 0, 2 * f * sizeof(float))
         else:
-            u.turns(row, (xy[2 * i] + 0.5) * step - 1, gaussian, (xy[2 * i + 1] + 0.5) * step - 1, gaussian + f, f)
-        if embeddings != NULL:
-            u.add(row, row, embeddings + (kinds[i] if kinds[i] >= 0 else count - 1) * 2 * f, 2 * f)
+            p.u.turns(row, (p.xy[2 * i] + 0.5) * p.step - 1, p.gaussian, (p.xy[2 * i + 1] + 0.5) * p.step - 1, p.gaussian + f, f)
+        if p.embeddings != NULL:
+            p.u.add(row, row, p.embeddings + (p.kinds[i] if p.kinds[i] >= 0 else p.embedding_count - 1) * 2 * f, 2 * f)

@@ -1,20 +1,20 @@
 """The second half of a TinyViT block as one pass per run of tokens: local convolution, LayerNorm, MLP, shortcut."""
 import numpy as np
 
-from cython.parallel cimport parallel, prange
-
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check
 from mobilesam.kernels.core.gemm import as_panels
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 # Tokens of a run: enough to pay for streaming the weights past it, few enough for its hidden layer to stay in L2.
 cdef int64_t RUN = 84
 
-cdef struct mlp_pass:
+cdef struct mlp_job:
+    const micro *u
     depthwise_map conv
     const float *norm_weight
     const float *norm_bias
@@ -23,9 +23,14 @@ cdef struct mlp_pass:
     matrix fc2
     const float *fc2_bias
     float *y
-    int64_t c, hidden, run
+    int64_t c, hidden_channels, run
     bint chained  # the hidden layer goes from one product to the next as its operand
     float eps
+    int64_t runs  # of a row
+    float *local  # (run, c)
+    float *normed  # (run, c)
+    float *hidden  # (run, hidden), or fc2's operand where chained
+    float *operand
 
 
 def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias, *, eps=1e-5,
@@ -44,22 +49,22 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
 
     Source: ``local_conv`` and ``Mlp`` of ``TinyViTBlock`` in the reference's modeling/tiny_vit_sam.py.
     """
-    cdef mlp_pass p
+    cdef mlp_job p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"))
     p.conv.height, p.conv.width, p.c = x.shape
     fc1 = as_panels(fc1_weight, "fc1_weight", ("E", p.c), threads=threads)
     fc2 = as_panels(fc2_weight, "fc2_weight", (p.c, fc1.n), threads=threads)
-    p.fc1, p.fc2 = as_matrix(rt, fc1), as_matrix(rt, fc2)
+    p.fc1, p.fc2 = as_matrix(fc1), as_matrix(fc2)
     cdef const micro *u = p.fc1.u
     check_same_isa(&p.fc2, &p.fc1, "fc2_weight")
     if p.c < u.vl:
         raise ValueError(f"x: expected at least {u.vl} channels, got {p.c}")
-    p.hidden, p.eps = fc1.n, eps
+    p.hidden_channels, p.eps = fc1.n, eps
     cdef const float[::1] xv = x.reshape(-1), cw = check.array(conv_weight, "conv_weight", (3, 3, p.c)).reshape(-1)
     cdef const float[::1] cb = check.array(conv_bias, "conv_bias", (p.c,))
     cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (p.c,)), nb = check.array(norm_bias, "norm_bias", (p.c,))
-    cdef const float[::1] b1 = check.array(fc1_bias, "fc1_bias", (p.hidden,)), b2 = check.array(fc2_bias, "fc2_bias", (p.c,))
+    cdef const float[::1] b1 = check.array(fc1_bias, "fc1_bias", (p.hidden_channels,)), b2 = check.array(fc2_bias, "fc2_bias", (p.c,))
     cdef const float[::1] zeros = np.zeros(p.conv.width * p.c, np.float32)
     y = check.output(out, x.shape, x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_bias, fc2_bias)
     cdef float[::1] yv = y.reshape(-1)
@@ -68,44 +73,46 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     p.norm_weight, p.norm_bias, p.y = &nw[0], &nb[0], &yv[0]
     p.fc1_bias, p.fc2_bias = &b1[0], &b2[0]
 
-    p.chained = p.fc1.u == p.fc2.u and p.fc1.u.weight.terms == 2 and p.hidden % p.fc1.u.weight.columns == 0
+    p.chained = p.fc1.u == p.fc2.u and p.fc1.u.product_to_operand != NULL and p.hidden_channels % p.fc1.u.weight.columns == 0
 
-    cdef int64_t runs = (p.conv.width + RUN - 1) // RUN, unit
-    p.run = (p.conv.width + runs - 1) // runs
-    cdef size_t size = sizeof(float) * (2 * p.run * p.c + hidden_floats(&p) + 48
-                                        + max(operand_floats(&p.fc1, p.run), operand_floats(&p.fc2, p.run)))
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(p.conv.height * runs, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                run_of_row(u, &p, unit // runs, unit % runs * p.run, scratch)
-    if failed:
-        raise MemoryError(f"local_mlp: no memory for {size} bytes of scratch")
+    p.u, p.runs = u, (p.conv.width + RUN - 1) // RUN
+    p.run = (p.conv.width + p.runs - 1) // p.runs
+    launch("local_mlp", run_of_row, &p, sizeof(p), p.conv.height * p.runs, mlp_layout, nthreads)
     return y
 
 
-cdef int64_t hidden_floats(const mlp_pass *p) noexcept nogil:
-    return operand_floats(&p.fc2, p.run) if p.chained else p.run * p.hidden
+cdef void mlp_layout(void *job, arena *scratch) noexcept nogil:
+    cdef mlp_job *p = <mlp_job *>job
+    p.local = take_floats(scratch, p.run * p.c)
+    p.normed = take_floats(scratch, p.run * p.c)
+    p.hidden = take_floats(scratch, operand_floats(&p.fc2, p.run) if p.chained else p.run * p.hidden_channels)
+    p.operand = take_floats(scratch, max(operand_floats(&p.fc1, p.run), 0 if p.chained else operand_floats(&p.fc2, p.run)))
 
 
-cdef void run_of_row(const micro *u, const mlp_pass *p, int64_t h, int64_t w0, float *free) noexcept nogil:
-    """Tokens w0 to w0 + run of row h."""
-    cdef int64_t c = p.c, m = min(p.run, p.conv.width - w0)
-    cdef float *local
-    cdef float *normed
-    cdef float *hidden
+cdef void run_of_row(void *job, int64_t unit) noexcept nogil:
+    """``run`` tokens of a row, fewer at its end."""
+    cdef const mlp_job *p = <const mlp_job *>job
+    cdef int64_t c = p.c, h = unit // p.runs, w0 = unit % p.runs * p.run, m = min(p.run, p.conv.width - w0)
+    cdef float *y = p.y + (h * p.conv.width + w0) * c
+    cdef norm_args norm
+    cdef gemm_args fc1, fc2
+    cdef product_args packed
     if m <= 0:
         return
-    local = take(&free, p.run * c)
-    normed = take(&free, p.run * c)
-    hidden = take(&free, hidden_floats(p))
-    depthwise3x3_row(u, &p.conv, h, w0, w0 + m, local)
-    u.layer_norm(normed, c, local, c, m, c, p.norm_weight, p.norm_bias, p.eps, ACT_NONE)
-    product(&p.fc1, m, normed, c, p.fc1_bias, NULL, 0, hidden, p.hidden, ACT_GELU, free, ACT_NONE, hidden if p.chained else NULL)
+    depthwise3x3_row(p.u, &p.conv, h, w0, w0 + m, p.local)
+    norm.m, norm.n, norm.x, norm.ldx, norm.y, norm.ldy = m, c, p.local, c, p.normed, c
+    norm.weight, norm.bias, norm.eps, norm.act = p.norm_weight, p.norm_bias, p.eps, ACT_NONE
+    p.u.layer_norm(&norm)
+    fc1 = of_rows(&p.fc1, m, p.normed, c)
+    fc1.bias, fc1.act, fc1.y, fc1.ldy = p.fc1_bias, ACT_GELU, p.hidden, p.hidden_channels
+    fc2 = of_rows(&p.fc2, m, p.hidden, p.hidden_channels)
+    fc2.bias, fc2.residual, fc2.ldr, fc2.y, fc2.ldy = p.fc2_bias, p.local, c, y, c
     if p.chained:
-        free, hidden = hidden, NULL
-    product(&p.fc2, m, hidden, p.hidden, p.fc2_bias, local, c, p.y + (h * p.conv.width + w0) * c, c, ACT_NONE, free)
+        pack_operand(p.fc1.u, &fc1, p.operand)
+        packed = of_operand(&fc1, p.operand)
+        p.fc1.u.product_to_operand(&packed, p.hidden)
+        packed = of_operand(&fc2, p.hidden)
+        p.fc2.u.product(&packed)
+    else:
+        product(p.fc1.u, &fc1, p.operand)
+        product(p.fc2.u, &fc2, p.operand)

@@ -1,19 +1,20 @@
 """MBConv and PatchMerging as one pass: the hidden map lives in a ring of three rows and never reaches memory."""
-from cython.parallel cimport parallel, prange
 from libc.string cimport memset
 
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check
 from mobilesam.kernels.core.gemm import as_panels
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 # Output columns of a strip: three hidden rows of its width (0.2 MB at 256 channels) leave room in L2 for the weights.
 cdef int64_t STRIP = 68
 
-cdef struct mbconv_pass:
+cdef struct mbconv_job:
+    const micro *u
     const float *x  # (height, width, c)
     matrix w1
     const float *b1
@@ -22,8 +23,11 @@ cdef struct mbconv_pass:
     matrix w3
     const float *b3
     float *y  # (oh, ow, oc)
-    int64_t height, width, c, e, oc, oh, ow, stride, strip, band
+    int64_t height, width, c, e, oc, oh, ow, stride, strip, strips, band
     bint residual
+    float *ring[3]  # (strip·stride + 2, e), rows of the hidden map
+    float *mixed  # (strip, e)
+    float *operand
 
 
 def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, threads=None):
@@ -45,7 +49,7 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
 
     Source: ``MBConv`` and ``PatchMerging`` in the reference's modeling/tiny_vit_sam.py.
     """
-    cdef mbconv_pass p
+    cdef mbconv_job p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
@@ -53,7 +57,7 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
     p.e, p.residual = expand.n, residual
     project = as_panels(w3, "w3", ("OC", p.e), threads=threads)
     p.oc = project.n
-    p.w1, p.w3 = as_matrix(rt, expand), as_matrix(rt, project)
+    p.w1, p.w3 = as_matrix(expand), as_matrix(project)
     cdef const micro *u = p.w1.u
     check_same_isa(&p.w3, &p.w1, "w3")
     if p.e < u.vl:
@@ -69,62 +73,65 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
     p.x, p.y, p.w2 = &xv[0], &yv[0], &w2v[0]
     p.b1, p.b2, p.b3 = &b1v[0], &b2v[0], &b3v[0]
 
-    cdef int64_t strips = (p.ow + STRIP - 1) // STRIP, bands = max(1, min(p.oh // 8, (4 * nthreads + strips - 1) // strips)), unit
-    p.strip, p.band = (p.ow + strips - 1) // strips, (p.oh + bands - 1) // bands
-    cdef int64_t columns = p.strip * p.stride + 2
-    cdef size_t size = sizeof(float) * (3 * round_up(columns * p.e, 16) + round_up(p.strip * p.e, 16)
-                                        + max(operand_floats(&p.w1, columns), operand_floats(&p.w3, p.strip)))
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(strips * bands, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                strip_of_band(u, &p, unit // strips * p.band, unit % strips * p.strip, scratch)
-    if failed:
-        raise MemoryError(f"mbconv: no memory for {size} bytes of scratch")
+    cdef int64_t strips = (p.ow + STRIP - 1) // STRIP, bands = max(1, min(p.oh // 8, (4 * nthreads + strips - 1) // strips))
+    p.u, p.strips, p.strip, p.band = u, strips, (p.ow + strips - 1) // strips, (p.oh + bands - 1) // bands
+    launch("mbconv", strip_of_band, &p, sizeof(p), strips * bands, mbconv_layout, nthreads)
     return y
 
 
-cdef void strip_of_band(const micro *u, const mbconv_pass *p, int64_t h0, int64_t w0, float *free) noexcept nogil:
-    """Output rows h0 to h0 + band, columns w0 to w0 + strip; hidden row r is in ring slot (r + 3) % 3."""
+cdef void mbconv_layout(void *job, arena *scratch) noexcept nogil:
+    cdef mbconv_job *p = <mbconv_job *>job
+    cdef int64_t columns = p.strip * p.stride + 2, i
+    for i in range(3):
+        p.ring[i] = take_floats(scratch, columns * p.e)
+    p.mixed = take_floats(scratch, p.strip * p.e)
+    p.operand = take_floats(scratch, max(operand_floats(&p.w1, columns), operand_floats(&p.w3, p.strip)))
+
+
+cdef void strip_of_band(void *job, int64_t unit) noexcept nogil:
+    """``band`` output rows and ``strip`` columns; hidden row r is in ring slot (r + 3) % 3."""
+    cdef const mbconv_job *p = <const mbconv_job *>job
+    cdef int64_t h0 = unit // p.strips * p.band, w0 = unit % p.strips * p.strip
     cdef int64_t width = min(p.strip, p.ow - w0), left = w0 * p.stride - 1, columns = (width - 1) * p.stride + 3
     cdef int64_t h, i, r, next_row = h0 * p.stride - 1
-    cdef float *ring[3]
-    cdef float *mixed
-    cdef float *operand
     cdef depthwise3x3_args d
-    cdef bint narrow = p.w3.u.weight.terms > 1  # whose product applies the GELU as it reads
+    cdef gemm_args g
+    cdef product_args packed
+    cdef bint narrow = p.w3.u.weight.terms > 1  # GELU is part of packing the operand
     if width <= 0:
         return
-    for i in range(3):
-        ring[i] = take(&free, (p.strip * p.stride + 2) * p.e)
-    mixed = take(&free, p.strip * p.e)
-    operand = free
     d.width, d.channels, d.stride = width, p.e, p.stride
-    d.weight, d.bias, d.y, d.act = p.w2, p.b2, mixed, ACT_NONE if narrow else ACT_GELU
+    d.weight, d.bias, d.y, d.act = p.w2, p.b2, p.mixed, ACT_NONE if narrow else ACT_GELU
     for h in range(h0, min(h0 + p.band, p.oh)):
         r = h * p.stride - 1
         while next_row < r + 3:
-            expand_row(p, next_row, left, columns, ring[(next_row + 3) % 3], operand)
+            expand_row(p, next_row, left, columns, p.ring[(next_row + 3) % 3])
             next_row += 1
         for i in range(3):
-            d.x[i] = ring[(r + i + 3) % 3]
-        u.depthwise3x3(&d)
+            d.x[i] = p.ring[(r + i + 3) % 3]
+        p.u.depthwise3x3(&d)
         i = (h * p.ow + w0) * p.oc
-        product(&p.w3, width, mixed, p.e, p.b3, p.x + i if p.residual else NULL, p.oc, p.y + i, p.oc,
-                ACT_GELU if p.residual else ACT_NONE, operand, ACT_GELU if narrow else ACT_NONE)
+        g = of_rows(&p.w3, width, p.mixed, p.e)
+        g.bias, g.y, g.ldy = p.b3, p.y + i, p.oc
+        if p.residual:
+            g.residual, g.ldr, g.act = p.x + i, p.oc, ACT_GELU
+        if narrow:
+            pack_operand(p.w3.u, &g, p.operand, ACT_GELU)
+            packed = of_operand(&g, p.operand)
+            p.w3.u.product(&packed)
+        else:
+            product(p.w3.u, &g, p.operand)
 
 
-cdef void expand_row(const mbconv_pass *p, int64_t r, int64_t left, int64_t columns, float *hidden, float *operand) noexcept nogil:
+cdef void expand_row(const mbconv_job *p, int64_t r, int64_t left, int64_t columns, float *hidden) noexcept nogil:
     """hidden (columns, e) from column ``left`` of row r; zero outside the map."""
     cdef int64_t first = max(0, left), end = min(p.width, left + columns)
+    cdef gemm_args g
     if not 0 <= r < p.height:
         memset(hidden, 0, columns * p.e * sizeof(float))
         return
     memset(hidden, 0, (first - left) * p.e * sizeof(float))
-    product(&p.w1, end - first, p.x + (r * p.width + first) * p.c, p.c, p.b1, NULL, 0, hidden + (first - left) * p.e, p.e,
-            ACT_GELU, operand)
+    g = of_rows(&p.w1, end - first, p.x + (r * p.width + first) * p.c, p.c)
+    g.bias, g.act, g.y, g.ldy = p.b1, ACT_GELU, hidden + (first - left) * p.e, p.e
+    product(p.w1.u, &g, p.operand)
     memset(hidden + (end - left) * p.e, 0, (left + columns - end) * p.e * sizeof(float))

@@ -1,16 +1,16 @@
 """TinyViT's patch embedding as one pass: the first convolution's map lives in a ring of three rows."""
-from cython.parallel cimport parallel, prange
 from libc.string cimport memcpy, memset
 
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check
 from mobilesam.kernels.core.gemm import as_panels
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
-cdef struct embed_pass:
+cdef struct embed_job:
     const float *x  # (height, width, c)
     matrix w1
     const float *b1
@@ -18,6 +18,10 @@ cdef struct embed_pass:
     const float *b2
     float *y  # (h2, w2_, c2)
     int64_t height, width, c, h1, width1, c1, h2, width2, c2, band
+    float *ring[3]  # (width1 + 2, c1), rows of the first map
+    float *border[3]  # (width, c)
+    float *edge  # (3, 3, c)
+    float *operand
 
 
 def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
@@ -33,13 +37,13 @@ def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
 
     Source: ``PatchEmbed`` in the reference's modeling/tiny_vit_sam.py.
     """
-    cdef embed_pass p
+    cdef embed_job p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
     first = as_panels(w1, "w1", ("C1", 3, 3, p.c), threads=threads)
     second = as_panels(w2, "w2", ("C2", 3, 3, first.n), threads=threads)
-    p.w1, p.w2 = as_matrix(rt, first), as_matrix(rt, second)
+    p.w1, p.w2 = as_matrix(first), as_matrix(second)
     check_same_isa(&p.w2, &p.w1, "w2")
     p.c1, p.c2 = first.n, second.n
     p.h1, p.width1 = (p.height + 1) // 2, (p.width + 1) // 2
@@ -49,46 +53,38 @@ def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
     cdef float[::1] yv = y.reshape(-1)
     p.x, p.b1, p.b2, p.y = &xv[0], &b1v[0], &b2v[0], &yv[0]
 
-    cdef int64_t bands = max(1, min(p.h2 // 8, 4 * nthreads)), unit
+    cdef int64_t bands = max(1, min(p.h2 // 8, 4 * nthreads))
     p.band = (p.h2 + bands - 1) // bands
-    cdef size_t size = sizeof(float) * (3 * round_up((p.width1 + 2) * p.c1, 16) + round_up(9 * p.c, 16) + 3 * round_up(p.width * p.c, 16)
-                                        + max(operand_floats(&p.w1, p.width1), operand_floats(&p.w2, p.width2)))
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(bands, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                one_band(&p, unit * p.band, scratch)
-    if failed:
-        raise MemoryError(f"patch_embed: no memory for {size} bytes of scratch")
+    launch("patch_embed", one_band, &p, sizeof(p), bands, embed_layout, nthreads)
     return y
 
 
-cdef void one_band(const embed_pass *p, int64_t h0, float *free) noexcept nogil:
-    """Output rows h0 to h0 + band; row r of the first map is in ring slot (r + 3) % 3."""
-    cdef int64_t h, r, i, next_row = 2 * h0 - 1
-    cdef int64_t offset[3]
-    cdef float *ring[3]
-    cdef float *border[3]
-    cdef float *edge
+cdef void embed_layout(void *job, arena *scratch) noexcept nogil:
+    cdef embed_job *p = <embed_job *>job
+    cdef int64_t i
     for i in range(3):
-        ring[i] = take(&free, (p.width1 + 2) * p.c1)
-        border[i] = take(&free, p.width * p.c)
-    edge = take(&free, 9 * p.c)
+        p.ring[i] = take_floats(scratch, (p.width1 + 2) * p.c1)
+        p.border[i] = take_floats(scratch, p.width * p.c)
+    p.edge = take_floats(scratch, 9 * p.c)
+    p.operand = take_floats(scratch, max(operand_floats(&p.w1, p.width1), operand_floats(&p.w2, p.width2)))
+
+
+cdef void one_band(void *job, int64_t unit) noexcept nogil:
+    """``band`` output rows; row r of the first map is in ring slot (r + 3) % 3."""
+    cdef const embed_job *p = <const embed_job *>job
+    cdef int64_t h0 = unit * p.band, h, r, i, next_row = 2 * h0 - 1
+    cdef int64_t offset[3]
     for h in range(h0, min(h0 + p.band, p.h2)):
         r = 2 * h - 1
         while next_row < r + 3:
-            embed_row(p, next_row, border, edge, ring[(next_row + 3) % 3], free)
+            embed_row(p, next_row, p.ring[(next_row + 3) % 3])
             next_row += 1
         for i in range(3):
-            offset[i] = ring[(r + i + 3) % 3] - ring[0]
-        strided_product(&p.w2, p.width2, offset, ring[0], 2 * p.c1, p.b2, p.y + h * p.width2 * p.c2, ACT_NONE, free)
+            offset[i] = p.ring[(r + i + 3) % 3] - p.ring[0]
+        strided_product(&p.w2, p.width2, offset, p.ring[0], 2 * p.c1, p.b2, p.y + h * p.width2 * p.c2, ACT_NONE, p.operand)
 
 
-cdef void embed_row(const embed_pass *p, int64_t r, float **border, float *edge, float *hidden, float *operand) noexcept nogil:
+cdef void embed_row(const embed_job *p, int64_t r, float *hidden) noexcept nogil:
     """Row r of the first map, after its GELU, between two pixels of zeros; all zeros outside the map.
 
     It reads x in place, but where rows are outside x, which ``border`` then completes with zeros.
@@ -106,22 +102,22 @@ cdef void embed_row(const embed_pass *p, int64_t r, float **border, float *edge,
         for i in range(3):
             h = 2 * r - 1 + i
             if 0 <= h < p.height:
-                memcpy(border[i], rows[i], p.width * p.c * sizeof(float))
+                memcpy(p.border[i], rows[i], p.width * p.c * sizeof(float))
             else:
-                memset(border[i], 0, p.width * p.c * sizeof(float))
-            rows[i] = border[i]
+                memset(p.border[i], 0, p.width * p.c * sizeof(float))
+            rows[i] = p.border[i]
     for i in range(3):
         offset[i] = rows[i] - rows[0]
     memset(hidden, 0, p.c1 * sizeof(float))
-    edge_pixel(p, 0, rows, edge, hidden + p.c1, operand)
+    edge_pixel(p, 0, rows, hidden + p.c1)
     if inside > 0:
-        strided_product(&p.w1, inside, offset, rows[0] + p.c, 2 * p.c, p.b1, hidden + 2 * p.c1, ACT_GELU, operand)
+        strided_product(&p.w1, inside, offset, rows[0] + p.c, 2 * p.c, p.b1, hidden + 2 * p.c1, ACT_GELU, p.operand)
     if inside + 1 < p.width1:
-        edge_pixel(p, p.width1 - 1, rows, edge, hidden + p.width1 * p.c1, operand)
+        edge_pixel(p, p.width1 - 1, rows, hidden + p.width1 * p.c1)
     memset(hidden + (p.width1 + 1) * p.c1, 0, p.c1 * sizeof(float))
 
 
-cdef void edge_pixel(const embed_pass *p, int64_t w, const float **rows, float *edge, float *y, float *operand) noexcept nogil:
+cdef void edge_pixel(const embed_job *p, int64_t w, const float **rows, float *y) noexcept nogil:
     """Pixel w of the first map, of which some columns are outside x."""
     cdef int64_t i, j, column
     cdef int64_t offset[3]
@@ -130,19 +126,16 @@ cdef void edge_pixel(const embed_pass *p, int64_t w, const float **rows, float *
         for j in range(3):
             column = 2 * w - 1 + j
             if 0 <= column < p.width:
-                memcpy(edge + (3 * i + j) * p.c, rows[i] + column * p.c, p.c * sizeof(float))
+                memcpy(p.edge + (3 * i + j) * p.c, rows[i] + column * p.c, p.c * sizeof(float))
             else:
-                memset(edge + (3 * i + j) * p.c, 0, p.c * sizeof(float))
-    strided_product(&p.w1, 1, offset, edge, 3 * p.c, p.b1, y, ACT_GELU, operand)
+                memset(p.edge + (3 * i + j) * p.c, 0, p.c * sizeof(float))
+    strided_product(&p.w1, 1, offset, p.edge, 3 * p.c, p.b1, y, ACT_GELU, p.operand)
 
 
 cdef inline void strided_product(const matrix *w, int64_t m, const int64_t *offset, const float *a, int64_t lda,
                                  const float *bias, float *y, int act, float *operand) noexcept nogil:
     """Three segments, one per input row."""
-    cdef gemm_args g = new_gemm(m, w.n, w.k // 3)
-    g.segments, g.offset = 3, offset
-    g.a, g.lda = a, lda
-    g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
-    g.bias, g.act = bias, act
-    g.y, g.ldy, g.operand = y, w.n, operand
-    w.u.product(&g)
+    cdef gemm_args g = of_rows(w, m, a, lda)
+    g.k, g.segments, g.offset = w.k // 3, 3, offset
+    g.bias, g.act, g.y, g.ldy = bias, act, y, w.n
+    product(w.u, &g, operand)

@@ -1,17 +1,17 @@
 """TinyViT's windowed self-attention as one pass per window."""
 import numpy as np
 
-from cython.parallel cimport parallel, prange
 from libc.math cimport INFINITY, sqrt
 from libc.string cimport memcpy, memset
 
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check, isa, memory
 from mobilesam.kernels.core.gemm import as_panels, linear
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 # Query rows whose scores are held at once: 75 KB for windows of 14, in L2; 28 or 42 rows, nearer to L1, time the same.
 cdef int64_t QUERIES = 84
@@ -55,7 +55,8 @@ def pack_attention_bias(table, index):
     return packed
 
 
-cdef struct window_pass:
+cdef struct window_job:
+    const micro *u
     const float *x  # (height, width, c)
     float *y
     const float *norm_weight
@@ -66,9 +67,21 @@ cdef struct window_pass:
     const float *proj_bias
     const float *bias  # (heads, n, columns), -inf beyond n
     const float *pad_qkv  # (3c): what a padded token projects to
-    int64_t height, width, c, heads, d, window, n, columns
+    int64_t height, width, c, heads, d, window, n, columns, across  # across: windows of a row
     float eps, scale
     bint narrow  # attends by `attend`
+    float *tokens  # (n, c)
+    float *qkv_rows  # (n, 3c)
+    float *mixed  # (n, c)
+    float *edge_bias  # (n, columns)
+    float *operand
+    # where not narrow:
+    float *keys  # (columns/NR, d, NR)
+    float *values  # (ceil(d/NR), n, NR)
+    float *scores  # (QUERIES, columns)
+    # where narrow:
+    const float **token_rows  # (n)
+    void *attend_scratch
 
 
 def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, attention_bias, *, window,
@@ -94,7 +107,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
 
     Source: ``Attention`` and ``TinyViTBlock`` in the reference's modeling/tiny_vit_sam.py.
     """
-    cdef window_pass p
+    cdef window_job p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
@@ -102,7 +115,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     p.n = p.window * p.window
     qkv = as_panels(qkv_weight, "qkv_weight", (3 * p.c, p.c), threads=threads)
     proj = as_panels(proj_weight, "proj_weight", (p.c, p.c), threads=threads)
-    p.qkv, p.proj = as_matrix(rt, qkv), as_matrix(rt, proj)
+    p.qkv, p.proj = as_matrix(qkv), as_matrix(proj)
     cdef const micro *u = p.qkv.u
     check_same_isa(&p.proj, &p.qkv, "proj_weight")
     p.columns, p.narrow = round_up(p.n, u.nr), u.attend != NULL
@@ -124,99 +137,114 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     p.x, p.y, p.norm_weight, p.norm_bias, p.pad_qkv = &xv[0], &yv[0], &nw[0], &nb[0], &pad_qkv[0]
     p.qkv_bias, p.proj_bias, p.bias = &qb[0], &pb[0], &bv[0, 0, 0]
 
-    cdef int64_t across = (p.width + p.window - 1) // p.window, down = (p.height + p.window - 1) // p.window, unit
-    cdef size_t size = sizeof(float) * (5 * p.n * p.c + p.columns * p.d + p.n * round_up(p.d, u.nr)
-                                        + (QUERIES + p.n) * p.columns + 128
-                                        + max(operand_floats(&p.qkv, p.n), operand_floats(&p.proj, p.n))
-                                        + (attend_bytes(u, p.n, p.d) // 4 if p.narrow else 0)) + p.n * sizeof(float *)
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size)
-        for unit in prange(across * down, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                one_window(u, &p, unit // across * p.window, unit % across * p.window, scratch)
-    if failed:
-        raise MemoryError(f"window_attention: no memory for {size} bytes of scratch")
+    p.u, p.across = u, (p.width + p.window - 1) // p.window
+    launch("window_attention", one_window, &p, sizeof(p), p.across * ((p.height + p.window - 1) // p.window), window_layout, nthreads)
     return y
 
 
-cdef void one_window(const micro *u, const window_pass *p, int64_t top, int64_t left, float *free) noexcept nogil:
-    """The window at (top, left): its m real tokens are gathered, projected, attended and scattered back."""
+cdef void window_layout(void *job, arena *scratch) noexcept nogil:
+    cdef window_job *p = <window_job *>job
+    p.tokens = take_floats(scratch, p.n * p.c)
+    p.qkv_rows = take_floats(scratch, 3 * p.n * p.c)
+    p.mixed = take_floats(scratch, p.n * p.c)
+    p.edge_bias = take_floats(scratch, p.n * p.columns)
+    p.operand = take_floats(scratch, max(operand_floats(&p.qkv, p.n), operand_floats(&p.proj, p.n)))
+    if p.narrow:
+        p.token_rows = <const float **>arena_take(scratch, p.n * sizeof(float *))
+        p.attend_scratch = arena_take(scratch, attend_bytes(p.u, p.n, p.d))
+    else:
+        p.keys = take_floats(scratch, p.columns * p.d)
+        p.values = take_floats(scratch, p.n * round_up(p.d, p.u.nr))
+        p.scores = take_floats(scratch, QUERIES * p.columns)
+
+
+cdef void one_window(void *job, int64_t unit) noexcept nogil:
+    """A window: its m real tokens are gathered, projected, attended and scattered back."""
+    cdef const window_job *p = <const window_job *>job
+    cdef const micro *u = p.u
+    cdef int64_t top = unit // p.across * p.window, left = unit % p.across * p.window
     cdef int64_t c = p.c, d = p.d, rows = min(p.window, p.height - top), cols = min(p.window, p.width - left), m = rows * cols
     cdef int64_t r, i, h, block, count
-    cdef float *tokens = take(&free, p.n * c)
-    cdef float *qkv = take(&free, 3 * p.n * c)
-    cdef float *mixed = take(&free, p.n * c)
-    cdef float *keys = take(&free, p.columns * d)
-    cdef float *values = take(&free, p.n * round_up(d, u.nr))
-    cdef float *scores = take(&free, QUERIES * p.columns)
-    cdef float *edge_bias = take(&free, p.n * p.columns)
+    cdef gemm_args g
+    cdef norm_args norm
+    cdef float *tokens = p.tokens
+    cdef float *qkv = p.qkv_rows
+    cdef float *mixed = p.mixed
+    cdef float *scores = p.scores
     cdef const float *bias
+    norm.m, norm.n, norm.ldx, norm.ldy = cols, c, c, c
+    norm.weight, norm.bias, norm.eps, norm.act = p.norm_weight, p.norm_bias, p.eps, ACT_NONE
     for r in range(rows):
-        u.layer_norm(tokens + r * cols * c, c, p.x + ((top + r) * p.width + left) * c, c, cols, c, p.norm_weight,
-                     p.norm_bias, p.eps, ACT_NONE)
-    product(&p.qkv, m, tokens, c, p.qkv_bias, NULL, 0, qkv, 3 * c, ACT_NONE, free)
+        norm.x, norm.y = p.x + ((top + r) * p.width + left) * c, tokens + r * cols * c
+        u.layer_norm(&norm)
+    g = of_rows(&p.qkv, m, tokens, c)
+    g.bias, g.y, g.ldy = p.qkv_bias, qkv, 3 * c
+    product(u, &g, p.operand)
     if p.narrow:
-        attend_narrow(u, p, rows, cols, qkv, mixed, edge_bias, free)
+        attend_narrow(p, rows, cols)
     for h in range(0 if p.narrow else p.heads):
-        pack_window(u, p, qkv + 3 * h * d, p.pad_qkv + 3 * h * d, rows, cols, keys, values)
+        pack_window(p, h, rows, cols)
         bias = p.bias + h * p.n * p.columns
         if m < p.n:
-            bias = real_rows(p, bias, rows, cols, edge_bias)
+            bias = real_rows(p, bias, rows, cols)
         for block in range((m + QUERIES - 1) // QUERIES):
             i = block * QUERIES
             count = min(QUERIES, m - i)
-            gemm(u, count, p.columns, d, qkv + i * 3 * c + 3 * h * d, 3 * c, keys, NULL, bias + i * p.columns, p.columns,
-                 scores, p.columns, ACT_NONE)
+            g = new_gemm(count, p.columns, d)
+            g.a, g.lda, g.b, g.ldb, g.panel = qkv + i * 3 * c + 3 * h * d, 3 * c, p.keys, u.nr, d * u.nr
+            g.residual, g.ldr, g.y, g.ldy = bias + i * p.columns, p.columns, scores, p.columns
+            u.gemm(&g)
             u.softmax(scores, p.columns, scores, p.columns, count, p.columns)
-            gemm(u, count, d, p.n, scores, p.columns, values, NULL, NULL, 0, mixed + i * c + h * d, c, ACT_NONE)
-    product(&p.proj, m, mixed, c, p.proj_bias, NULL, 0, tokens, c, ACT_NONE, free)
+            g = new_gemm(count, d, p.n)
+            g.a, g.lda, g.b, g.ldb, g.panel = scores, p.columns, p.values, u.nr, p.n * u.nr
+            g.y, g.ldy = mixed + i * c + h * d, c
+            u.gemm(&g)
+    g = of_rows(&p.proj, m, mixed, c)
+    g.bias, g.y, g.ldy = p.proj_bias, tokens, c
+    product(u, &g, p.operand)
     for r in range(rows):
         i = ((top + r) * p.width + left) * c
         u.add(p.y + i, p.x + i, tokens + r * cols * c, cols * c)
 
 
-cdef const float *real_rows(const window_pass *p, const float *bias, int64_t rows, int64_t cols, float *edge_bias) noexcept nogil:
+cdef const float *real_rows(const window_job *p, const float *bias, int64_t rows, int64_t cols) noexcept nogil:
     """A head's bias without the rows of padded tokens, in ``edge_bias``."""
     cdef int64_t r
     for r in range(rows):
-        memcpy(edge_bias + r * cols * p.columns, bias + r * p.window * p.columns, cols * p.columns * sizeof(float))
-    return edge_bias
+        memcpy(p.edge_bias + r * cols * p.columns, bias + r * p.window * p.columns, cols * p.columns * sizeof(float))
+    return p.edge_bias
 
 
-cdef void attend_narrow(const micro *u, const window_pass *p, int64_t rows, int64_t cols, const float *qkv, float *mixed,
-                        float *edge_bias, float *free) noexcept nogil:
+cdef void attend_narrow(const window_job *p, int64_t rows, int64_t cols) noexcept nogil:
     """Every head of a window, by `attend`."""
     cdef int64_t j, h, m = rows * cols
-    cdef const float **tokens = <const float **>free
+    cdef const float **tokens = p.token_rows
+    cdef const float *qkv = p.qkv_rows
     cdef const float *bias
     cdef attend_args g
-    free += round_up(p.n * sizeof(float *), 64) // sizeof(float)
     for j in range(p.n):
         tokens[j] = qkv + (j // p.window * cols + j % p.window) * 3 * p.c if j // p.window < rows and j % p.window < cols else p.pad_qkv
     g.m, g.n, g.d, g.ldq, g.tokens, g.ldbias, g.scale = m, p.n, p.d, 3 * p.c, tokens, p.columns, p.scale
-    g.ldy, g.scratch = p.c, free
+    g.ldy, g.scratch = p.c, p.attend_scratch
     for h in range(p.heads):
         bias = p.bias + h * p.n * p.columns
-        g.bias = bias if m == p.n else real_rows(p, bias, rows, cols, edge_bias)
-        g.q, g.y = qkv + 3 * h * p.d, mixed + h * p.d
+        g.bias = bias if m == p.n else real_rows(p, bias, rows, cols)
+        g.q, g.y = qkv + 3 * h * p.d, p.mixed + h * p.d
         g.at_k, g.at_v = (3 * h + 1) * p.d, (3 * h + 2) * p.d
-        u.attend(&g)
+        p.u.attend(&g)
 
 
-cdef void pack_window(const micro *u, const window_pass *p, const float *qkv, const float *pad, int64_t rows, int64_t cols,
-                      float *keys, float *values) noexcept nogil:
+cdef void pack_window(const window_job *p, int64_t h, int64_t rows, int64_t cols) noexcept nogil:
     """One head's keys, scaled, and values of all N window positions as panels: (columns/NR, d, NR) and (ceil(d/NR), N, NR)."""
-    cdef int64_t nr = u.nr, d = p.d, j, r = 0, col = 0
+    cdef int64_t nr = p.u.nr, d = p.d, j, r = 0, col = 0
+    cdef float *keys = p.keys
+    cdef float *values = p.values
     cdef const float *token
     memset(keys + (p.columns - nr) * d, 0, nr * d * sizeof(float))
     if d % nr:
         memset(values + d // nr * p.n * nr, 0, p.n * nr * sizeof(float))
     for j in range(p.n):
-        token = qkv + (r * cols + col) * 3 * p.c if r < rows and col < cols else pad
+        token = (p.qkv_rows + (r * cols + col) * 3 * p.c if r < rows and col < cols else p.pad_qkv) + 3 * h * d
         pack_key(token + d, d, p.scale, nr, keys + j // nr * d * nr + j % nr)
         pack_value(token + 2 * d, d, nr, p.n * nr, values + j * nr)
         col += 1
@@ -228,3 +256,10 @@ cdef inline void pack_key(const float *key, int64_t d, float scale, int64_t nr, 
     cdef int64_t i
     for i in range(d):
         column[i * nr] = key[i] * scale
+
+
+cdef inline void pack_value(const float *value, int64_t d, int64_t nr, int64_t panel, float *row) noexcept nogil:
+    """A key's value (d) as a row of an attention's panels of nr columns, ``panel`` floats apart."""
+    cdef int64_t i
+    for i in range((d + nr - 1) // nr):
+        memcpy(row + i * panel, value + i * nr, min(nr, d - i * nr) * sizeof(float))

@@ -1,15 +1,15 @@
 """An image's normalisation: the encoder's input from 8-bit pixels."""
 import numpy as np
 
-from cython.parallel cimport prange
 from libc.string cimport memset
 
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check, memory
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 cdef int64_t CHUNK = 1 << 14  # floats a thread takes at once
 
@@ -32,7 +32,6 @@ def normalize(image, mean, std, *, size, threads=None):
         raise TypeError(f"image: expected a uint8 NumPy array, got {getattr(image, 'dtype', type(image).__name__)}")
     if image.ndim != 3 or image.size == 0:
         raise ValueError(f"image: expected shape (H, W, C), got {image.shape}")
-    cdef int64_t height = image.shape[0], row = image.shape[1] * image.shape[2], stride, h
     full = check.pair(size, "size", 1)
     if full[0] < image.shape[0] or full[1] < image.shape[1]:
         raise ValueError(f"size: expected at least the image's {image.shape[:2]}, got {size}")
@@ -40,15 +39,29 @@ def normalize(image, mean, std, *, size, threads=None):
     cdef const float[::1] m = np.tile(check.array(mean, "mean", channels), image.shape[1])
     cdef const float[::1] s = np.tile(check.array(std, "std", channels), image.shape[1])
     y = memory.empty((*full, image.shape[2]))
-    cdef int64_t rows = full[0]
-    stride = full[1] * image.shape[2]
     cdef const uint8_t[::1] xv = np.ascontiguousarray(image).reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
-    cdef const micro *u = &rt.tables[rt.active[0]]
-    for h in prange(rows, nogil=True, num_threads=nthreads, use_threads_if=rows * stride > CHUNK, schedule="dynamic"):
-        if h < height:
-            u.normalize(&yv[h * stride], &xv[h * row], &m[0], &s[0], row)
-            memset(&yv[h * stride] + row, 0, (stride - row) * sizeof(float))
-        else:
-            memset(&yv[h * stride], 0, stride * sizeof(float))
+    cdef normalize_job p
+    cdef int64_t rows = full[0]
+    p.u, p.x, p.y, p.mean, p.std = &rt.tables[rt.active[0]], &xv[0], &yv[0], &m[0], &s[0]
+    p.height, p.row, p.stride = image.shape[0], image.shape[1] * image.shape[2], full[1] * image.shape[2]
+    launch("normalize", normalize_row, &p, sizeof(p), rows, NULL, nthreads if rows * p.stride > CHUNK else 1)
     return y
+
+
+cdef struct normalize_job:
+    const micro *u
+    const uint8_t *x  # (height, row)
+    float *y  # (rows, stride)
+    const float *mean  # (row)
+    const float *std
+    int64_t height, row, stride
+
+
+cdef void normalize_row(void *job, int64_t unit) noexcept nogil:
+    cdef const normalize_job *p = <const normalize_job *>job
+    cdef float *y = p.y + unit * p.stride
+    cdef int64_t row = p.row if unit < p.height else 0
+    if row:
+        p.u.normalize(y, p.x + unit * row, p.mean, p.std, row)
+    memset(y + row, 0, (p.stride - row) * sizeof(float))

@@ -1,43 +1,49 @@
 """From a mask's logits back to the photo: two bilinear steps and what is asked of the result, in one pass over rows."""
 import numpy as np
 
-from cython.parallel cimport parallel, prange
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memchr
 
 from core.common cimport *
+from core.launch cimport *
 
 from mobilesam.kernels.core import check
 from mobilesam.kernels.core.threads import resolve
 
-cdef const runtime *rt = shared_runtime()
+import_runtime()
 
 cdef struct axis_map:  # y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j]
     const int32_t *index
     const float *t
 
-cdef struct resize_pass:
+cdef struct found:  # in a band: runs of 3 numbers, and how many pixels are above the higher and the lower threshold
+    int32_t *runs
+    int64_t count, capacity
+    bint lacking  # memory for runs
+    int64_t high, low
+
+cdef struct resize_job:
+    const micro *u
     const float *x  # (planes, h0, w0), each row with a copy of its last value behind it
     axis_map rows1, columns1, rows2, columns2
     float *y
     uint8_t *mask
-    int64_t h0, w0, h1, w1, h2, w2, band
+    int64_t h0, w0, h1, w1, h2, w2, band, bands  # of a plane
     float threshold, above, below
+    const int64_t *spans  # (planes, 4), of mask_runs; see _spans
+    found *results  # (planes, bands), of mask_runs
+    float *source[2]  # (w1)
+    float *canvas[2]  # (w1)
+    float *row  # (w1 + 1)
+    float *wide  # (w2)
+    uint8_t *inside  # (w2 + 1)
 
 cdef struct span:  # the columns of the canvas and of the photo that are computed
     int64_t canvas, canvas_end, first, end
 
-cdef struct stream:  # a thread's rows: two of x, widened, and two of the canvas, with their numbers; one in between
-    float *source[2]
-    float *canvas[2]
-    float *row
+cdef struct stream:  # the numbers of the two rows of x, widened, and of the canvas that a thread holds
     int64_t source_held[2]
     int64_t canvas_held[2]
-
-cdef struct found:  # in a band: runs of 3 numbers, and how many pixels are above the higher and the lower threshold
-    int32_t *runs
-    int64_t count, capacity
-    int64_t high, low
 
 
 def resize_logits(x, *, padded=(1024, 1024), crop, size, threshold=None, out=None, threads=None):
@@ -57,7 +63,7 @@ def resize_logits(x, *, padded=(1024, 1024), crop, size, threshold=None, out=Non
     Returns:
         (C, H, W) float32, or bool where ``threshold`` is given.
     """
-    cdef resize_pass p
+    cdef resize_job p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("C", "H", "W"))
     axes = prepare(&p, x.shape[1:], _pairs(padded, crop, size))
@@ -68,22 +74,26 @@ def resize_logits(x, *, padded=(1024, 1024), crop, size, threshold=None, out=Non
     cdef uint8_t[::1] raw = y.reshape(-1).view(np.uint8)
     p.x, p.y, p.mask = &xv[0, 0, 0], NULL if to_bool else <float *>&raw[0], &raw[0] if to_bool else NULL
 
-    cdef int64_t planes = x.shape[0], bands, unit
-    p.band = max(16, (p.h2 + 4 * nthreads - 1) // (4 * nthreads))
-    bands = (p.h2 + p.band - 1) // p.band
-    cdef size_t size_ = sizeof(float) * (5 * p.w1 + p.w2 + 96)
-    cdef float *scratch
-    cdef int failed = 0
-    with nogil, parallel(num_threads=nthreads):
-        scratch = <float *>rt.scratch(size_)
-        for unit in prange(planes * bands, schedule="dynamic"):
-            if scratch == NULL:
-                failed += 1
-            else:
-                one_band(&rt.tables[rt.active[0]], &p, unit // bands, unit % bands * p.band, scratch)
-    if failed:
-        raise MemoryError(f"resize_logits: no memory for {size_} bytes of scratch")
+    divide(&p, nthreads)
+    launch("resize_logits", one_band, &p, sizeof(p), x.shape[0] * p.bands, resize_layout, nthreads)
     return y
+
+
+cdef void divide(resize_job *p, int nthreads) noexcept nogil:
+    p.u = &rt.tables[rt.active[0]]
+    p.band = max(16, (p.h2 + 4 * nthreads - 1) // (4 * nthreads))
+    p.bands = (p.h2 + p.band - 1) // p.band
+
+
+cdef void resize_layout(void *job, arena *scratch) noexcept nogil:
+    cdef resize_job *p = <resize_job *>job
+    cdef int64_t i
+    for i in range(2):
+        p.source[i] = take_floats(scratch, p.w1)
+        p.canvas[i] = take_floats(scratch, p.w1)
+    p.row = take_floats(scratch, p.w1 + 1)
+    p.wide = take_floats(scratch, p.w2)
+    p.inside = <uint8_t *>arena_take(scratch, p.w2 + 1)
 
 
 def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, threads=None):
@@ -102,7 +112,7 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
         runs: for each mask (R, 3) int32: column, first row, row behind the last; in order, a run never crosses columns.
         counts: (C, 2) int64, the pixels above ``threshold + offset`` and above ``threshold - offset``.
     """
-    cdef resize_pass p
+    cdef resize_job p
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("C", "H", "W"))
     axes = prepare(&p, x.shape[:0:-1], [pair[::-1] for pair in _pairs(padded, crop, size)])
@@ -115,26 +125,17 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
     cdef const int64_t[:, ::1] spans = _spans(xt, min(p.above, p.below), axes)
     p.x, p.y, p.mask = &xv[0, 0, 0], NULL, NULL
 
-    cdef int64_t planes = x.shape[0], bands, unit
-    p.band = max(16, (p.h2 + 4 * nthreads - 1) // (4 * nthreads))
-    bands = (p.h2 + p.band - 1) // p.band
-    cdef size_t size_ = sizeof(float) * (5 * p.w1 + 2 * p.w2 + 112)
-    cdef float *scratch
-    cdef int failed = 0
+    divide(&p, nthreads)
+    cdef int64_t planes = x.shape[0], bands = p.bands, unit
     cdef found *results = <found *>calloc(planes * bands, sizeof(found))
     if results == NULL:
         raise MemoryError(f"mask_runs: no memory for {planes * bands * sizeof(found)} bytes of results")
     try:
-        with nogil, parallel(num_threads=nthreads):
-            scratch = <float *>rt.scratch(size_)
-            for unit in prange(planes * bands, schedule="dynamic"):
-                if scratch == NULL:
-                    failed += 1
-                else:
-                    failed += runs_of_band(&rt.tables[rt.active[0]], &p, &spans[unit // bands, 0], unit // bands,
-                                           unit % bands * p.band, scratch, &results[unit])
-        if failed:
-            raise MemoryError("mask_runs: no memory for scratch or for the runs")
+        p.spans, p.results = &spans[0, 0], results
+        launch("mask_runs", runs_of_band, &p, sizeof(p), planes * bands, resize_layout, nthreads)
+        for unit in range(planes * bands):
+            if results[unit].lacking:
+                raise MemoryError("mask_runs: no memory for the runs")
         counts = np.zeros((planes, 2), np.int64)
         runs = [[] for _ in range(planes)]
         for unit in range(planes * bands):
@@ -154,7 +155,7 @@ cdef float number(value, name) except? -1:
     return value
 
 
-cdef list prepare(resize_pass *p, source, pairs):
+cdef list prepare(resize_job *p, source, pairs):
     """The pass's sizes and axes; the list owns the axes' memory."""
     (p_h, p_w), (p.h1, p.w1), (p.h2, p.w2) = pairs
     p.h0, p.w0 = source
@@ -205,54 +206,55 @@ cdef axis_map as_map(axis):
     return m
 
 
-cdef stream start(const resize_pass *p, float **free_) noexcept nogil:
+cdef stream start() noexcept nogil:
     cdef stream s
-    s.source[0], s.source[1] = take(free_, p.w1), take(free_, p.w1)
-    s.canvas[0], s.canvas[1] = take(free_, p.w1), take(free_, p.w1)
-    s.row = take(free_, p.w1 + 1)
     s.source_held[0] = s.source_held[1] = s.canvas_held[0] = s.canvas_held[1] = -1
     return s
 
 
-cdef void one_band(const micro *u, const resize_pass *p, int64_t plane, int64_t first, float *scratch) noexcept nogil:
-    """Output rows first to first + band of a plane."""
+cdef void one_band(void *job, int64_t unit) noexcept nogil:
+    """``band`` output rows of a plane."""
+    cdef const resize_job *p = <const resize_job *>job
+    cdef int64_t plane = unit // p.bands, first = unit % p.bands * p.band
     cdef const float *x = p.x + plane * p.h0 * (p.w0 + 1)
-    cdef stream s = start(p, &scratch)
+    cdef stream s = start()
     cdef span all
-    cdef float *wide = scratch
     cdef int64_t r, at
     all.canvas, all.canvas_end, all.first, all.end = 0, p.w1, 0, p.w2
     for r in range(first, min(first + p.band, p.h2)):
         at = (plane * p.h2 + r) * p.w2
         if p.mask == NULL:
-            photo_row(u, p, &s, &all, x, r, p.y + at)
+            photo_row(p, &s, &all, x, r, p.y + at)
         else:
-            photo_row(u, p, &s, &all, x, r, wide)
-            u.above(p.mask + at, wide, p.threshold, p.w2)
+            photo_row(p, &s, &all, x, r, p.wide)
+            p.u.above(p.mask + at, p.wide, p.threshold, p.w2)
 
 
-cdef int runs_of_band(const micro *u, const resize_pass *p, const int64_t *spans, int64_t plane, int64_t first,
-                      float *scratch, found *result) noexcept nogil:
-    """What is found in output rows first to first + band of a plane, the photo's columns; 1 where memory runs out."""
+cdef void runs_of_band(void *job, int64_t unit) noexcept nogil:
+    """What is found in ``band`` output rows of a plane, the photo's columns."""
+    cdef const resize_job *p = <const resize_job *>job
+    cdef const micro *u = p.u
+    cdef int64_t plane = unit // p.bands, first = unit % p.bands * p.band
+    cdef const int64_t *spans = p.spans + 4 * plane
+    cdef found *result = &p.results[unit]
+    cdef float *wide = p.wide
     cdef const float *x = p.x + plane * p.h0 * (p.w0 + 1)
-    cdef stream s = start(p, &scratch)
+    cdef stream s = start()
     cdef span c
-    cdef float *wide = take(&scratch, p.w2)
-    cdef uint8_t *inside = <uint8_t *>scratch
     cdef int64_t r
     c.first, c.end = spans[2], spans[3]
     if c.first >= c.end:
-        return 0
+        return
     c.canvas = p.columns2.index[c.first]
     c.canvas_end = min(p.columns2.index[c.end - 1] + 2, p.w1)
     for r in range(max(first, spans[0]), min(first + p.band, spans[1])):
-        photo_row(u, p, &s, &c, x, r, wide)
+        photo_row(p, &s, &c, x, r, wide)
         result.high += u.count_above(wide, p.above, c.end - c.first)
         result.low += u.count_above(wide, p.below, c.end - c.first)
-        u.above(inside, wide, p.threshold, c.end - c.first)
-        if not append_runs(result, inside, r, c.first, c.end - c.first):
-            return 1
-    return 0
+        u.above(p.inside, wide, p.threshold, c.end - c.first)
+        if not append_runs(result, p.inside, r, c.first, c.end - c.first):
+            result.lacking = True
+            return
 
 
 cdef bint append_runs(found *result, uint8_t *inside, int64_t r, int64_t first, int64_t count) noexcept nogil:
@@ -277,33 +279,33 @@ cdef bint append_runs(found *result, uint8_t *inside, int64_t r, int64_t first, 
         at = end
 
 
-cdef void photo_row(const micro *u, const resize_pass *p, stream *s, const span *c, const float *x, int64_t r,
+cdef void photo_row(const resize_job *p, stream *s, const span *c, const float *x, int64_t r,
                     float *y) noexcept nogil:
     """The span's part of the photo's row r."""
     cdef int64_t low = p.rows2.index[r], high = min(low + 1, p.h1 - 1)
-    canvas_row(u, p, s, c, x, low)
-    canvas_row(u, p, s, c, x, high)
-    u.blend(s.row + c.canvas, s.canvas[low & 1] + c.canvas, s.canvas[high & 1] + c.canvas, p.rows2.t[r],
+    canvas_row(p, s, c, x, low)
+    canvas_row(p, s, c, x, high)
+    p.u.blend(p.row + c.canvas, p.canvas[low & 1] + c.canvas, p.canvas[high & 1] + c.canvas, p.rows2.t[r],
             c.canvas_end - c.canvas)
-    s.row[c.canvas_end] = s.row[c.canvas_end - 1]
-    u.resample(y, s.row, p.columns2.index + c.first, p.columns2.t + c.first, c.end - c.first)
+    p.row[c.canvas_end] = p.row[c.canvas_end - 1]
+    p.u.resample(y, p.row, p.columns2.index + c.first, p.columns2.t + c.first, c.end - c.first)
 
 
-cdef void canvas_row(const micro *u, const resize_pass *p, stream *s, const span *c, const float *x, int64_t r) noexcept nogil:
+cdef void canvas_row(const resize_job *p, stream *s, const span *c, const float *x, int64_t r) noexcept nogil:
     """The span's part of row r of the canvas, cropped, unless it is held already."""
     cdef int64_t low = p.rows1.index[r], high = min(low + 1, p.h0 - 1), width = c.canvas_end - c.canvas
     if s.canvas_held[r & 1] == r:
         return
     s.canvas_held[r & 1] = r
-    source_row(u, p, s, c, x, low)
-    source_row(u, p, s, c, x, high)
-    u.blend(s.canvas[r & 1] + c.canvas, s.source[low & 1] + c.canvas, s.source[high & 1] + c.canvas, p.rows1.t[r], width)
+    source_row(p, s, c, x, low)
+    source_row(p, s, c, x, high)
+    p.u.blend(p.canvas[r & 1] + c.canvas, p.source[low & 1] + c.canvas, p.source[high & 1] + c.canvas, p.rows1.t[r], width)
 
 
-cdef void source_row(const micro *u, const resize_pass *p, stream *s, const span *c, const float *x, int64_t r) noexcept nogil:
+cdef void source_row(const resize_job *p, stream *s, const span *c, const float *x, int64_t r) noexcept nogil:
     """The span's part of row r of x, as wide as the canvas, unless it is held already; it serves several canvas rows."""
     if s.source_held[r & 1] == r:
         return
     s.source_held[r & 1] = r
-    u.resample(s.source[r & 1] + c.canvas, x + r * (p.w0 + 1), p.columns1.index + c.canvas, p.columns1.t + c.canvas,
+    p.u.resample(p.source[r & 1] + c.canvas, x + r * (p.w0 + 1), p.columns1.index + c.canvas, p.columns1.t + c.canvas,
                c.canvas_end - c.canvas)

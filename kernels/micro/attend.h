@@ -22,7 +22,7 @@ INLINE vf power(vf x)
 /* d floats as one row of `tiles` tiles */
 INLINE void narrow_vector(char *y, const float *x, int64_t d, int64_t tiles)
 {
-    const gemm_args whole = {.k = d, .segments = 1};
+    const operand_args whole = {.k = d, .segments = 1};
     for (int64_t t = 0; t < tiles; t++)
         narrow_depth(&whole, x, t, y + t * NARROW_PIECES * NARROW_TILE, 1.f, ACT_NONE);
 }

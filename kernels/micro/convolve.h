@@ -47,57 +47,55 @@ static void depthwise3x3(const depthwise3x3_args *g)
     }
 }
 
-static void depthwise_taps(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
-                           int64_t channels, int act)
+static void depthwise_taps(const taps_args *g, int64_t channels)
 {
     int64_t c = 0;
     for (; c + VL <= channels; c += VL) {
-        vf acc = bias ? load(bias + c) : splat(0.f);
-        for (int64_t t = 0; t < taps; t++)
-            acc += load(x[t] + c) * load(w[t] + c);
-        store(y + c, acc);
+        vf acc = g->bias ? load(g->bias + c) : splat(0.f);
+        for (int64_t t = 0; t < g->taps; t++)
+            acc += load(g->x[t] + c) * load(g->w[t] + c);
+        store(g->y + c, acc);
     }
     for (; c < channels; c++) {
-        float acc = bias ? bias[c] : 0.f;
-        for (int64_t t = 0; t < taps; t++)
-            acc += x[t][c] * w[t][c];
-        y[c] = acc;
+        float acc = g->bias ? g->bias[c] : 0.f;
+        for (int64_t t = 0; t < g->taps; t++)
+            acc += g->x[t][c] * g->w[t][c];
+        g->y[c] = acc;
     }
-    if (act)
-        activate(y, y, channels, act);
+    if (g->act)
+        activate(g->y, g->y, channels, g->act);
 }
 
-static void depthwise_flat(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
-                           int64_t period, int64_t count, int act)
+static void depthwise_flat(const taps_args *g, int64_t period, int64_t count)
 {
     int64_t f = 0;
     for (; f + TAPW * period <= count; f += TAPW * period) /* TAPW periods share each weight that is loaded */
         for (int64_t phase = 0; phase < period; phase += VL) {
             vf acc[TAPW];
-            UNROLL for (int o = 0; o < TAPW; o++) acc[o] = bias ? load(bias + phase) : splat(0.f);
-            for (int64_t t = 0; t < taps; t++) {
-                const float *at = x[t] + f + phase;
-                vf tap = load(w[t] + phase);
+            UNROLL for (int o = 0; o < TAPW; o++) acc[o] = g->bias ? load(g->bias + phase) : splat(0.f);
+            for (int64_t t = 0; t < g->taps; t++) {
+                const float *at = g->x[t] + f + phase;
+                vf tap = load(g->w[t] + phase);
                 UNROLL for (int o = 0; o < TAPW; o++) acc[o] += load(at + o * period) * tap;
             }
-            UNROLL for (int o = 0; o < TAPW; o++) store(y + f + o * period + phase, acc[o]);
+            UNROLL for (int o = 0; o < TAPW; o++) store(g->y + f + o * period + phase, acc[o]);
         }
     for (int64_t phase = 0; f + VL <= count; f += VL, phase += VL) {
         if (phase == period)
             phase = 0;
-        vf acc = bias ? load(bias + phase) : splat(0.f);
-        for (int64_t t = 0; t < taps; t++)
-            acc += load(x[t] + f) * load(w[t] + phase);
-        store(y + f, acc);
+        vf acc = g->bias ? load(g->bias + phase) : splat(0.f);
+        for (int64_t t = 0; t < g->taps; t++)
+            acc += load(g->x[t] + f) * load(g->w[t] + phase);
+        store(g->y + f, acc);
     }
     for (; f < count; f++) {
-        float acc = bias ? bias[f % period] : 0.f;
-        for (int64_t t = 0; t < taps; t++)
-            acc += x[t][f] * w[t][f % period];
-        y[f] = acc;
+        float acc = g->bias ? g->bias[f % period] : 0.f;
+        for (int64_t t = 0; t < g->taps; t++)
+            acc += g->x[t][f] * g->w[t][f % period];
+        g->y[f] = acc;
     }
-    if (act)
-        activate(y, y, count, act);
+    if (g->act)
+        activate(g->y, g->y, count, g->act);
 }
 
 static void winograd_input(float *v, int64_t stride, const float *const *x, int64_t n)

@@ -45,7 +45,8 @@ static inline void depthwise3x3_row(const micro *u, const depthwise_map *d, int6
                 x[taps] = row[i] + col * c;
                 weight[taps++] = d->weight + (3 * i + j) * c;
             }
-        u->depthwise_taps(y + (w - w0) * c, x, weight, taps, d->bias, c, d->act);
+        const taps_args g = {.taps = taps, .x = x, .w = weight, .bias = d->bias, .y = y + (w - w0) * c, .act = d->act};
+        u->depthwise_taps(&g, c);
         w++;
     }
 }

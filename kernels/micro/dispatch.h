@@ -113,7 +113,9 @@ static void make_tables(int features)
             const packed_product *packed = isas[i].packed[p];
             *table = *isas[i].table;
             if (packed) {
+                table->pack_operand = packed->pack_operand;
                 table->product = packed->product;
+                table->product_to_operand = packed->product_to_operand;
                 table->weight = packed->weight;
                 table->pack = packed->pack;
                 table->pack_columns = packed->pack_columns;

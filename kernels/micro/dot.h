@@ -13,27 +13,13 @@ INLINE void dot_vectors(const int vectors, float *y, const float *a, int64_t lda
     UNROLL for (int v = 0; v < vectors; v++) store(y + v * VL, s[v][0] + s[v][1]);
 }
 
-static void dot_columns(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n)
+static void dot_columns(const dot_columns_args *g)
 {
     int64_t j = 0;
-    for (; j + 4 * VL <= n; j += 4 * VL)
-        dot_vectors(4, y + j, a + j, lda, b + j, ldb, m);
-    for (; j < n; j += VL)
-        dot_vectors(1, y + j, a + j, lda, b + j, ldb, m);
-}
-
-static void square_columns(float *y, float *z, const float *x, int64_t ldx, const float *weight, int64_t m, int64_t n)
-{
-    for (int64_t j = 0; j < n; j += VL) {
-        vf s0 = load(y + j), s1 = load(z + j);
-        for (int64_t i = 0; i < m; i++) {
-            const vf v = load(x + i * ldx + j), square = v * v;
-            s0 += square * weight[2 * i];
-            s1 += square * weight[2 * i + 1];
-        }
-        store(y + j, s0);
-        store(z + j, s1);
-    }
+    for (; j + 4 * VL <= g->n; j += 4 * VL)
+        dot_vectors(4, g->y + j, g->a + j, g->lda, g->b + j, g->ldb, g->m);
+    for (; j < g->n; j += VL)
+        dot_vectors(1, g->y + j, g->a + j, g->lda, g->b + j, g->ldb, g->m);
 }
 
 INLINE void draw_some(const int m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n,
@@ -49,22 +35,26 @@ INLINE void draw_some(const int m, float *y, int64_t ldy, const float *x, int64_
     }
 }
 
-static void draw_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n, const float *bias,
-                         const float *w, int64_t m)
+static void draw_columns(const draw_args *g)
 {
-    for (; m > 4; m -= 4, y += 4 * ldy, w += 4 * channels)
-        draw_some(4, y, ldy, x, ldx, channels, n, bias, w);
-#define DOT_SOME(count) case count: draw_some(count, y, ldy, x, ldx, channels, n, bias, w); break;
+    int64_t m = g->m;
+    float *y = g->y;
+    const float *w = g->w;
+    for (; m > 4; m -= 4, y += 4 * g->ldy, w += 4 * g->channels)
+        draw_some(4, y, g->ldy, g->x, g->ldx, g->channels, g->n, g->bias, w);
+#define DOT_SOME(count) case count: draw_some(count, y, g->ldy, g->x, g->ldx, g->channels, g->n, g->bias, w); break;
     switch (m) {
         DOT_SOME(1) DOT_SOME(2) DOT_SOME(3) DOT_SOME(4)
     }
 #undef DOT_SOME
 }
 
-/* m by n sums held at once, of k terms each */
-INLINE void dot_tile(const int m, const int n, float *y, int64_t ldy, const float *a, int64_t lda, const float *b, int64_t ldb,
-                     int64_t k, lookahead *next)
+/* m by n sums held at once, from row i of a and row j of b on */
+INLINE void dot_tile(const int m, const int n, const dot_rows_args *g, int64_t i0, int64_t j0, lookahead *next)
 {
+    const float *a = g->a + i0 * g->lda, *b = g->b + j0 * g->ldb;
+    const int64_t lda = g->lda, ldb = g->ldb, k = g->k;
+    float *y = g->y + i0 * g->ldy + j0;
     vf sums[4][4] = {0};
     for (int64_t p = 0; p < k; p += VL) {
         for (int64_t line = 0; line < next->paced; line++)
@@ -77,26 +67,25 @@ INLINE void dot_tile(const int m, const int n, float *y, int64_t ldy, const floa
         }
     }
     UNROLL for (int i = 0; i < m; i++)
-        UNROLL for (int j = 0; j < n; j++) y[i * ldy + j] = sum_lanes(sums[i][j]);
+        UNROLL for (int j = 0; j < n; j++) y[i * g->ldy + j] = sum_lanes(sums[i][j]);
 }
 
-static void dot_rows(float *y, int64_t ldy, const float *a, int64_t lda, int64_t m, const float *b, int64_t ldb, int64_t n,
-                     int64_t k, const void *ahead, int64_t ahead_bytes)
+static void dot_rows(const dot_rows_args *g)
 {
     enum { DOT_ROWS = VL == 16 ? 4 : 2 }; /* with four columns in registers */
-    const int64_t steps = (m / DOT_ROWS + m % DOT_ROWS) * ((n + 3) / 4) * ((k + VL - 1) / VL);
-    lookahead next = {.at = ahead};
-    if (ahead_bytes)
-        next.end = next.at + ahead_bytes, next.paced = (ahead_bytes / 64 + steps - 1) / steps;
+    const int64_t steps = (g->m / DOT_ROWS + g->m % DOT_ROWS) * ((g->n + 3) / 4) * ((g->k + VL - 1) / VL);
+    lookahead next = {.at = g->ahead.at};
+    if (g->ahead.bytes)
+        next.end = next.at + g->ahead.bytes, next.paced = (g->ahead.bytes / 64 + steps - 1) / steps;
 #define DOT_COLUMNS(count) \
     case count: \
-        for (i = 0; i + DOT_ROWS <= m; i += DOT_ROWS) \
-            dot_tile(DOT_ROWS, count, y + i * ldy + j, ldy, a + i * lda, lda, b + j * ldb, ldb, k, &next); \
-        for (; i < m; i++) \
-            dot_tile(1, count, y + i * ldy + j, ldy, a + i * lda, lda, b + j * ldb, ldb, k, &next); \
+        for (i = 0; i + DOT_ROWS <= g->m; i += DOT_ROWS) \
+            dot_tile(DOT_ROWS, count, g, i, j, &next); \
+        for (; i < g->m; i++) \
+            dot_tile(1, count, g, i, j, &next); \
         break;
-    for (int64_t j = 0, i; j < n; j += 4)
-        switch (n - j) {
+    for (int64_t j = 0, i; j < g->n; j += 4)
+        switch (g->n - j) {
             DOT_COLUMNS(1) DOT_COLUMNS(2) DOT_COLUMNS(3) default: DOT_COLUMNS(4)
         }
 #undef DOT_COLUMNS

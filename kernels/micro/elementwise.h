@@ -1,13 +1,10 @@
 /* One value at a time: scaled, added, transposed, normalised; sines and cosines. Included by generic.h. */
 
-static void scale_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
-                          const float *added, int64_t lda)
+static void scale_columns(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale)
 {
     for (int64_t i = 0; i < m; i++)
-        for (int64_t j = 0; j < n; j += VL) {
-            const vf v = load(x + i * ldx + j) * load(scale + j);
-            store(y + i * ldy + j, added ? v + load(added + i * lda + j) : v);
-        }
+        for (int64_t j = 0; j < n; j += VL)
+            store(x + i * ldx + j, load(x + i * ldx + j) * load(scale + j));
 }
 
 static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)

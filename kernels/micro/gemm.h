@@ -114,9 +114,9 @@ INLINE int residual_is_far(const gemm_args *g) { return g->residual && g->ldr >=
 INLINE lookahead look_ahead(const gemm_args *g, int64_t tiles, int64_t mr)
 {
     lookahead next = {.at = (const char *)g->b, .end = (const char *)g->b, .row = (const char *)g->residual};
-    if (g->ahead_bytes) {
-        next.at = g->ahead, next.last = next.at + g->ahead_bytes;
-        next.share = (g->ahead_bytes / 64 / tiles + 1) * 64;
+    if (g->ahead.bytes) {
+        next.at = g->ahead.at, next.last = next.at + g->ahead.bytes;
+        next.share = (g->ahead.bytes / 64 / tiles + 1) * 64;
         next.paced = g->segments * g->k * GEMM_LINES / GEMM_STEP * 64;
     }
     next.step = g->ldr * sizeof(float);

@@ -29,11 +29,11 @@ static void fma_probe(float *y, float x, int64_t steps)
 
 const micro GENERIC_NAME(GENERIC_ISA) = {
     .vl = VL, .mr = MR, .nr = NR,
-    .gemm = gemm, .product = gemm, .weight = {.columns = NR, .terms = 1, .depth = 1, .pieces = 1},
+    .gemm = gemm, .weight = {.columns = NR, .terms = 1, .depth = 1, .pieces = 1},
     .depthwise3x3 = depthwise3x3, .depthwise_taps = depthwise_taps, .depthwise_flat = depthwise_flat,
     .winograd_input = winograd_input, .winograd_output = winograd_output,
     .layer_norm = layer_norm, .softmax = softmax, .softmax_columns = softmax_columns, .exp_rows = exp_rows,
-    .scale_columns = scale_columns, .dot_columns = dot_columns, .square_columns = square_columns,
+    .scale_columns = scale_columns, .dot_columns = dot_columns,
     .norm_columns = norm_columns, .draw_columns = draw_columns, .dot_rows = dot_rows, .spread = spread, .transpose = transpose,
     .activate = activate, .add = add, .pack = pack, .pack_columns = pack_columns, .turns = turns, .blend = blend,
     .resample = resample, .normalize = normalize, .above = above, .count_above = count_above, .fma_probe = fma_probe,

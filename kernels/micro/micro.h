@@ -10,11 +10,19 @@ enum { FP32 = 0, BF16 = 1, INT8 = 2, PRECISIONS = 3 };
 
 enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
 
+/* Memory that will be read next: a product fetches these bytes into L2 between its multiplications, the same share in every tile.
+ * A product in a narrow precision ignores them. bytes 0: none. */
+typedef struct {
+    const void *at;
+    int64_t bytes;
+} prefetch;
+
 /* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
+ *
  * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. Weights packed by a float32 table have ldb = NR,
  * panel = segments*k*NR, and zeros behind the last column; rows of a map serve as b with ldb their stride and panel = NR, read in
- * whole panels. `product` reads weights as its table's `pack` has left them.
- * A 1x1 convolution has one segment; a 3x3 one has three, each KW*C contiguous floats of an input row. */
+ * whole panels. A 1x1 convolution has one segment; a 3x3 one has three, each KW*C contiguous floats of an input row.
+ * Aliasing: y overlaps nothing that is read, but y may be residual where segments*k <= 256. */
 typedef struct {
     int64_t m, n, k, segments;
     const int64_t *offset; /* NULL: one segment, at 0 */
@@ -23,21 +31,40 @@ typedef struct {
     const float *b;
     int64_t ldb, panel;
     const float *bias; /* (n) or NULL */
-    const float *residual; /* or NULL; y itself only where segments*k <= 256 */
+    const float *residual; /* or NULL */
     int64_t ldr;
     float *y;
     int64_t ldy;
     int act;
-    /* of `product` where it does not read a's rows in place, see narrow.h and pairs.h: */
-    void *operand; /* room for a's rows; they are there already where a is NULL. With n = 0 they are put there alone */
-    /* in a narrow precision: */
-    int act_a; /* an activation that a's rows, which it may change, go through first */
-    void *next; /* bf16 or its pieces: where not NULL, y's rows go here, an operand of n (a multiple of 32) columns, and not to y */
-    /* memory that will be read next, fetched into L2 between the multiplications, as much in every tile; a request that products in a
-     * narrow precision do not hear */
-    const void *ahead;
-    int64_t ahead_bytes;
+    prefetch ahead;
 } gemm_args;
+
+/* The rows of a, i < m, as the operand of products: row i is the segments a[i*lda + offset[s] .. + k], side by side.
+ * Aliasing: with act, an activation that the rows go through first, the rows themselves may be overwritten. */
+typedef struct {
+    int64_t m, k, segments;
+    const int64_t *offset; /* NULL: one segment, at 0 */
+    float *a;
+    int64_t lda;
+    int act;
+    void *operand; /* operand_bytes(m, segments*k) */
+} operand_args;
+
+/* y (m,n) = act(operand (m,k) * b (k,n) + bias + residual), b a weight that the table's `pack` has packed, `panel` words a panel.
+ * Aliasing: y overlaps nothing that is read, but y may be residual. */
+typedef struct {
+    int64_t m, n, k;
+    const void *operand; /* that `pack_operand` has packed */
+    const float *b;
+    int64_t panel;
+    const float *bias; /* (n) or NULL */
+    const float *residual; /* or NULL */
+    int64_t ldr;
+    float *y;
+    int64_t ldy;
+    int act;
+    prefetch ahead;
+} product_args;
 
 /* y[i,:] = sum_j softmax_j(scale * (q_i . k_j) + bias[i,j]) v_j,  i < m, j < n, of d channels each */
 typedef struct {
@@ -59,7 +86,7 @@ typedef struct {
  * is cut into that many bf16, float16 into two, and each `depth` of k has its rows once for every piece. */
 typedef struct {
     int columns, terms, depth, extra, pieces;
-    int operand; /* bytes of a row of a, as `product` keeps it, for each `depth` of k; 0: it is read in place */
+    int operand; /* bytes of a row of an operand for each `depth` of k; 0: products read rows in place, by `gemm` */
 } weight_form;
 
 /* y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),  w < width, every tap inside;
@@ -73,52 +100,110 @@ typedef struct {
     int act;
 } depthwise3x3_args;
 
+/* y[c] = act(sum_t x[t][c] * w[t][c] + bias[c]),  t < taps */
+typedef struct {
+    int64_t taps;
+    const float *const *x;
+    const float *const *w;
+    const float *bias; /* or NULL */
+    float *y;
+    int act;
+} taps_args;
+
+/* y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m, over n channels. Aliasing: y may be x. */
+typedef struct {
+    int64_t m, n;
+    const float *x;
+    int64_t ldx;
+    const float *weight, *bias; /* (n) */
+    float eps;
+    int act;
+    float *y;
+    int64_t ldy;
+} norm_args;
+
+/* y[:,j] = act((v[:,j] - mean) / sqrt(var + eps) * weight + bias), v[i,j] = x[i,j] * scale[j] + shift[i], over i < m; n % vl = 0.
+ * Aliasing: y may be x. */
+typedef struct {
+    int64_t m, n;
+    const float *x;
+    int64_t ldx;
+    const float *scale; /* (n), or NULL for 1 */
+    const float *shift; /* (m), or NULL for 0 */
+    const float *weight, *bias; /* (m) */
+    float eps;
+    int act; /* ACT_GELU or ACT_NONE */
+    float *y;
+    int64_t ldy;
+} norm_columns_args;
+
+/* y[i,j] = sum_c w[i,c] * gelu(x[c,j] + bias[c]),  i < m, c < channels; n % vl = 0 */
+typedef struct {
+    int64_t m, n, channels;
+    const float *x;
+    int64_t ldx;
+    const float *bias; /* (channels) */
+    const float *w; /* (m, channels) */
+    float *y;
+    int64_t ldy;
+} draw_args;
+
+/* y[j] += sum_i a[i,j] * b[i,j],  i < m; n % vl = 0 */
+typedef struct {
+    int64_t m, n;
+    const float *a;
+    int64_t lda;
+    const float *b;
+    int64_t ldb;
+    float *y;
+} dot_columns_args;
+
+/* y[i,j] = sum_p a[i,p] * b[j,p],  i < m, j < n, p < k */
+typedef struct {
+    int64_t m, n, k;
+    const float *a;
+    int64_t lda;
+    const float *b;
+    int64_t ldb;
+    float *y;
+    int64_t ldy;
+    prefetch ahead;
+} dot_rows_args;
+
+/* No argument changes what a function does. Outputs overlap no input unless a contract says so. */
 typedef struct {
     int vl, mr, nr; /* floats a vector; rows and columns of the GEMM's register tile */
     void (*gemm)(const gemm_args *); /* of float32 */
-    void (*product)(const gemm_args *); /* with b a weight that `pack` has packed, in the table's precision; step 1 */
     weight_form weight;
+    /* The product with packed weights, in the table's precision; all NULL where `gemm` is it. */
+    void (*pack_operand)(const operand_args *);
+    void (*product)(const product_args *);
+    /* as `product`, y's rows packed as the operand of another product, of n (a multiple of 32) columns, without a residual; act is
+     * ACT_GELU or ACT_NONE. NULL where the table lacks it */
+    void (*product_to_operand)(const product_args *, void *operand);
     void (*attend)(const attend_args *); /* in bf16, or with PIECES; NULL where the CPU lacks that */
     void (*depthwise3x3)(const depthwise3x3_args *);
-    /* y[c] = act(sum_t x[t][c] * w[t][c] + bias[c]),  t < taps, c < channels */
-    void (*depthwise_taps)(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
-                           int64_t channels, int act);
-    /* y[f] = act(sum_t x[t][f] * w[t][f % period] + bias[f % period]),  f < count; period a multiple of vl */
-    void (*depthwise_flat)(float *y, const float *const *x, const float *const *w, int64_t taps, const float *bias,
-                           int64_t period, int64_t count, int act);
+    void (*depthwise_taps)(const taps_args *, int64_t channels);
+    /* as depthwise_taps, f < count for c, and w and bias repeated: w[t][f % period]; period % vl = 0 */
+    void (*depthwise_flat)(const taps_args *, int64_t period, int64_t count);
     /* Winograd's F(2x2, 3x3) (Lavin & Gray, arXiv:1509.09308), for whole channel vectors, n % vl = 0:
      * v[f] = B' d B of the 4x4 pixels x[16];  y[4] = A' m A of the 16 products m[f], each a stride apart */
     void (*winograd_input)(float *v, int64_t stride, const float *const *x, int64_t n);
     void (*winograd_output)(float *const *y, const float *m, int64_t stride, int64_t n);
-    /* y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m */
-    void (*layer_norm)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t channels,
-                       const float *weight, const float *bias, float eps, int act);
-    void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n);
-    /* in place, over i for each column; n % vl = 0 */
-    void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n);
+    void (*layer_norm)(const norm_args *);
+    void (*norm_columns)(const norm_columns_args *);
+    void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* of rows; y may be x */
+    void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n); /* in place, over i for each column; n % vl = 0 */
     /* in place, over j for each row: x = exp(x - top), top = max_j x, sum = sum_j exp(x - top) */
     void (*exp_rows)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
-    /* y[i,j] = x[i,j] * scale[j] + added[i,j],  i < m; added may be NULL; n % vl = 0 */
-    void (*scale_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
-                          const float *added, int64_t lda);
-    /* y[:,j] = act((v[:,j] - mean) / sqrt(var + eps) * weight + bias), v[i,j] = x[i,j] * scale[j] + shift[i], over i < m; scale or
-     * shift may be NULL; act is ACT_GELU or ACT_NONE; n % vl = 0 */
-    void (*norm_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
-                         const float *shift, const float *weight, const float *bias, float eps, int act);
-    /* y[i,j] = sum_c w[i,c] * gelu(x[c,j] + bias[c]),  i < m, c < channels; n % vl = 0 */
-    void (*draw_columns)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n, const float *bias,
-                         const float *w, int64_t m);
-    /* y[j] += sum_i a[i,j] * b[i,j]; n % vl = 0 */
-    void (*dot_columns)(float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m, int64_t n);
-    /* y[j] += sum_i weight[i,0] * x[i,j]^2, z[j] += sum_i weight[i,1] * x[i,j]^2; n % vl = 0 */
-    void (*square_columns)(float *y, float *z, const float *x, int64_t ldx, const float *weight, int64_t m, int64_t n);
-    /* y[i,j] = sum_p a[i,p] * b[j,p],  i < m, j < n, p < k; what lies ahead is fetched, as in gemm_args */
-    void (*dot_rows)(float *y, int64_t ldy, const float *a, int64_t lda, int64_t m, const float *b, int64_t ldb, int64_t n,
-                     int64_t k, const void *ahead, int64_t ahead_bytes);
+    void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; n % vl = 0 */
+    void (*draw_columns)(const draw_args *);
+    void (*dot_columns)(const dot_columns_args *);
+    void (*dot_rows)(const dot_rows_args *);
     void (*spread)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean_i)^2 */
     void (*transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[j,i] = x[i,j] */
-    void (*activate)(float *y, const float *x, int64_t count, int act);
-    void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1 */
+    void (*activate)(float *y, const float *x, int64_t count, int act); /* y may be x */
+    void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1; y may be either */
     /* a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, zeros beyond; w's rows are float32, or float16 */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
     /* as `pack`, of a whole panel's columns, float32, that lie in k rows: y[p, j] = x[p, j] */
@@ -136,8 +221,10 @@ typedef struct {
 
 /* Another product, with which a table of the same ISA makes one of another precision, or a faster one of the same. */
 typedef struct {
-    void (*product)(const gemm_args *);
     weight_form weight;
+    void (*pack_operand)(const operand_args *);
+    void (*product)(const product_args *);
+    void (*product_to_operand)(const product_args *, void *operand); /* NULL: there is none */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
     void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL: there is none */
     void (*attend)(const attend_args *);

@@ -111,7 +111,7 @@ INLINE float largest(const float *x, int64_t n, float before)
 #endif
 
 /* What row i of a is multiplied by before it is rounded. int8 keeps the inverse behind the operand, and is activated here. */
-INLINE float row_scale(const gemm_args *g, int64_t i, int64_t tiles, const int act)
+INLINE float row_scale(const operand_args *g, int64_t i, int64_t tiles, const int act)
 {
 #if NARROW_TERMS == 2
     (void)g, (void)i, (void)tiles, (void)act;
@@ -120,7 +120,7 @@ INLINE float row_scale(const gemm_args *g, int64_t i, int64_t tiles, const int a
     const int64_t rows = (g->m + NARROW_TILE_ROWS - 1) / NARROW_TILE_ROWS * NARROW_TILE_ROWS;
     float top = 0.f;
     if (act)
-        activate_row((float *)g->a + i * g->lda, g->a + i * g->lda, g->k, act);
+        activate_row(g->a + i * g->lda, g->a + i * g->lda, g->k, act);
     for (int64_t s = 0; s < g->segments; s++)
         top = largest(g->a + i * g->lda + (g->offset ? g->offset[s] : 0), g->k, top);
     ((float *)((char *)g->operand + rows * tiles * 64))[i] = top / 127.f;
@@ -129,7 +129,7 @@ INLINE float row_scale(const gemm_args *g, int64_t i, int64_t tiles, const int a
 }
 
 /* Tile t of one row of a, from the row's segments. */
-INLINE void narrow_depth(const gemm_args *g, const float *a, int64_t t, char *y, float scale, const int act)
+INLINE void narrow_depth(const operand_args *g, const float *a, int64_t t, char *y, float scale, const int act)
 {
     int64_t s = 0, p = t * NARROW_DEPTH;
     while (p >= g->k && s + 1 < g->segments)
@@ -163,7 +163,7 @@ INLINE void narrow_depth(const gemm_args *g, const float *a, int64_t t, char *y,
  * With NARROW_PIECES 3, T[i,t] is three such tiles one after the other, one for each piece. Rows beyond m and terms beyond k are
  * zeros. In int8 a float for each row, its scale, lies behind the tiles.
  * NARROW_TILE_ROWS rows are made at a time, tile by tile: whole rows, one after the other, would meet in a few sets of L1. */
-INLINE void narrow_rows_act(const gemm_args *g, int64_t tiles, const int act)
+INLINE void narrow_rows_act(const operand_args *g, int64_t tiles, const int act)
 {
     char *y = g->operand;
     for (int64_t i = 0; i < g->m; i += NARROW_TILE_ROWS) {
@@ -180,10 +180,15 @@ INLINE void narrow_rows_act(const gemm_args *g, int64_t tiles, const int act)
     }
 }
 
-static void narrow_rows(const gemm_args *g, int64_t tiles)
+INLINE int64_t tiles_of(int64_t k) { return (k + NARROW_DEPTH - 1) / NARROW_DEPTH; }
+
+static void pack_operand(const operand_args *g)
 {
-    if (g->act_a == ACT_GELU)
+    const int64_t tiles = tiles_of(g->segments * g->k);
+    if (g->act == ACT_GELU)
         narrow_rows_act(g, tiles, ACT_GELU);
+    else if (g->act == ACT_RELU)
+        narrow_rows_act(g, tiles, ACT_RELU);
     else
         narrow_rows_act(g, tiles, ACT_NONE);
 }
@@ -207,7 +212,8 @@ INLINE vf widen(const sum *sums, const float *scales, float scale, int v)
 /* A block of sums on its way to y. `multiply` of the next one finishes its rows between its own steps, where tiles leave the
  * vector units idle. */
 typedef struct block {
-    const gemm_args *g;
+    const product_args *g;
+    void *next; /* the operand that the rows go to instead of y, or NULL */
     sum (*sums)[NARROW_COLUMNS];
     const float *row_scales, *scales, *bias; /* of this block's rows and columns, bias never NULL */
     int64_t i, j, m; /* where the block is, and its rows */
@@ -231,7 +237,7 @@ static void multiply(sum (*sums)[NARROW_COLUMNS], int64_t rows, const char *a, i
 /* rows of y, 32 columns */
 INLINE void finish(const block *b, int64_t first, int64_t end, const int residual, const int act)
 {
-    const gemm_args *g = b->g;
+    const product_args *g = b->g;
     vf bias[NARROW_COLUMNS / VL];
     UNROLL for (int v = 0; v < NARROW_COLUMNS / VL; v++) bias[v] = load(b->bias + v * VL);
     for (int64_t r = first; r < end; r++) {
@@ -263,7 +269,7 @@ static void finish_part(const block *b, int64_t first, int64_t end)
 {
     float y[NARROW_COLUMNS], residual[NARROW_COLUMNS], bias[NARROW_COLUMNS];
     const int64_t bytes = (b->g->n - b->j) * sizeof(float);
-    gemm_args g = *b->g;
+    product_args g = *b->g;
     block whole = *b;
     memcpy(bias, b->bias, bytes);
     g.y = y, g.ldy = g.ldr = 0, g.residual = g.residual ? residual : NULL;
@@ -283,7 +289,7 @@ INLINE void finish_next(const block *b, int64_t first, int64_t end, const int ac
     const vf bias0 = load(b->bias), bias1 = load(b->bias + VL);
     for (int64_t r = first; r < end; r++) {
         const int64_t i = b->i + r, tile = i / NARROW_TILE_ROWS * (b->g->n / NARROW_COLUMNS) + b->j / NARROW_COLUMNS;
-        narrow_pair((char *)b->g->next + tile * NARROW_PIECES * NARROW_TILE + i % NARROW_TILE_ROWS * 64, NARROW_TILE,
+        narrow_pair((char *)b->next + tile * NARROW_PIECES * NARROW_TILE + i % NARROW_TILE_ROWS * 64, NARROW_TILE,
                     act_v(load(b->sums[r]) + bias0, act), act_v(load(b->sums[r] + VL) + bias1, act));
     }
 }
@@ -292,17 +298,16 @@ static void finish_next_plain(const block *b, int64_t first, int64_t end) { fini
 static void finish_next_gelu(const block *b, int64_t first, int64_t end) { finish_next(b, first, end, ACT_GELU); }
 #endif
 
-static void product(const gemm_args *g)
+/* To y, or packed to `next` where not NULL. */
+INLINE void multiply_panels(const product_args *g, void *next)
 {
     static const float zeros[NARROW_COLUMNS];
-    const int64_t tiles = (g->segments * g->k + NARROW_DEPTH - 1) / NARROW_DEPTH;
+    const int64_t tiles = tiles_of(g->k);
     const int64_t rows = (g->m + NARROW_TILE_ROWS - 1) / NARROW_TILE_ROWS * NARROW_TILE_ROWS;
     const int64_t pieces = NARROW_PIECES == 1 ? 1 : g->panel / (tiles * NARROW_WORDS);
     const char *operand = g->operand;
     sum sums[2][NARROW_BLOCK][NARROW_COLUMNS] __attribute__((aligned(64)));
-    block blocks[2] = {{.g = g, .sums = sums[0]}, {.g = g, .sums = sums[1]}}, *b = blocks, *before = blocks + 1;
-    if (g->a)
-        narrow_rows(g, tiles);
+    block blocks[2] = {{.g = g, .next = next, .sums = sums[0]}, {.g = g, .next = next, .sums = sums[1]}}, *b = blocks, *before = blocks + 1;
     begin();
     for (int64_t j = 0; j < g->n; j += NARROW_COLUMNS) {
         const float *panel = g->b + j / NARROW_COLUMNS * g->panel;
@@ -313,7 +318,7 @@ static void product(const gemm_args *g)
             b->bias = g->bias ? g->bias + j : zeros;
             b->finish = g->n - j < NARROW_COLUMNS ? finish_part : finishes[g->residual != NULL][g->act];
 #if NARROW_TERMS == 2
-            if (g->next)
+            if (next)
                 b->finish = g->act == ACT_GELU ? finish_next_gelu : finish_next_plain;
 #endif
             multiply(b->sums, b->m, operand + i / NARROW_TILE_ROWS * tiles * NARROW_PIECES * NARROW_TILE, tiles,
@@ -326,6 +331,12 @@ static void product(const gemm_args *g)
     advance(before, NARROW_BLOCK);
     end();
 }
+
+static void product(const product_args *g) { multiply_panels(g, NULL); }
+
+#if NARROW_TERMS == 2
+static void product_to_operand(const product_args *g, void *operand) { multiply_panels(g, operand); }
+#endif
 
 #if NARROW_TERMS == 2
 /* words[p][j] of 16 columns j from the 16 words p of each */
@@ -448,11 +459,13 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
 #define NARROW_NAME(suffix) NARROW_NAME_(suffix)
 
 const packed_product NARROW_NAME(NARROW_PRODUCT) = {
+    .pack_operand = pack_operand,
     .product = product,
     .pack = pack,
     .weight = {.columns = NARROW_COLUMNS, .terms = NARROW_TERMS, .depth = NARROW_DEPTH, .extra = NARROW_EXTRA,
                .pieces = NARROW_PIECES, .operand = 64 * NARROW_PIECES},
 #if NARROW_TERMS == 2
+    .product_to_operand = product_to_operand,
     .pack_columns = pack_columns,
     .attend = attend,
 #endif

@@ -24,14 +24,17 @@ INLINE void row_moments(const int rows, const int power, float *y, const float *
     UNROLL for (int r = 0; r < rows; r++) y[r] = sum_lanes(s0[r] + s1[r]);
 }
 
-INLINE void layer_norm_rows(const int rows, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const float *weight,
-                            const float *bias, float eps, int act)
+/* rows i to i + rows */
+INLINE void layer_norm_rows(const int rows, const norm_args *g, int64_t i)
 {
+    const int64_t n = g->n, ldx = g->ldx, ldy = g->ldy;
+    const float *x = g->x + i * ldx, *weight = g->weight, *bias = g->bias;
+    float *y = g->y + i * ldy;
     float mean[4] = {0}, scale[4];
     row_moments(rows, 1, mean, x, ldx, n, mean);
     UNROLL for (int r = 0; r < rows; r++) mean[r] /= n;
     row_moments(rows, 2, scale, x, ldx, n, mean);
-    UNROLL for (int r = 0; r < rows; r++) scale[r] = 1.f / sqrtf(scale[r] / n + eps);
+    UNROLL for (int r = 0; r < rows; r++) scale[r] = 1.f / sqrtf(scale[r] / n + g->eps);
     int64_t c = 0;
     for (; c + VL <= n; c += VL)
         UNROLL for (int r = 0; r < rows; r++)
@@ -39,9 +42,9 @@ INLINE void layer_norm_rows(const int rows, float *y, int64_t ldy, const float *
     for (; c < n; c++)
         UNROLL for (int r = 0; r < rows; r++)
             y[r * ldy + c] = (x[r * ldx + c] - mean[r]) * scale[r] * weight[c] + bias[c];
-    if (act)
+    if (g->act)
         for (int r = 0; r < rows; r++)
-            activate(y + r * ldy, y + r * ldy, n, act);
+            activate(y + r * ldy, y + r * ldy, n, g->act);
 }
 
 /* the mean over i of power-th powers of x[i,:]*scale + shift[i] - less, of a vector */
@@ -55,58 +58,57 @@ INLINE vf column_moment(const int power, const float *x, int64_t ldx, int64_t m,
     return (sums[0] + sums[1] + (sums[2] + sums[3])) / (float)m;
 }
 
-INLINE void norm_columns_by(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
-                            const float *shift, const float *weight, const float *bias, float eps, const int act)
+INLINE void norm_columns_by(const norm_columns_args *g, const int act)
 {
-    for (int64_t j = 0; j < n; j += VL) {
-        const vf scale_v = scale ? load(scale + j) : splat(1.f);
-        const vf mean = column_moment(1, x + j, ldx, m, scale_v, shift, splat(0.f));
-        vf inverse = column_moment(2, x + j, ldx, m, scale_v, shift, mean) + eps;
+    for (int64_t j = 0; j < g->n; j += VL) {
+        const float *x = g->x + j;
+        const vf scale = g->scale ? load(g->scale + j) : splat(1.f);
+        const vf mean = column_moment(1, x, g->ldx, g->m, scale, g->shift, splat(0.f));
+        vf inverse = column_moment(2, x, g->ldx, g->m, scale, g->shift, mean) + g->eps;
         for (int l = 0; l < VL; l++)
             inverse[l] = 1.f / sqrtf(inverse[l]);
-        for (int64_t i = 0; i < m; i++) {
-            const vf v = load(x + i * ldx + j) * scale_v + (shift ? shift[i] : 0.f) - mean;
-            store(y + i * ldy + j, act_v(v * inverse * weight[i] + bias[i], act));
+        for (int64_t i = 0; i < g->m; i++) {
+            const vf v = load(x + i * g->ldx) * scale + (g->shift ? g->shift[i] : 0.f) - mean;
+            store(g->y + i * g->ldy + j, act_v(v * inverse * g->weight[i] + g->bias[i], act));
         }
     }
 }
 
-static void norm_columns(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *scale,
-                         const float *shift, const float *weight, const float *bias, float eps, int act)
+static void norm_columns(const norm_columns_args *g)
 {
-    if (act == ACT_GELU)
-        norm_columns_by(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps, ACT_GELU);
+    if (g->act == ACT_GELU)
+        norm_columns_by(g, ACT_GELU);
     else
-        norm_columns_by(y, ldy, x, ldx, m, n, scale, shift, weight, bias, eps, ACT_NONE);
+        norm_columns_by(g, ACT_NONE);
 }
 
-/* VL rows of a few channels, turned so that rows lie along the vectors. */
-INLINE void layer_norm_few(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t n, const float *weight, const float *bias,
-                           float eps, const int act)
+/* VL rows of a few channels from row i on, turned so that rows lie along the vectors. */
+INLINE void layer_norm_few(const norm_args *g, int64_t i, const int act)
 {
     float turned[VL * VL];
+    const norm_columns_args columns = {.m = g->n, .n = VL, .x = turned, .ldx = VL, .weight = g->weight, .bias = g->bias,
+                                       .eps = g->eps, .y = turned, .ldy = VL};
     for (int64_t r = 0; r < VL; r++)
-        for (int64_t c = 0; c < n; c++)
-            turned[c * VL + r] = x[r * ldx + c];
-    norm_columns_by(turned, VL, turned, VL, n, VL, NULL, NULL, weight, bias, eps, act);
+        for (int64_t c = 0; c < g->n; c++)
+            turned[c * VL + r] = g->x[(i + r) * g->ldx + c];
+    norm_columns_by(&columns, act);
     for (int64_t r = 0; r < VL; r++)
-        for (int64_t c = 0; c < n; c++)
-            y[r * ldy + c] = turned[c * VL + r];
+        for (int64_t c = 0; c < g->n; c++)
+            g->y[(i + r) * g->ldy + c] = turned[c * VL + r];
 }
 
-static void layer_norm(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n, const float *weight,
-                       const float *bias, float eps, int act)
+static void layer_norm(const norm_args *g)
 {
     int64_t i = 0;
-    for (; 2 * n <= VL && i + VL <= m; i += VL)
-        if (act == ACT_GELU)
-            layer_norm_few(y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, ACT_GELU);
+    for (; 2 * g->n <= VL && i + VL <= g->m; i += VL)
+        if (g->act == ACT_GELU)
+            layer_norm_few(g, i, ACT_GELU);
         else
-            layer_norm_few(y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act == ACT_RELU ? ACT_RELU : ACT_NONE);
-    for (; i + 4 <= m; i += 4)
-        layer_norm_rows(4, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
-    for (; i < m; i++)
-        layer_norm_rows(1, y + i * ldy, ldy, x + i * ldx, ldx, n, weight, bias, eps, act);
+            layer_norm_few(g, i, g->act == ACT_RELU ? ACT_RELU : ACT_NONE);
+    for (; i + 4 <= g->m; i += 4)
+        layer_norm_rows(4, g, i);
+    for (; i < g->m; i++)
+        layer_norm_rows(1, g, i);
 }
 
 static void spread(float *y, const float *x, int64_t ldx, int64_t m, int64_t n)

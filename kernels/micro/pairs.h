@@ -95,7 +95,7 @@ static float near_root(double square)
 INLINE float inverse_of(float power) { return power == 0.f ? 0.f : 1.f / power; }
 
 /* Of a row whose squares overflow in float32 or may be lost. */
-static float near_extreme_root(const gemm_args *g, const float *x)
+static float near_extreme_root(const operand_args *g, const float *x)
 {
     double square = 0;
     for (int64_t s = 0; s < g->segments; s++)
@@ -163,7 +163,7 @@ INLINE vf squares_of(const float *x, int64_t k)
 }
 
 /* The power of two next to the root mean square of the row at x. */
-INLINE float power_of_row(const gemm_args *g, const float *x)
+INLINE float power_of_row(const operand_args *g, const float *x)
 {
     vf squares = splat(0.f);
     for (int64_t s = 0; s < g->segments; s++)
@@ -175,7 +175,7 @@ INLINE float power_of_row(const gemm_args *g, const float *x)
 }
 
 /* That row, of segments of whole vectors or of a single one, divided by its power, to its blocks at y. Returns its own products' sum. */
-INLINE float place_row(float *y, int64_t next, const gemm_args *g, const float *x, float power)
+INLINE float place_row(float *y, int64_t next, const operand_args *g, const float *x, float power)
 {
     pair_place to = {.y = y, .next = next};
     for (int64_t s = 0; s < g->segments; s++)
@@ -184,14 +184,28 @@ INLINE float place_row(float *y, int64_t next, const gemm_args *g, const float *
     return sum_lanes(to.own[0]);
 }
 
+/* A row so short is not worth its scales: its operand is the row itself. */
+enum { PAIRS_SHALLOW = 32 };
+
+static int64_t floats_of_row(int64_t k)
+{
+    return k < PAIRS_SHALLOW ? k : (k + PAIRS_BLOCK - 1) / PAIRS_BLOCK * PAIRS_BLOCK + PAIRS_ROW;
+}
+
+static void gather_row(float *y, const operand_args *g, const float *x)
+{
+    for (int64_t s = 0; s < g->segments; s++)
+        memcpy(y + s * g->k, x + (g->offset ? g->offset[s] : 0), g->k * sizeof *x);
+}
+
 /* Tile by tile, as gemm will read them; a tile's powers first, that no row waits for its own. A row whose segments are no whole
  * vectors is first brought together, behind all the others. */
-static void pair_rows(const gemm_args *g, int64_t lda)
+static void pair_rows(const operand_args *g, int64_t lda)
 {
     const int64_t most = even_rows(g->m);
     const int gather = g->segments > 1 && g->k % VL;
     float *const together = (float *)g->operand + g->m * lda;
-    gemm_args from = *g;
+    operand_args from = *g;
     if (gather)
         from.k = g->segments * g->k, from.segments = 1, from.offset = NULL;
     for (int64_t first = 0; first < g->m; first += most) {
@@ -202,42 +216,41 @@ static void pair_rows(const gemm_args *g, int64_t lda)
             rows[i * PAIRS_ROW + 1] = power_of_row(g, a + i * g->lda);
         for (int64_t i = 0; i < mr; i++) {
             const float *const x = a + i * g->lda;
-            for (int64_t s = 0; s < g->segments && gather; s++)
-                memcpy(together + s * g->k, x + g->offset[s], g->k * sizeof *x);
+            if (gather)
+                gather_row(together, g, x);
             rows[i * PAIRS_ROW] =
                 place_row(tile + i * PAIRS_BLOCK, mr * PAIRS_BLOCK, &from, gather ? together : x, rows[i * PAIRS_ROW + 1]);
         }
     }
 }
 
-/* A row so short is not worth its scales: it is read in place, or as an operand from where it was copied to. */
-enum { PAIRS_SHALLOW = 32 };
-
-static void shallow_product(const gemm_args *g)
-{
-    gemm_args plain = *g;
-    for (int64_t i = 0; i < g->m && !g->n; i++)
-        for (int64_t s = 0; s < g->segments; s++)
-            memcpy((float *)g->operand + (i * g->segments + s) * g->k, g->a + i * g->lda + (g->offset ? g->offset[s] : 0),
-                   g->k * sizeof(float));
-    if (!g->a)
-        plain.a = g->operand, plain.lda = plain.k = g->segments * g->k, plain.segments = 1, plain.offset = NULL;
-    PAIRS_PLAIN.gemm(&plain);
-}
-
-static void product(const gemm_args *g)
+static void pack_operand(const operand_args *g)
 {
     const int64_t k = g->segments * g->k;
-    gemm_args rows = *g;
-    if (k < PAIRS_SHALLOW) {
-        shallow_product(g);
-        return;
-    }
-    rows.k = (k + PAIRS_TERMS - 1) / PAIRS_TERMS * PAIRS_TERMS, rows.segments = 1, rows.offset = NULL;
-    rows.a = g->operand, rows.lda = (k + PAIRS_BLOCK - 1) / PAIRS_BLOCK * PAIRS_BLOCK + PAIRS_ROW;
-    if (g->a)
-        pair_rows(g, rows.lda);
-    gemm(&rows);
+    for (int64_t i = 0; g->act && i < g->m; i++)
+        for (int64_t s = 0; s < g->segments; s++) {
+            float *x = g->a + i * g->lda + (g->offset ? g->offset[s] : 0);
+            activate(x, x, g->k, g->act);
+        }
+    if (k >= PAIRS_SHALLOW)
+        pair_rows(g, floats_of_row(k));
+    else
+        for (int64_t i = 0; i < g->m; i++)
+            gather_row((float *)g->operand + i * k, g, g->a + i * g->lda);
+}
+
+static void product(const product_args *p)
+{
+    const int shallow = p->k < PAIRS_SHALLOW;
+    const gemm_args g = {
+        .m = p->m, .n = p->n, .k = shallow ? p->k : (p->k + PAIRS_TERMS - 1) / PAIRS_TERMS * PAIRS_TERMS, .segments = 1,
+        .a = p->operand, .lda = floats_of_row(p->k), .step = 1, .b = p->b, .ldb = NR, .panel = p->panel, .bias = p->bias,
+        .residual = p->residual, .ldr = p->ldr, .y = p->y, .ldy = p->ldy, .act = p->act, .ahead = p->ahead,
+    };
+    if (shallow)
+        PAIRS_PLAIN.gemm(&g);
+    else
+        gemm(&g);
 }
 
 /* Squares of a panel's columns may be lost or overflow in float32. */
@@ -326,6 +339,7 @@ static void pack_pair_columns(float *y, const float *x, int64_t ldx, int64_t k)
 #define PAIRS_NAME(suffix) PAIRS_NAME_(suffix)
 
 const packed_product PAIRS_NAME(PAIRS_PRODUCT) = {
+    .pack_operand = pack_operand,
     .product = product,
     .pack = pack_pairs,
     .pack_columns = pack_pair_columns,

@@ -8,9 +8,10 @@
 typedef struct {
     const micro *tables; /* ISA by ISA, PRECISIONS each */
     const int *active; /* the index of the float32 table in force */
-    /* 64-byte aligned, contents undefined; NULL when memory runs out. A call's threads have scratch each; it has room for all. */
-    void *(*scratch)(size_t bytes);
-    void *(*room)(size_t bytes);
+    void *(*scratch)(size_t bytes); /* for a call's threads together: 64-byte aligned, contents undefined; NULL: no memory */
+    int guards; /* whether arenas have guards (arena.h); the environment variable MOBILESAM_GUARDS says so */
 } runtime;
+
+static const runtime *rt; /* of the including module, set by import_runtime in common.pxd */
 
 #endif

@@ -1,5 +1,4 @@
-/* Memory that belongs to a thread and is used again by its next call: scratch, which each thread of a call has, and room, which
- * the calling thread has for all of them. Included by isa.pyx. */
+/* Scratch memory: a block that belongs to a thread, for the calls that it makes, one at a time. Included by isa.pyx. */
 #ifndef MOBILESAM_THREAD_MEMORY_H
 #define MOBILESAM_THREAD_MEMORY_H
 #include <pthread.h>
@@ -10,25 +9,20 @@ typedef struct {
     void *memory;
 } block;
 
-typedef struct {
-    block scratch, room;
-} thread_memory;
-
 static pthread_key_t memory_key;
 
 static void memory_free(void *p)
 {
-    thread_memory *own = p;
-    free(own->scratch.memory);
-    free(own->room.memory);
+    block *own = p;
+    free(own->memory);
     free(own);
 }
 
 static int memory_init(void) { return pthread_key_create(&memory_key, memory_free); }
 
-static thread_memory *own_memory(void)
+static block *own_block(void)
 {
-    thread_memory *own = pthread_getspecific(memory_key);
+    block *own = pthread_getspecific(memory_key);
     if (!own && (own = calloc(1, sizeof *own)) && pthread_setspecific(memory_key, own)) {
         free(own);
         own = NULL;
@@ -36,30 +30,21 @@ static thread_memory *own_memory(void)
     return own;
 }
 
-static void *grown(block *b, size_t bytes)
-{
-    if (b->bytes < bytes) {
-        free(b->memory);
-        b->bytes = 0;
-        if (posix_memalign(&b->memory, 64, bytes)) {
-            b->memory = NULL;
-            return NULL;
-        }
-        b->bytes = bytes;
-    }
-    return b->memory;
-}
-
 static void *scratch_get(size_t bytes)
 {
-    thread_memory *own = own_memory();
-    return own ? grown(&own->scratch, bytes) : NULL;
-}
-
-static void *room_get(size_t bytes)
-{
-    thread_memory *own = own_memory();
-    return own ? grown(&own->room, bytes) : NULL;
+    block *own = own_block();
+    if (!own)
+        return NULL;
+    if (own->bytes < bytes) {
+        free(own->memory);
+        own->bytes = 0;
+        if (posix_memalign(&own->memory, 64, bytes)) {
+            own->memory = NULL;
+            return NULL;
+        }
+        own->bytes = bytes;
+    }
+    return own->memory;
 }
 
 #endif

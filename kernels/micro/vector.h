@@ -49,10 +49,12 @@ INLINE float max_lanes(vf v)
 #if VL == 16
     return _mm512_reduce_max_ps((__m512)v);
 #else
-    float s = v[0];
-    for (int i = 1; i < VL; i++)
-        s = v[i] > s ? v[i] : s;
-    return s;
+    float s[VL];
+    memcpy(s, &v, sizeof v);
+    for (int w = VL / 2; w; w /= 2)
+        for (int i = 0; i < w; i++)
+            s[i] = s[i + w] > s[i] ? s[i + w] : s[i];
+    return s[0];
 #endif
 }
 

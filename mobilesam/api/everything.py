@@ -27,7 +27,7 @@ from ..masks import rle
 from ..masks.objects import Record
 from ..masks.regions import nms, remove_small_regions
 from ..masks.rle import RLE, UncompressedRLE
-from ..network.mask_decoder import Candidates
+from ..network.answers import Candidates
 from .model import Embedding, MobileSAM, default_model
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
@@ -184,7 +184,7 @@ class MaskGenerator:
         for first in range(0, len(points), self.points_per_batch):
             batch = slice(first, first + self.points_per_batch)
             sparse = [self.model.prompt_encoder.sparse(point[None], label, None) for point in on_canvas[batch]]
-            answers = self.model.mask_decoder.candidates(embedding._image_tokens, sparse, multimask=True)
+            answers = self.model.mask_decoder.candidates(self.model._image(embedding), sparse, multimask=True)
             for (x, y), candidates in zip(points[batch].tolist(), answers):
                 yield self._masks_of_point(candidates, (x + x0, y + y0), embedding, crop_box, size)
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from .. import kernels
+from ..checkpoints.errors import CheckpointError
+from ..checkpoints.published import PUBLISHED, cached_path
 from ..images.arrays import ImageLike
 from ..images.canvas import to_encoder_input
 from ..images.geometry import Size, to_canvas
@@ -24,14 +26,17 @@ from ..images.pictures import mask_image, save_image
 from ..masks import export, rle
 from ..masks.draw import cutout, draw_overlay, draw_prompt
 from ..masks.objects import UNNAMED, SegmentedObject
-from ..network.loading import Network, load_network
+from ..network.decoder_image import DecoderImage
+from ..network.loading import IMAGES, Network, load_network
+from ..network.precision import resolve
+from ..util.deferred import lazy
+from ..weights import default_path
 from .prompts import Prompt, check_mapping, check_prompt
 
 if TYPE_CHECKING:
     from ..network.image_encoder import ImageEncoder
     from ..network.mask_decoder import MaskDecoder
     from ..network.prompt_encoder import PromptEncoder
-    from ..network.updates import ImageTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +59,20 @@ class Segmentation:
         scores = ", ".join(f"{score:.3f}" for score in self.scores)
         return f"<Segmentation: masks of {width}x{height} pixels, scores {scores}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _segmentation, (self.embedding, self.prompt, self.scores, self.low_res)  # masks are made again
+
     @property
     def best(self) -> int:
         """The index of the mask with the highest score."""
         return int(self.scores.argmax())
 
-    @cached_property
+    @lazy
     def masks(self) -> NDArray[np.bool_]:
         """The masks (C, H, W) bool, in the image's own size."""
         return self._resized(slice(None))
 
-    @cached_property
+    @lazy
     def mask(self) -> NDArray[np.bool_]:
         """The mask (H, W) bool with the highest score; the others are not made for it."""
         drawn = self.__dict__.get("masks")
@@ -149,6 +157,12 @@ class Embedding:
 
     features (64, 64, 256) float32, read-only; original_size (h, w) of the image; input_size (h, w) of the
     part of the model's 1024x1024 canvas that the image fills; model, which encoded it.
+
+    A pickle or a deep copy holds the features, 4 MB, and names the model: unpickling finds the model by its
+    checkpoint's
+    SHA-256 and its precision, among the loaded ones, in the package, in the folder of downloads, or where it was. It
+    raises
+    CheckpointError where there is no such checkpoint.
     """
 
     features: NDArray[np.float32]
@@ -159,6 +173,9 @@ class Embedding:
     def __repr__(self) -> str:
         height, width = self.original_size
         return f"<Embedding of an image of {width}x{height} pixels>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _embedding, (self.features, self.original_size, self.input_size, self.model)
 
     def segment(
         self,
@@ -251,11 +268,6 @@ class Embedding:
         made_by = embedding_file.Maker(model.checkpoint.sha256, model.precision)
         return cls(*embedding_file.read(path, made_by), model)
 
-    @cached_property
-    def _image_tokens(self) -> ImageTokens:
-        """What the decoding of every prompt without a mask starts from."""
-        return self.model._image_tokens(self.features, None, reuse=True)
-
 
 class MobileSAM:
     """A loaded model. Immutable: any number of threads may use it at once.
@@ -263,11 +275,18 @@ class MobileSAM:
     `image_encoder(x)` maps x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256)
     float32; `prompt_encoder` and `mask_decoder` are the other two parts of the network, `checkpoint` is where
     the weights come from, `threads` how many threads a call uses and `precision` what it computes in.
+    A pickle or a deep copy names the model, as that of an Embedding does; weights are packed for the CPU that
+    unpickles.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
         self.checkpoint, self.threads, self.precision = network.checkpoint, network.threads, network.precision
+        _loaded.add(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        checkpoint = self.checkpoint
+        return _find_model, (checkpoint.sha256, self.precision, str(checkpoint.path.absolute()), self.threads)
 
     @property
     def image_encoder(self) -> ImageEncoder:
@@ -319,11 +338,7 @@ class MobileSAM:
 
         once: nothing is kept for more prompts, which costs a single one less; the same but for rounding.
         """
-        image = (
-            self._image_tokens(embedding.features, prompt.mask_input, reuse=False)
-            if once or prompt.mask_input is not None
-            else embedding._image_tokens
-        )
+        image = self._image(embedding, prompt.mask_input, kept=not once)
         return self.mask_decoder.masks(image, self._tokens(embedding, prompt), multimask=multimask)
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> NDArray[np.float32]:
@@ -342,15 +357,15 @@ class MobileSAM:
                 yield from (self._answer(embedding, prompt, multimask) for prompt in group)
                 continue
             sparse = (self._tokens(embedding, prompt) for prompt in group)
-            answers = self.mask_decoder.all_masks(embedding._image_tokens, sparse, multimask=multimask)
+            answers = self.mask_decoder.all_masks(self._image(embedding), sparse, multimask=multimask)
             for prompt, answer in zip(group, answers, strict=True):
                 yield _segmentation(embedding, prompt, *answer)
 
-    def _image_tokens(
-        self, features: NDArray[np.float32], mask_input: NDArray[np.float32] | None, *, reuse: bool
-    ) -> ImageTokens:
-        prompts = self.prompt_encoder
-        return self.mask_decoder.image_tokens(features, prompts.dense_pe(), prompts.dense(mask_input), reuse=reuse)
+    def _image(
+        self, embedding: Embedding, mask_input: NDArray[np.float32] | None = None, *, kept: bool = True
+    ) -> DecoderImage:
+        dense = None if mask_input is None else self.prompt_encoder.dense(mask_input)
+        return DecoderImage(embedding.features, dense, kept)
 
 
 def _segmentation(
@@ -360,8 +375,39 @@ def _segmentation(
     return Segmentation(scores, low_res, prompt, embedding)
 
 
+_loaded: weakref.WeakSet[MobileSAM] = weakref.WeakSet()
+
+
+def _embedding(features: NDArray[np.float32], original_size: Size, input_size: Size, model: MobileSAM) -> Embedding:
+    features.flags.writeable = False
+    return Embedding(features, original_size, input_size, model)
+
+
+def _find_model(sha256: str, precision: str, path: str, threads: int) -> MobileSAM:
+    """A model of a checkpoint in a precision: a loaded one, or from the package, the folder of downloads, or ``path``.
+
+    Raises CheckpointError where none of these is that checkpoint.
+    """
+    for model in list(_loaded):
+        if model.precision == precision and model.checkpoint.sha256 == sha256:
+            return model
+    from ..checkpoints.reader import open_source  # rarely needed
+
+    for source in (default_path(), *map(cached_path, PUBLISHED), Path(path)):
+        if source.exists() and (checkpoint := open_source(source)).sha256 == sha256:
+            return MobileSAM(Network(checkpoint, threads, resolve(precision)).loaded())
+    raise CheckpointError(
+        f"{path}: not found, or another file now: a pickled embedding or answer needs the checkpoint of SHA-256 "
+        f"{sha256[:16]}...: load it first, with mobilesam.load(<its file>, precision={precision!r})"
+    )
+
+
 def load(
-    weights: str | os.PathLike[str] | None = None, *, threads: int | None = None, precision: str | None = None
+    weights: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    precision: str | None = None,
+    images: int = IMAGES,
 ) -> MobileSAM:
     """Load a model.
 
@@ -371,10 +417,13 @@ def load(
     The results do not depend on it.
     precision: "fp32", "bf16", "int8" or "auto", bf16 where that is faster; None for MOBILESAM_PRECISION, else "fp32".
     What the narrow ones change in masks is in the README; `scripts/measure_loss.py` measures it.
+    images: how many images' maps the decoder keeps, 27 MB each: a first prompt on an image makes them, further prompts
+    use
+    them, and they are made again for an image that others have displaced.
     Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a
     checkpoint, ValueError for an impossible number of threads or a precision that this CPU lacks.
     """
-    return MobileSAM(load_network(weights, threads, precision).loaded())
+    return MobileSAM(load_network(weights, threads, precision, images=images).loaded())
 
 
 _default_lock = threading.Lock()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +21,11 @@ from .. import kernels
 from ..api.model import MobileSAM, segment
 from ..images.canvas import to_encoder_input
 from ..images.geometry import resized_size
+from ..network.decoder_image import DecoderImage
 from ..network.parameters import F32
-from ..network.updates import ImageTokens
 from ..onnx.export import DECODER, ENCODER
 from ..util.console import show
+from ..util.deferred import lazy
 from .harness import Case, Options, Row, Table, child, interleave
 from .layers import LayersBench
 
@@ -59,7 +59,7 @@ class Bench(LayersBench):
 
         return VERSIONS
 
-    @cached_property
+    @lazy
     def onnx_runtime(self) -> list[Pair]:
         """ONNX Runtime with this package's export and with every other pair."""
         if not self.others:
@@ -68,7 +68,7 @@ class Bench(LayersBench):
 
         return onnx_runtime_pairs(self.model.checkpoint, self.folder, self.options.onnx)
 
-    @cached_property
+    @lazy
     def pairs(self) -> list[Pair]:
         """The same, and OpenVINO, where it is installed, with this package's export."""
         if not self.onnx_runtime:
@@ -113,17 +113,12 @@ class Bench(LayersBench):
         point = (np.array([self.point]) * (new_w / width, new_h / height)).astype(np.float32)
         prompt, decoder = model.prompt_encoder, model.mask_decoder
 
-        def image_tokens() -> ImageTokens:
-            return decoder.image_tokens(features, prompt.dense_pe(), prompt.dense(None), reuse=True)
-
-        def call(image: ImageTokens) -> tuple[F32, F32]:
+        def call() -> tuple[F32, F32]:
+            image = DecoderImage(features if known else features.copy())
             scores, low_res = decoder.masks(image, prompt.sparse(point, label, None), multimask=True)
             return low_res, scores
 
-        if not known:
-            return lambda: call(image_tokens())
-        tokens = image_tokens()
-        return lambda: call(tokens)
+        return call
 
     def precisions(self) -> list[Table]:
         """Every precision of this CPU, encoder and decoder."""
@@ -199,7 +194,7 @@ class Bench(LayersBench):
         differences = [None, *(_difference(answer, answers[0]) for answer in answers[1:])]
         return Table(title, "ms", [Row(*row) for row in zip(times, times.values(), differences)])
 
-    @cached_property
+    @lazy
     def _children(self) -> tuple[list[Row], list[Row]]:
         """Milliseconds and megabytes of each command, run in turns; the first round is not counted."""
         threads, point = str(self.options.threads), ",".join(map(str, self.point))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -18,6 +17,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from .. import architecture
+from ..util.deferred import lazy
 from ..util.files import sha256
 from .errors import CheckpointError, hint, listed
 from .published import PUBLISHED, cached_path
@@ -50,7 +50,7 @@ class TensorFile(Mapping[str, Array]):
             raise FileNotFoundError(f"no such checkpoint: {self.path}") from None
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
-    @cached_property
+    @lazy
     def _file(self) -> Any:  # its methods are untyped
         if self._identity() != self._opened:
             raise CheckpointError(f"{self.path}: changed since it was opened")
@@ -91,7 +91,7 @@ class Checkpoint(TensorFile):
     format_version, source, source_sha256, dtype. Threads may share it.
     """
 
-    @cached_property
+    @lazy
     def sha256(self) -> str:
         """The file's checksum, in hexadecimal; it is read for that when first asked for."""
         return sha256(self.path)

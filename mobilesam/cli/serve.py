@@ -38,7 +38,9 @@ def run(arguments: argparse.Namespace) -> int:
     from ..serve.limits import Limits
 
     with server.listen(arguments.host, arguments.port, DEFAULT_PORT) as listener:
-        model = load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
+        model = load(
+            arguments.weights, threads=arguments.threads, precision=arguments.precision, images=arguments.images
+        )
         app = app_module.create_app(model, Limits(images=arguments.images), hosts=arguments.allow_host)
         address = server.address(listener)
 

@@ -206,9 +206,7 @@ def _predict(
         answer
         for mask, part in zip(every_mask, parts, strict=True)
         for answer in model.mask_decoder.all_masks(
-            embedding._image_tokens
-            if mask is None
-            else model._image_tokens(embedding.features, mask, reuse=len(part) > 1),
+            model._image(embedding, mask),
             part,
             multimask=multimask_output,
         )

@@ -12,6 +12,9 @@ from ..util.deferred import Later
 from .image_encoder import ImageEncoder
 from .precision import decoder_precision, resolve
 
+# Images whose maps the decoder keeps, 27 MB each, by default.
+IMAGES = 4
+
 if TYPE_CHECKING:
     from ..checkpoints.reader import ConvertedCheckpoint
     from .mask_decoder import MaskDecoder
@@ -33,8 +36,9 @@ class Network:
         precision: str = "fp32",
         *,
         in_order: bool = False,
+        images: int = IMAGES,
     ) -> None:
-        self.checkpoint, self.threads, self.precision = checkpoint, threads, precision
+        self.checkpoint, self.threads, self.precision, self.images = checkpoint, threads, precision, images
         thread = ThreadPoolExecutor(1)
         beside = ThreadPoolExecutor(1) if threads > 1 and not in_order else thread
         self.image_encoder = ImageEncoder(checkpoint, threads, precision, thread=thread)
@@ -47,8 +51,11 @@ class Network:
         from .mask_decoder import MaskDecoder  # loaded beside the first image's encoding, where that has begun
         from .prompt_encoder import PromptEncoder
 
-        decoder = MaskDecoder(self.checkpoint, self.threads, decoder_precision(self.precision))
-        return PromptEncoder(self.checkpoint, self.threads), decoder
+        prompts = PromptEncoder(self.checkpoint, self.threads)
+        precision = decoder_precision(self.precision)
+        return prompts, MaskDecoder(
+            self.checkpoint, prompts.dense_pe(), prompts.no_mask_embed, self.threads, precision, images=self.images
+        )
 
     def _unmap(self) -> None:
         """After the encoder's layers, which this thread has loaded, and whatever has become of them."""
@@ -74,9 +81,16 @@ class Network:
 
 
 def load_network(
-    weights: str | os.PathLike[str] | None, threads: int | None, precision: str | None, *, in_order: bool = False
+    weights: str | os.PathLike[str] | None,
+    threads: int | None,
+    precision: str | None,
+    *,
+    in_order: bool = False,
+    images: int = IMAGES,
 ) -> Network:
     """What `mobilesam.load` loads, still being loaded; its arguments and, but for MemoryError, its errors."""
     threads = kernels.threads.default_threads() if threads is None else kernels.threads.checked(threads)
     precision = resolve(precision)
-    return Network(open_checkpoint(weights), threads, precision, in_order=in_order)
+    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+        raise ValueError(f"images: expected a whole number of at least 1, got {images!r}")
+    return Network(open_checkpoint(weights), threads, precision, in_order=in_order, images=images)

@@ -12,10 +12,6 @@ norm. So y₁ and y₂ are never made. What is asked of them is linear in Z: a m
 and a small matrix times S; |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding;
 its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
 
-P·U of a head's tokens is what the head mixes of their values, through its rows of O: where tokens are many, the mixed
-channels M = P·v (N, E) are S's columns in place of P, and O's rows are U. S has 8·T or E columns an update.
-`kernels/decoder/low_rank_update.pyx` computes with P, `mixed_update.pyx` with M, whose constants are in `mixed.py`.
-
 A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
 """
 
@@ -58,7 +54,6 @@ class LowRank:
         added to the image's first maps.
     before_at: which maps are the first of E keys and E values of the attention before the updates; before_bias: (E,),
         of those values.
-    first_out: (C, E), the first update's output projection.
     last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
     last_shift: (OC,), which is added after the division by σ₂.
     """
@@ -70,7 +65,6 @@ class LowRank:
     pe_bias: F32
     before_at: tuple[int, int]
     before_bias: F32
-    first_out: F32
     first: Update
     second: Update
     last_at: int
@@ -146,7 +140,6 @@ def low_rank(
         ),
         before_at=(0, count - e),
         before_bias=_f32(_applied(value0, -out1.bias)),
-        first_out=_f32(out1.weight),
         first=update(0, e),
         second=update(1, 5 * e, _padded(query_rows), _f32(last_basis)),
         last_at=count - e - len(last2),

@@ -45,10 +45,8 @@ class PromptEncoder:
         kinds[:count], kinds[count:] = labels, more
         return kernels.encode_positions(xy, IMG_SIZE, self.gaussian, kinds, self._embeddings, threads=1)
 
-    def dense(self, mask_input: F32 | None) -> F32:
-        """The map (64, 64, 256) of mask logits (256, 256), or the vector (256,) that stands for no mask everywhere."""
-        if mask_input is None:
-            return self.no_mask_embed
+    def dense(self, mask_input: F32) -> F32:
+        """The map (64, 64, 256) of mask logits (256, 256)."""
         x = mask_input[:, :, None]
         for conv, norm in zip(self.mask_convs, self.mask_norms):
             x = kernels.conv2d(x, conv.weight, conv.bias, stride=2, threads=self.threads)

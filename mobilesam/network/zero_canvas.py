@@ -10,12 +10,12 @@ canvas's, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..architecture import IMG_SIZE, STAGES
+from ..util.deferred import lazy
 from .parameters import F32
 
 PARTIAL_LAYERS = 2
@@ -98,7 +98,7 @@ class PartialCanvas:
         y = merge(self._lines(y, 0, 2 * reached2), self.threads)
         return self._join(y, self._tail(reached2))
 
-    @cached_property
+    @lazy
     def constants(self) -> Constants:
         """The zero canvas near its end. A map's first computed line lacks its neighbour, and is dropped."""
         shape = [IMG_SIZE, IMG_SIZE, 3]

@@ -23,7 +23,7 @@ from mobilesam.images.canvas import to_encoder_input
 from mobilesam.images.geometry import resized_size
 from mobilesam.kernels import reference
 from mobilesam.masks import rle
-from mobilesam.network import updates
+from mobilesam.network import mask_decoder
 
 CHELSEA = PHOTOS["chelsea"]  # 451x300
 LOGITS = np.zeros((256, 256), np.float32)
@@ -231,30 +231,24 @@ def test_many_prompts_give_the_bits_of_each_alone_in_order(embedding, multimask)
 
 @pytest.mark.parametrize("count", [1, 8, 9, 29, 30, 60])
 def test_every_form_of_the_decoder_has_one_answer(embedding, monkeypatch, count):
-    """The low rank by few tokens and by many, and an image of one prompt as it is and in low rank; within the golden
-    outputs' bound."""
+    """The low-rank form and the plain one, within the golden outputs' bound."""
     points = [(7 + (31 * i) % 440, 5 + (17 * i) % 290) for i in range(count)]
     prompt = check_prompt(embedding.original_size, points, None, None, None)
-    low_res = []
-    for few, once in ((0, 0), (99, 99)):
-        monkeypatch.setattr(updates, "FEW_TOKENS", few)
-        monkeypatch.setattr(updates, "ONCE_TOKENS", once)
-        low_res.append(embedding.segment(points).low_res)
-        alone = embedding.model._answer(embedding, prompt, True, once=True)
-        low_res.append(alone.low_res)
-    for other in low_res[1:]:
-        assert np.linalg.norm(other - low_res[0]) < 1e-4 * np.linalg.norm(low_res[0])
-    assert (low_res[3] != low_res[2]).any()  # the forms are not one and the same
+    monkeypatch.setattr(mask_decoder, "FEW_TOKENS", 99)
+    low_rank = embedding.segment(points).low_res
+    plain = embedding.model._answer(embedding, prompt, True, once=True).low_res
+    assert np.linalg.norm(plain - low_rank) < 1e-4 * np.linalg.norm(low_rank)
+    assert (plain != low_rank).any()  # the forms are not one and the same
 
 
 def test_many_prompts_are_answered_a_few_at_a_time(model, embedding, monkeypatch):
     asked: list[int] = []
     sparse = model.prompt_encoder.sparse
     monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: asked.append(1) or sparse(*given))
-    answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(2 * updates.TOGETHER + 1)])
+    answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(2 * mask_decoder.TOGETHER + 1)])
     assert asked == []
     taken = [len(asked) for _ in answers]
-    few = updates.TOGETHER
+    few = mask_decoder.TOGETHER
     assert taken == [*[few] * few, *[2 * few] * few, 2 * few + 1]
 
 
@@ -292,9 +286,10 @@ def test_refining_is_the_same_prompt_with_the_best_logits_and_the_new_points(emb
 def test_one_prompt_for_a_photo_prepares_for_no_others():
     model = mobilesam.load()
     answer = mobilesam.segment(CHELSEA, [(220, 140)], model=model)
-    assert "constants" not in vars(model.mask_decoder)
+    constants = model.mask_decoder.low_rank.constants
+    assert not constants._made
     answer.embedding.segment([(220, 140)])
-    assert "constants" in vars(model.mask_decoder)
+    assert constants._made
 
 
 def test_a_path_a_picture_and_an_array_give_the_same(model, embedding):
@@ -336,7 +331,7 @@ def test_odd_sizes(model, size):
 
 
 def test_prompts_in_turns_are_answered_as_alone(model, embedding):
-    """What one prompt leaves prepared for the next has nothing of it, whatever lies between."""
+    """A plan that serves one prompt after another keeps nothing of them, whatever lies between."""
     prompts = [{"points": [(x, 99)] * n, "multimask": m} for x in (80, 222) for n in (1, 2, 20) for m in (True, False)]
     same = embedding.features, embedding.original_size, embedding.input_size, model
     alone = [mobilesam.Embedding(*same).segment(**prompt) for prompt in prompts]
@@ -346,9 +341,7 @@ def test_prompts_in_turns_are_answered_as_alone(model, embedding):
             got = embedding.segment(**prompts[i])
             np.testing.assert_array_equal(got.low_res, alone[i].low_res)
             np.testing.assert_array_equal(got.scores, alone[i].scores)
-    (prepared,) = embedding._image_tokens.prepared.values()
     kept = [(embedding.segment(**prompts[i]), alone[i]) for i in (0, 6, 0)]
-    assert [*embedding._image_tokens.prepared.values()] == [prepared]  # they are alike
     for got, expected in kept:  # an answer is its own
         np.testing.assert_array_equal(got.low_res, expected.low_res)
         np.testing.assert_array_equal(got.scores, expected.scores)

@@ -20,7 +20,7 @@ static void check_gemm(int m, int n, int k, gemm_options o)
     const float *residual = o.residual ? numbers((m - 1) * ldr + n, 1000) : NULL;
     float *y = o.residual == 2 ? copy(residual, (m - 1) * ldy + n) : blank((m - 1) * ldy + n);
     u->gemm(&(gemm_args){m, n, k, o.segments, o.segments > 1 ? offset : NULL, a, lda, step, b, ldb, panel, bias,
-                         o.residual == 2 ? y : residual, ldr, y, ldy, o.act, NULL, ACT_NONE, NULL, b, 200});
+                         o.residual == 2 ? y : residual, ldr, y, ldy, o.act, {b, 200}});
     for (int i = 0; i < m; i++)
         for (int j = 0; j < n; j++) {
             sum s = {0};
@@ -86,10 +86,11 @@ static void depthwise_rows(int taps, int period, int count, int with_bias, int a
     float *y = blank(count);
     for (int t = 0; t < taps; t++)
         x[t] = numbers(count, 1), w[t] = numbers(length, 1);
+    const taps_args args = {taps, x, w, bias, y, act};
     if (period)
-        u->depthwise_flat(y, x, w, taps, bias, period, count, act);
+        u->depthwise_flat(&args, period, count);
     else
-        u->depthwise_taps(y, x, w, taps, bias, count, act);
+        u->depthwise_taps(&args, count);
     expect_taps(y, x, w, taps, bias, length, 1, count, act);
 }
 

@@ -51,9 +51,9 @@ def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
             steps.append("encoder loaded")
 
     class Decoder(decoder.MaskDecoder):
-        def __init__(self, *arguments):
+        def __init__(self, *arguments, **options):
             steps.append("decoder begun")
-            super().__init__(*arguments)
+            super().__init__(*arguments, **options)
 
     monkeypatch.setattr(image_encoder, "Neck", Neck)
     monkeypatch.setattr(decoder, "MaskDecoder", Decoder)

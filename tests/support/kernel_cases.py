@@ -1,4 +1,4 @@
-"""One call of every kernel, large enough for threads to share and awkward enough to reach the edges."""
+"""One call of every kernel but the decoder's, large enough for threads to share and awkward enough for the edges."""
 
 import inspect
 from collections.abc import Mapping
@@ -12,8 +12,6 @@ from mobilesam import kernels
 from mobilesam.kernels import reference
 
 Shape = tuple[int, ...]
-
-CHUNK = 256  # an image's tokens that lie together in its maps
 
 
 @dataclass(frozen=True)
@@ -34,22 +32,10 @@ class Case:
 
     def __call__(self, arrays: Mapping[str, Any], **options: Any) -> np.ndarray:
         """The kernel's answer, several of them joined."""
-        if self.operation == "upscale_masks" and isinstance(arrays["x"], np.ndarray):
-            arrays = {**arrays, "x": as_maps(arrays["x"])}
         return joined(getattr(kernels, self.operation)(**arrays, **self.options, **options))
 
     def expected(self, arrays: Mapping[str, Any]) -> np.ndarray:
         return joined(getattr(reference, self.operation)(**arrays, **self.options))
-
-
-def as_maps(x: np.ndarray) -> tuple[kernels.ImageMaps, int, tuple[int, int]]:
-    """Maps (M, H, W) as `upscale_masks` takes them: in chunks, the first one's number, (H, W)."""
-    count, height, width = x.shape
-    chunks = -(-height * width // CHUNK)
-    data = np.zeros((count, chunks * CHUNK), np.float32)
-    data[:, : height * width] = x.reshape(count, -1)
-    data = np.ascontiguousarray(data.reshape(count, chunks, CHUNK).transpose(1, 0, 2))
-    return kernels.ImageMaps(data, height * width), 0, (height, width)
 
 
 def joined(answer: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
@@ -132,22 +118,10 @@ CASES = {
         Case("depthwise_conv2d", {"x": (2, 47, 45, 19), "weight": (3, 3, 19), "bias": (19,)}, {"pad": 1}),
         Case("layer_norm", {"x": (1501, 37), "weight": (37,), "bias": (37,)}),
         Case("window_attention", attention_shapes(17, 23, 42, heads=3, window=5), {"window": 5}),
-        Case("cross_attention", {"q": (401, 42), "k": (53, 42), "v": (53, 42)}, {"heads": 3}),
         Case("patch_embed", embed_shapes(83, 61, 3, 21, 37)),
         Case("mbconv", mbconv_shapes(33, 37, 21, 43, 21), {"residual": True}),
         Case("local_mlp", mlp_shapes(19, 97, 21)),
         Case("winograd_conv3x3", {"x": (27, 71, 48), "weight": (64, 3, 3, 48)}),
-        Case(
-            "upscale_masks",
-            {
-                "x": (4 * 19, 9, 11),
-                "norm_weight": (19,),
-                "norm_bias": (19,),
-                "w2": (4 * 13, 19),
-                "b2": (13,),
-                "hyper": (3, 13),
-            },
-        ),
         Case("resize_logits", {"x": (2, 13, 11)}, {"padded": (53, 52), "crop": (41, 52), "size": (163, 208)}),
     )
 }
@@ -196,11 +170,6 @@ PHOTO_SIZES = {  # the crop on the canvas and the size of a photo
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 every_array = pytest.mark.parametrize(
     ("case", "name"),
-    [
-        pytest.param(case, name, id=f"{key}-{name}")
-        for key, case in CASES.items()
-        for name in case.shapes
-        if (key, name) != ("upscale_masks", "x")  # maps, which are no array
-    ],
+    [pytest.param(case, name, id=f"{key}-{name}") for key, case in CASES.items() for name in case.shapes],
 )
 packable = pytest.mark.parametrize("case", [CASES[name] for name in PACKERS], ids=PACKERS)

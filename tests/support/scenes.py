@@ -1,40 +1,27 @@
-"""Random updates of an image by prompts: arguments of the decoder's kernels, and their answers in float64."""
+"""Random updates of an image by prompts: what the decoder's plans are given, and their answers in float64."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from plans import Recording
 
 from mobilesam import kernels
-from mobilesam.kernels import reference
+from mobilesam.kernels import Array, ImageMaps, Maps, UpdatedImage, reference
 from mobilesam.network.low_rank import Affine, LowRank, low_rank
-from mobilesam.network.mixed import Mixed, mixed
 from mobilesam.network.parameters import F32
 
 CHANNELS, INNER, LAST = 96, 32, 64
 SCALE = np.float32((INNER // reference.HEADS) ** -0.5)
 
 
-def update_one_mixed(maps, pe, update, keys, values, queries, before=None, **options):
-    """update_image_mixed with the shapes of update_image, for one prompt."""
-    (keys,), (values,), (queries,) = keys, values, queries
-    image, attended = kernels.update_image_mixed(maps, pe, update, keys, values, queries, *(before or ()), **options)
-    return [image], attended[None]
+class Updated(NamedTuple):
+    """What two updates have made of an image for one prompt."""
 
-
-def rows_of(image, case: "Scene") -> kernels.MapRows:
-    """What an updated image's basis goes through at the end."""
-    if isinstance(image, kernels.MixedImage):
-        return case.mixed.last_rows
-    assert image.rows is not None
-    return image.rows
-
-
-def scale_of(image: kernels.UpdatedImage | kernels.MixedImage) -> F32:
-    return image.data[:, 0, :256]
-
-
-def basis_of(image: kernels.UpdatedImage | kernels.MixedImage) -> F32:
-    return image.data[:, 1 : image.rank + 1, :256]
+    scale: F32  # (N,)
+    basis: F32  # (rank, N)
+    last: F32  # (LAST, rank), of the products with the basis at the end
+    attended: tuple[F32, F32]  # what the queries of each update are answered
 
 
 @dataclass(frozen=True)
@@ -45,38 +32,51 @@ class Scene:
     x: F32
     pe: F32
     constants: LowRank
-    mixed: Mixed
+    outs: tuple[Affine, Affine]  # of the updates, each its output projection, its queries and the norm behind
+    queries: tuple[Affine, Affine]
+    norms: tuple[Affine, Affine]
+    keys: tuple[Affine, Affine, Affine]  # of the attention before the updates and after each
+    values: tuple[Affine, Affine, Affine]
     tokens: tuple[tuple[F32, F32, F32], ...]  # keys, values and queries of each update
     looked: np.ndarray  # what the first update's queries are answered before it
     attended: tuple[np.ndarray, ...]
+    updated: tuple[np.ndarray, ...]  # the image's tokens after each update
     last: np.ndarray
     condition: float  # how much larger the terms of a squared deviation are than their sum
 
-    def maps(self, **options) -> tuple[kernels.ImageMaps, kernels.ImageMaps]:
+    def maps(self, **options) -> tuple[ImageMaps, ImageMaps]:
         c = self.constants
         pe = kernels.project_image(self.pe, None, None, c.pe_rows, **options)
         pe.data[:, : len(c.pe_bias)] += c.pe_bias[:, None]
         return kernels.project_image(self.x, c.shift, c.scale, c.rows, (pe, 2 * INNER), **options), pe
 
-    def update(self, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], update_image, **options):
-        """The updated image and what attended to it, twice."""
-        constants = self.mixed if update_image is update_one_mixed else self.constants
-        ((image, attended),) = updates(constants, maps, [self.tokens], update_image, **options)
-        return image, attended
+    def update(self, maps: tuple[ImageMaps, ImageMaps], **options) -> Updated:
+        """What the scene's own tokens make of the image."""
+        (updated,) = updates(self.constants, maps, [self.tokens], **options)
+        return updated
 
 
-def updates(
-    constants: LowRank | Mixed, maps: tuple[kernels.ImageMaps, kernels.ImageMaps], prompts, update_image, **options
-):
-    """Each prompt's updated image and what attended to it, twice."""
-    images, attended = None, []
+def record_updates(
+    made: Recording, constants: LowRank, image: Maps, pe: Maps, prompts
+) -> tuple[UpdatedImage, list[Array]]:
+    """The steps of two updates by prompts' tokens, each ((keys, values, queries), the second's)."""
+    updated, attended = None, []
     for i, update in enumerate((constants.first, constants.second)):
         keys, values, queries = (np.stack(part) for part in zip(*(prompt[i] for prompt in prompts)))
-        images, answers = update_image(
-            *maps, update, keys * SCALE, values, queries * SCALE, images, channels=CHANNELS, **options
-        )
+        tokens = made.give(keys * SCALE, values, queries * SCALE)
+        updated, answers = made.plan.update_image(image, pe, update, *tokens, updated, channels=CHANNELS)
         attended.append(answers)
-    return list(zip(images, zip(*attended), strict=True))
+    return updated, attended
+
+
+def updates(constants: LowRank, maps: tuple[ImageMaps, ImageMaps], prompts, **options) -> list[Updated]:
+    """What each prompt's tokens make of an image and its positional encoding, in one plan."""
+    made, n = Recording(**options), maps[0].n
+    updated, attended = record_updates(made, constants, *map(made.give_maps, maps), prompts)
+    data, last, *answers = made.run(updated.data, updated.last[0], *attended)
+    images = data[..., :256].transpose(0, 2, 1, 3).reshape(len(data), data.shape[2], -1)[..., :n]
+    scales, bases = np.ascontiguousarray(images[:, 0]), np.ascontiguousarray(images[:, 1 : updated.rank + 1])
+    return [Updated(*one, answered) for *one, answered in zip(scales, bases, last, zip(*answers), strict=True)]
 
 
 def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
@@ -98,15 +98,16 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
     )
     attention = [((k.weight, k.bias), (v.weight, v.bias)) for k, v in zip(keys, values, strict=True)]
     y, condition = np.float64(x), 1.0
-    looked, attended = reference.attend_image(prompt[0][2], y, pe, *attention[0]), []
+    looked, attended, updated = reference.attend_image(prompt[0][2], y, pe, *attention[0]), [], []
     for i, (k, v, q) in enumerate(prompt):
         weights = [(part.weight, part.bias) for part in (queries[i], outs[i], norms[i])]
-        update = reference.linear(
+        change = reference.linear(
             reference.cross_attention(reference.linear(y + pe, *weights[0]), k, v, heads=reference.HEADS), *weights[1]
         )
-        own, added, both = (np.linalg.norm(z - z.mean(axis=1, keepdims=True), axis=1) for z in (y, update, y + update))
+        own, added, both = (np.linalg.norm(z - z.mean(axis=1, keepdims=True), axis=1) for z in (y, change, y + change))
         condition *= np.max((own + added) / both) ** 2
         y = reference.update_image(y, pe, k, v, *weights)
+        updated.append(y)
         attended.append(reference.attend_image(q, y, pe, *attention[i + 1]))
     constants = low_rank(outs, norms, queries, keys, values, last)
     return Scene(
@@ -114,10 +115,11 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
         x,
         pe,
         constants,
-        mixed(constants),
+        *map(tuple, (outs, queries, norms, keys, values)),
         prompt,
         looked,
         tuple(attended),
+        tuple(updated),
         reference.linear(y, last.weight, last.bias),
         condition,
     )

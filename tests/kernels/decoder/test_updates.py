@@ -1,7 +1,6 @@
-"""What the mask decoder runs on: the image's updates in low rank, upscaled masks."""
+"""What the mask decoder runs on: the image's updates in low rank, attention to an image, upscaled masks."""
 
 import dataclasses
-from functools import partial
 
 import numpy as np
 import pytest
@@ -9,8 +8,8 @@ from grids import any_case
 from hypothesis import given
 from hypothesis import strategies as st
 from isas import every_isa  # noqa: F401
-from kernel_cases import CASES, Case, as_maps
-from scenes import CHANNELS, INNER, LAST, SCALE, basis_of, rows_of, scale_of, scene, update_one_mixed, updates
+from plans import Recording, record_upscaling, upscale_arrays, upscaled
+from scenes import CHANNELS, INNER, LAST, SCALE, Updated, record_updates, scene, updates
 from tolerances import assert_relative_l2, assert_same, integers, normal, pass_bound
 
 from mobilesam import kernels
@@ -18,11 +17,8 @@ from mobilesam.kernels import reference
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
-# Of updates: a basis of the tokens, and of the channels that they mix.
-both_forms = pytest.mark.parametrize("update_image", [kernels.update_image, update_one_mixed])
 
-
-def check_updates(n: int, tokens: int, asking: int, update_image, *, sharper: float = 1, **options) -> None:
+def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **options) -> None:
     """Maps, scores, softmax over the tokens, a quadratic form, scores again, softmax over the image, sums.
 
     Terms of a squared deviation err by their own size, which `condition` compares with the sum's, and exponentials by
@@ -30,20 +26,23 @@ def check_updates(n: int, tokens: int, asking: int, update_image, *, sharper: fl
     """
     case = scene(n, tokens, asking, sharper)
     maps = case.maps(**options)
-    image, attended = case.update(maps, update_image, **options)
+    updated = case.update(maps, **options)
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
-    for i, (got, expected) in enumerate(zip(attended, case.attended)):
+    for i, (got, expected) in enumerate(zip(updated.attended, case.attended)):
         bound = (i + 1) * sharper * case.condition * pass_bound(*depths, *depths, n, n)
         assert_relative_l2(got, expected, bound)
     c = case.constants
-    basis = basis_of(image).transpose(1, 0, 2).reshape(image.rank, -1)[:, :n]
     own = maps[0].data[:, c.last_at : c.last_at + LAST].transpose(0, 2, 1).reshape(-1, LAST)[:n]
-    scale = scale_of(image).reshape(-1)[:n, None]
-    last = (own + basis.T @ rows_of(image, case).rows.T) * scale + c.last_shift
+    last = (own + updated.basis.T @ updated.last.T) * updated.scale[:, None] + c.last_shift
     assert_relative_l2(last, case.last, 2 * case.condition * pass_bound(*depths, *depths))
 
 
-@both_forms
+def assert_alike(got: Updated, expected: Updated) -> None:
+    """The same bits."""
+    for one, other in zip((*got[:3], *got.attended), (*expected[:3], *expected.attended), strict=True):
+        assert_same(one, other)
+
+
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -59,15 +58,22 @@ def check_updates(n: int, tokens: int, asking: int, update_image, *, sharper: fl
     ],
     ids=str,
 )
-def test_updates_in_low_rank(sizes, update_image):
-    check_updates(*sizes, update_image)
+def test_updates_in_low_rank(sizes):
+    check_updates(*sizes)
 
 
-@both_forms
 @any_case(15)
 @given(n=st.integers(1, 600), tokens=st.integers(1, 16), asking=st.integers(1, 16), threads=st.integers(1, 4))
-def test_any_updates_in_low_rank(update_image, n, tokens, asking, threads):
-    check_updates(n, tokens, asking, update_image, threads=threads)
+def test_any_updates_in_low_rank(n, tokens, asking, threads):
+    check_updates(n, tokens, asking, threads=threads)
+
+
+def looked(case, queries: np.ndarray, maps, **options) -> np.ndarray:
+    """What prompts' queries (P, T, E), scaled, are answered by the image before it is updated."""
+    made, c = Recording(**options), case.constants
+    keys, values = (made.give_maps(maps).rows(at, INNER) for at in c.before_at)
+    (y,) = made.run(made.plan.attend_image(made.give(queries), keys, values, c.before_bias))
+    return y
 
 
 @any_case(15)
@@ -75,65 +81,61 @@ def test_any_updates_in_low_rank(update_image, n, tokens, asking, threads):
 def test_attention_to_the_image_before_it_is_updated(n, asking, threads):
     case = scene(n, asking, 1)
     maps, _ = case.maps(threads=threads)
-    c, queries = case.constants, case.tokens[0][2]
-    got = kernels.attend_image(maps, c.before_at, queries[None] * SCALE, c.before_bias, threads=threads)
+    queries = case.tokens[0][2][None] * SCALE
+    got = looked(case, queries, maps, threads=threads)
     assert_relative_l2(got[0], case.looked, pass_bound(CHANNELS, CHANNELS, INNER // 8, CHANNELS, n, n))
-    other = np.stack([normal(asking, INNER), queries * SCALE])
-    both = kernels.attend_image(maps, c.before_at, other, c.before_bias)
+    both = looked(case, np.concatenate([normal(1, asking, INNER), queries]), maps)
     assert_same(both[1], got[0])
+
+
+@pytest.mark.parametrize("sizes", [(4096, 4096), (4096, 1), (1, 65)], ids=str)
+def test_attention_to_an_image_of_any_queries(sizes):
+    """Scores, softmax over the image, sums: far more queries than a prompt has tokens, and keys of a Maps each."""
+    n, asking = sizes
+    queries, keys, values = normal(asking // 8 + 1, 32), normal(n, 32), normal(1, n, 32)[0]
+    made, bias = Recording(), normal(32)
+    given_keys, given_values = made.give_maps(keys), made.give_maps(values)
+    (got,) = made.run(
+        made.plan.attend_image(made.give(queries[None] * np.float32(0.5)), given_keys, given_values, bias)
+    )
+    expected = reference.cross_attention(queries, keys, values + np.float64(bias), heads=8)
+    assert_relative_l2(got[0], expected, pass_bound(4, n, n))
+
+
+def test_attention_picks_the_one_matching_token():
+    """Scores of thousands: every other weight underflows to zero, in whichever chunk its token is."""
+    k, v = np.zeros((600, 16), np.float32), normal(600, 16)
+    at = [0, 255, 256, 511, 599]
+    k[at] = np.sign(normal(5, 16)) * 64
+    made = Recording()
+    queries = made.give(k[at][None])
+    (y,) = made.run(made.plan.attend_image(queries, made.give_maps(k), made.give_maps(v), np.zeros(16, np.float32)))
+    expected = reference.cross_attention(k[at] * np.float32(2**0.5), k, v, heads=8)
+    assert_relative_l2(y[0], expected, pass_bound(2, 600, 600))
 
 
 def test_attention_to_the_image_refuses_what_does_not_fit():
     case = scene(9, 2, 3)
-    (maps, _), c = case.maps(), case.constants
-    with pytest.raises(ValueError, match=r"^queries: "):
-        kernels.attend_image(maps, c.before_at, normal(1, 2, INNER + 1), c.before_bias)
-    last = maps.data.shape[1] - INNER
-    with pytest.raises(ValueError, match=rf"^at: .*got \(0, {last + 1}\)"):
-        kernels.attend_image(maps, (0, last + 1), normal(1, 2, INNER), c.before_bias)
-    for at in ((0,), (0.5, INNER), (0, 1, 2)):
-        with pytest.raises(ValueError, match=r"^at: "):
-            kernels.attend_image(maps, at, normal(1, 2, INNER), c.before_bias)
-    with pytest.raises(TypeError, match=r"^maps: expected ImageMaps, got ndarray"):
-        kernels.attend_image(maps.data, c.before_at, normal(1, 2, INNER), c.before_bias)
-
-
-def test_updates_by_mixed_channels_refuse_what_does_not_fit():
-    case = scene(300, 5, 3)
-    maps, c, m = case.maps(), case.constants, case.mixed
-    (keys, values, queries), later = case.tokens
-    update = partial(kernels.update_image_mixed, channels=CHANNELS)
-    for name, arguments in {
-        "values": (keys, values[:1], queries),
-        "queries": (keys, values, queries[:, :8]),
-        "keys": (keys[:, :8], values, queries),
+    made, c = Recording(), case.constants
+    maps, queries = made.give_maps(case.maps()[0]), made.give(normal(1, 2, INNER))
+    keys, values = (maps.rows(at, INNER) for at in c.before_at)
+    other, odd = made.give_maps(normal(8, INNER)), made.give(normal(1, 2, INNER + 1))
+    begins = r"^step 0, attend_image: "
+    for arguments, message in {
+        (odd, keys, values): "queries: expected a multiple of 8 channels, got 33",
+        (queries.of_first(), keys, values): r"queries: expected shape \(P, T, E\), got \(2, 32\)",
+        (queries, maps, values): f"keys: expected 32 channels of 9 tokens, got {maps.channels} of 9",
+        (queries, keys, keys.rows(1, 31)): "values: expected 32 channels of 9 tokens, got 31 of 9",
+        (queries, keys, other): "values: expected 32 channels of 9 tokens, got 32 of 8",
     }.items():
-        with pytest.raises(ValueError, match=f"^{name}: "):
-            update(*maps, m.first, *arguments)
-    first, _ = update(*maps, m.first, keys, values, queries)
-    second, _ = update(*maps, m.second, *later, first)
-    for constants, before in ((m.first, first), (m.second, None), (m.second, second)):
-        with pytest.raises(ValueError, match=r"^before: .*second of two updates"):
-            update(*maps, constants, keys, values, queries, before)
-    few, other = case.x[:5], kernels.project_image(case.pe[:5], None, None, c.pe_rows)
-    small = kernels.project_image(few, c.shift, c.scale, c.rows, (other, 2 * INNER))
-    with pytest.raises(ValueError, match=r"^before: expected an image of 5 tokens, got 300"):
-        update(small, other, m.second, keys, values, queries, first)
-    with pytest.raises(ValueError, match=r"^maps: .* 300 and 5 tokens"):
-        update(maps[0], other, m.first, keys, values, queries)
-    lacking = kernels.project_image(case.pe, None, None, c.pe_rows.rows[: c.first.pe_at + 2 * INNER])
-    with pytest.raises(ValueError, match=r"^maps: expected"):
-        update(maps[0], lacking, m.first, keys, values, queries)
-    with pytest.raises(TypeError, match=r"^maps: expected ImageMaps"):
-        update(maps[0].data, maps[1], m.first, keys, values, queries)
-    (other,), _ = kernels.update_image(
-        *maps, case.constants.first, *(normal(1, INNER // 8, INNER) for _ in range(3)), channels=CHANNELS
-    )
-    assert other.rank == first.rank
-    with pytest.raises(TypeError, match=r"^before: expected MixedImage, got UpdatedImage"):
-        update(*maps, m.second, keys, values, queries, other)
-    with pytest.raises(ValueError, match=r"^before.data: expected shape"):
-        update(*maps, m.second, keys, values, queries, first._replace(data=first.data[:, :-1].copy()))
+        with pytest.raises(ValueError, match=begins + message):
+            made.plan.attend_image(*arguments, c.before_bias)
+    with pytest.raises(TypeError, match=begins + "keys: expected Maps, got ndarray"):
+        made.plan.attend_image(queries, normal(9, INNER), values, c.before_bias)
+    with pytest.raises(TypeError, match=begins + "values: expected Maps, got Array"):
+        made.plan.attend_image(queries, keys, maps.array, c.before_bias)
+    with pytest.raises(ValueError, match=begins + r"bias: expected shape \(32,\), got \(33,\)"):
+        made.plan.attend_image(queries, keys, values, normal(33))
 
 
 def test_rows_of_maps_are_a_copy_in_a_precision_that_has_columns():
@@ -146,77 +148,103 @@ def test_rows_of_maps_are_a_copy_in_a_precision_that_has_columns():
         kernels.pack_rows(rows, precision="int8")
 
 
-@both_forms
-def test_updates_give_the_same_bits_on_any_threads(update_image):
+def test_updates_give_the_same_bits_on_any_threads():
     case = scene(1500, 5, 4)
-    image, attended = case.update(case.maps(threads=1), update_image, threads=1)
+    expected = case.update(case.maps(threads=1), threads=1)
     for threads in (2, 3, 4):
-        again, others = case.update(case.maps(threads=threads), update_image, threads=threads)
-        for one, other in zip((scale_of(image).ravel()[:1500], *attended), (scale_of(again).ravel()[:1500], *others)):
-            assert_same(other, one)
+        assert_alike(case.update(case.maps(threads=threads), threads=threads), expected)
 
 
 def test_prompts_together_give_the_same_bits_as_alone():
     scenes = [scene(700, 3, 4, sharper=sharper) for sharper in (1, 2, 0.5)]
     maps = scenes[0].maps()
-    together = updates(scenes[0].constants, maps, [one.tokens for one in scenes], kernels.update_image)
-    for one, (image, attended) in zip(scenes, together):
-        ((alone, expected),) = updates(scenes[0].constants, maps, [one.tokens], kernels.update_image)
-        assert_same(basis_of(image), basis_of(alone))
-        assert_same(scale_of(image), scale_of(alone))
-        for got, answer in zip(attended, expected, strict=True):
-            assert_same(got, answer)
+    together = updates(scenes[0].constants, maps, [one.tokens for one in scenes])
+    for one, got in zip(scenes, together, strict=True):
+        (alone,) = updates(scenes[0].constants, maps, [one.tokens])
+        assert_alike(got, alone)
 
 
-@both_forms
-def test_attention_of_sharp_scores(update_image):
+def test_a_plan_of_updates_runs_many_times():
+    """Nothing is left of the run before, and what one plan is given for the image another may be given too."""
+    scenes = [scene(600, 5, 3, sharper=sharper) for sharper in (1, 3)]
+    maps = scenes[0].maps()
+    made = Recording()
+    _, attended = record_updates(made, scenes[0].constants, *map(made.give_maps, maps), [scenes[0].tokens])
+    first, others = made.run(*attended), scenes[1].update(maps).attended
+    tokens = [array * SCALE if i % 3 != 1 else array for i, array in enumerate(sum(scenes[1].tokens, ()))]
+    values = dict(zip(list(made.given)[2:], (array[None] for array in tokens), strict=True))
+    made.plan.run(made.given | values)
+    for array, expected in zip(attended, others, strict=True):
+        assert_same(made.plan.view(array)[0], expected)
+    made.plan.run(made.given)
+    for array, expected in zip(attended, first, strict=True):
+        assert_same(made.plan.view(array), expected)
+
+
+def test_attention_of_sharp_scores():
     """Scores near ±1000 over several chunks of the image, where each chunk has a maximum of its own."""
-    check_updates(1000, 3, 5, update_image, sharper=300)
+    check_updates(1000, 3, 5, sharper=300)
 
 
 def test_updates_refuse_what_does_not_fit():
     case = scene(9, 2, 3)
-    maps, c = case.maps(), case.constants
-    keys, values, queries = (array[None] for array in case.tokens[0])
-    (first,), _ = kernels.update_image(*maps, c.first, keys, values, queries, channels=CHANNELS)
-    for name, arguments in {
-        "values": (c.first, keys, values[:, :1], queries),
-        "queries": (c.first, keys, values, queries[..., :8]),
-        "keys": (c.first, keys[..., :8], values, queries),
+    made, c = Recording(), case.constants
+    maps, pe = map(made.give_maps, case.maps())
+    tokens = keys, values, queries = made.give(*(array[None] for array in case.tokens[0]))
+    one, narrow = made.give(normal(1, 1, INNER)), made.give(normal(1, 2, 8))
+    few, few_pe = made.give_maps(normal(5, maps.channels)), made.give_maps(normal(5, pe.channels))
+    update = made.plan.update_image
+    first, _ = update(maps, pe, c.first, *tokens, channels=CHANNELS)
+    second, _ = update(maps, pe, c.second, *tokens, first, channels=CHANNELS)
+    begins = r"^step \d+, update_image: "
+    for arguments, message in {
+        (maps, pe, c.first, keys, one, queries): r"values: expected shape \(1, 2, 32\), got \(1, 1, 32\)",
+        (maps, pe, c.first, keys, values, narrow): r"queries: expected shape \(1, T2, 32\), got \(1, 2, 8\)",
+        (maps, pe, c.first, narrow, values, queries): r"keys: expected shape \(P, T, 32\), got \(1, 2, 8\)",
+        (maps, few_pe, c.first, *tokens): "pe: expected .* of 9 tokens, got .* of 5",
+        (maps.rows(0, c.first.squares), pe, c.first, *tokens): f"maps: expected {c.first.squares + 1} of the image",
+        (maps, pe.rows(0, 3 * INNER - 1), c.first, *tokens): "maps: expected .* of its pe, got .* and 95",
+        (maps, pe, c.first, *tokens, first): "before: .*second of two updates",
+        (maps, pe, c.second, *tokens): "before: .*second of two updates.* got None",
+        (maps, pe, c.second, one, one, queries, first): "before: expected an image of 9 tokens and one update by 1 tok",
+        (maps, pe, c.second, *tokens, second): "before: expected an image of 9 tokens and one update by 2 tokens",
+        (few, few_pe, c.second, *tokens, first): "before: expected an image of 5 tokens",
     }.items():
-        with pytest.raises(ValueError, match=f"^{name}: "):
-            kernels.update_image(*maps, *arguments, channels=CHANNELS)
-    with pytest.raises(ValueError, match=r"^values: .*update before"):
-        kernels.update_image(*maps, c.second, keys[:, :1], values[:, :1], queries, [first], channels=CHANNELS)
-    with pytest.raises(ValueError, match=r"^values: .*update before"):
-        kernels.update_image(*maps, c.second, keys, values, queries, [first, first], channels=CHANNELS)
-    (second,), _ = kernels.update_image(*maps, c.second, keys, values, queries, [first], channels=CHANNELS)
-    with pytest.raises(ValueError, match=r"^values: .*update before"):
-        kernels.update_image(*maps, c.second, keys, values, queries, [second], channels=CHANNELS)
-    for update, before in ((c.first, [first]), (c.second, None)):
-        with pytest.raises(ValueError, match=r"^before: .*second of two updates"):
-            kernels.update_image(*maps, update, keys, values, queries, before, channels=CHANNELS)
+        with pytest.raises(ValueError, match=begins + message):
+            update(*arguments, channels=CHANNELS)
+    for arguments, message in {
+        (maps, pe, c.first, None, values, queries): "keys: expected Array, got NoneType",
+        (maps.array, pe, c.first, *tokens): "maps: expected Maps, got Array",
+        (maps, pe, c.second, *tokens, (first,)): "before: expected UpdatedImage, got tuple",
+    }.items():
+        with pytest.raises(TypeError, match=begins + message):
+            update(*arguments, channels=CHANNELS)
     for wrong, message in (
-        (normal(2 * INNER, 64), r"\(65, OC\), got \(64, 64\)"),
-        (normal(2 * INNER + 1, 40), "32.*40"),
+        (normal(2 * INNER, 64), r"update.last_basis: .*\(65, OC\), got \(64, 64\)"),
+        (normal(2 * INNER + 1, 40), "update.last_basis: .*32.*40"),
     ):
         other = dataclasses.replace(c.second, last_basis=wrong)
-        with pytest.raises(ValueError, match=rf"^update.last_basis: .*{message}"):
-            kernels.update_image(*maps, other, keys, values, queries, [first], channels=CHANNELS)
-    turned = dataclasses.replace(c.second, last_basis=np.asfortranarray(c.second.last_basis))
-    with pytest.raises(ValueError, match="contiguous"):
-        kernels.update_image(*maps, turned, keys, values, queries, [first], channels=CHANNELS)
-    other_form, _ = update_one_mixed(*maps, case.mixed.first, keys, values, queries, channels=CHANNELS)
-    with pytest.raises(TypeError, match=r"^before: expected UpdatedImage, got MixedImage"):
-        kernels.update_image(*maps, c.second, keys, values, queries, other_form, channels=CHANNELS)
-    other = kernels.project_image(case.pe[:5], None, None, c.pe_rows)
-    with pytest.raises(ValueError, match=r"^maps: .* 9 and 5 tokens"):
-        kernels.update_image(maps[0], other, c.first, keys, values, queries, channels=CHANNELS)
-    few = kernels.project_image(case.x[:5], c.shift, c.scale, c.rows, (other, 2 * INNER))
-    with pytest.raises(ValueError, match=r"^before: expected an image of 5 tokens, got 9"):
-        kernels.update_image(few, other, c.second, keys, values, queries, [first], channels=CHANNELS)
+        with pytest.raises(ValueError, match=begins + message):
+            update(maps, pe, other, *tokens, first, channels=CHANNELS)
+
+
+@pytest.mark.parametrize("name", ["gram", "query_rows", "key_rows", "value_rows", "last_basis"])
+def test_an_updates_constants_are_read_where_they_are(name):
+    """So another order of their elements is refused, not copied."""
+    case = scene(9, 2, 3)
+    made, c = Recording(), case.constants
+    maps, pe = map(made.give_maps, case.maps())
+    tokens = made.give(*(array[None] for array in case.tokens[0]))
+    first, _ = made.plan.update_image(maps, pe, c.first, *tokens, channels=CHANNELS)
+    turned = dataclasses.replace(c.second, **{name: np.asfortranarray(getattr(c.second, name))})
+    with pytest.raises(ValueError, match=r"^step \d+, update_image: .*contiguous"):
+        made.plan.update_image(maps, pe, turned, *tokens, first, channels=CHANNELS)
+
+
+def test_added_maps_are_of_as_many_tokens():
+    case = scene(9, 2, 3)
     with pytest.raises(ValueError, match=r"^added: "):
-        kernels.project_image(case.x[:5], c.shift, c.scale, c.rows, (maps[1], INNER))
+        kernels.project_image(case.x[:5], None, None, case.constants.rows, (case.maps()[1], INNER))
 
 
 @any_case(20)
@@ -233,50 +261,72 @@ def test_projected_image(n, channels, count, threads):
     assert_relative_l2(plain[:, :n], reference.linear(rows, x), pass_bound(channels))
 
 
-@both_forms
-def test_upscaling_an_updated_image(update_image):
+# --- upscaling ---
+
+
+def test_upscaling_an_updated_image():
     """Rows of 9 tokens, which end within blocks and chunks and beyond them."""
-    tokens = 5
+    tokens, c1 = 5, LAST // 4
     case = scene(297, tokens, 4)
-    maps = case.maps()
-    image, _ = case.update(maps, update_image)
-    c, c1 = case.constants, LAST // 4
-    more = normal(c1), normal(1, c1)[0], normal(32, c1) / np.float32(c1**0.5), normal(8), normal(3, 8)
-    update = {"update": image, "rows": rows_of(image, case), "shift": c.last_shift}
-    got = kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **update)
-    expected = reference.upscale_masks(case.last.T.reshape(LAST, 33, 9), *more)
+    c, arrays = case.constants, upscale_arrays(33, 9, c1, 8, 3)
+
+    def drawn(**options) -> np.ndarray:
+        made = Recording(**options)
+        image, pe = map(made.give_maps, case.maps())
+        updated, _ = record_updates(made, c, image, pe, [case.tokens])
+        update = [array.of_first() for array in (updated.data, *updated.last)]
+        x = image.rows(c.last_at, LAST)
+        return made.fill(record_upscaling(made, arrays, image=x, update=update, shift=c.last_shift))
+
+    got = drawn()
+    expected = reference.upscale_masks(**arrays | {"x": case.last.T.reshape(LAST, 33, 9)})
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
     assert_relative_l2(got, expected, 2 * case.condition * pass_bound(*depths, *depths, c1, c1, 8, gelus=2))
     for threads in (1, 3, 4):
-        assert_same(kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **update, threads=threads), got)
-    with pytest.raises(ValueError, match=r"^x: expected 64 maps of 32x9 tokens .* of 297"):
-        kernels.upscale_masks((maps[0], c.last_at, (32, 9)), *more, **update)
-    with pytest.raises(ValueError, match=r"^x: expected 64 maps .* from map \d+ on"):
-        kernels.upscale_masks((maps[0], maps[0].data.shape[1] - LAST + 1, (33, 9)), *more, **update)
-    few = kernels.project_image(case.x[:288], None, None, c.rows)
-    with pytest.raises(ValueError, match=r"^update: expected one of 288 tokens, got 297"):
-        kernels.upscale_masks((few, 0, (32, 9)), *more, **update)
-    with pytest.raises(ValueError, match=r"^rows: "):
-        kernels.upscale_masks(
-            (maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": kernels.pack_rows(normal(LAST, image.rank - 1))})
-        )
-    with pytest.raises(TypeError, match=r"^rows: expected MapRows, got ndarray"):
-        kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, **(update | {"rows": update["rows"].rows}))
-    with pytest.raises(TypeError, match=r"^x: expected \(ImageMaps, the first map, \(H, W\)\), got ndarray"):
-        kernels.upscale_masks(normal(LAST, 33, 9), *more, **update)
-    with pytest.raises(ValueError, match=r"^precision: .*'int8'"):
-        kernels.upscale_masks((maps[0], c.last_at, (33, 9)), *more, precision="int8")
+        assert_same(drawn(threads=threads), got)
 
 
-def test_upscaling_maps_and_their_shift():
-    """Maps in chunks as those in one piece, and a shift as if it had been added before."""
-    case = upscale_case(7, 41, 16, 8, 3)
-    arrays, rows, shift = case.arrays(), np.eye(80, dtype=np.float32), normal(64)
-    tokens = np.vstack([normal(16, 287), arrays["x"].reshape(64, -1)]).T
-    maps = kernels.project_image(np.ascontiguousarray(tokens), None, None, rows)
-    got = case(arrays | {"x": (maps, 16, (7, 41))}, shift=shift)
-    expected = case.expected(arrays | {"x": arrays["x"] + shift[:, None, None]})
-    assert_relative_l2(got, expected, pass_bound(80, 16, 16, 8, gelus=2))
+def test_upscaling_an_updated_image_in_another_plan():
+    """As the decoder draws one of several prompts: what a plan has left of the image is given to the next."""
+    case, prompt = scene(297, 5, 4), 1
+    c, arrays = case.constants, upscale_arrays(33, 9, LAST // 4, 8, 3)
+    made = Recording()
+    other = tuple(tuple(part[::-1].copy() for part in update) for update in case.tokens)
+    maps = case.maps()
+    updated, _ = record_updates(made, c, *map(made.give_maps, maps), [other, case.tokens])
+    left = [array[prompt] for array in made.run(updated.data, *updated.last)]
+    apart = Recording()
+    x, update = apart.give_maps(maps[0]).rows(c.last_at, LAST), apart.give(*map(np.ascontiguousarray, left))
+    got = apart.fill(record_upscaling(apart, arrays, image=x, update=update, shift=c.last_shift))
+    whole = Recording()
+    image, pe = map(whole.give_maps, maps)
+    updated, _ = record_updates(whole, c, image, pe, [case.tokens])
+    update = [array.of_first() for array in (updated.data, *updated.last)]
+    x = image.rows(c.last_at, LAST)
+    assert_same(whole.fill(record_upscaling(whole, arrays, image=x, update=update, shift=c.last_shift)), got)
+
+
+def test_upscaling_an_image_through_rows():
+    """Rows of 9 tokens, which end within blocks and beyond them."""
+    x, c1, shift = normal(297, CHANNELS), 16, normal(64)
+    rows, arrays = normal(4 * c1, CHANNELS) / np.float32(CHANNELS**0.5), upscale_arrays(33, 9, 16, 8, 3)
+
+    def drawn(**options) -> np.ndarray:
+        made = Recording(**options)
+        return made.fill(record_upscaling(made, arrays, image=made.give(x), rows=kernels.pack_rows(rows), shift=shift))
+
+    got = drawn()
+    z = reference.linear(x, rows, shift).T.reshape(4 * c1, 33, 9)
+    expected = reference.upscale_masks(**arrays | {"x": z})
+    assert_relative_l2(got, expected, pass_bound(CHANNELS, c1, c1, c1, 8, gelus=2))
+    for threads in (1, 3, 4):
+        assert_same(drawn(threads=threads), got)
+
+
+def test_a_shift_is_as_if_it_had_been_added_before():
+    arrays, shift = upscale_arrays(7, 41, 16, 8, 3), normal(64)
+    expected = reference.upscale_masks(**arrays | {"x": arrays["x"] + shift[:, None, None]})
+    assert_relative_l2(upscaled(arrays, shift=shift), expected, pass_bound(16, 16, 8, gelus=2))
 
 
 @pytest.mark.parametrize("c1", [1, 7, 31, 32, 33, 47, 48, 51, 96, 97])
@@ -286,35 +336,22 @@ def test_upscaling_whole_numbers_is_exact(c1):
     x, weight, bias = normal(4 * c1, 3, 5), np.zeros(c1, np.float32), rng.integers(8, 12, c1).astype(np.float32)
     w2, b2 = rng.integers(1, 5, (4 * 3, c1)).astype(np.float32), rng.integers(0, 9, 3).astype(np.float32)
     hyper = integers(2, 3)
-    y = kernels.upscale_masks(as_maps(x), weight, bias, w2, b2, hyper)
+    y = upscaled({"x": x, "norm_weight": weight, "norm_bias": bias, "w2": w2, "b2": b2, "hyper": hyper})
     fine = (w2 @ bias).reshape(2, 2, 3) + b2
     assert fine.min() >= 8
     expected = np.tile(np.einsum("ijc,mc->mij", fine, hyper), (1, 6, 10))
     assert np.array_equal(y, expected)
 
 
-def upscale_case(height: int, width: int, c1: int, c2: int, masks: int) -> Case:
-    shapes = {
-        "x": (4 * c1, height, width),
-        "norm_weight": (c1,),
-        "norm_bias": (c1,),
-        "w2": (4 * c2, c1),
-        "b2": (c2,),
-        "hyper": (masks, c2),
-    }
-    return Case("upscale_masks", shapes)
-
-
-def check_upscale(case: Case, **options) -> None:
-    arrays = case.arrays()
-    c1, c2 = case.shapes["norm_weight"][0], case.shapes["b2"][0]
-    bound = pass_bound(c1, c1, c2, gelus=2)
-    assert_relative_l2(case(arrays, **options), case.expected(arrays), bound)
+def check_upscale(*sizes: int, **options) -> None:
+    *_, c1, c2, _ = sizes
+    arrays = upscale_arrays(*sizes)
+    assert_relative_l2(upscaled(arrays, **options), reference.upscale_masks(**arrays), pass_bound(c1, c1, c2, gelus=2))
 
 
 @pytest.mark.parametrize("masks", [1, 3, 4])
 def test_network_upscaling(masks):
-    check_upscale(upscale_case(5, 64, 64, 32, masks))
+    check_upscale(5, 64, 64, 32, masks)
 
 
 @any_case(40)
@@ -326,13 +363,75 @@ def test_network_upscaling(masks):
     threads=st.integers(1, 4),
 )
 def test_any_upscaling(size, c1, c2, masks, threads):
-    check_upscale(upscale_case(*size, c1, c2, masks), threads=threads)
+    check_upscale(*size, c1, c2, masks, threads=threads)
 
 
-def test_upscaling_weights_come_in_fours():
-    case = CASES["upscale_masks"]
-    arrays = case.arrays()
-    with pytest.raises(ValueError) as error:
-        case(arrays | {"w2": arrays["w2"][:-1]})
-    assert "w2" in str(error.value)
-    assert str(len(arrays["w2"]) - 1) in str(error.value)
+def test_upscaling_gives_the_same_bits_on_any_threads():
+    arrays = upscale_arrays(9, 64, 19, 13, 3)
+    alone = upscaled(arrays, threads=1)
+    for threads in (2, 3, 4, None):
+        assert_same(upscaled(arrays, threads=threads), alone)
+
+
+def test_each_run_fills_the_masks_that_it_is_given():
+    arrays = upscale_arrays(9, 11, 19, 13, 3)
+    made = Recording()
+    y = record_upscaling(made, arrays)
+    first = made.fill(y)
+    memory = np.full(first.size + 2 * 1021, 7, np.float32)
+    out = memory[1021:-1021].reshape(first.shape)  # 4 bytes after a multiple of 16: any alignment will do
+    made.plan.run(made.given | {y: out})
+    assert_same(out, first)
+    assert (memory[:1021] == 7).all()
+    assert (memory[-1021:] == 7).all()
+
+
+W2 = upscale_arrays(4, 9, 16, 8, 3)["w2"]
+UPDATE = {"x": "maps", "rows": None}  # of 64 of 70 channels; and 10 rows, of which 8 are a basis
+REFUSED = {  # changes of what fits, 36 tokens of 40 channels through rows
+    r"x: expected shape \(32, 40\), got \(36, 40\)": {"size": (4, 8)},
+    r"x: expected shape \(36, 40\), got \(36, 64\)": {"x": (36, 64)},
+    r"w2: expected a multiple of 4 rows, got shape \(31, 16\)": {"w2": kernels.pack_rows(W2[:-1])},
+    r"norm_weight: expected shape \(16,\), got \(15,\)": {"norm_weight": normal(15)},
+    r"norm_bias: expected shape \(16,\), got \(15,\)": {"norm_bias": normal(15)},
+    r"b2: expected shape \(8,\), got \(9,\)": {"b2": normal(9)},
+    r"shift: expected shape \(64,\), got \(16,\)": {"shift": normal(16)},
+    r"hyper: expected shape \(M, 8\), got \(3, 9\)": {"hyper": (3, 9)},
+    r"rows: expected shape \(64, K\), got \(60, 40\)": {"rows": kernels.pack_rows(normal(60, 40))},
+    "rows: expected either rows or an update": {"rows": None},
+    "rows: expected MapRows, got ndarray": {"rows": normal(64, 40)},
+    "x: expected Array, got ndarray": {"x": normal(36, 40)},
+    "x: expected Array, got Maps": {"x": "maps"},
+    "w2: expected MapRows, got ndarray": {"w2": W2},
+    "hyper: expected Array, got ndarray": {"hyper": normal(3, 8)},
+    r"update: expected shape \(1, rows, 272\), got \(2, 10, 272\)": UPDATE | {"update": [(2, 10, 272), (64, 8), (64,)]},
+    r"update: expected shape \(64, rank\), got \(60, 8\)": UPDATE | {"update": [(1, 10, 272), (60, 8), (64,)]},
+    "update: expected less than 10 rows of a basis, got 12": UPDATE | {"update": [(1, 10, 272), (64, 12), (64,)]},
+    r"update: expected shape \(\d+,\), got \(64, 2\)": UPDATE | {"update": [(1, 10, 272), (64, 8), (64, 2)]},
+    "update: expected Array, got ndarray": UPDATE | {"update": [(1, 10, 272), normal(64, 8), (64,)]},
+    "x: expected Maps, got Array": {"rows": None, "update": [(1, 10, 272), (64, 8), (64,)]},
+    "x: expected 64 channels of 32 tokens, got 64 of 36": UPDATE
+    | {"size": (4, 8), "update": [(1, 10, 272), (64, 8), (64,)]},
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_upscaling_refuses_what_does_not_fit(message):
+    """Changes of what fits; a shape is an Array of it."""
+    arrays, made = upscale_arrays(4, 9, 16, 8, 3), Recording()
+    maps = made.give_maps(normal(36, 70)).rows(3, 64)
+
+    def value(name: str, change):
+        if isinstance(change, str):
+            return maps
+        if isinstance(change, list):
+            return [value("", part) for part in change]
+        return made.plan.given(*change) if type(change) is tuple and name != "size" else change
+
+    fits = {name: arrays[name] for name in ("norm_weight", "norm_bias", "b2")} | {
+        "x": made.plan.given(36, 40), "size": (4, 9), "w2": kernels.pack_rows(W2), "hyper": made.give(arrays["hyper"]),
+        "shift": normal(64), "rows": kernels.pack_rows(normal(64, 40)),
+    }  # fmt: skip
+    fits |= {name: value(name, change) for name, change in REFUSED[message].items()}
+    with pytest.raises((TypeError, ValueError), match=f"^step 0, upscale_masks: {message}"):
+        made.plan.upscale_masks(**fits)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from isas import every_bf16, every_narrow  # noqa: F401
 from kernel_cases import CASES, PACKERS, Case, attention_shapes, embed_shapes, mbconv_shapes, mlp_shapes, packed
+from plans import upscale_arrays, upscaled
 from tolerances import (
     assert_narrow_sum,
     assert_relative_l2,
@@ -279,11 +280,8 @@ def test_projected_image(every_bf16, shape):  # noqa: F811
     "shape", [(9, 11, 19, 16, 3), (9, 11, 19, 13, 3), (5, 64, 64, 32, 4), (3, 1, 8, 8, 1)], ids=str
 )
 def test_upscaled_masks(every_bf16, shape):  # noqa: F811
-    height, width, c1, c2, masks = shape
-    shapes = dict(CASES["upscale_masks"].shapes) | {"x": (4 * c1, height, width), "w2": (4 * c2, c1)}
-    shapes |= dict.fromkeys(("norm_weight", "norm_bias"), (c1,)) | {"b2": (c2,), "hyper": (masks, c2)}
-    case = Case("upscale_masks", shapes, {"precision": "bf16"})
-    arrays = case.arrays()
-    got, exact = case(arrays), case.expected(arrays)
+    height, width, c1, c2, _ = shape
+    arrays = upscale_arrays(*shape)
+    got, exact = upscaled(arrays, "bf16"), reference.upscale_masks(**arrays, precision="bf16")
     within = narrow_pass_bound("bf16", c1, c1, c2, gelus=2, roundings=1, count=height * width * 4 * c1)
     assert_relative_l2(got, exact, within)

@@ -139,53 +139,14 @@ def test_heads_must_divide_the_channels():
     case = attention_case(4, 4, 25, 3, 4)
     with pytest.raises(ValueError, match=r"^attention_bias: .*25.*3"):
         case(case.arrays())
-    with pytest.raises(ValueError, match=r"^heads: .*25.*3"):
-        kernels.cross_attention(normal(4, 25), normal(5, 25), normal(5, 25), heads=3)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "7", None, (3, 7)])
-@pytest.mark.parametrize(("operation", "argument"), [("window_attention", "window"), ("cross_attention", "heads")])
-def test_bad_counts_are_refused(operation, argument, value):
-    case = replace(CASES[operation], options={argument: value})
-    with pytest.raises((TypeError, ValueError), match=f"^{argument}: ") as error:
+def test_bad_windows_are_refused(value):
+    case = replace(CASES["window_attention"], options={"window": value})
+    with pytest.raises((TypeError, ValueError), match=r"^window: ") as error:
         case(case.arrays())
     assert repr(value) in str(error.value)
-
-
-def cross_bound(length: int, head_dim: int) -> float:
-    """Scores, softmax, mix."""
-    return pass_bound(head_dim, length, length)
-
-
-@pytest.mark.parametrize(
-    ("queries", "keys", "width"),
-    [(7, 7, 256), (7, 4096, 128), (4096, 7, 128)],
-    ids=["self", "to_image", "from_image"],
-)
-def test_network_cross_attention(queries, keys, width):
-    case = Case("cross_attention", {"q": (queries, width), "k": (keys, width), "v": (keys, width)}, {"heads": 8})
-    check(case, cross_bound(keys, width // 8))
-
-
-@any_case(50)
-@given(
-    queries=st.integers(1, 100),
-    keys=st.integers(1, 70),
-    heads=st.integers(1, 5),
-    head_dim=st.integers(1, 37),
-    threads=st.integers(1, 4),
-)
-def test_any_cross_attention(queries, keys, heads, head_dim, threads):
-    d = heads * head_dim
-    case = Case("cross_attention", {"q": (queries, d), "k": (keys, d), "v": (keys, d)}, {"heads": heads})
-    check(case, cross_bound(keys, head_dim), threads=threads)
-
-
-def test_cross_attention_picks_the_one_matching_key():
-    """Scores of thousands: every other weight underflows to zero."""
-    k = 100 * np.eye(13, 16, dtype=np.float32)
-    v = normal(13, 16)
-    assert_same(kernels.cross_attention(k, k, v, heads=1), v)
 
 
 def test_network_patch_embed():

@@ -1,0 +1,86 @@
+# How a kernel runs: the units of a job, divided among a team of threads, each with buffers of its own.
+from cython.parallel cimport parallel, prange, threadid
+from libc.string cimport memcpy
+
+from core.common cimport *
+
+cdef extern from "arena.h" nogil:
+    enum:
+        ARENA_PATTERN
+    enum arena_use:
+        ARENA_MEASURE
+        ARENA_ASSIGN
+        ARENA_CHECK
+    ctypedef struct arena:
+        char *memory
+        size_t used
+        arena_use use
+        bint guarded
+        int overwritten
+    size_t whole_lines(size_t bytes)
+    void *arena_take(arena *a, size_t bytes)
+
+# One unit of a job; units do not depend on one another, and any thread may run any of them.
+ctypedef void (*unit_function)(void *job, int64_t unit) noexcept nogil
+# Points the job's buffers to parts of the arena. The only place that states their sizes.
+ctypedef void (*layout_function)(void *job, arena *scratch) noexcept nogil
+
+
+cdef inline float *take_floats(arena *scratch, int64_t count) noexcept nogil:
+    return <float *>arena_take(scratch, count * sizeof(float))
+
+
+cdef inline size_t scratch_bytes(void *job, size_t job_bytes, layout_function layout) noexcept nogil:
+    """What a thread needs for its copy of the job and the buffers."""
+    cdef arena scratch
+    scratch.memory, scratch.used, scratch.use, scratch.guarded = NULL, whole_lines(job_bytes), ARENA_MEASURE, rt.guards
+    layout(job, &scratch)
+    return scratch.used
+
+
+cdef inline void *own_job(const void *job, size_t job_bytes, layout_function layout, void *memory) noexcept nogil:
+    """A copy of the job at the start of ``memory`` (scratch_bytes), its buffers behind it."""
+    cdef arena scratch
+    memcpy(memory, job, job_bytes)
+    scratch.memory, scratch.used, scratch.use, scratch.guarded = <char *>memory, whole_lines(job_bytes), ARENA_ASSIGN, rt.guards
+    layout(memory, &scratch)
+    return memory
+
+
+cdef inline bint overran(void *own, size_t job_bytes, layout_function layout) noexcept nogil:
+    """Whether a unit has written past the end of a buffer, as far as guards tell."""
+    cdef arena scratch
+    if not rt.guards:
+        return False
+    scratch.memory, scratch.used, scratch.use, scratch.guarded = <char *>own, whole_lines(job_bytes), ARENA_CHECK, True
+    scratch.overwritten = 0
+    layout(own, &scratch)
+    return scratch.overwritten > 0
+
+
+cdef inline launch(name, unit_function run, void *job, size_t job_bytes, int64_t units, layout_function layout, int threads):
+    """Run units 0 to ``units`` - 1 of a job.
+
+    With a layout, each thread runs them on a copy of the job, whose buffers ``layout`` has assigned; without, on the job itself.
+    Raises MemoryError where there is no memory for the buffers.
+    """
+    cdef int64_t unit
+    cdef size_t bytes
+    cdef char *memory
+    cdef void *own
+    cdef int overrun = 0
+    if layout == NULL:
+        for unit in prange(units, nogil=True, num_threads=threads, schedule="dynamic"):
+            run(job, unit)
+        return
+    bytes = scratch_bytes(job, job_bytes, layout)
+    memory = <char *>rt.scratch(threads * bytes)
+    if memory == NULL:
+        raise MemoryError(f"{name}: no memory for {threads * bytes} bytes of scratch")
+    with nogil, parallel(num_threads=threads):
+        own = own_job(job, job_bytes, layout, memory + threadid() * bytes)
+        for unit in prange(units, schedule="dynamic"):
+            run(own, unit)
+            overrun += overran(own, job_bytes, layout)
+    if overrun:
+        raise RuntimeError(f"{name}: wrote past the end of a scratch buffer")

@@ -1,0 +1,45 @@
+"""A plan: the decoder's steps, recorded once and run many times, as FFTW plans a transform."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+from mobilesam.kernels.decoder import image_attention, low_rank_update, token_steps, upscale
+from mobilesam.kernels.decoder.recorder import Recorder
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _step(kernel: Callable[Concatenate[Recorder, P], R]) -> Callable[Concatenate[Recorder, P], R]:
+    """The kernel as a method of Plan, whose errors begin with the step's number and name."""
+
+    @functools.wraps(kernel)
+    def method(plan: Recorder, *arguments: P.args, **options: P.kwargs) -> R:
+        try:
+            return kernel(plan, *arguments, **options)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"step {len(plan)}, {kernel.__name__}: {error}") from None
+
+    return cast(Callable[Concatenate[Recorder, P], R], method)
+
+
+class Plan(Recorder):
+    """Steps of the decoder on arrays that one arena holds.
+
+    Each method below records a step and returns the Array, or the Maps, that the step will write. `compile` places the
+    arrays, `run` runs the steps on what the caller gives, and `view` returns results.
+    """
+
+    # Of tokens, Arrays (P, T, C).
+    linear = _step(token_steps.linear)
+    attention = _step(token_steps.attention)
+    layer_norm = _step(token_steps.layer_norm)
+    add = _step(token_steps.add)
+    take = _step(token_steps.take)
+    # Of an image's Maps.
+    attend_image = _step(image_attention.attend_image)
+    update_image = _step(low_rank_update.update_image)
+    upscale_masks = _step(upscale.upscale_masks)

@@ -1,0 +1,117 @@
+"""The image's side of the two-way transformer in the plain form, of a plan's steps; and the low-rank form beside it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from grids import any_case
+from hypothesis import given
+from hypothesis import strategies as st
+from isas import every_isa  # noqa: F401
+from plans import Recording
+from scenes import CHANNELS, INNER, SCALE, Scene, scene
+from tolerances import assert_relative_l2, assert_same, pass_bound
+
+from mobilesam.kernels import Array, reference
+from mobilesam.network.low_rank import Affine
+
+pytestmark = pytest.mark.usefixtures("every_isa")
+
+
+class Block:
+    """The image's side of TwoWayAttentionBlocks in the plain form, on a scene."""
+
+    def __init__(self, case: Scene, **options: Any) -> None:
+        self.case, self.made = case, Recording(**options)
+        self.plan = self.made.plan
+        self.keys, self.pe = self.made.give(case.x[None], case.pe[None])
+
+    def _linear(self, x: Array, layer: Affine, **options: Any) -> Array:
+        return self.plan.linear(x, np.float32(layer.weight), np.float32(layer.bias), **options)
+
+    def attend(self, i: int, queries: np.ndarray) -> Array:
+        """What queries are answered by attention ``i``, before the updates and after each."""
+        k = self._linear(self.plan.add(self.keys, self.pe), self.case.keys[i])
+        v = self._linear(self.keys, self.case.values[i])
+        return self.plan.attention(self.made.give(queries[None] * SCALE), k, v, heads=reference.HEADS)
+
+    def update(self, i: int) -> Array:
+        """The image's tokens after update ``i``."""
+        keys, values, _ = self.case.tokens[i]
+        q = self._linear(self.plan.add(self.keys, self.pe), self.case.queries[i], scale=SCALE)
+        attended = self.plan.attention(q, *self.made.give(keys[None], values[None]), heads=reference.HEADS)
+        x, norm = self._linear(attended, self.case.outs[i], residual=self.keys), self.case.norms[i]
+        self.keys = self.plan.layer_norm(x, np.float32(norm.weight), np.float32(norm.bias))
+        return self.keys
+
+    def both(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The image after each update, and what the scene's queries are answered before them and after each."""
+        answers = [self.attend(0, self.case.tokens[0][2])]
+        images = []
+        for i, (_, _, queries) in enumerate(self.case.tokens):
+            images.append(self.update(i))
+            answers.append(self.attend(i + 1, queries))
+        results = [result[0] for result in self.made.run(*images, *answers)]
+        return results[:2], results[2:]
+
+
+def image_depths(tokens: int) -> tuple[int, ...]:
+    """Of an update: queries, scores, softmax, mix, projection with the shortcut, norm."""
+    return CHANNELS, INNER // 8, tokens, tokens, INNER + 2, CHANNELS
+
+
+def plain_bound(case: Scene, n: int, tokens: int, updates: int, sharper: float = 1) -> float:
+    """After so many updates keys and values, scores, softmax over the image, mix.
+
+    An exponential errs by its score, which is of order √C and `sharper`, of an update as of an attention.
+    """
+    return sharper * CHANNELS**0.5 * pass_bound(*image_depths(tokens) * updates, CHANNELS, INNER // 8, n, n)
+
+
+def check_block(n: int, tokens: int, asking: int, *, sharper: float = 1, **options) -> None:
+    case = scene(n, tokens, asking, sharper)
+    images, answers = Block(case, **options).both()
+    for i, (got, expected) in enumerate(zip(images, case.updated, strict=True)):
+        assert_relative_l2(got, expected, CHANNELS**0.5 * pass_bound(*image_depths(tokens) * (i + 1)))
+    for i, (got, expected) in enumerate(zip(answers, (case.looked, *case.attended), strict=True)):
+        assert_relative_l2(got, expected, plain_bound(case, n, tokens, i, sharper))
+
+
+@pytest.mark.parametrize(
+    "sizes", [(4096, 7, 4), (1, 1, 1), (255, 14, 2), (256, 2, 16), (257, 30, 16), (600, 70, 3)], ids=str
+)
+def test_the_image_of_a_block(sizes):
+    check_block(*sizes)
+
+
+@any_case(15)
+@given(n=st.integers(1, 600), tokens=st.integers(1, 70), asking=st.integers(1, 16), threads=st.integers(1, 4))
+def test_any_image_of_a_block(n, tokens, asking, threads):
+    check_block(n, tokens, asking, threads=threads)
+
+
+def test_the_image_of_a_block_of_sharp_scores():
+    """Near ±1000."""
+    check_block(1000, 3, 5, sharper=300)
+
+
+def test_the_same_bits_on_any_threads():
+    case = scene(1500, 6, 4)
+    expected = [y for results in Block(case, threads=1).both() for y in results]
+    for threads in (1, 2, 3, 4):
+        again = [y for results in Block(case, threads=threads).both() for y in results]
+        for got, wanted in zip(again, expected, strict=True):
+            assert_same(got, wanted)
+
+
+@pytest.mark.parametrize("sizes", [(4096, 7, 4), (300, 5, 4), (257, 14, 7), (1, 1, 1)], ids=str)
+def test_the_plain_form_and_the_low_rank_form_agree(sizes):
+    """Within what both may err."""
+    n, tokens, asking = sizes
+    case = scene(n, tokens, asking)
+    _, (_, *plain) = Block(case).both()
+    low_rank = case.update(case.maps()).attended
+    depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
+    for i, (one, other) in enumerate(zip(plain, low_rank, strict=True)):
+        bound = (i + 1) * case.condition * pass_bound(*depths, *depths, n, n)  # as test_updates derives it
+        assert_relative_l2(one, np.float64(other), bound + plain_bound(case, n, tokens, i + 1))

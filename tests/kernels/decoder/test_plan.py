@@ -1,0 +1,359 @@
+"""Plans: steps that are recorded once and run many times, on arrays that share memory where they may."""
+
+import copy
+import os
+import pickle
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier, Thread
+
+import numpy as np
+import pytest
+from grids import any_case
+from hypothesis import given
+from hypothesis import strategies as st
+from plans import Exact, Recording
+from processes import output
+from tolerances import assert_relative_l2, assert_same, integers, normal, pass_bound
+
+from mobilesam.kernels import Array, Plan, isa
+
+HERE = str(Path(__file__).parent)
+
+# --- the order of steps, and their memory ---
+
+
+def test_steps_see_what_those_before_them_have_made():
+    """Two that do not depend on one another, one that depends on both, and one that waits for none."""
+    x = integers(2, 300, 16)
+    made = Recording(threads=3)
+    given_x = made.give(x)
+    twice = made.plan.add(given_x, given_x)
+    thrice, four = made.plan.add(twice, given_x), made.plan.add(twice, twice)
+    seven, apart = made.plan.add(thrice, four), made.plan.take((given_x, [1, 0]))
+    for got, expected in zip(made.run(seven, apart), (7 * x, x[:, [1, 0]]), strict=True):
+        assert_same(got, expected)
+
+
+def sums(x: np.ndarray, pairs: list[tuple[int, int]]) -> list[np.ndarray]:
+    """x, and for each pair the sum of two of those before."""
+    made = [x]
+    for i, j in pairs:
+        made.append(made[i % len(made)] + made[j % len(made)])
+    return made
+
+
+@any_case(80)
+@given(
+    rows=st.integers(1, 60),
+    channels=st.integers(1, 40),
+    pairs=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), min_size=1, max_size=18),
+    wanted=st.sets(st.integers(0, 99), min_size=1, max_size=4),
+    threads=st.integers(1, 4),
+)
+def test_any_graph_of_sums_is_exact(rows, channels, pairs, wanted, threads):
+    """Whole numbers that stay below 2²⁴; any of the arrays may be a result, whatever comes after it."""
+    x, made = integers(rows, channels), Recording(threads=threads)
+    expected, steps = sums(x, pairs), [made.give(x)]
+    for i, j in pairs:
+        steps.append(made.plan.add(steps[i % len(steps)], steps[j % len(steps)]))
+    results = [1 + i % len(pairs) for i in sorted(wanted)]
+    for got, i in zip(made.run(*(steps[i] for i in results)), results, strict=True):
+        assert_same(got, expected[i])
+
+
+LENGTH = 40  # of a chain
+
+
+def chain(plan, x, other) -> list:
+    """Norms and sums one after the other; what the first third leaves is wanted at the end again."""
+    weight, bias, kept = normal(33), normal(1, 33)[0], None
+    for i in range(LENGTH):
+        x = plan.add(plan.layer_norm(x, weight, bias), other)
+        kept = x if i == LENGTH // 3 else kept
+    return [plan.add(x, kept), kept]
+
+
+def test_a_long_chain():
+    """Whose arrays take little memory, unless there are guards; each norm passes errors on and adds its own."""
+    x, other = normal(70, 33), normal(1, 70, 33)[0]
+    made = Recording()
+    results = chain(made.plan, *made.give(x, other))
+    for got, expected in zip(made.run(*results), chain(Exact, x, other), strict=True):
+        assert_relative_l2(got, expected, pass_bound(*[33, 33, 2] * LENGTH))
+    again = Recording()
+    results = chain(again.plan, *again.give(x, other))
+    for array, same in zip(results, again.run(*results, threads=1), strict=True):
+        assert_same(made.plan.view(array), same)
+
+
+def test_results_stay_to_the_end_of_a_run():
+    """Of every step, though each is used by the next one alone."""
+    x = integers(9, 37)
+    made = Recording()
+    array, arrays = made.give(x), []
+    for _ in range(12):
+        array = made.plan.add(array, array)
+        arrays.append(array)
+    for i, got in enumerate(made.run(*arrays)):
+        assert_same(got, x * 2 ** (i + 1))
+
+
+WITHOUT_GUARDS = """
+import test_plan
+from mobilesam.kernels import isa
+for name in isa.available():
+    with isa.use(name):
+        test_plan.test_steps_see_what_those_before_them_have_made()
+        test_plan.test_any_graph_of_sums_is_exact()
+        test_plan.test_a_long_chain()
+        test_plan.test_results_stay_to_the_end_of_a_run()
+print("right")
+"""
+
+
+def test_memory_is_used_again_where_no_step_wants_it():
+    """The same tests in a process without MOBILESAM_GUARDS, which keep each array's memory apart."""
+    assert output(f"import sys; sys.path.insert(0, {HERE!r})\n{WITHOUT_GUARDS}") == "right"
+
+
+# --- runs ---
+
+
+def test_a_plan_runs_many_times():
+    """On what each run is given, whichever arrays they are, and on as many threads as it says."""
+    made = Recording(threads=3)
+    x, other = made.give(integers(40, 5), integers(1, 40, 5)[0])
+    y = made.plan.result(made.plan.add(made.plan.add(x, other), x))
+    assert made.plan.compile() is made.plan
+    for i in range(1, 6):
+        values = integers(i, 40, 5)[-1], integers(i + 1, 40, 5)[-1]
+        for threads in (None, 1, 2, 5):
+            made.plan.run({other: values[1], x: values[0]}, threads=threads)
+            assert_same(made.plan.view(y), 2 * values[0] + values[1])
+
+
+def test_a_view_is_of_the_last_run():
+    made = Recording()
+    x = made.give(integers(4, 5))
+    y = made.plan.add(x, x)
+    made.run(y)
+    view = made.plan.view(y)
+    made.plan.run({x: np.ones((4, 5), np.float32)})
+    assert_same(view, np.full((4, 5), 2, np.float32))
+    assert_same(made.plan.view(y), view)
+
+
+def test_one_array_may_be_given_twice_and_at_any_address():
+    made = Recording()
+    x, other = made.give(normal(3, 5), normal(3, 5))
+    y = made.plan.result(made.plan.add(x, other))
+    made.plan.compile()
+    memory = np.zeros(16, np.float32)
+    for at in range(2):
+        value = memory[at : at + 15].reshape(3, 5)
+        value[:] = normal(3, 5)
+        value.flags.writeable = False
+        made.plan.run({x: value, other: value})
+        assert_same(made.plan.view(y), 2 * normal(3, 5))
+
+
+def added(**options) -> tuple[Plan, Array, Array]:
+    """A compiled plan that adds two arrays (3, 5)."""
+    made = Recording(**options)
+    x, other = made.give(normal(3, 5), normal(3, 5))
+    made.plan.result(made.plan.add(x, other))
+    return made.plan.compile(), x, other
+
+
+X = normal(3, 5)
+REFUSED: dict[str, Callable[[Array, Array], dict]] = {
+    r"ValueError: given: expected arrays \[0, 1\], got \[0\]": lambda x, other: {x: X},
+    r"ValueError: given: expected arrays \[0, 1\], got \[\]": lambda x, other: {},
+    r"ValueError: given: expected arrays \[0, 1\], got 2": lambda x, other: {
+        x: X, other: X, Array(2, (3, 5)): X,
+    },
+    r"ValueError: given\[1\]: expected shape \(3, 5\), got \(5, 3\)": lambda x, other: {
+        x: X, other: normal(5, 3),
+    },
+    r"ValueError: given\[0\]: expected shape \(3, 5\), got \(15,\)": lambda x, other: {x: X.ravel(), other: X},
+    r"TypeError: given\[1\]: expected float32, got float64": lambda x, other: {x: X, other: np.float64(X)},
+    r"TypeError: given\[0\]: expected a float32 NumPy array, got list": lambda x, other: {x: X.tolist(), other: X},
+    r"TypeError: given\[0\]: expected a float32 NumPy array, got NoneType": lambda x, other: {x: None, other: X},
+    r"ValueError: given\[0\]: .*contiguous": lambda x, other: {x: np.asfortranarray(X), other: X},
+    r"TypeError: given: expected Array, got str": lambda x, other: {"x": X, x: X, other: X},
+    # the array's number with a shape of which less memory is asked for than steps read
+    r"ValueError: given\[0\]: ": lambda x, other: {x.of_first(): X[0], other: X},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_does_not_fit_a_run_is_refused(message):
+    """And the plan runs on what fits."""
+    plan, x, other = added()
+    y = Array(2, (3, 5))
+    plan.run({x: X, other: X})
+    with pytest.raises((TypeError, ValueError)) as error:
+        plan.run(REFUSED[message](x, other))
+    assert re.match(message, f"{error.typename}: {error.value}")
+    plan.run({x: X, other: X})
+    assert_same(plan.view(y), 2 * X)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, "two", True])
+def test_bad_threads_are_refused(threads):
+    plan, x, other = added()
+    with pytest.raises(ValueError, match=r"^threads: "):
+        plan.run({x: X, other: X}, threads=threads)
+    with pytest.raises(ValueError, match=r"^threads: "):
+        Plan(threads=threads)
+
+
+def test_an_unknown_isa_is_refused():
+    with pytest.raises(RuntimeError, match=r"'vax'.*available here: "):
+        Plan(isa="vax")
+
+
+def test_a_plan_has_the_isa_in_force_or_the_one_of_its_name():
+    for name in isa.available():
+        assert Plan(isa=name).isa == name
+        with isa.use(name):
+            assert Plan().isa == name
+
+
+@pytest.mark.parametrize("length", [0, -1, 2.5, None])
+def test_bad_shapes_are_refused(length):
+    for make in (lambda: Plan().given(3, length), lambda: Plan().given_maps(length, 9)):
+        with pytest.raises((TypeError, ValueError)) as error:
+            make()
+        assert repr(length) in str(error.value)
+
+
+def test_rows_of_maps():
+    maps = Plan().given_maps(7, 300)
+    assert maps.array.shape == (2, 7, 256)
+    assert maps.rows(2, 5).rows(1, 3) == maps._replace(first=3, channels=3)
+    for first, count in ((0, 8), (3, 5), (-1, 2), (3, -1)):
+        with pytest.raises(ValueError, match=r"^maps: expected channels .*, got 7 channels"):
+            maps.rows(first, count)
+
+
+# --- what a plan is not for ---
+
+
+def test_no_step_is_added_once_a_plan_is_compiled():
+    plan, x, other = added()
+    for add in (lambda: plan.add(x, other), lambda: plan.given(3, 5), lambda: plan.take((x, [0]))):
+        with pytest.raises((RuntimeError, ValueError)):
+            add()
+    with pytest.raises(RuntimeError, match=r"^the plan is compiled: no step can be added"):
+        plan.add(x, other)
+    plan.run({x: X, other: X})
+    assert_same(plan.view(Array(2, (3, 5))), 2 * X)
+
+
+def test_a_plan_that_is_not_compiled_does_not_run():
+    """And runs once it is."""
+    made = Recording()
+    x = made.give(X)
+    y = made.plan.add(x, x)
+    with pytest.raises((RuntimeError, TypeError)):
+        made.plan.run({x: X})
+    assert_same(made.run(y)[0], 2 * X)
+
+
+def test_a_plan_of_no_steps_runs():
+    Plan().compile().run({})
+
+
+def test_plans_cannot_be_copied():
+    plan, *_ = added()
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        for kind in (plan, Plan()):
+            with pytest.raises(TypeError, match="cannot be copied"):
+                copied(kind)
+
+
+# --- threads and processes ---
+
+
+def costly(threads: int) -> tuple[Recording, Array]:
+    """A plan of some milliseconds."""
+    made = Recording(threads=threads)
+    x = made.give(normal(2, 300, 128))
+    for _ in range(10):
+        x = made.plan.linear(x, normal(128, 128) / np.float32(128**0.5), activation="relu", residual=x)
+        x = made.plan.layer_norm(x, normal(128), normal(1, 128)[0])
+    return made, x
+
+
+def test_a_plan_is_run_by_one_thread_at_a_time():
+    """The other is told so, and leaves the answer as it is. Both begin together until one finds the other running."""
+    made, y = costly(1)
+    (expected,) = made.run(y)
+    refused, barrier = list[str](), Barrier(2)
+
+    def run() -> None:
+        for _ in range(10_000):
+            barrier.wait()
+            try:
+                made.plan.run(made.given)
+            except RuntimeError as error:
+                refused.append(str(error))
+            barrier.wait()
+            if refused:
+                break
+
+    threads = [Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert refused == ["the plan is being run by another thread"]
+    assert_same(made.plan.view(y), expected)
+    made.plan.run(made.given)
+    assert_same(made.plan.view(y), expected)
+
+
+def test_python_threads_each_run_a_plan_of_their_own():
+    def run(threads: int) -> np.ndarray:
+        made, y = costly(threads)
+        (got,) = made.run(y)
+        for _ in range(3):
+            made.plan.run(made.given)
+            assert_same(made.plan.view(y), got)
+        return got
+
+    expected = run(1)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(run, [1, 2, 3, 4] * 3):
+            assert_same(got, expected)
+
+
+FORKS = """
+import os, signal
+from test_plan import costly
+from tolerances import assert_same
+
+made, y = costly(4)
+(before,) = made.run(y)
+child = os.fork()
+if not child:
+    signal.alarm(30)  # a hanging child ends
+    made.plan.run(made.given)
+    assert_same(made.plan.view(y), before)
+    again, y = costly(3)
+    assert_same(again.run(y)[0], before)
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+made.plan.run(made.given)
+assert_same(made.plan.view(y), before)
+print("both agree")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_runs_a_plan_that_was_recorded_before():
+    assert output(f"import sys; sys.path.insert(0, {HERE!r})\n{FORKS}") == "both agree"

@@ -1,0 +1,126 @@
+"""Plans of a few steps in one line each: what they are given beside them, and their steps in float64."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mobilesam.kernels import Array, ImageMaps, Maps, Plan, pack_rows, reference
+
+CHUNK = 256  # an image's tokens that lie together in its maps
+
+
+class Recording:
+    """A plan and what its runs are given."""
+
+    def __init__(self, **options: Any) -> None:
+        self.plan, self.given = Plan(**options), dict[Array, np.ndarray]()
+
+    def give(self, *values: np.ndarray) -> Any:
+        """The Array of a value, or those of several."""
+        arrays = [self.plan.given(*value.shape) for value in values]
+        self.given |= zip(arrays, values, strict=True)
+        return arrays if len(arrays) > 1 else arrays[0]
+
+    def give_maps(self, maps: np.ndarray | ImageMaps) -> Maps:
+        """The Maps of an image's tokens (N, M), or of maps that are made already."""
+        data, n = (maps_of(maps), len(maps)) if isinstance(maps, np.ndarray) else maps
+        given = self.plan.given_maps(data.shape[1], n)
+        self.given[given.array] = data
+        return given
+
+    def run(self, *wanted: Array | Maps, threads: int | None = None) -> list[np.ndarray]:
+        """Compile and run: copies of what is wanted, results or what the run fills; (N, M) of Maps."""
+        arrays = [result.array if isinstance(result, Maps) else result for result in wanted]
+        for array in arrays:
+            self.plan.result(array)
+        self.plan.compile()
+        self.plan.run(self.given, threads=threads)
+        copies = [self.given[array].copy() if array in self.given else self.plan.view(array).copy() for array in arrays]
+        return [tokens_of(y, x.n) if isinstance(x, Maps) else y for x, y in zip(wanted, copies, strict=True)]
+
+    def fill(self, array: Array) -> np.ndarray:
+        """Compile and run a plan whose last step fills an array that the caller gives: that array."""
+        self.given[array] = np.full(array.shape, np.nan, np.float32)
+        return self.run(array)[0]
+
+
+class Exact:
+    """The steps of tokens as a plan has them, at once and in float64."""
+
+    @staticmethod
+    def linear(x, weight, bias=None, *, activation=None, residual=None, scale=1.0):
+        return scale * reference.linear(x, weight, bias, activation=activation, residual=residual)
+
+    @staticmethod
+    def attention(q, k, v, *, heads):
+        q = reference.f64(q) * (q.shape[-1] // heads) ** 0.5  # which the definition takes off again
+        return np.stack([reference.cross_attention(*prompt, heads=heads) for prompt in zip(q, k, v, strict=True)])
+
+    layer_norm = staticmethod(reference.layer_norm)
+
+    @staticmethod
+    def add(x, other):
+        return reference.f64(x) + reference.f64(other)
+
+    @staticmethod
+    def take(*arrays):
+        return np.concatenate([x[:, list(numbers)] for x, numbers in arrays], axis=1)
+
+
+def maps_of(x: np.ndarray) -> np.ndarray:
+    """An image's tokens (N, M) as maps in chunks (⌈N / 256⌉, M, 256), zeros beyond."""
+    padded = np.pad(x, [(0, -len(x) % CHUNK), (0, 0)])
+    return np.ascontiguousarray(padded.reshape(-1, CHUNK, x.shape[1]).transpose(0, 2, 1))
+
+
+def tokens_of(maps: np.ndarray, n: int) -> np.ndarray:
+    """Maps in chunks as an image's tokens (N, M)."""
+    return np.ascontiguousarray(maps.transpose(0, 2, 1).reshape(-1, maps.shape[1])[:n])
+
+
+def arrays(prompts: int, tokens: int, widths: Sequence[int]) -> list[np.ndarray]:
+    """Prompts' tokens of several widths, no two alike."""
+    rng = np.random.default_rng((prompts, tokens, *widths))
+    return [rng.standard_normal((prompts, tokens, width), np.float32) for width in widths]
+
+
+def upscale_arrays(height: int, width: int, c1: int, c2: int, masks: int) -> dict[str, np.ndarray]:
+    """What `reference.upscale_masks` takes, of normal values whose sums are of order 1."""
+    rng = np.random.default_rng((height, width, c1, c2, masks))
+    shapes = {
+        "x": (4 * c1, height, width),
+        "norm_weight": (c1,),
+        "norm_bias": (c1,),
+        "w2": (4 * c2, c1),
+        "b2": (c2,),
+        "hyper": (masks, c2),
+    }
+    arrays = {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    return arrays | {"w2": arrays["w2"] / np.float32(c1**0.5)}
+
+
+def record_upscaling(
+    made: Recording,
+    arrays: Mapping[str, np.ndarray],
+    precision: str = "fp32",
+    *,
+    image: Array | Maps | None = None,
+    shift: np.ndarray | None = None,
+    **options: Any,
+) -> Array:
+    """The step of `upscale_masks` on these arrays, through rows that leave x as it is, or on an image of x's size."""
+    x = arrays["x"]
+    if image is None:
+        image = made.give(np.ascontiguousarray(x.reshape(len(x), -1).T))
+        options["rows"] = pack_rows(np.eye(len(x), dtype=np.float32))
+    weights = [arrays[name] for name in ("norm_weight", "norm_bias")]
+    w2, hyper = pack_rows(arrays["w2"], precision=precision), made.give(arrays["hyper"])
+    shift = np.zeros(len(x), np.float32) if shift is None else shift
+    return made.plan.upscale_masks(image, x.shape[1:], *weights, w2, arrays["b2"], hyper, shift, **options)
+
+
+def upscaled(arrays: Mapping[str, np.ndarray], precision: str = "fp32", *, threads: int | None = None, **options: Any):
+    """The masks that a plan of one step makes of the arrays."""
+    made = Recording(threads=threads)
+    return made.fill(record_upscaling(made, arrays, precision, **options))
