@@ -14,6 +14,7 @@ from mobilesam.kernels.core.probe import fma_peak
 from mobilesam.kernels.core.rows import layer_norm
 from mobilesam.kernels.core.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
 from mobilesam.kernels.decoder.constants import Update
+from mobilesam.kernels.decoder.image_attention import HEADS, PANEL
 from mobilesam.kernels.decoder.image_maps import ImageMaps, MapRows, pack_rows, project_image
 from mobilesam.kernels.decoder.low_rank_update import UpdatedImage
 from mobilesam.kernels.decoder.plan import Plan
@@ -27,6 +28,8 @@ from mobilesam.kernels.image.normalize import normalize
 from mobilesam.kernels.image.resize import mask_runs, resize_logits
 
 __all__ = [
+    "HEADS",
+    "PANEL",
     "Array",
     "ImageMaps",
     "MapRows",

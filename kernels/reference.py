@@ -20,11 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .core.narrowing import Array, Packed, Weight, f64, narrow, unpacked
+from .decoder.image_attention import HEADS
 
 Pair = int | tuple[int, int]  # one number for both axes, or (vertical, horizontal)
-
-
-HEADS = 8  # of the mask decoder's attentions between tokens and image
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 

@@ -5,6 +5,8 @@ from mobilesam.kernels.core import check
 
 import_runtime()
 
+globals()["HEADS"], globals()["PANEL"] = HEADS, PANEL  # record.pxd's, for Python
+
 cdef struct attention_job:
     asking_job ask
     const float *keys  # (e, IMAGE_CHUNK) of the first chunk

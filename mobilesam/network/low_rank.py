@@ -26,8 +26,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
 from ..architecture import DECODER_DEPTH
-from ..kernels import MapRows, Update
-from .parameters import F32, PANEL, Parameters
+from ..kernels import PANEL, MapRows, Update
+from .parameters import F32, Parameters
 
 F64 = NDArray[np.float64]
 

@@ -13,9 +13,6 @@ from ..kernels import MapRows, Panels, WinogradPanels
 
 F32 = NDArray[np.float32]
 
-# The panels of every ISA's register tile divide this.
-PANEL = 32
-
 
 class Layer(NamedTuple):
     """A linear layer or a convolution: its packed weight and its bias."""

@@ -8,6 +8,7 @@ import threading
 import numpy as np
 import pytest
 
+from mobilesam import architecture, kernels
 from mobilesam.api import model as api
 from mobilesam.checkpoints.fused import open_checkpoint
 from mobilesam.cli import main as cli
@@ -132,3 +133,7 @@ def test_models_and_answers_are_copied(copied):
     np.testing.assert_array_equal(twin.masks, result.masks)
     again = twin.embedding.segment([(20, 20)])
     np.testing.assert_array_equal(again.low_res, result.low_res)
+
+
+def test_the_kernels_have_as_many_heads_as_the_decoder():
+    assert kernels.HEADS == architecture.DECODER_HEADS
