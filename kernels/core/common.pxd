@@ -224,7 +224,7 @@ cdef inline check_same_isa(const matrix *w, const matrix *other, name):
 
 
 cdef inline int64_t operand_floats_of(const micro *u, int64_t m, int64_t k) noexcept nogil:
-    """Of the operand of m rows of k."""
+    """Floats of the operand of m rows of length k."""
     return (operand_bytes(u, m, k) + 3) // 4 if k else 0
 
 
@@ -267,7 +267,7 @@ cdef inline void product(const micro *u, const gemm_args *g, void *operand) noex
     u.product(&p)
 
 
-# A matrix whose rows make maps of maps: the operand of many products, each of some pixels.
+# The left operand of products whose columns are pixels: packed once, used for many chunks.
 cdef struct map_rows:
     const micro *u
     const float *a  # (m, lda), which the products read in place

@@ -19,7 +19,7 @@ cdef struct layer_product:
 
 
 cdef inline void divide_product(layer_product *p, int nthreads) noexcept nogil:
-    """Into a few units a thread; into one, where they are of the same rows, as each makes an operand of all of them."""
+    """About four units for each thread. With one block of rows it is one, as every unit packs the same rows again."""
     cdef int64_t nr = p.w.u.weight.columns, panels = round_up(p.w.n, nr) // nr, row_blocks = (p.m + BLOCK - 1) // BLOCK
     cdef int64_t wanted = nthreads if row_blocks == 1 else 4 * nthreads
     cdef int64_t column_blocks = 1 if nthreads == 1 else max(1, min(panels, (wanted + row_blocks - 1) // row_blocks))

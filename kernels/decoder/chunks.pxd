@@ -107,7 +107,7 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *va
 
 
 cdef inline void begin_sums(const asking_job *p, int64_t chunk, int64_t rows) noexcept nogil:
-    """What stands in the columns behind the tokens: nothing, of weight 0, in ``rows`` rows of a chunk's sums."""
+    """Padding columns: top 0, sum 1 and ``rows`` zeros, so that totals stay finite and contribute nothing."""
     cdef int64_t used = HEADS * p.asking, i
     cdef float *mixed = p.mixed + chunk * (p.e // HEADS + p.rank) * p.columns
     for i in range(used, p.columns):
@@ -116,11 +116,11 @@ cdef inline void begin_sums(const asking_job *p, int64_t chunk, int64_t rows) no
         memset(mixed + i * p.columns + used, 0, (p.columns - used) * sizeof(float))
 
 
-# Maps of a head, e / 8 rows of a chunk each, that products prefetch; NULL: none.
+# What products prefetch, e / 8 rows of a chunk for each head; NULL: nothing.
 cdef struct next_maps:
-    const float *with_scores  # of the first head, read after all the scores
-    const float *with_sums
-    const float *last  # with the last head's sums
+    const float *with_scores  # values, head by head, during the scores
+    const float *with_sums  # keys of the next head, during the sums
+    const float *last  # keys of the first head, of this thread's likely next chunk
 
 
 cdef inline void ask_maps(const asking_job *p, int64_t chunk, int64_t count, const float *keys, const float *values, int64_t ldm,
@@ -205,7 +205,7 @@ cdef inline void answer_head(void *job, int64_t unit) noexcept nogil:
     cdef int64_t d = p.e // HEADS, columns = p.columns, h = unit % HEADS, i, j
     cdef gemm_args g = new_gemm(p.asking, d, p.rank)
     g.a, g.lda, g.step = p.whole + d * columns + h * p.asking, 1, columns
-    g.b, g.ldb, g.panel = p.values + h * d, p.value_wide, p.u.nr
+    g.b, g.ldb, g.panel = NULL if p.rank == 0 else p.values + h * d, p.value_wide, p.u.nr
     g.bias, g.y, g.ldy = p.bias + h * d, p.y + h * d, p.e
     p.u.gemm(&g)
     for i in range(p.asking):

@@ -38,7 +38,7 @@ class UpdatedImage(NamedTuple):
     last: tuple[Array, Array] | None
 
 
-# The rows of a basis, 8·tokens for each update, h·tokens + i of token i and head h; between two updates another.
+# The rows of a basis: 8·tokens for each update, row h·tokens + i of head h and token i; between two updates one row, σ₁.
 cdef struct basis_form:
     int64_t tokens, e, updates, rows
     const float *values[2]  # (prompts, tokens, e)
@@ -89,7 +89,7 @@ cdef struct update_job:
     const float *last_basis  # (e·updates + updates - 1, last.m), NULL in a first update
     int64_t wide, query_wide, key_wide
     # what each prompt's tokens make of the constants
-    float *composed_gram  # (rank, rank)
+    float *composed_gram  # (rank, rank); `compose` moves a second update's first `before` rows together, (before, before)
     float *composed_values  # (rank + 1, value_wide); a row more, as panels are read whole
     # what makes maps of the basis; rows and operands of each prompt
     map_rows old_keys  # (8·tokens, before), the last column zeros
@@ -112,7 +112,9 @@ cdef struct update_job:
 
 
 def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5):
-    """Images' tokens attend to prompts' tokens, and what of them has changed; then the prompts' next tokens attend to the images'.
+    """Image tokens attend to prompt tokens; then the prompts' next tokens attend to the changed image.
+
+    The change is kept as a basis of few rows.
 
     For several prompts at once, which do not depend on one another: a chunk of the image's maps is read for all.
 
@@ -139,7 +141,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     plan.check(queries, "queries", (keys.shape[0], "T2", e))
     plan.check_maps(maps, "maps", None)
     plan.check_maps(pe, "pe", None, maps.n)
-    if maps.channels <= update.squares or pe.channels < update.pe_at + 2 * e:
+    if maps.channels < max(update.squares + 1, update.at + 3 * e + update.gram.shape[0]) or pe.channels < update.pe_at + 2 * e:
         raise ValueError(f"maps: expected {update.squares + 1} of the image and {update.pe_at + 2 * e} of its pe, got {maps.channels} and "
                          f"{pe.channels}")
     if (before is None) != (update.query_rows is None):
@@ -273,7 +275,7 @@ cdef void compose(void *job, int64_t unit) noexcept nogil:
         fold(u, b.tokens, b.e, p.keys, p.query_rows, p.query_wide, p.folded, p.query_wide)
         unfold(u, b, 1, r, p.folded, p.query_wide, y, p.before, p.turned_rows, p.unfolded)
         for i in range(r):
-            y[i * p.before + p.before - 1] = 0  # the queries do not ask what lies between the updates
+            y[i * p.before + p.before - 1] = 0  # the second update's queries do not depend on σ₁
         pack_map_rows(&p.old_keys)
 
 
@@ -307,7 +309,8 @@ cdef void dense(const map_rows *rows, const float *panels, float *y, const float
 cdef void update_prompt(const update_job *p, int64_t chunk, bint fetches, int64_t next_chunk) noexcept nogil:
     """Softmax over the tokens, the deviations, scores of the next attention, and its sums over these image tokens.
 
-    Products wait for no memory: they fetch what the steps between them read, where ``fetches``, and of ``next_chunk``, unless 0.
+    fetches: whether products prefetch the maps that the next steps read. next_chunk: where not 0, the last product prefetches the
+    first maps of that chunk.
     """
     cdef const micro *u = p.ask.u
     cdef int64_t t = p.form.tokens, e = p.form.e, r = p.form.rows, asking = HEADS * p.ask.asking, i

@@ -73,7 +73,7 @@ cdef class Recorder:
     cdef readonly int table  # the index of the ISA's float32 micro-kernels
     cdef readonly int threads
     cdef list _shapes, _steps, _kept
-    cdef set _given, _results
+    cdef set _given, _results, _written
     cdef dict _places  # of arrays in the arena, in floats
     cdef list _bindings  # (address of a pointer, number of a given array, element)
     cdef object _arena, _jobs, _compiled, _first
@@ -111,11 +111,13 @@ cdef class Recorder:
     def check(self, x, name, *shapes):
         """``x``, an Array of one of the shapes. Raises TypeError or ValueError that calls it ``name``."""
         check.instance(x, name, Array)
+        if not 0 <= x.number < len(self._shapes) or x.shape not in (self._shapes[x.number], self._shapes[x.number][1:]):
+            raise ValueError(f"{name}: expected an Array of this plan, got {x}")
         check.shape(x.shape, name, *shapes)
         return x
 
     def check_maps(self, x, name, channels, n=None):
-        """``x``, Maps of so many channels, where not None, and tokens. Raises TypeError or ValueError that calls it ``name``."""
+        """``x``, Maps with these channels and tokens; None accepts any number. Raises TypeError or ValueError that calls it ``name``."""
         check.instance(x, name, Maps)
         if (channels is not None and x.channels != channels) or (n is not None and x.n != n):
             wanted = x.channels if channels is None else channels, x.n if n is None else n
@@ -128,6 +130,8 @@ cdef class Recorder:
 
     def result(self, array):
         """Keep an array's memory to the end of a run, for `view`."""
+        if self._compiled is not None:
+            raise RuntimeError("the plan is compiled: what it keeps is settled")
         self._results.add(array.number)
         return array
 
@@ -139,6 +143,7 @@ cdef class Recorder:
     def compile(self):
         """Place the arrays and the jobs; no step can be added then."""
         phases = self._phases()
+        self._written = {number for step in self._steps for number in step[5]}
         self._place(phases)
         sizes = [round_up(len(job), 4 * LINE) // 4 for _, _, job, _, _, _ in self._steps]
         self._jobs = memory_of_floats(sum(sizes))
@@ -219,7 +224,7 @@ cdef class Recorder:
         Raises TypeError or ValueError that names the array by its number, MemoryError, and RuntimeError where another thread runs
         the plan.
         """
-        cdef int nthreads = resolve(threads), overruns
+        cdef int nthreads = resolve(self.threads if threads is None else threads), overruns
         cdef const float[::1] view
         if self._compiled is None:
             raise RuntimeError("the plan is not compiled")
@@ -233,6 +238,8 @@ cdef class Recorder:
             if array.number not in self._given:
                 raise ValueError(f"given: expected arrays {sorted(self._given)}, got {array.number}")
             value = check.array(value, f"given[{array.number}]", self._shapes[array.number], later=True)
+            if array.number in self._written and not value.flags.writeable:
+                raise ValueError(f"given[{array.number}]: expected a writeable array, which a step fills")
             view = value.reshape(-1)
             starts[array.number] = <uintptr_t>&view[0]
         if starts.keys() != self._given:
@@ -241,7 +248,7 @@ cdef class Recorder:
             raise RuntimeError("the plan is being run by another thread")
         self._running = True
         for field, number, at in self._bindings:
-            (<uintptr_t *><uintptr_t>field)[0] = starts[number] + 4 * at
+            (<float **><uintptr_t>field)[0] = <float *><uintptr_t>(starts[number] + 4 * at)
         try:
             memory = <char *>rt.scratch(nthreads * self._scratch)
             if memory == NULL:
@@ -255,6 +262,8 @@ cdef class Recorder:
 
     def view(self, array):
         """A result, until the next run."""
+        if array.number not in self._results:
+            raise ValueError(f"array: expected one that `result` has kept, got {array}")
         place = self._places[array.number]
         return self._arena[place : place + math.prod(array.shape)].reshape(array.shape)
 

@@ -78,6 +78,7 @@ def attention(plan, q, k, v, *, heads):
     Source: ``Attention`` in the reference's modeling/transformer.py.
     """
     cdef attention_job p
+    memset(&p, 0, sizeof(p))
     plan.check(q, "q", ("P", "M", "E"))
     plan.check(k, "k", (q.shape[0], "N", q.shape[2]))
     plan.check(v, "v", k.shape)
@@ -204,13 +205,18 @@ cdef struct take_job:
 
 
 def take(plan, *arrays):
-    """y: of each prompt's rows those of some numbers, array by array: arrays are pairs of an Array (P, T, C) and numbers.
+    """The chosen rows of every prompt, one array after the other.
+
+    Args:
+        plan: a Recorder.
+        arrays: pairs of an Array (P, T, C) and the numbers of its rows.
 
     Returns:
         Array (P, all the numbers, C).
     """
     cdef take_job p
     cdef const int64_t[::1] nv
+    memset(&p, 0, sizeof(p))
     if not arrays:
         raise ValueError("arrays: expected one or more")
     shape = plan.check(arrays[0][0], "arrays", ("P", "T", "C")).shape

@@ -185,7 +185,7 @@ class MaskGenerator:
             batch = slice(first, first + self.points_per_batch)
             sparse = [self.model.prompt_encoder.sparse(point[None], label, None) for point in on_canvas[batch]]
             answers = self.model.mask_decoder.candidates(self.model._image(embedding), sparse, multimask=True)
-            for (x, y), candidates in zip(points[batch].tolist(), answers):
+            for (x, y), candidates in zip(points[batch].tolist(), answers, strict=True):
                 yield self._masks_of_point(candidates, (x + x0, y + y0), embedding, crop_box, size)
 
     def _masks_of_point(

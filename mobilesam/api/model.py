@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from ..masks.objects import UNNAMED, SegmentedObject
 from ..network.decoder_image import DecoderImage
 from ..network.loading import IMAGES, Network, load_network
 from ..network.precision import resolve
-from ..util.deferred import lazy
+from ..util.deferred import ForkSafeLock, Once, lazy
 from ..weights import default_path
 from .prompts import Prompt, check_mapping, check_prompt
 
@@ -282,11 +281,13 @@ class MobileSAM:
     def __init__(self, network: Network) -> None:
         self._network = network
         self.checkpoint, self.threads, self.precision = network.checkpoint, network.threads, network.precision
-        _loaded.add(self)
+        with _loaded_lock:
+            _loaded.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         checkpoint = self.checkpoint
-        return _find_model, (checkpoint.sha256, self.precision, str(checkpoint.path.absolute()), self.threads)
+        path = str(checkpoint.path.absolute())
+        return _find_model, (checkpoint.sha256, self.precision, path, self.threads, self._network.images)
 
     @property
     def image_encoder(self) -> ImageEncoder:
@@ -376,6 +377,8 @@ def _segmentation(
 
 
 _loaded: weakref.WeakSet[MobileSAM] = weakref.WeakSet()
+_loaded_lock = ForkSafeLock()
+_unpickled: MobileSAM | None = None  # the last one that unpickling has loaded
 
 
 def _embedding(features: NDArray[np.float32], original_size: Size, input_size: Size, model: MobileSAM) -> Embedding:
@@ -383,19 +386,27 @@ def _embedding(features: NDArray[np.float32], original_size: Size, input_size: S
     return Embedding(features, original_size, input_size, model)
 
 
-def _find_model(sha256: str, precision: str, path: str, threads: int) -> MobileSAM:
+def _find_model(sha256: str, precision: str, path: str, threads: int, images: int) -> MobileSAM:
     """A model of a checkpoint in a precision: a loaded one, or from the package, the folder of downloads, or ``path``.
 
     Raises CheckpointError where none of these is that checkpoint.
     """
-    for model in list(_loaded):
+    global _unpickled
+    with _loaded_lock:
+        loaded = list(_loaded)
+    for model in loaded:
         if model.precision == precision and model.checkpoint.sha256 == sha256:
             return model
     from ..checkpoints.reader import open_source  # rarely needed
 
     for source in (default_path(), *map(cached_path, PUBLISHED), Path(path)):
-        if source.exists() and (checkpoint := open_source(source)).sha256 == sha256:
-            return MobileSAM(Network(checkpoint, threads, resolve(precision)).loaded())
+        try:
+            checkpoint = open_source(source)
+        except (CheckpointError, OSError):
+            continue
+        if checkpoint.sha256 == sha256:
+            _unpickled = MobileSAM(Network(checkpoint, threads, resolve(precision), images=images).loaded())
+            return _unpickled
     raise CheckpointError(
         f"{path}: not found, or another file now: a pickled embedding or answer needs the checkpoint of SHA-256 "
         f"{sha256[:16]}...: load it first, with mobilesam.load(<its file>, precision={precision!r})"
@@ -426,17 +437,12 @@ def load(
     return MobileSAM(load_network(weights, threads, precision, images=images).loaded())
 
 
-_default_lock = threading.Lock()
-_default_model: MobileSAM | None = None
+_default_model = Once(lambda: load())
 
 
 def default_model() -> MobileSAM:
     """The model of the packaged checkpoint, loaded once per process."""
-    global _default_model
-    with _default_lock:
-        if _default_model is None:
-            _default_model = load()
-        return _default_model
+    return _default_model()
 
 
 def segment(

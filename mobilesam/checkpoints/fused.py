@@ -94,6 +94,8 @@ class Checkpoint(TensorFile):
     @lazy
     def sha256(self) -> str:
         """The file's checksum, in hexadecimal; it is read for that when first asked for."""
+        if self._identity() != self._opened:
+            raise CheckpointError(f"{self.path}: changed since it was opened")
         return sha256(self.path)
 
     def __init__(self, path: PathLike) -> None:

@@ -67,8 +67,8 @@ class Answer:
     def candidates(self, image: DecoderImage, tokens: F32, drawings: PlanCache[Drawing]) -> Iterator[Candidates]:
         """The candidates of each prompt. Those of one run are to be drawn before the next."""
         given = self._image.given(image)
+        self.runs += 1  # before the run, which overwrites what earlier candidates are drawn from
         self._plan.run({self._tokens: tokens, **given})
-        self.runs += 1
         scores, hyper = self._plan.view(self._scores).copy(), self._plan.view(self._hyper).copy()
         for i in range(len(tokens)):
             yield Candidates(scores[i, 0, self._wanted], hyper[i], self, self.runs, given, i, drawings)
@@ -116,7 +116,8 @@ class Candidates:
 
         Raises RuntimeError where other prompts have been answered in between.
         """
+        hyper = self._hyper if wanted is None else self._hyper[list(wanted)]
+        masks = self._answer.draw(hyper, self._given, self._prompt, self._drawings)
         if self._answer.runs != self._run:
             raise RuntimeError("candidates: expected to be drawn before the next prompts are answered")
-        hyper = self._hyper if wanted is None else self._hyper[list(wanted)]
-        return self._answer.draw(hyper, self._given, self._prompt, self._drawings)
+        return masks

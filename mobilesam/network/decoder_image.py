@@ -40,8 +40,7 @@ class PlannedImage(Protocol):
         """The image attends to tokens' keys, scaled, and values (P, T, 128)."""
 
     def results(self) -> list[Array]:
-        """What the masks are drawn from, once all is recorded: with a first axis of prompts, or of chunks for one
-        prompt."""
+        """What the masks are drawn from, once all is recorded; axis 0 is the prompt."""
 
     def given(self, image: DecoderImage) -> Given:
         """What a run on this image is given."""

@@ -75,7 +75,7 @@ class Network:
         return self._others()[1]
 
     def loaded(self) -> Network:
-        """The network, once it is whole: it can be copied then. Raises what loading a part raised."""
+        """The network, once all its parts are loaded. Raises what loading a part raised."""
         self._unmapped()
         return self
 

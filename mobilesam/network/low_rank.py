@@ -158,14 +158,16 @@ def decoder_constants(p: Parameters, precision: str, isa: str, threads: int) -> 
     def linear(module: Parameters, name: str) -> Affine:
         return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
 
-    upscale = p.transposed("output_upscaling.0")
+    upscale = p.tensor("output_upscaling.0.weight")  # (C, OC, 2, 2)
     return low_rank(
         outs=[linear(module, "out_proj") for module in updates],
         norms=[Affine.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
         queries=[linear(module, "q_proj") for module in updates],
         keys=[linear(module, "k_proj") for module in attentions],
         values=[linear(module, "v_proj") for module in attentions],
-        last=Affine.of(upscale.weight.rows, np.tile(upscale.bias, 4)),
+        last=Affine.of(
+            upscale.transpose(2, 3, 1, 0).reshape(-1, upscale.shape[0]), np.tile(p.tensor("output_upscaling.0.bias"), 4)
+        ),
         precision=precision,
         isa=isa,
         threads=threads,

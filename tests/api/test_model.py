@@ -24,6 +24,7 @@ from mobilesam.images.geometry import resized_size
 from mobilesam.kernels import reference
 from mobilesam.masks import rle
 from mobilesam.network import mask_decoder
+from mobilesam.util.deferred import Once
 
 CHELSEA = PHOTOS["chelsea"]  # 451x300
 LOGITS = np.zeros((256, 256), np.float32)
@@ -304,8 +305,7 @@ def test_a_path_a_picture_and_an_array_give_the_same(model, embedding):
 
 def test_the_default_model_is_loaded_once(monkeypatch, model):
     loads = []
-    monkeypatch.setattr(api, "_default_model", None)
-    monkeypatch.setattr(api, "load", lambda: loads.append(1) or model)
+    monkeypatch.setattr(api, "_default_model", Once(lambda: loads.append(1) or model))
     for _ in range(2):
         assert mobilesam.segment(np.zeros((8, 8, 3), np.uint8), [(4, 4)]).masks.shape == (3, 8, 8)
     assert loads == [1]

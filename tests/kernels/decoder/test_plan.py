@@ -14,11 +14,11 @@ import pytest
 from grids import any_case
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import Exact, Recording
+from plans import Exact, Recording, record_upscaling, upscale_arrays
 from processes import output
 from tolerances import assert_relative_l2, assert_same, integers, normal, pass_bound
 
-from mobilesam.kernels import Array, Plan, isa
+from mobilesam.kernels import Array, Plan, isa, threads
 
 HERE = str(Path(__file__).parent)
 
@@ -130,8 +130,8 @@ def test_a_plan_runs_many_times():
     assert made.plan.compile() is made.plan
     for i in range(1, 6):
         values = integers(i, 40, 5)[-1], integers(i + 1, 40, 5)[-1]
-        for threads in (None, 1, 2, 5):
-            made.plan.run({other: values[1], x: values[0]}, threads=threads)
+        for count in (None, 1, 2, 5):
+            made.plan.run({other: values[1], x: values[0]}, threads=count)
             assert_same(made.plan.view(y), 2 * values[0] + values[1])
 
 
@@ -357,3 +357,36 @@ print("both agree")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_runs_a_plan_that_was_recorded_before():
     assert output(f"import sys; sys.path.insert(0, {HERE!r})\n{FORKS}") == "both agree"
+
+
+def test_what_a_step_fills_is_writeable():
+    made = Recording()
+    y = record_upscaling(made, upscale_arrays(4, 9, 16, 8, 3))
+    made.plan.compile()
+    masks = np.zeros(y.shape, np.float32)
+    masks.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^given\[\d+\]: expected a writeable array"):
+        made.plan.run(made.given | {y: masks})
+
+
+def test_arrays_of_another_plan_and_results_that_are_none_are_refused():
+    made, other = Recording(), Plan()
+    x = made.give(normal(2, 3, 4))
+    for foreign in (other.given(1, 5), x._replace(shape=(2, 3, 5)), x._replace(number=9)):
+        with pytest.raises(ValueError, match=r"^step 0, add: x: expected an Array of this plan"):
+            made.plan.add(foreign, foreign)
+    y = made.plan.add(x, x)
+    made.plan.compile()
+    with pytest.raises(RuntimeError, match="compiled"):
+        made.plan.result(y)
+    made.plan.run(made.given)
+    with pytest.raises(ValueError, match="expected one that `result` has kept"):
+        made.plan.view(y)
+
+
+def test_a_plan_runs_on_its_own_number_of_threads():
+    """Whatever the process' default is; results do not show it, a plan of more threads than the default runs."""
+    made = Recording(threads=threads.default_threads() + 3)
+    x = made.give(normal(1, 600, 64))
+    (y,) = made.run(made.plan.add(x, x))
+    assert_same(y, 2 * made.given[x])
