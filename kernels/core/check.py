@@ -52,11 +52,8 @@ def shape(value: tuple[int, ...], name: str, *shapes: tuple[Dim, ...]) -> None:
     raise ValueError(f"{name}: expected shape {' or '.join(map(_text, shapes))}, got {value}")
 
 
-def array(value: object, name: str, *shapes: tuple[Dim, ...], later: bool = False) -> F32:
-    """``value`` as a C-contiguous float32 array of one of ``shapes``; views are copied, other dtypes refused.
-
-    later: the array is read, or written, after the call: views are refused.
-    """
+def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
+    """``value`` as a C-contiguous float32 array of one of ``shapes``; views are copied, other dtypes refused."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
     if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # a comparison of dtypes takes its time
@@ -66,14 +63,20 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...], later: bool = Fals
         raise ValueError(f"{name}: expected at least one element, got shape {value.shape}")
     if value.flags.c_contiguous:
         return value
-    if later:
-        raise ValueError(f"{name}: expected a C-contiguous array, got strides {value.strides}")
     return np.ascontiguousarray(value)
 
 
-def optional(value: object, name: str, *shapes: tuple[Dim, ...], later: bool = False) -> F32 | None:
+def in_place(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
+    """As :func:`array`, for what a plan reads or writes after the call: an array that would be copied is refused."""
+    checked = array(value, name, *shapes)
+    if checked is not value:
+        raise ValueError(f"{name}: expected a C-contiguous array, got a view")
+    return checked
+
+
+def optional(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32 | None:
     """None, or :func:`array`."""
-    return None if value is None else array(value, name, *shapes, later=later)
+    return None if value is None else array(value, name, *shapes)
 
 
 def instance(value: object, name: str, *kinds: type) -> None:

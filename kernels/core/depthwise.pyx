@@ -19,8 +19,8 @@ cdef struct depthwise_conv:
     float *y
     int64_t height, width, channels, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, period, rows
     int act, path
-    const float *zeros  # a row, of PATH_3X3
-    const float **taps  # where taps are, and their weights, of the other paths
+    const float *zeros  # (width, channels), the row outside the map; PATH_3X3
+    const float **taps  # (2, kh*kw), scratch: the pixels under the kernel, then their weights; PATH_FLAT and PATH_TAPS
 
 
 cdef enum:

@@ -31,7 +31,7 @@ cdef inline float *take_floats(arena *scratch, int64_t count) noexcept nogil:
 
 
 cdef inline size_t scratch_bytes(void *job, size_t job_bytes, layout_function layout) noexcept nogil:
-    """What a thread needs for its copy of the job and the buffers."""
+    """Bytes of scratch for one thread: its copy of the job, and the job's buffers."""
     cdef arena scratch
     scratch.memory, scratch.used, scratch.use, scratch.guarded = NULL, whole_lines(job_bytes), ARENA_MEASURE, rt.guards
     layout(job, &scratch)
@@ -39,7 +39,7 @@ cdef inline size_t scratch_bytes(void *job, size_t job_bytes, layout_function la
 
 
 cdef inline void *own_job(const void *job, size_t job_bytes, layout_function layout, void *memory) noexcept nogil:
-    """A copy of the job at the start of ``memory`` (scratch_bytes), its buffers behind it."""
+    """Copy the job to ``memory``, of scratch_bytes, and let the layout assign the copy's buffers behind it. Returns the copy."""
     cdef arena scratch
     memcpy(memory, job, job_bytes)
     scratch.memory, scratch.used, scratch.use, scratch.guarded = <char *>memory, whole_lines(job_bytes), ARENA_ASSIGN, rt.guards
@@ -59,10 +59,10 @@ cdef inline bint overran(void *own, size_t job_bytes, layout_function layout) no
 
 
 cdef inline launch(name, unit_function run, void *job, size_t job_bytes, int64_t units, layout_function layout, int threads):
-    """Run units 0 to ``units`` - 1 of a job.
+    """Call run(job, unit) for each unit from 0 to ``units`` - 1, on a team of threads.
 
-    With a layout, each thread runs them on a copy of the job, whose buffers ``layout`` has assigned; without, on the job itself.
-    Raises MemoryError where there is no memory for the buffers.
+    With a layout, each thread has a copy of the job with scratch buffers of its own. Without one (NULL), all threads share the job.
+    Raises MemoryError, named ``name``, where there is no memory for the buffers.
     """
     cdef int64_t unit
     cdef size_t bytes

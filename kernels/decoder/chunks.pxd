@@ -2,11 +2,12 @@
 from decoder.record cimport *
 
 cdef enum:
-    SUMMED = 16  # rows of the chunks' sums in a unit of a total
+    SUMMED = 16  # rows of `mixed` that a unit of add_chunks adds
 
-# The attention of prompts' tokens to an image. The image's values are map rows and, where rank > 0, values · basis of a basis of
-# `rank` rows. Each chunk leaves the sums of exp(score - top) · value, of exp(score - top), and top, its largest score; the total
-# brings them to one maximum. Columns: head by head, the tokens, up to whole panels.
+# Prompts' tokens attend to an image, as in flash attention. Each chunk of image tokens has a largest score `top`, a `sum` of
+# exp(score - top), and `mixed`, the sums of exp(score - top) times the values. The totals rescale these to the largest score of all
+# chunks. A value is e / 8 map rows and, in the low-rank form, also `rank` coefficients of a basis, which answer_head multiplies by
+# `values`. Column h * asking + i belongs to head h and token i; columns are padded to whole panels.
 cdef struct asking_job:
     const micro *u
     int64_t prompts, asking, e, rank, columns, chunks
@@ -69,7 +70,7 @@ cdef inline record_totals(plan, const asking_job *p, tuple arrays):
 
 
 cdef inline void fetch_with(gemm_args *g, const float *maps, int64_t first, int64_t count) noexcept nogil:
-    """The product prefetches ``count`` floats from the one of number ``first`` on; NULL: none."""
+    """Let the product prefetch maps[first : first + count]; nothing where ``maps`` is NULL."""
     g.ahead.at, g.ahead.bytes = maps, 0
     if maps != NULL:
         g.ahead.at, g.ahead.bytes = maps + first, count * sizeof(float)
@@ -88,7 +89,7 @@ cdef inline void heads(const micro *u, int64_t tokens, int64_t e, const float *x
 
 
 cdef inline void softmax_heads(const micro *u, int64_t tokens, float *x) noexcept nogil:
-    """Each head's scores of its tokens, as `heads` leaves them, to weights."""
+    """Softmax over the tokens of each head, in place; x as `heads` has written it."""
     cdef int64_t h
     for h in range(HEADS):
         u.softmax_columns(x + h * tokens * STRIDE, STRIDE, tokens, IMAGE_CHUNK)
@@ -125,7 +126,7 @@ cdef struct next_maps:
 
 cdef inline void ask_maps(const asking_job *p, int64_t chunk, int64_t count, const float *keys, const float *values, int64_t ldm,
                           float *weights, const next_maps *after) noexcept nogil:
-    """A chunk's sums of its values, by scores to its keys, (e, ldm) both; ``weights`` has asking rows."""
+    """Compute a chunk's top, sum and mixed from its keys and values, (e, ldm) each; ``weights`` (asking, STRIDE) is scratch."""
     cdef const micro *u = p.u
     cdef int64_t d = p.e // HEADS, h, at, step = d * IMAGE_CHUNK
     cdef float *y = p.mixed + chunk * d * p.columns
@@ -147,8 +148,10 @@ cdef inline void ask_maps(const asking_job *p, int64_t chunk, int64_t count, con
 
 cdef inline void ask_basis(const asking_job *p, int64_t chunk, int64_t count, float *scores, const float *scale, const float *values,
                            const float *basis, float *turned, const float *ahead, int64_t ahead_floats) noexcept nogil:
-    """Scores (8·asking and up to whole panels, STRIDE) of a chunk to its sums of the values' map and of the basis (rank, STRIDE), both
-    scaled by ``scale`` (IMAGE_CHUNK)."""
+    """Compute a chunk's top, sum and mixed from its scores (columns, STRIDE), which are overwritten.
+
+    values: (e, IMAGE_CHUNK); basis: (rank, STRIDE); both are scaled by ``scale`` (IMAGE_CHUNK). turned: scratch (IMAGE_CHUNK, columns).
+    """
     cdef const micro *u = p.u
     cdef int64_t d = p.e // HEADS, asking = HEADS * p.asking, i
     cdef float *y = p.mixed + chunk * (d + p.rank) * p.columns
@@ -172,7 +175,7 @@ cdef inline void ask_basis(const asking_job *p, int64_t chunk, int64_t count, fl
 
 
 cdef inline void weigh_chunks(void *job, int64_t unit) noexcept nogil:
-    """Of a prompt: each chunk's weight among all, (chunks, columns), in the place of its maximum."""
+    """Replace a prompt's ``top`` by the weight of each chunk in the total, (chunks, columns)."""
     cdef asking_job p = asking_of(<const asking_job *>job, unit)
     cdef float *total = p.whole + (p.e // HEADS + p.rank) * p.columns
     cdef dot_columns_args sums
@@ -187,7 +190,7 @@ cdef inline void weigh_chunks(void *job, int64_t unit) noexcept nogil:
 
 
 cdef inline void add_chunks(void *job, int64_t unit) noexcept nogil:
-    """SUMMED rows of a prompt's sums, added over the chunks in order."""
+    """Add SUMMED rows of a prompt's ``mixed`` over the chunks, weighted, in the order of the chunks."""
     cdef const asking_job *all = <const asking_job *>job
     cdef int64_t rows = all.e // HEADS + all.rank, blocks = (rows + SUMMED - 1) // SUMMED, first = unit % blocks * SUMMED, i
     cdef asking_job p = asking_of(all, unit // blocks)
@@ -200,7 +203,7 @@ cdef inline void add_chunks(void *job, int64_t unit) noexcept nogil:
 
 
 cdef inline void answer_head(void *job, int64_t unit) noexcept nogil:
-    """A head's channels of a prompt's y."""
+    """Compute one head's channels of a prompt's y."""
     cdef asking_job p = asking_of(<const asking_job *>job, unit // HEADS)
     cdef int64_t d = p.e // HEADS, columns = p.columns, h = unit % HEADS, i, j
     cdef gemm_args g = new_gemm(p.asking, d, p.rank)

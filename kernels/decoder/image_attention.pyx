@@ -1,4 +1,4 @@
-"""The step of tokens' attention to an image, by maps of its keys and values."""
+"""The step in which prompts' tokens attend to an image whose keys and values are given as Maps."""
 from decoder.chunks cimport *
 
 from mobilesam.kernels.core import check
@@ -58,7 +58,7 @@ cdef void attention_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void attend_chunk(void *job, int64_t unit) noexcept nogil:
-    """A chunk for every prompt, while its maps are in L2; the first prompt's products prefetch them, the last one's the next chunk."""
+    """One chunk for all prompts, while its maps are in L2. The first prompt prefetches them, the last one the next chunk's."""
     cdef const attention_job *p = <const attention_job *>job
     cdef const float *keys = p.keys + unit * p.key_step
     cdef const float *values = p.values + unit * p.value_step

@@ -18,7 +18,7 @@ from mobilesam.kernels.decoder.recorder import Array
 import_runtime()
 
 cdef enum:
-    PARTS = 4  # of what is composed for a prompt, units
+    PARTS = 4  # units of `compose` for a prompt
 
 
 class UpdatedImage(NamedTuple):
@@ -45,7 +45,7 @@ cdef struct basis_form:
 
 
 cdef inline int64_t rank(int64_t updates, int64_t inner) noexcept nogil:
-    """Rows of a basis of updates by ``inner`` values each."""
+    """Rows of a basis: ``inner`` for each update, and one between two updates."""
     return updates * inner + updates - 1
 
 
@@ -183,7 +183,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     last = None
     if second:
         query_rows = update.query_rows
-        last_basis = check.array(update.last_basis, "update.last_basis", (rank(2, e), "OC"), later=True)
+        last_basis = check.in_place(update.last_basis, "update.last_basis", (rank(2, e), "OC"))
         if last_basis.shape[1] % PANEL:
             raise ValueError(f"update.last_basis: expected a multiple of {PANEL} columns, got {last_basis.shape[1]}")
         p.query_rows, p.query_wide, p.last_basis = &query_rows[0, 0], query_rows.shape[1], &last_basis[0, 0]

@@ -42,7 +42,7 @@ class Array(NamedTuple):
     shape: tuple[int, ...]
 
     def of_first(self):
-        """The part of the first prompt: element 0 of the first axis."""
+        """The first prompt's part of the array: index 0 of axis 0."""
         return self._replace(shape=self.shape[1:])
 
 
@@ -119,6 +119,7 @@ cdef class Recorder:
     def check_maps(self, x, name, channels, n=None):
         """``x``, Maps with these channels and tokens; None accepts any number. Raises TypeError or ValueError that calls it ``name``."""
         check.instance(x, name, Maps)
+        self.check(x.array, name, x.array.shape)
         if (channels is not None and x.channels != channels) or (n is not None and x.n != n):
             wanted = x.channels if channels is None else channels, x.n if n is None else n
             raise ValueError(f"{name}: expected {wanted[0]} channels of {wanted[1]} tokens, got {x.channels} of {x.n}")
@@ -171,7 +172,7 @@ cdef class Recorder:
         return self
 
     def _phases(self):
-        """Runs of steps of which none reads or writes what another of them writes."""
+        """Divide the steps into phases: within a phase no step reads or writes an array that another one writes."""
         phases, written, used = [], set(), set()
         for i, (_, _, _, _, pointers, writes) in enumerate(self._steps):
             uses = {number for _, number, _ in pointers} | writes
@@ -237,7 +238,7 @@ cdef class Recorder:
             check.instance(array, "given", Array)
             if array.number not in self._given:
                 raise ValueError(f"given: expected arrays {sorted(self._given)}, got {array.number}")
-            value = check.array(value, f"given[{array.number}]", self._shapes[array.number], later=True)
+            value = check.in_place(value, f"given[{array.number}]", self._shapes[array.number])
             if array.number in self._written and not value.flags.writeable:
                 raise ValueError(f"given[{array.number}]: expected a writeable array, which a step fills")
             view = value.reshape(-1)
@@ -304,7 +305,7 @@ cdef int64_t units_of(const step *steps, int64_t first, int64_t end) noexcept no
 
 
 cdef void run_unit(const step *steps, int64_t i, int64_t unit, worker *own) noexcept nogil:
-    """A unit of the phase whose first step is the one of number i."""
+    """Run unit ``unit`` of a phase. Its steps begin with step i, and their units are numbered in one row."""
     cdef void *job = <char *>own + whole_lines(sizeof(worker))
     cdef const step *s
     while unit >= steps[i].units:

@@ -1,4 +1,4 @@
-"""Steps of tokens, a prompt's few or an image's many: linear layers, attention, norms, sums, and rows of them."""
+"""Steps on token arrays, of prompts or of an image: linear layers, attention, LayerNorm, sums, and the choice of rows."""
 import math
 
 import numpy as np
@@ -13,8 +13,8 @@ from mobilesam.kernels.core import isa as isas
 import_runtime()
 
 cdef enum:
-    QUERIES = 128  # of a unit of attention
-    ROWS = 4  # of a unit of a norm or a sum
+    QUERIES = 128  # queries in a unit of attention
+    ROWS = 4  # rows in a unit of layer_norm and add
 
 
 def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=1.0):
@@ -96,7 +96,7 @@ def attention(plan, q, k, v, *, heads):
 
 
 cdef int64_t blocks_of(const attention_job *p) noexcept nogil:
-    """Of QUERIES queries of a head."""
+    """Units of attention for one head of one prompt."""
     return (p.m + QUERIES - 1) // QUERIES
 
 
@@ -109,7 +109,7 @@ cdef void attention_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void attend_block(void *job, int64_t unit) noexcept nogil:
-    """QUERIES queries of a prompt and a head."""
+    """Attend for QUERIES queries of one head of one prompt."""
     cdef const attention_job *p = <const attention_job *>job
     cdef const micro *u = p.u
     cdef int64_t d = p.e // p.heads, columns = round_up(p.n, u.nr), wide = round_up(d, u.nr)
@@ -176,7 +176,7 @@ cdef void norm_block(void *job, int64_t unit) noexcept nogil:
 
 
 def add(plan, x, other):
-    """y = x + other: Arrays (..., C), and of the same shape or (C,)."""
+    """y = x + other. x: Array (..., C); other: Array of x's shape, or (C,)."""
     plan.check(x, "x", (None, "C"))
     plan.check(other, "other", x.shape, x.shape[-1:])
     cdef rows_job p = new_rows(plan, x)
@@ -242,7 +242,7 @@ def take(plan, *arrays):
 
 
 cdef void take_rows(void *job, int64_t unit) noexcept nogil:
-    """A prompt's."""
+    """Copy one prompt's rows."""
     cdef const take_job *p = <const take_job *>job
     cdef int64_t i
     for i in range(p.count):

@@ -1,4 +1,4 @@
-"""The step of the decoder's upscaling and the masks drawn from it: one pass over the embedding's pixels, which lie along the vectors."""
+"""The step that upscales the image and draws the masks, in one pass. Pixels lie along the vectors."""
 from decoder.record cimport *
 
 from mobilesam.kernels.core import check
@@ -6,7 +6,8 @@ from mobilesam.kernels.decoder.image_maps import MapRows
 
 import_runtime()
 
-# Pixels of a unit: whole panels of every ISA, a part of a chunk; their maps of 256 channels stay in L1 and L2.
+# Pixels of a unit. PIXELS is a multiple of every ISA's panel width and divides IMAGE_CHUNK; 256 channels of PIXELS pixels are 64 KB,
+# which stay in L2.
 cdef int64_t PIXELS = 64
 
 cdef struct upscale_job:

@@ -157,11 +157,9 @@ class Embedding:
     features (64, 64, 256) float32, read-only; original_size (h, w) of the image; input_size (h, w) of the
     part of the model's 1024x1024 canvas that the image fills; model, which encoded it.
 
-    A pickle or a deep copy holds the features, 4 MB, and names the model: unpickling finds the model by its
-    checkpoint's
-    SHA-256 and its precision, among the loaded ones, in the package, in the folder of downloads, or where it was. It
-    raises
-    CheckpointError where there is no such checkpoint.
+    A pickle or a deep copy holds the features, 4 MB, and names the model. Unpickling looks for a model with the same
+    checkpoint (by its SHA-256) and precision: among the loaded models, in the package, in the folder of downloads, and
+    at the checkpoint's former path. Unpickling raises CheckpointError where none of these is the checkpoint.
     """
 
     features: NDArray[np.float32]
@@ -274,8 +272,7 @@ class MobileSAM:
     `image_encoder(x)` maps x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256)
     float32; `prompt_encoder` and `mask_decoder` are the other two parts of the network, `checkpoint` is where
     the weights come from, `threads` how many threads a call uses and `precision` what it computes in.
-    A pickle or a deep copy names the model, as that of an Embedding does; weights are packed for the CPU that
-    unpickles.
+    A pickle or a deep copy names the model, as an Embedding's does; weights are packed for the CPU that unpickles.
     """
 
     def __init__(self, network: Network) -> None:
@@ -378,7 +375,7 @@ def _segmentation(
 
 _loaded: weakref.WeakSet[MobileSAM] = weakref.WeakSet()
 _loaded_lock = ForkSafeLock()
-_unpickled: MobileSAM | None = None  # the last one that unpickling has loaded
+_unpickled: MobileSAM | None = None  # keeps the last model that unpickling has loaded
 
 
 def _embedding(features: NDArray[np.float32], original_size: Size, input_size: Size, model: MobileSAM) -> Embedding:
@@ -428,9 +425,8 @@ def load(
     The results do not depend on it.
     precision: "fp32", "bf16", "int8" or "auto", bf16 where that is faster; None for MOBILESAM_PRECISION, else "fp32".
     What the narrow ones change in masks is in the README; `scripts/measure_loss.py` measures it.
-    images: how many images' maps the decoder keeps, 27 MB each: a first prompt on an image makes them, further prompts
-    use
-    them, and they are made again for an image that others have displaced.
+    images: how many images the decoder keeps maps of, 27 MB each. A first prompt on an image makes its maps, further
+    prompts use them. The maps of the image that was used longest ago make room for others.
     Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a
     checkpoint, ValueError for an impossible number of threads or a precision that this CPU lacks.
     """

@@ -19,8 +19,8 @@ T = TypeVar("T")
 
 
 class PlanCache(Generic[T]):
-    """Plans by what they are for, at most ``limit`` of them: those last used. A plan that is taken serves one
-    thread."""
+    """The ``limit`` plans that were used last, by key. A plan that is taken belongs to one thread until it is given
+    back."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._plans, self._lock = limit, list[tuple[object, T]](), ForkSafeLock()
@@ -41,10 +41,11 @@ class PlanCache(Generic[T]):
 
 
 class Answer:
-    """A plan that answers prompts, (P, T, 256): scores (P, 1, 4) of all masks, and what draws those ``wanted``, (P, W,
-    32).
+    """A plan that answers P prompts, tokens (P, T, 256).
 
-    drawn: whether the plan draws the masks too, of one prompt.
+    scores: (P, 1, 4), of all mask tokens. hyper: (P, W, 32), the hypernetworks' outputs of the W mask tokens
+    ``wanted``.
+    drawn: whether the plan also draws the masks; of one prompt only.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Answer:
             yield Candidates(scores[i, 0, self._wanted], hyper[i], self, self.runs, given, i, drawings)
 
     def draw(self, hyper: F32, given: Given, prompt: int, drawings: PlanCache[Drawing]) -> F32:
-        """low_res (M, 256, 256) of a prompt's masks by what draws each, (M, 32)."""
+        """low_res (M, 256, 256) of a prompt's masks, by the hypernetworks' outputs (M, 32)."""
         results = [self._plan.view(array) for array in self._results]
         key = type(self._image), tuple(result.shape for result in results), len(hyper)
         drawing = drawings.take(key, lambda: Drawing(self._image, len(hyper), self._plan))
@@ -84,7 +85,7 @@ class Answer:
 
 
 class Drawing:
-    """A plan that draws ``count`` masks on an image as a prompt has left it, in another plan."""
+    """A plan that draws ``count`` masks, from the image as a prompt has updated it in an Answer's plan."""
 
     def __init__(self, image: PlannedImage, count: int, like: Plan) -> None:
         self._plan = Plan(isa=like.isa, threads=like.threads)

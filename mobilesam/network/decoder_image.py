@@ -1,4 +1,4 @@
-"""What the mask decoder is asked about, and what its two forms of the image have in common."""
+"""The image of a prompt, the interface of its two forms, and the layers that both forms use."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ class PlannedImage(Protocol):
         """Record, in the same plan, the drawing of one prompt's masks (M, 256, 256) by ``hyper`` (M, 32)."""
 
     def draw_apart(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
-        """Record the drawing in another plan. Returns the Arrays that it is given, in the order of `drawn_from`, and
-        masks."""
+        """Record the drawing in another plan. Returns the Arrays that this plan is given, in the order of
+        `drawn_from`, and the masks' Array."""
 
     def drawn_from(self, given: Given, results: list[F32], prompt: int) -> list[F32]:
-        """What the drawing apart of a prompt's masks is given, of what the run was given and of its results."""
+        """The arrays to give a drawing in another plan, for one prompt; ``given`` and ``results`` are this plan's."""
 
 
 class OutputUpscaling:

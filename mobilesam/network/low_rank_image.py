@@ -17,7 +17,8 @@ from .image_cache import ImageCache
 from .low_rank import LowRank, decoder_constants
 from .parameters import F32, Parameters
 
-# The most tokens of a prompt for which the low-rank form takes less arithmetic than the plain one.
+# The most tokens of a prompt that takes the low-rank form. At 14 tokens it needs half of the plain form's arithmetic;
+# at a little more than 20 the two need as much (docs/decoder.md).
 FEW_TOKENS = 14
 
 
@@ -94,10 +95,8 @@ class LowRankImage:
         return self._draw(self._plan, self._maps, [array.of_first() for array in self.results()], hyper)
 
     def draw_apart(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
-        maps, update = (
-            plan.given_maps(self._maps.channels, TOKENS),
-            [plan.given(*array.shape[1:]) for array in self.results()],
-        )
+        maps = plan.given_maps(self._maps.channels, TOKENS)
+        update = [plan.given(*array.shape[1:]) for array in self.results()]
         return [maps.array, *update], self._draw(plan, maps, update, hyper)
 
     def _draw(self, plan: Plan, maps: Maps, update: list[Array], hyper: Array) -> Array:

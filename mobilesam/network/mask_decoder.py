@@ -45,9 +45,8 @@ PLANS = 4
 class MaskDecoder:
     """Image features and a prompt's embeddings to mask logits and scores. Any number of threads may use it at once.
 
-    image_pe: (64, 64, 256), the positional encoding of the image's tokens. no_mask_embed: (256,), what is added to
-    each of
-    them where a prompt has no mask. images: how many images' maps are kept.
+    image_pe: (64, 64, 256), the positional encoding of the image's tokens. no_mask_embed: (256,), added to each image
+    token where a prompt has no mask. images: how many images' maps are kept.
     """
 
     def __init__(
@@ -126,9 +125,11 @@ class MaskDecoder:
         return Answer(plan, tokens, planned, scores, hyper, wanted, drawn=drawn)
 
     def _heads(self, plan: Plan, hs: Array, wanted: Sequence[int]) -> tuple[Array, Array]:
-        """Of the transformer's tokens (P, 1 + W, 256), the IoU token's and those of the masks ``wanted``: the scores
-        of all
-        masks, (P, 1, 4), and what draws each wanted one, (P, W, 32)."""
+        """The heads behind the transformer.
+
+        hs: (P, 1 + W, 256), the IoU token and the W mask tokens ``wanted``. Returns the scores of all masks (P, 1, 4),
+        and the hypernetworks' outputs of the wanted ones (P, W, 32).
+        """
         mlps = [self.iou_prediction_head, *(self.output_hypernetworks_mlps[i] for i in wanted)]
         xs = [plan.take((hs, [i])) for i in range(len(mlps))]
         for i in range(HEAD_LAYERS):

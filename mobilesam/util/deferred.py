@@ -46,9 +46,8 @@ def by_the_way(make: Callable[[], T]) -> Future[T]:
 class lazy(Generic[T]):
     """A property that is computed when first asked for, and then kept in the instance's ``__dict__``.
 
-    Unlike `functools.cached_property` of Python 3.10 and 3.11 it holds no lock, which a child forked meanwhile would
-    wait
-    for without end. Threads that ask at the same moment may each compute it.
+    `functools.cached_property` of Python 3.10 and 3.11 holds a lock, for which a child forked meanwhile would wait
+    without end; this property holds none. Threads that ask at the same moment may each compute the value.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:

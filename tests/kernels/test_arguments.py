@@ -54,7 +54,7 @@ def test_a_wrong_shape_is_named(case: Case, name: str):
         case(arrays | {name: longer})
     message = str(error.value)
     assert "\n" not in message
-    if name not in ("x", "source"):  # one of another width may be blamed on the weight that it does not fit
+    if name not in ("x", "source"):  # a wrong width of x may be reported as the weight's, which does not fit it
         assert message.startswith(f"{name}:")
         assert str(longer.shape) in message
 

@@ -18,7 +18,7 @@ from plans import Exact, Recording, record_upscaling, upscale_arrays
 from processes import output
 from tolerances import assert_relative_l2, assert_same, integers, normal, pass_bound
 
-from mobilesam.kernels import Array, Plan, isa, threads
+from mobilesam.kernels import Array, Plan, isa
 
 HERE = str(Path(__file__).parent)
 
@@ -384,9 +384,31 @@ def test_arrays_of_another_plan_and_results_that_are_none_are_refused():
         made.plan.view(y)
 
 
-def test_a_plan_runs_on_its_own_number_of_threads():
-    """Whatever the process' default is; results do not show it, a plan of more threads than the default runs."""
-    made = Recording(threads=threads.default_threads() + 3)
-    x = made.give(normal(1, 600, 64))
-    (y,) = made.run(made.plan.add(x, x))
-    assert_same(y, 2 * made.given[x])
+THREADS_OF_A_PLAN = """
+import ctypes, threading, time
+import numpy as np
+from mobilesam import kernels
+
+capsule = ctypes.pythonapi.PyCapsule_New
+capsule.restype, capsule.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+used = set()
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)
+def work(job, unit):
+    used.add(threading.get_native_id())
+    time.sleep(0.05)
+
+plan = kernels.Plan(threads=3)
+unit = capsule(ctypes.cast(work, ctypes.c_void_p).value, b"mobilesam.kernels.unit", None)
+plan.record(unit, None, bytes(8), 12, [], [])
+plan.compile()
+plan.run({}, **OPTIONS)
+print(len(used))
+"""
+
+
+@pytest.mark.skipif(not isa.openmp(), reason="this build runs kernels on one thread")
+@pytest.mark.parametrize(("options", "expected"), [({}, "3"), ({"threads": 2}, "2"), ({"threads": 9}, "3")])
+def test_a_plan_runs_on_its_own_threads_whatever_the_default_is(options, expected):
+    code = THREADS_OF_A_PLAN.replace("**OPTIONS", f"**{options}")
+    assert output(code, MOBILESAM_NUM_THREADS="1") == expected

@@ -230,7 +230,7 @@ def test_updates_refuse_what_does_not_fit():
 
 @pytest.mark.parametrize("name", ["gram", "query_rows", "key_rows", "value_rows", "last_basis"])
 def test_an_updates_constants_are_read_where_they_are(name):
-    """So another order of their elements is refused, not copied."""
+    """Constants in Fortran order are refused: a copy would not outlive the recording."""
     case = scene(9, 2, 3)
     made, c = Recording(), case.constants
     maps, pe = map(made.give_maps, case.maps())
