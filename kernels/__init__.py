@@ -15,10 +15,10 @@ from mobilesam.kernels.core.rows import layer_norm
 from mobilesam.kernels.core.winograd import WinogradPanels, pack_winograd, winograd_conv3x3
 from mobilesam.kernels.decoder.constants import Update
 from mobilesam.kernels.decoder.image_attention import HEADS, PANEL
-from mobilesam.kernels.decoder.image_maps import ImageMaps, MapRows, pack_rows, project_image
 from mobilesam.kernels.decoder.low_rank_update import UpdatedImage
 from mobilesam.kernels.decoder.plan import Plan
 from mobilesam.kernels.decoder.positional_encoding import encode_positions
+from mobilesam.kernels.decoder.projection import PackedRows, pack_rows
 from mobilesam.kernels.decoder.recorder import Array, Maps
 from mobilesam.kernels.encoder.local_mlp import local_mlp
 from mobilesam.kernels.encoder.mbconv import mbconv
@@ -31,9 +31,8 @@ __all__ = [
     "HEADS",
     "PANEL",
     "Array",
-    "ImageMaps",
-    "MapRows",
     "Maps",
+    "PackedRows",
     "Panels",
     "Plan",
     "Update",
@@ -56,7 +55,6 @@ __all__ = [
     "pack_rows",
     "pack_winograd",
     "patch_embed",
-    "project_image",
     "resize_logits",
     "threads",
     "window_attention",

@@ -300,10 +300,10 @@ cdef inline void pack_map_rows(map_rows *rows) noexcept nogil:
 
 
 cdef inline map_rows as_map_rows(packed):
-    """What a MapRows holds; keep it alive while it is in use."""
+    """What PackedRows hold; keep it alive while it is in use."""
     cdef map_rows r
     cdef const float[:, ::1] rows = packed.rows
-    cdef const uint8_t[::1] operand = packed.operand
+    cdef const uint8_t[::1] operand = packed.packed
     r.u = &rt.tables[<int>packed.isa]
     r.m, r.k, r.lda, r.a, r.operand = rows.shape[0], rows.shape[1], rows.shape[1], &rows[0, 0], <void *>&operand[0]
     return r

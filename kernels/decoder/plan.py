@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from mobilesam.kernels.decoder import image_attention, low_rank_update, token_steps, upscale
+from mobilesam.kernels.decoder import image_attention, low_rank_update, projection, token_steps, upscale
 from mobilesam.kernels.decoder.recorder import Recorder
 
 P = ParamSpec("P")
@@ -40,6 +40,7 @@ class Plan(Recorder):
     add = _step(token_steps.add)
     take = _step(token_steps.take)
     # Of an image's Maps.
+    project = _step(projection.project)
     attend_image = _step(image_attention.attend_image)
     update_image = _step(low_rank_update.update_image)
     upscale_masks = _step(upscale.upscale_masks)

@@ -7,8 +7,8 @@ def encode_positions(
     xy: F32,
     size: int,
     gaussian: F32,
-    kinds: NDArray[np.intp] | None = None,
-    embeddings: F32 | None = None,
+    kinds: NDArray[np.intp],
+    embeddings: F32,
     *,
     threads: int | None = None,
 ) -> F32: ...

@@ -15,43 +15,38 @@ cdef enum:
     POINTS = 64  # that a thread takes at once
 
 
-def encode_positions(xy, size, gaussian, kinds=None, embeddings=None, *, threads=None):
+def encode_positions(xy, size, gaussian, kinds, embeddings, *, threads=None):
     """y = [sin φ, cos φ] + embeddings[kind], φ = 2π·(2·(xy + ½) / size − 1)·gaussian (Tancik et al., 2020).
 
     Args:
-        xy: (N, 2) float32, in pixels of a square of so many a side; size: how many.
+        xy: (N, 2) float32, in pixels of a square image.
+        size: pixels of a side of the square.
         gaussian: (2, F) float32, random frequencies.
-        kinds: None, or (N,) of intp: which of the embeddings (K, 2·F) is added; −1 is the last, which stands alone, for a point
-            that lies nowhere.
+        kinds: (N,) intp, numbers of embeddings. −1 is the last embedding, which stands alone, for a point without a position.
+        embeddings: (K, 2·F) float32.
 
     Returns:
-        (N, 2·F) float32, which errs by 2e-7, and by what three roundings of the products do to φ; beyond 2²⁰ turns they are those
-        of some quarter turn.
+        (N, 2·F) float32. The error is 2e-7 and the effect of three roundings of the products on φ; beyond 2²⁰ turns the roundings
+        change φ by quarter turns.
 
     Source: ``PositionEmbeddingRandom`` and ``PromptEncoder`` in the reference's modeling/prompt_encoder.py.
     """
     cdef int nthreads = resolve(threads)
-    cdef const float[:, ::1] xv = check.array(xy, "xy", ("N", 2)), gv = check.array(gaussian, "gaussian", (2, "F")), ev
-    cdef int64_t n = xv.shape[0], f = gv.shape[1], i
-    cdef float step = 2.0 / check.whole(size, "size", 1)
-    cdef const Py_ssize_t[::1] kv
-    cdef const float *added = NULL
-    if (kinds is None) != (embeddings is None):
-        raise ValueError("kinds: expected both kinds and embeddings, or neither")
-    if kinds is not None:
-        if not isinstance(kinds, np.ndarray) or kinds.dtype != np.intp or kinds.shape != (n,):
-            got = f"{kinds.dtype} of shape {kinds.shape}" if isinstance(kinds, np.ndarray) else type(kinds).__name__
-            raise ValueError(f"kinds: expected intp of shape ({n},), got {got}")
-        kv, ev = np.ascontiguousarray(kinds), check.array(embeddings, "embeddings", ("K", 2 * f))
-        added = &ev[0, 0]
-        for i in range(n):
-            if not -1 <= kv[i] < ev.shape[0]:
-                raise ValueError(f"kinds: expected -1 to {ev.shape[0] - 1}, got {kv[i]}")
-    y = np.empty((n, 2 * f), np.float32)  # kept: none of the memory that passes use again
+    cdef const float[:, ::1] xv = check.array(xy, "xy", ("N", 2)), gv = check.array(gaussian, "gaussian", (2, "F"))
+    cdef const float[:, ::1] ev = check.array(embeddings, "embeddings", ("K", 2 * gv.shape[1]))
+    cdef int64_t n = xv.shape[0], i
+    if not isinstance(kinds, np.ndarray) or kinds.dtype != np.intp or kinds.shape != (n,):
+        got = f"{kinds.dtype} of shape {kinds.shape}" if isinstance(kinds, np.ndarray) else type(kinds).__name__
+        raise ValueError(f"kinds: expected intp of shape ({n},), got {got}")
+    cdef const Py_ssize_t[::1] kv = np.ascontiguousarray(kinds)
+    for i in range(n):
+        if not -1 <= kv[i] < ev.shape[0]:
+            raise ValueError(f"kinds: expected -1 to {ev.shape[0] - 1}, got {kv[i]}")
+    y = np.empty((n, 2 * gv.shape[1]), np.float32)  # prompts keep it; the pool's blocks are for short lives
     cdef float[:, ::1] yv = y
     cdef encode_job p
-    p.u, p.xy, p.step, p.gaussian, p.n, p.f, p.y = &rt.tables[rt.active[0]], &xv[0, 0], step, &gv[0, 0], n, f, &yv[0, 0]
-    p.kinds, p.embeddings, p.embedding_count = &kv[0] if added != NULL else NULL, added, 0 if added == NULL else ev.shape[0]
+    p.u, p.xy, p.step, p.gaussian = &rt.tables[rt.active[0]], &xv[0, 0], 2.0 / check.whole(size, "size", 1), &gv[0, 0]
+    p.n, p.f, p.y, p.kinds, p.embeddings, p.embedding_count = n, gv.shape[1], &yv[0, 0], &kv[0], &ev[0, 0], ev.shape[0]
     launch("encode_positions", encode_block, &p, sizeof(p), (n + POINTS - 1) // POINTS, NULL, nthreads if n > POINTS else 1)
     return y
 
@@ -62,7 +57,7 @@ cdef struct encode_job:
     float step
     const float *gaussian  # (2, f)
     int64_t n, f
-    const Py_ssize_t *kinds  # (n), NULL for none
+    const Py_ssize_t *kinds  # (n)
     const float *embeddings  # (embedding_count, 2f)
     int64_t embedding_count
     float *y  # (n, 2f)
@@ -70,13 +65,12 @@ cdef struct encode_job:
 
 cdef void encode_block(void *job, int64_t unit) noexcept nogil:
     cdef const encode_job *p = <const encode_job *>job
-    cdef int64_t f = p.f, i
+    cdef int64_t f = p.f, i, kind
     cdef float *row
     for i in range(unit * POINTS, min(p.n, (unit + 1) * POINTS)):
-        row = p.y + i * 2 * f
-        if p.embeddings != NULL and p.kinds[i] < 0:
+        row, kind = p.y + i * 2 * f, p.kinds[i] if p.kinds[i] >= 0 else p.embedding_count - 1
+        if p.kinds[i] < 0:
             memset(row, 0, 2 * f * sizeof(float))
         else:
             p.u.turns(row, (p.xy[2 * i] + 0.5) * p.step - 1, p.gaussian, (p.xy[2 * i + 1] + 0.5) * p.step - 1, p.gaussian + f, f)
-        if p.embeddings != NULL:
-            p.u.add(row, row, p.embeddings + (p.kinds[i] if p.kinds[i] >= 0 else p.embedding_count - 1) * 2 * f, 2 * f)
+        p.u.add(row, row, p.embeddings + kind * 2 * f, 2 * f)

@@ -1,6 +1,7 @@
-# How a kernel of the decoder records a step of a plan: a copy of its job, and which fields of the job point to the plan's arrays.
+# How a kernel of the decoder records a step of a plan: a copy of its job, whose pointers to the plan's arrays are placeholders.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
+from libc.stdint cimport uint64_t
 
 from core.common cimport *
 from core.launch cimport *
@@ -11,6 +12,7 @@ cdef enum:
     # Floats from a row of IMAGE_CHUNK image tokens to the next in scratch and in a basis: whole cache lines, odd in number, so that
     # rows are spread over all of L1's sets.
     STRIDE = IMAGE_CHUNK + 16
+    PLACEHOLDER = 0xFFF5  # the first 16 bits of a placeholder, which no address, size or finite float begins with
 
 
 cdef inline int64_t chunks_of(int64_t n) noexcept nogil:
@@ -18,15 +20,25 @@ cdef inline int64_t chunks_of(int64_t n) noexcept nogil:
     return (n + IMAGE_CHUNK - 1) // IMAGE_CHUNK
 
 
-cdef inline point(list pointers, const void *job, const void *field, array, int64_t at=0):
-    """The job's field, a float pointer, is to point to element ``at`` of a plan's array; None leaves it NULL."""
-    if array is not None:
-        pointers.append((<const char *>field - <const char *>job, array.number, at))
+cdef inline float *address(array, int64_t element=0):
+    """A placeholder of the address of an element of a plan's array, until the plan is compiled; NULL for None.
+
+    PLACEHOLDER, 16 bits of the array's number, 32 bits of the element's.
+    """
+    return NULL if array is None else <float *>(<uint64_t>PLACEHOLDER << 48 | <uint64_t>array.number << 32 | <uint64_t>element)
 
 
-cdef inline record(plan, unit_function run, layout_function layout, const void *job, size_t job_bytes, int64_t units, list pointers,
-                   writes):
-    """Record a step. ``writes``: the arrays that it writes; it reads the others of ``pointers``."""
+cdef inline float *channel(maps, int64_t number=0):
+    """`address` of a channel of Maps, in the first chunk."""
+    return address(maps.array, (maps.first + number) * IMAGE_CHUNK)
+
+
+cdef inline void no_buffers(void *job, arena *scratch) noexcept nogil:
+    """The layout of a job that needs no scratch."""
+
+
+cdef inline record(plan, unit_function run, layout_function layout, const void *job, size_t job_bytes, int64_t units, writes):
+    """Record a step. ``writes``: the arrays that the step writes. The step reads the other arrays that the job points to."""
     plan.record(PyCapsule_New(<void *>run, "mobilesam.kernels.unit", NULL),
-                None if layout == NULL else PyCapsule_New(<void *>layout, "mobilesam.kernels.layout", NULL),
-                PyBytes_FromStringAndSize(<const char *>job, job_bytes), units, pointers, [array.number for array in writes])
+                PyCapsule_New(<void *>layout, "mobilesam.kernels.layout", NULL),
+                PyBytes_FromStringAndSize(<const char *>job, job_bytes), units, [array.number for array in writes])

@@ -9,8 +9,6 @@ class Array(NamedTuple):
     number: int
     shape: tuple[int, ...]
 
-    def of_first(self) -> Array: ...
-
 class Maps(NamedTuple):
     array: Array
     n: int
@@ -39,9 +37,8 @@ class Recorder:
         layout: Any,
         job: bytes,
         units: int,
-        pointers: list[tuple[int, int, int]],
         writes: list[int],
     ) -> None: ...
     def compile(self) -> Recorder: ...
-    def run(self, given: Mapping[Array, NDArray[Any]], *, threads: int | None = None) -> None: ...
+    def run(self, given: Mapping[Array, NDArray[Any]]) -> None: ...
     def view(self, array: Array) -> F32: ...

@@ -12,8 +12,7 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cython.parallel cimport parallel, prange, threadid
 from libc.stdint cimport uintptr_t
 
-from core.common cimport *
-from core.launch cimport *
+from decoder.record cimport *
 
 from mobilesam.kernels.core import check, memory
 from mobilesam.kernels.core import isa as isas
@@ -30,20 +29,12 @@ cdef struct step:
     size_t job_bytes
     int64_t units
 
-cdef struct worker:  # and behind it, a thread's copy of a step's job and the job's buffers
-    int64_t step  # of the copy; -1: none
-    int overruns
-
 
 class Array(NamedTuple):
     """A float32 array of a plan."""
 
     number: int
     shape: tuple[int, ...]
-
-    def of_first(self):
-        """The first prompt's part of the array: index 0 of axis 0."""
-        return self._replace(shape=self.shape[1:])
 
 
 class Maps(NamedTuple):
@@ -76,7 +67,7 @@ cdef class Recorder:
     cdef set _given, _results, _written
     cdef dict _places  # of arrays in the arena, in floats
     cdef list _bindings  # (address of a pointer, number of a given array, element)
-    cdef object _arena, _jobs, _compiled, _first
+    cdef object _arena, _jobs, _compiled, _first, _units  # of each phase the first step and the number of units
     cdef size_t _scratch  # bytes of a thread
     cdef bint _running
 
@@ -101,7 +92,7 @@ cdef class Recorder:
     def given(self, *shape):
         """A new array, which the caller of each run gives."""
         array = self.array(*shape)
-        self._given.add(array.number)
+        self._given.add(array)
         return array
 
     def given_maps(self, channels, n):
@@ -111,7 +102,7 @@ cdef class Recorder:
     def check(self, x, name, *shapes):
         """``x``, an Array of one of the shapes. Raises TypeError or ValueError that calls it ``name``."""
         check.instance(x, name, Array)
-        if not 0 <= x.number < len(self._shapes) or x.shape not in (self._shapes[x.number], self._shapes[x.number][1:]):
+        if not 0 <= x.number < len(self._shapes) or x.shape != self._shapes[x.number]:
             raise ValueError(f"{name}: expected an Array of this plan, got {x}")
         check.shape(x.shape, name, *shapes)
         return x
@@ -120,10 +111,7 @@ cdef class Recorder:
         """``x``, Maps with these channels and tokens; None accepts any number. Raises TypeError or ValueError that calls it ``name``."""
         check.instance(x, name, Maps)
         self.check(x.array, name, x.array.shape)
-        if (channels is not None and x.channels != channels) or (n is not None and x.n != n):
-            wanted = x.channels if channels is None else channels, x.n if n is None else n
-            raise ValueError(f"{name}: expected {wanted[0]} channels of {wanted[1]} tokens, got {x.channels} of {x.n}")
-        return x
+        check.shape((x.channels, x.n), f"{name}, channels and tokens", (channels or "M", n or "N"))
 
     def keep(self, *objects):
         """Keep what steps point to."""
@@ -136,9 +124,11 @@ cdef class Recorder:
         self._results.add(array.number)
         return array
 
-    def record(self, run, layout, job, units, pointers, writes):
-        """For kernels, by way of record.pxd."""
+    def record(self, run, layout, job, units, writes):
+        """Add a step; kernels call it by way of record.pxd. Words of the job that are placeholders point to arrays."""
         PyCapsule_GetPointer(run, "mobilesam.kernels.unit")
+        words = enumerate(np.frombuffer(job, np.uint64).tolist())
+        pointers = [(8 * i, word >> 32 & 0xFFFF, word & 0xFFFFFFFF) for i, word in words if word >> 48 == PLACEHOLDER]
         self._steps.append((run, layout, job, units, pointers, frozenset(writes)))
 
     def compile(self):
@@ -149,7 +139,8 @@ cdef class Recorder:
         sizes = [round_up(len(job), 4 * LINE) // 4 for _, _, job, _, _, _ in self._steps]
         self._jobs = memory_of_floats(sum(sizes))
         self._compiled = np.zeros(len(self._steps) * sizeof(step), np.uint8)
-        self._first = np.cumsum([0, *map(len, phases)], dtype=np.int64)
+        self._first = np.array([phase[0] for phase in phases], np.int64)
+        self._units = np.array([sum(self._steps[i][3] for i in phase) for phase in phases], np.int64)
         self._bindings, self._scratch = [], 0
         cdef float[::1] jobs = self._jobs, arena = self._arena
         cdef uint8_t[::1] compiled = self._compiled
@@ -157,18 +148,17 @@ cdef class Recorder:
         cdef int64_t i, place = 0
         for i, (run, layout, job, units, pointers, _) in enumerate(self._steps):
             steps[i].run = <unit_function>PyCapsule_GetPointer(run, "mobilesam.kernels.unit")
-            steps[i].layout = NULL if layout is None else <layout_function>PyCapsule_GetPointer(layout, "mobilesam.kernels.layout")
+            steps[i].layout = <layout_function>PyCapsule_GetPointer(layout, "mobilesam.kernels.layout")
             steps[i].job, steps[i].job_bytes, steps[i].units = &jobs[place], len(job), units
             memcpy(steps[i].job, <const char *>job, len(job))
             for offset, number, at in pointers:
                 field = <uintptr_t>steps[i].job + <uintptr_t>offset
-                if number in self._given:
+                if number not in self._places:
                     self._bindings.append((field, number, at))
                 else:
                     (<float **><uintptr_t>field)[0] = &arena[<int64_t>(self._places[number] + at)]
-            self._scratch = max(self._scratch, step_bytes(&steps[i]))
+            self._scratch = max(self._scratch, scratch_bytes(steps[i].job, len(job), steps[i].layout))
             place += sizes[i]
-        self._scratch += whole_lines(sizeof(worker))
         return self
 
     def _phases(self):
@@ -186,15 +176,12 @@ cdef class Recorder:
 
     def _place(self, phases):
         """Each array in the first gap of the arena that is free from the first phase that uses it to the last."""
-        lives = {}
-        for phase, steps in enumerate(phases):
-            for i in steps:
-                for _, number, _ in self._steps[i][4]:
-                    first, _ = lives.get(number, (phase, phase))
-                    lives[number] = first, len(phases) if number in self._results else phase
+        uses = [(number, phase) for phase, steps in enumerate(phases) for i in steps for _, number, _ in self._steps[i][4]]
+        last_use = {**dict(uses), **dict.fromkeys(self._results, len(phases))}
+        given = {array.number for array in self._given}
         self._places, placed, length = {}, [], 0
-        for number, (first, last) in lives.items():
-            if number in self._given:
+        for number, first in dict(reversed(uses)).items():
+            if number in given:
                 continue
             size = round_up(math.prod(self._shapes[number]), LINE) + (LINE if rt.guards else 0)
             place = 0
@@ -203,7 +190,7 @@ cdef class Recorder:
                     if place + size <= begin:
                         break
                     place = max(place, end)
-            placed.append((place, place + size, last))
+            placed.append((place, place + size, last_use[number]))
             self._places[number] = place
             length = max(length, place + size)
         self._arena = memory_of_floats(length)
@@ -216,7 +203,7 @@ cdef class Recorder:
                   for number, place in self._places.items())
         return any((guard != ARENA_PATTERN).any() for guard in guards)
 
-    def run(self, given, *, threads=None):
+    def run(self, given):
         """Run the steps.
 
         Args:
@@ -225,26 +212,21 @@ cdef class Recorder:
         Raises TypeError or ValueError that names the array by its number, MemoryError, and RuntimeError where another thread runs
         the plan.
         """
-        cdef int nthreads = resolve(self.threads if threads is None else threads), overruns
+        cdef int overruns, nthreads = resolve(self.threads)  # one in a forked child
         cdef const float[::1] view
         if self._compiled is None:
             raise RuntimeError("the plan is not compiled")
         cdef uint8_t[::1] compiled = self._compiled
-        cdef const int64_t[::1] first = self._first
-        if nthreads > self.threads:
-            nthreads = self.threads
+        cdef const int64_t[::1] first = self._first, units = self._units
+        if given.keys() != self._given:
+            raise ValueError(f"given: expected {sorted(self._given)}, got {list(given)}")
         starts = {}
         for array, value in given.items():
-            check.instance(array, "given", Array)
-            if array.number not in self._given:
-                raise ValueError(f"given: expected arrays {sorted(self._given)}, got {array.number}")
-            value = check.in_place(value, f"given[{array.number}]", self._shapes[array.number])
+            value = check.in_place(value, f"given[{array.number}]", array.shape)
             if array.number in self._written and not value.flags.writeable:
                 raise ValueError(f"given[{array.number}]: expected a writeable array, which a step fills")
             view = value.reshape(-1)
             starts[array.number] = <uintptr_t>&view[0]
-        if starts.keys() != self._given:
-            raise ValueError(f"given: expected arrays {sorted(self._given)}, got {sorted(starts)}")
         if self._running:
             raise RuntimeError("the plan is being run by another thread")
         self._running = True
@@ -255,7 +237,7 @@ cdef class Recorder:
             if memory == NULL:
                 raise MemoryError(f"plan: no memory for {nthreads * self._scratch} bytes of scratch")
             with nogil:
-                overruns = run_phases(<step *>&compiled[0], &first[0], first.shape[0] - 1, memory, self._scratch, nthreads)
+                overruns = run_phases(<step *>&compiled[0], &first[0], &units[0], units.shape[0], memory, self._scratch, nthreads)
             if overruns or (rt.guards and self._overrun()):
                 raise RuntimeError("plan: a step wrote past the end of an array")
         finally:
@@ -277,46 +259,23 @@ cdef memory_of_floats(int64_t count):
     return taken[first : first + count]
 
 
-cdef size_t step_bytes(const step *s) noexcept nogil:
-    return whole_lines(s.job_bytes) if s.layout == NULL else scratch_bytes(s.job, s.job_bytes, s.layout)
-
-
-cdef int run_phases(const step *steps, const int64_t *first, int64_t phases, char *memory, size_t bytes, int threads) noexcept nogil:
+cdef int run_phases(const step *steps, const int64_t *first, const int64_t *units, int64_t phases, char *memory, size_t bytes,
+                    int threads) noexcept nogil:
     """Returns how many units wrote past the end of a buffer, as far as guards tell."""
     cdef int64_t phase, unit
-    cdef int overruns = 0, i
-    for i in range(threads):
-        (<worker *>(memory + i * bytes)).step = -1
-        (<worker *>(memory + i * bytes)).overruns = 0
+    cdef int overrun = 0
     with parallel(num_threads=threads):
         for phase in range(phases):
-            for unit in prange(units_of(steps, first[phase], first[phase + 1]), schedule="dynamic"):
-                run_unit(steps, first[phase], unit, <worker *>(memory + threadid() * bytes))
-    for i in range(threads):
-        overruns += (<worker *>(memory + i * bytes)).overruns
-    return overruns
+            for unit in prange(units[phase], schedule="dynamic"):
+                overrun += run_unit(steps + first[phase], unit, memory + threadid() * bytes)
+    return overrun
 
 
-cdef int64_t units_of(const step *steps, int64_t first, int64_t end) noexcept nogil:
-    cdef int64_t units = 0, i
-    for i in range(first, end):
-        units += steps[i].units
-    return units
-
-
-cdef void run_unit(const step *steps, int64_t i, int64_t unit, worker *own) noexcept nogil:
-    """Run unit ``unit`` of a phase. Its steps begin with step i, and their units are numbered in one row."""
-    cdef void *job = <char *>own + whole_lines(sizeof(worker))
-    cdef const step *s
-    while unit >= steps[i].units:
-        unit -= steps[i].units
-        i += 1
-    s = &steps[i]
-    if s.layout == NULL:
-        s.run(s.job, unit)
-        return
-    if own.step != i:
-        own.step = i
-        own_job(s.job, s.job_bytes, s.layout, job)
-    s.run(job, unit)
-    own.overruns += overran(job, s.job_bytes, s.layout)
+cdef bint run_unit(const step *s, int64_t unit, void *own) noexcept nogil:
+    """Run unit ``unit`` of a phase, whose steps begin with s and whose units are numbered step after step."""
+    while unit >= s.units:
+        unit -= s.units
+        s += 1
+    own_job(s.job, s.job_bytes, s.layout, own)
+    s.run(own, unit)
+    return overran(own, s.job_bytes, s.layout)

@@ -13,11 +13,11 @@ from mobilesam.kernels.core import isa as isas
 import_runtime()
 
 cdef enum:
-    QUERIES = 128  # queries in a unit of attention
+    QUERIES = 64  # queries in a unit of attention
     ROWS = 4  # rows in a unit of layer_norm and add
 
 
-def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=1.0):
+def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=1.0, in_place=False):
     """y = act(x · weightᵀ + bias + residual) · scale.
 
     Args:
@@ -26,6 +26,7 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
         weight: (N, K) float32, or Panels of that shape, packed for the plan's ISA; bias: (N,) float32.
         activation: None, "gelu" or "relu".
         residual: Array (..., N).
+        in_place: whether y replaces the residual, in its memory.
 
     Returns:
         Array (..., N).
@@ -43,13 +44,10 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
     p.w, p.m, p.bias = as_matrix(weight), math.prod(x.shape[:-1]), floats(bv)
     p.act, p.scale = check.activation(activation), check.real(scale, "scale")
     divide_product(&p, plan.threads)
-    y = plan.array(*x.shape[:-1], weight.n)
-    pointers = []
-    point(pointers, &p, &p.x, x)
-    point(pointers, &p, &p.residual, residual)
-    point(pointers, &p, &p.y, y)
+    y = residual if in_place else plan.array(*x.shape[:-1], weight.n)
+    p.x, p.residual, p.y = address(x), address(residual), address(y)
     plan.keep(weight, bias)
-    record(plan, product_unit, product_layout, &p, sizeof(p), p.units, pointers, [y])
+    record(plan, product_unit, product_layout, &p, sizeof(p), p.units, [y])
     return y
 
 
@@ -59,16 +57,17 @@ cdef struct attention_job:
     const float *k  # (prompts, n, e)
     const float *v
     float *y  # (prompts, m, e)
-    int64_t m, n, e, heads
-    float *keys  # (columns/NR, d, NR), columns: n in whole panels
+    int64_t m, n, e, heads, blocks  # blocks of queries of a prompt
+    float *queries  # (columns/NR, d, NR), columns: QUERIES in whole panels
     float *values  # (n, d in whole panels)
-    float *scores  # (QUERIES, columns)
+    float *scores  # (n, columns), a column for each query
 
 
 def attention(plan, q, k, v, *, heads):
-    """y_h = softmax(q_h k_hᵀ) v_h, heads concatenated, of each prompt by itself.
+    """y_h = softmax(q_h k_hᵀ) v_h, heads concatenated, of each prompt by itself; for few keys.
 
     Args:
+        plan: a Recorder.
         q: Array (P, M, E), scaled by d^−½, d = E / heads.
         k, v: Arrays (P, N, E).
 
@@ -85,49 +84,48 @@ def attention(plan, q, k, v, *, heads):
     p.u, p.m, p.n, p.e, p.heads = &rt.tables[<int>plan.table], q.shape[1], k.shape[1], q.shape[2], check.whole(heads, "heads", 1)
     if p.e % p.heads:
         raise ValueError(f"heads: expected a divisor of {p.e} channels, got {heads}")
+    p.blocks = (p.m + QUERIES - 1) // QUERIES
     y = plan.array(*q.shape)
-    pointers = []
-    point(pointers, &p, &p.q, q)
-    point(pointers, &p, &p.k, k)
-    point(pointers, &p, &p.v, v)
-    point(pointers, &p, &p.y, y)
-    record(plan, attend_block, attention_layout, &p, sizeof(p), q.shape[0] * p.heads * blocks_of(&p), pointers, [y])
+    p.q, p.k, p.v, p.y = address(q), address(k), address(v), address(y)
+    record(plan, attend_block, attention_layout, &p, sizeof(p), q.shape[0] * p.blocks, [y])
     return y
-
-
-cdef int64_t blocks_of(const attention_job *p) noexcept nogil:
-    """Units of attention for one head of one prompt."""
-    return (p.m + QUERIES - 1) // QUERIES
 
 
 cdef void attention_layout(void *job, arena *scratch) noexcept nogil:
     cdef attention_job *p = <attention_job *>job
-    cdef int64_t d = p.e // p.heads, columns = round_up(p.n, p.u.nr)
-    p.keys = take_floats(scratch, d * columns)
+    cdef int64_t d = p.e // p.heads, columns = round_up(min(p.m, QUERIES), p.u.nr)
+    p.queries = take_floats(scratch, d * columns)
     p.values = take_floats(scratch, p.n * round_up(d, p.u.nr))
-    p.scores = take_floats(scratch, min(p.m, QUERIES) * columns)
+    p.scores = take_floats(scratch, p.n * columns)
 
 
 cdef void attend_block(void *job, int64_t unit) noexcept nogil:
-    """Attend for QUERIES queries of one head of one prompt."""
+    """Attend for QUERIES queries of one prompt, with all heads while rows of q and y are in L2."""
     cdef const attention_job *p = <const attention_job *>job
+    cdef int64_t h
+    for h in range(p.heads):
+        attend_head(p, unit // p.blocks, unit % p.blocks * QUERIES, h * (p.e // p.heads))
+
+
+cdef void attend_head(const attention_job *p, int64_t prompt, int64_t first, int64_t channel) noexcept nogil:
+    """Attend with the head that begins at ``channel``, for the queries from ``first`` on, which lie along the vectors."""
     cdef const micro *u = p.u
-    cdef int64_t d = p.e // p.heads, columns = round_up(p.n, u.nr), wide = round_up(d, u.nr)
-    cdef int64_t blocks = blocks_of(p), first = unit % blocks * QUERIES, count = min(QUERIES, p.m - first)
-    cdef int64_t prompt = unit // blocks // p.heads, head = unit // blocks % p.heads * d, nr = u.nr, i
-    cdef int64_t at = (prompt * p.m + first) * p.e + head, at_keys = prompt * p.n * p.e + head
-    cdef gemm_args g = new_gemm(count, p.n, d)
+    cdef int64_t d = p.e // p.heads, nr = u.nr, wide = round_up(d, nr), i
+    cdef int64_t count = min(QUERIES, p.m - first), columns = round_up(count, nr)
+    cdef int64_t at = (prompt * p.m + first) * p.e + channel, at_keys = prompt * p.n * p.e + channel
+    cdef gemm_args g = new_gemm(p.n, columns, d)
+    memset(p.queries + (columns - nr) * d, 0, nr * d * sizeof(float))
     for i in range(columns // nr):
-        u.transpose(p.keys + i * d * nr, nr, p.k + at_keys + i * nr * p.e, p.e, min(nr, p.n - i * nr), d)
-    g.a, g.lda, g.y, g.ldy = p.q + at, p.e, p.scores, columns
-    g.b, g.ldb, g.panel = p.keys, nr, d * nr
+        u.transpose(p.queries + i * d * nr, nr, p.q + at + i * nr * p.e, p.e, min(nr, count - i * nr), d)
+    g.a, g.lda, g.y, g.ldy = p.k + at_keys, p.e, p.scores, columns
+    g.b, g.ldb, g.panel = p.queries, nr, d * nr
     u.gemm(&g)
-    u.softmax(p.scores, columns, p.scores, columns, count, p.n)
+    u.softmax_columns(p.scores, columns, p.n, columns)
     for i in range(p.n):
         memcpy(p.values + i * wide, p.v + at_keys + i * p.e, d * sizeof(float))
     g = new_gemm(count, d, p.n)
-    g.a, g.lda, g.y, g.ldy = p.scores, columns, p.y + at, p.e
-    g.b, g.ldb, g.panel = p.values, wide, u.nr
+    g.a, g.lda, g.step, g.y, g.ldy = p.scores, 1, columns, p.y + at, p.e
+    g.b, g.ldb, g.panel = p.values, wide, nr
     u.gemm(&g)
 
 
@@ -150,19 +148,20 @@ cdef rows_job new_rows(plan, x) except *:
     return p
 
 
-def layer_norm(plan, x, weight, bias, *, eps=1e-5):
-    """y = (x − mean) / sqrt(var + eps) · weight + bias over the last axis, as ``torch.nn.LayerNorm``: x and y Arrays (..., C)."""
+def layer_norm(plan, x, weight, bias, *, eps=1e-5, in_place=False):
+    """y = (x − mean) / sqrt(var + eps) · weight + bias over the last axis, as ``torch.nn.LayerNorm``: x and y Arrays (..., C).
+
+    in_place: whether y replaces x, in its memory.
+    """
     plan.check(x, "x", (None, "C"))
     weight, bias = check.array(weight, "weight", (x.shape[-1],)), check.array(bias, "bias", (x.shape[-1],))
     cdef const float[::1] wv = weight, bv = bias
     cdef rows_job p = new_rows(plan, x)
     p.weight, p.bias, p.eps = &wv[0], &bv[0], check.real(eps, "eps")
-    y = plan.array(*x.shape)
-    pointers = []
-    point(pointers, &p, &p.x, x)
-    point(pointers, &p, &p.y, y)
+    y = x if in_place else plan.array(*x.shape)
+    p.x, p.y = address(x), address(y)
     plan.keep(weight, bias)
-    record(plan, norm_block, NULL, &p, sizeof(p), (p.m + ROWS - 1) // ROWS, pointers, [y])
+    record(plan, norm_block, no_buffers, &p, sizeof(p), (p.m + ROWS - 1) // ROWS, [y])
     return y
 
 
@@ -182,11 +181,8 @@ def add(plan, x, other):
     cdef rows_job p = new_rows(plan, x)
     p.step = p.c if other.shape == x.shape else 0
     y = plan.array(*x.shape)
-    pointers = []
-    point(pointers, &p, &p.x, x)
-    point(pointers, &p, &p.added, other)
-    point(pointers, &p, &p.y, y)
-    record(plan, add_block, NULL, &p, sizeof(p), (p.m + ROWS - 1) // ROWS, pointers, [y])
+    p.x, p.added, p.y = address(x), address(other), address(y)
+    record(plan, add_block, no_buffers, &p, sizeof(p), (p.m + ROWS - 1) // ROWS, [y])
     return y
 
 
@@ -199,51 +195,38 @@ cdef void add_block(void *job, int64_t unit) noexcept nogil:
 
 cdef struct take_job:
     const float *x  # (prompts, tokens, c)
-    float *y  # (prompts, taken, c), of which this step fills some rows
-    int64_t tokens, taken, c, count, first  # first: the row of y that the first of `count` goes to
+    float *y  # (prompts, count, c)
+    int64_t tokens, c, count
     const int64_t *numbers  # (count), of rows of x
 
 
-def take(plan, *arrays):
-    """The chosen rows of every prompt, one array after the other.
+def take(plan, x, numbers):
+    """y[p, i] = x[p, numbers[i]]: some tokens of every prompt.
 
     Args:
         plan: a Recorder.
-        arrays: pairs of an Array (P, T, C) and the numbers of its rows.
+        x: Array (P, T, C).
+        numbers: which tokens, from 0 on.
 
     Returns:
-        Array (P, all the numbers, C).
+        Array (P, len(numbers), C).
     """
     cdef take_job p
-    cdef const int64_t[::1] nv
-    memset(&p, 0, sizeof(p))
-    if not arrays:
-        raise ValueError("arrays: expected one or more")
-    shape = plan.check(arrays[0][0], "arrays", ("P", "T", "C")).shape
-    checked = []
-    for x, numbers in arrays:
-        plan.check(x, "arrays", (shape[0], "T", shape[2]))
-        chosen = [check.whole(number, "numbers", 0) for number in numbers]
-        if not chosen or max(chosen) >= x.shape[1]:
-            raise ValueError(f"numbers: expected one or more from 0 to {x.shape[1] - 1}, got {list(numbers)}")
-        checked.append((x, np.array(chosen, np.int64)))
-    p.taken, p.c, p.first = sum(len(chosen) for _, chosen in checked), shape[2], 0
-    y = plan.array(shape[0], p.taken, shape[2])
-    for x, chosen in checked:
-        nv = chosen
-        p.numbers, p.tokens, p.count = &nv[0], x.shape[1], len(chosen)
-        pointers = []
-        point(pointers, &p, &p.x, x)
-        point(pointers, &p, &p.y, y)
-        plan.keep(chosen)
-        record(plan, take_rows, NULL, &p, sizeof(p), shape[0], pointers, [y])
-        p.first += p.count
+    plan.check(x, "x", ("P", "T", "C"))
+    chosen = np.array([check.whole(number, "numbers", 0) for number in numbers], np.int64)
+    if not len(chosen) or chosen.max() >= x.shape[1]:
+        raise ValueError(f"numbers: expected one or more from 0 to {x.shape[1] - 1}, got {list(numbers)}")
+    cdef const int64_t[::1] nv = chosen
+    p.numbers, p.tokens, p.c, p.count = &nv[0], x.shape[1], x.shape[2], len(chosen)
+    y = plan.array(x.shape[0], p.count, p.c)
+    p.x, p.y = address(x), address(y)
+    plan.keep(chosen)
+    record(plan, take_rows, no_buffers, &p, sizeof(p), x.shape[0], [y])
     return y
 
 
-cdef void take_rows(void *job, int64_t unit) noexcept nogil:
-    """Copy one prompt's rows."""
+cdef void take_rows(void *job, int64_t prompt) noexcept nogil:
     cdef const take_job *p = <const take_job *>job
     cdef int64_t i
     for i in range(p.count):
-        memcpy(p.y + (unit * p.taken + p.first + i) * p.c, p.x + (unit * p.tokens + p.numbers[i]) * p.c, p.c * sizeof(float))
+        memcpy(p.y + (prompt * p.count + i) * p.c, p.x + (prompt * p.tokens + p.numbers[i]) * p.c, p.c * sizeof(float))

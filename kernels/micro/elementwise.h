@@ -1,28 +1,10 @@
-/* One value at a time: scaled, added, transposed, normalised; sines and cosines. Included by generic.h. */
+/* One value at a time: scaled, added, normalised; sines and cosines. Included by generic.h. */
 
 static void scale_columns(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale)
 {
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j += VL)
             store(x + i * ldx + j, load(x + i * ldx + j) * load(scale + j));
-}
-
-static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
-{
-    int64_t i = 0;
-#ifdef vpick
-    for (; i + VL <= m; i += VL) {
-        int64_t j = 0;
-        for (; j + VL <= n; j += VL)
-            transpose_block(y + j * ldy + i, ldy, x + i * ldx + j, ldx);
-        for (; j < n; j++)
-            for (int64_t r = i; r < i + VL; r++)
-                y[j * ldy + r] = x[r * ldx + j];
-    }
-#endif
-    for (; i < m; i++)
-        for (int64_t j = 0; j < n; j++)
-            y[j * ldy + i] = x[i * ldx + j];
 }
 
 static void add(float *y, const float *x0, const float *x1, int64_t count)

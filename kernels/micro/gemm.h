@@ -195,30 +195,18 @@ INLINE void read_row(float *x, const void *w, int half, int64_t n)
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     enum { SIDE = 16 };
-    const int64_t item = half ? sizeof(uint16_t) : sizeof(float);
-    float block[SIDE][SIDE];
-    for (int64_t j0 = 0; j0 < NR; j0 += SIDE < NR ? SIDE : NR)
-        for (int64_t p0 = 0; p0 < k; p0 += SIDE) {
-            const int64_t columns = NR - j0 < SIDE ? NR - j0 : SIDE, count = k - p0 < SIDE ? k - p0 : SIDE;
-            for (int64_t j = 0; j < columns; j++) {
-                const char *row = (const char *)w + ((j0 + j) * ldw + p0) * item;
-                if (j0 + j >= n)
-                    memset(block[j], 0, sizeof block[j]);
-                else if (count == SIDE)
-                    read_row(block[j], row, half, SIDE);
-                else
-                    read_row(block[j], row, half, count);
-            }
-#if VL == 16
-            if (count == SIDE) {
-                transpose_block(y + p0 * NR + j0, NR, block[0], SIDE);
-                continue;
-            }
-#endif
-            for (int64_t p = 0; p < count; p++)
-                for (int64_t j = 0; j < columns; j++)
-                    y[(p0 + p) * NR + j0 + j] = block[j][p];
-        }
+    float block[NR][SIDE];
+    if (!half && n == NR) {
+        transpose(y, NR, w, ldw, NR, k);
+        return;
+    }
+    memset(block, 0, sizeof block);
+    for (int64_t p = 0; p < k; p += SIDE) {
+        const int64_t count = k - p < SIDE ? k - p : SIDE;
+        for (int64_t j = 0; j < n; j++)
+            read_row(block[j], (const char *)w + (j * ldw + p) * (half ? sizeof(uint16_t) : sizeof(float)), half, count);
+        transpose(y + p * NR, NR, block[0], SIDE, NR, count);
+    }
 }
 
 static void pack_columns(float *y, const float *x, int64_t ldx, int64_t k)

@@ -139,21 +139,60 @@ INLINE void activate_row(float *y, const float *x, int64_t n, const int act)
         store_part(y + j, act_v(load_part(x + j, n - j, 0.f), act), n - j);
 }
 
-#ifdef vpick
+#if VL < 16 || defined(vpick)
+/* Lanes of a, then of b, by constant numbers. */
+#ifdef __clang__
+#define LANES(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define LANES(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
+#endif
+
+/* Rows a and b of a matrix exchange every second block of s lanes: the first step of a transpose has s = 1, the last s = VL / 2. */
+INLINE void exchange(vf *a, vf *b, const int s)
+{
+    const vf x = *a, y = *b;
+#if VL == 16
+    const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}, odd = (lane & s) != 0;
+    *a = vpick(x, y, (odd & ((lane ^ s) + VL)) | (~odd & lane));
+    *b = vpick(x, y, (odd & (lane + VL)) | (~odd & (lane ^ s)));
+#elif VL == 8
+    *a = s == 1   ? LANES(x, y, 0, 8, 2, 10, 4, 12, 6, 14)
+         : s == 2 ? LANES(x, y, 0, 1, 8, 9, 4, 5, 12, 13)
+                  : LANES(x, y, 0, 1, 2, 3, 8, 9, 10, 11);
+    *b = s == 1   ? LANES(x, y, 1, 9, 3, 11, 5, 13, 7, 15)
+         : s == 2 ? LANES(x, y, 2, 3, 10, 11, 6, 7, 14, 15)
+                  : LANES(x, y, 4, 5, 6, 7, 12, 13, 14, 15);
+#else
+    *a = s == 1 ? LANES(x, y, 0, 4, 2, 6) : LANES(x, y, 0, 1, 4, 5);
+    *b = s == 1 ? LANES(x, y, 1, 5, 3, 7) : LANES(x, y, 2, 3, 6, 7);
+#endif
+}
+
 INLINE void transpose_block(float *y, int64_t ldy, const float *x, int64_t ldx)
 {
     vf rows[VL];
-    vi lane;
-    UNROLL for (int i = 0; i < VL; i++) lane[i] = i;
     UNROLL for (int i = 0; i < VL; i++) rows[i] = load(x + i * ldx);
     UNROLL for (int s = 1; s < VL; s *= 2)
         UNROLL for (int i = 0; i < VL; i++)
-            if (!(i & s)) {
-                const vf a = rows[i], b = rows[i | s];
-                const vi odd = (lane & s) != 0;
-                rows[i] = vpick(a, b, (odd & ((lane ^ s) + VL)) | (~odd & lane));
-                rows[i | s] = vpick(a, b, (odd & (lane + VL)) | (~odd & (lane ^ s)));
-            }
+            if (!(i & s))
+                exchange(&rows[i], &rows[i | s], s);
     UNROLL for (int i = 0; i < VL; i++) store(y + i * ldy, rows[i]);
+}
+
+/* y[j, i] = x[i, j], x (m, n) */
+static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
+{
+    const int64_t blocks = m / VL * VL;
+    for (int64_t i = 0; i < blocks; i += VL) {
+        int64_t j = 0;
+        for (; j + VL <= n; j += VL)
+            transpose_block(y + j * ldy + i, ldy, x + i * ldx + j, ldx);
+        for (; j < n; j++)
+            for (int64_t r = i; r < i + VL; r++)
+                y[j * ldy + r] = x[r * ldx + j];
+    }
+    for (int64_t i = blocks; i < m; i++)
+        for (int64_t j = 0; j < n; j++)
+            y[j * ldy + i] = x[i * ldx + j];
 }
 #endif

@@ -337,7 +337,8 @@ class MobileSAM:
         once: nothing is kept for more prompts, which costs a single one less; the same but for rounding.
         """
         image = self._image(embedding, prompt.mask_input, kept=not once)
-        return self.mask_decoder.masks(image, self._tokens(embedding, prompt), multimask=multimask)
+        (masks,) = self.mask_decoder.masks(image, [self._tokens(embedding, prompt)], multimask=multimask)
+        return masks
 
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> NDArray[np.float32]:
         size = embedding.original_size
@@ -355,7 +356,7 @@ class MobileSAM:
                 yield from (self._answer(embedding, prompt, multimask) for prompt in group)
                 continue
             sparse = (self._tokens(embedding, prompt) for prompt in group)
-            answers = self.mask_decoder.all_masks(self._image(embedding), sparse, multimask=multimask)
+            answers = self.mask_decoder.masks(self._image(embedding), sparse, multimask=multimask)
             for prompt, answer in zip(group, answers, strict=True):
                 yield _segmentation(embedding, prompt, *answer)
 

@@ -115,7 +115,7 @@ class Bench(LayersBench):
 
         def call() -> tuple[F32, F32]:
             image = DecoderImage(features if known else features.copy())
-            scores, low_res = decoder.masks(image, prompt.sparse(point, label, None), multimask=True)
+            ((scores, low_res),) = decoder.masks(image, [prompt.sparse(point, label, None)], multimask=True)
             return low_res, scores
 
         return call

@@ -205,7 +205,7 @@ def _predict(
     answers = (
         answer
         for mask, part in zip(every_mask, parts, strict=True)
-        for answer in model.mask_decoder.all_masks(
+        for answer in model.mask_decoder.masks(
             model._image(embedding, mask),
             part,
             multimask=multimask_output,

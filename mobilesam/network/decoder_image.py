@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from ..architecture import EMBED_DIM, EMBED_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS
-from ..kernels import Array, MapRows, Maps, Plan
-from ..kernels.core.check import Activation
-from .parameters import F32, Layer, Parameters, Vectors
+import numpy as np
+
+from ..architecture import EMBED_DIM, EMBED_SIZE
+from ..kernels import Array, Maps, PackedRows, Plan
+from .parameters import F32, Parameters
 
 TOKENS = EMBED_SIZE * EMBED_SIZE  # of an image
 
@@ -31,29 +32,31 @@ class DecoderImage:
 
 
 class PlannedImage(Protocol):
-    """The image's side of a plan's two-way transformer."""
+    """The image's side of a plan's two-way transformer.
+
+    Attributes:
+        shared: given Arrays of the image that the masks are drawn from, the same for all prompts.
+    """
+
+    shared: list[Array]
 
     def attend(self, queries: Array) -> Array:
-        """The heads, concatenated, (P, T, 128) of tokens' queries, scaled, to the image as it is now."""
+        """The heads, concatenated, (P, T, 128) of tokens' queries, scaled, that attend to the image as it is now."""
 
     def update(self, keys: Array, values: Array) -> None:
         """The image attends to tokens' keys, scaled, and values (P, T, 128)."""
 
     def results(self) -> list[Array]:
-        """What the masks are drawn from, once all is recorded; axis 0 is the prompt."""
+        """Arrays that the masks are drawn from besides ``shared``, when all is recorded; axis 0 is the prompt."""
 
     def given(self, image: DecoderImage) -> Given:
-        """What a run on this image is given."""
+        """The arrays of an image that a run needs."""
 
-    def draw(self, hyper: Array) -> Array:
-        """Record, in the same plan, the drawing of one prompt's masks (M, 256, 256) by ``hyper`` (M, 32)."""
+    def draw(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
+        """Record, in another plan, the drawing of one prompt's masks (M, 256, 256) by ``hyper`` (M, 32).
 
-    def draw_apart(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
-        """Record the drawing in another plan. Returns the Arrays that this plan is given, in the order of
-        `drawn_from`, and the masks' Array."""
-
-    def drawn_from(self, given: Given, results: list[F32], prompt: int) -> list[F32]:
-        """The arrays to give a drawing in another plan, for one prompt; ``given`` and ``results`` are this plan's."""
+        Returns the Arrays that the other plan is given, ``shared`` and one prompt's `results`, and the masks' Array.
+        """
 
 
 class OutputUpscaling:
@@ -61,41 +64,28 @@ class OutputUpscaling:
 
     def __init__(self, p: Parameters) -> None:
         self.conv1, self.norm, self.conv2 = p.transposed("0"), p.norm("1"), p.transposed("3")
+        self.shift = np.tile(self.conv1.bias, 4)
 
-    def __call__(
-        self,
-        plan: Plan,
-        x: Array | Maps,
-        hyper: Array,
-        shift: F32,
-        *,
-        rows: MapRows | None = None,
-        update: Sequence[Array] | None = None,
-    ) -> Array:
-        return plan.upscale_masks(
-            x, (EMBED_SIZE, EMBED_SIZE), self.norm.weight, self.norm.bias, self.conv2.weight, self.conv2.bias, hyper,
-            shift, rows=rows, update=update, eps=LAYER_NORM_2D_EPS,
-        )  # fmt: skip
+    def __call__(self, plan: Plan, x: Maps, hyper: Array, shift: F32, update: Sequence[Array] | None = None) -> Array:
+        """Record the upscaling of x, the products of the image's tokens with ``conv1``."""
+        return plan.upscale_masks(x, (EMBED_SIZE, EMBED_SIZE), *self.norm, *self.conv2, hyper, shift, update=update)
+
+
+def project(plan: Plan, x: F32, rows: PackedRows, pe: F32 | None = None, channels: int = 0, **vectors: F32) -> F32:
+    """Run `Plan.project`, with its ``vectors``, in an empty plan.
+
+    x: (1, 4096, 256). pe: (16, A, 256), of which the first ``channels`` are added. Returns the maps, (16, M, 256).
+    """
+    array, added = plan.given(*x.shape), None
+    given = {array: x}
+    if pe is not None:
+        maps = plan.given_maps(pe.shape[1], TOKENS)
+        given[maps.array], added = pe, maps.rows(0, channels)
+    y = plan.result(plan.project(array, rows, added, **vectors).array)
+    plan.compile().run(given)
+    return plan.view(y)
 
 
 def tokens_of(x: F32) -> F32:
     """(64, 64, 256) as (1, 4096, 256)."""
     return x.reshape(1, TOKENS, EMBED_DIM)
-
-
-def linear(
-    plan: Plan,
-    x: Array,
-    layer: Layer,
-    *,
-    activation: Activation = None,
-    residual: Array | None = None,
-    scale: float = 1.0,
-) -> Array:
-    """The step of a linear layer."""
-    return plan.linear(x, layer.weight, layer.bias, activation=activation, residual=residual, scale=scale)
-
-
-def layer_norm(plan: Plan, x: Array, norm: Vectors) -> Array:
-    """The step of a LayerNorm."""
-    return plan.layer_norm(x, norm.weight, norm.bias, eps=LAYER_NORM_EPS)

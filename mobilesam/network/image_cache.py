@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import cast
 
-from ..kernels import ImageMaps
 from ..util.deferred import ForkSafeLock, Once
 from .parameters import F32
 
@@ -19,12 +18,11 @@ class ImageCache:
     the features, or when others have taken their place, and made again when they are wanted again.
     """
 
-    def __init__(self, limit: int, make: Callable[[F32], ImageMaps]) -> None:
-        self.limit, self._make = limit, make
-        self._lock = ForkSafeLock()
-        self._images: OrderedDict[int, tuple[weakref.ref[F32], Once[ImageMaps]]] = OrderedDict()
+    def __init__(self, limit: int, make: Callable[[F32], F32]) -> None:
+        self.limit, self._make, self._lock = limit, make, ForkSafeLock()
+        self._images: OrderedDict[int, tuple[weakref.ref[F32], Once[F32]]] = OrderedDict()
 
-    def __call__(self, features: F32) -> ImageMaps:
+    def __call__(self, features: F32) -> F32:
         key = id(features)
         with self._lock:
             found = self._images.get(key)

@@ -20,28 +20,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .. import kernels
 from ..architecture import DECODER_DEPTH
-from ..kernels import PANEL, MapRows, Update
+from ..kernels import PANEL, PackedRows, Update
 from .parameters import F32, Parameters
 
 F64 = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Affine:
+class Affine(NamedTuple):
     """weight and bias in float64: (N, K) and (N,) of a linear layer, (C,) both of a norm."""
 
     weight: F64
     bias: F64
-
-    @classmethod
-    def of(cls, weight: ArrayLike, bias: ArrayLike) -> Affine:
-        return cls(np.asarray(weight, np.float64), np.asarray(bias, np.float64))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,8 +56,8 @@ class LowRank:
 
     shift: F32
     scale: F32
-    rows: MapRows
-    pe_rows: MapRows
+    rows: PackedRows
+    pe_rows: PackedRows
     pe_bias: F32
     before_at: tuple[int, int]
     before_bias: F32
@@ -108,36 +104,25 @@ def low_rank(
     ]  # fmt: skip
     count = sum(map(len, rows))
 
-    def packed(rows: F64, precision: str = "fp32") -> MapRows:
-        return kernels.pack_rows(_f32(rows), precision=precision, isa=isa)
-
     grams = [_one_sided(products(basis, basis), e) for basis in (basis1, basis2)]
     of_basis = [(products(k, basis), products(basis, v)) for (k, v), basis in ((asked1[:2], basis1), (asked2, basis2))]
     query_rows, last_basis = products(asked1[2], basis1), products(basis2, last2)
 
     def update(i: int, at: int, query_rows: F32 | None = None, last_basis: F32 | None = None) -> Update:
-        key_rows, value_rows = of_basis[i]
+        key_rows, value_rows = map(_padded, of_basis[i])
+        bias = _f32(_applied(values[i], norms[i].bias))
         return Update(
-            at, count + i, e + 2 * e * i, _padded(grams[i]), query_rows, _padded(key_rows),
-            _padded(np.pad(value_rows, [(0, 1), (0, 0)])), _f32(_applied(values[i], norms[i].bias)), last_basis,
-        )  # fmt: skip
+            at, count + i, e + 2 * e * i, _padded(grams[i]), query_rows, key_rows, value_rows, bias, last_basis
+        )
 
+    pe_rows = np.concatenate([part.weight for part in (key0, queries[0], keys[0], queries[1], keys[1])])
+    query_biases, zeros = (_applied(queries[0], -out1.bias), _applied(queries[1], norm1.bias)), np.zeros(e)
     return LowRank(
         shift=_f32(out1.bias),
         scale=_f32(norm1.weight),
-        rows=packed(np.concatenate(rows), precision),
-        pe_rows=packed(np.concatenate([part.weight for part in (key0, queries[0], keys[0], queries[1], keys[1])])),
-        pe_bias=_f32(
-            np.concatenate(
-                [
-                    np.zeros(e),
-                    _applied(queries[0], -out1.bias),
-                    np.zeros(e),
-                    _applied(queries[1], norm1.bias),
-                    np.zeros(e),
-                ]
-            )
-        ),
+        rows=kernels.pack_rows(_f32(np.concatenate(rows)), precision=precision, isa=isa),
+        pe_rows=kernels.pack_rows(_f32(pe_rows), isa=isa),
+        pe_bias=_f32(np.concatenate([zeros, query_biases[0], zeros, query_biases[1], zeros])),
         before_at=(0, count - e),
         before_bias=_f32(_applied(value0, -out1.bias)),
         first=update(0, e),
@@ -147,31 +132,21 @@ def low_rank(
     )
 
 
-def decoder_constants(p: Parameters, precision: str, isa: str, threads: int) -> LowRank:
-    """Of the transformer's updates of the image, and of the upscaling's first product with what they make."""
-    layers = [p / "transformer.layers" / i for i in range(DECODER_DEPTH)]
+def decoder_constants(p: Parameters, last: Affine, precision: str, isa: str, threads: int) -> LowRank:
+    """The constants of the transformer's updates of the image.
+
+    p: the weights of the transformer. last: the layer that follows it, the first convolution of the upscaling.
+    """
+    layers = [p / "layers" / i for i in range(DECODER_DEPTH)]
     updates = [layer / "cross_attn_image_to_token" for layer in layers]
-    attentions = [layer / "cross_attn_token_to_image" for layer in layers] + [
-        p / "transformer.final_attn_token_to_image"
-    ]
+    attentions = [*(layer / "cross_attn_token_to_image" for layer in layers), p / "final_attn_token_to_image"]
 
-    def linear(module: Parameters, name: str) -> Affine:
-        return Affine.of(module.tensor(f"{name}.weight"), module.tensor(f"{name}.bias"))
+    def all_(modules: Sequence[Parameters], name: str) -> list[Affine]:
+        return [Affine(np.float64(m.tensor(f"{name}.weight")), np.float64(m.tensor(f"{name}.bias"))) for m in modules]
 
-    upscale = p.tensor("output_upscaling.0.weight")  # (C, OC, 2, 2)
-    return low_rank(
-        outs=[linear(module, "out_proj") for module in updates],
-        norms=[Affine.of(layer.tensor("norm4.weight"), layer.tensor("norm4.bias")) for layer in layers],
-        queries=[linear(module, "q_proj") for module in updates],
-        keys=[linear(module, "k_proj") for module in attentions],
-        values=[linear(module, "v_proj") for module in attentions],
-        last=Affine.of(
-            upscale.transpose(2, 3, 1, 0).reshape(-1, upscale.shape[0]), np.tile(p.tensor("output_upscaling.0.bias"), 4)
-        ),
-        precision=precision,
-        isa=isa,
-        threads=threads,
-    )
+    outs, norms, queries = all_(updates, "out_proj"), all_(layers, "norm4"), all_(updates, "q_proj")
+    keys, values = all_(attentions, "k_proj"), all_(attentions, "v_proj")
+    return low_rank(outs, norms, queries, keys, values, last, precision=precision, isa=isa, threads=threads)
 
 
 def centred(x: F64) -> F64:

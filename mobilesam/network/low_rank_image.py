@@ -7,14 +7,16 @@ prompts.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-from .. import kernels
-from ..architecture import CROSS_ATTENTION_DIM, EMBED_DIM, LAYER_NORM_EPS
-from ..kernels import Array, ImageMaps, Maps, Plan, Update, UpdatedImage
+import numpy as np
+
+from ..architecture import CROSS_ATTENTION_DIM
+from ..kernels import Array, Plan, Update, UpdatedImage
 from ..util.deferred import Once
-from .decoder_image import TOKENS, DecoderImage, Given, OutputUpscaling, tokens_of
+from .decoder_image import TOKENS, DecoderImage, Given, OutputUpscaling, project, tokens_of
 from .image_cache import ImageCache
-from .low_rank import LowRank, decoder_constants
+from .low_rank import Affine, LowRank, decoder_constants
 from .parameters import F32, Parameters
 
 # The most tokens of a prompt that takes the low-rank form. At 14 tokens it needs half of the plain form's arithmetic;
@@ -31,53 +33,61 @@ class LowRankForm:
         image_pe: F32,
         no_mask_embed: F32,
         upscaling: OutputUpscaling,
-        *,
         isa: str,
         threads: int,
         images: int,
     ) -> None:
-        self.constants: Once[LowRank] = Once(lambda: decoder_constants(p, p.precision, isa, threads))
+        last = Affine(np.float64(upscaling.conv1.weight.rows), np.float64(upscaling.shift))
+        self.constants: Once[LowRank] = Once(lambda: decoder_constants(p, last, p.precision, isa, threads))
         self.pe_maps = Once(self._project_pe)
         self.maps = ImageCache(images, self._project)
         self.upscaling = upscaling
-        self._image_pe, self._no_mask_embed, self._threads = tokens_of(image_pe), no_mask_embed, threads
+        self._image_pe, self._no_mask_embed = tokens_of(image_pe), no_mask_embed
+        self._plan = partial(Plan, isa=isa, threads=threads)
 
-    def _project(self, features: F32) -> ImageMaps:
+    def _project(self, features: F32) -> F32:
+        c, x, pe_channels = self.constants(), tokens_of(features) + self._no_mask_embed, 2 * CROSS_ATTENTION_DIM
+        return project(self._plan(), x, c.rows, self.pe_maps(), pe_channels, shift=c.shift, scale=c.scale)
+
+    def _project_pe(self) -> F32:
         constants = self.constants()
-        x, pe_maps = tokens_of(features) + self._no_mask_embed, (self.pe_maps(), 2 * CROSS_ATTENTION_DIM)
-        return kernels.project_image(
-            x[0], constants.shift, constants.scale, constants.rows, pe_maps, threads=self._threads
-        )
-
-    def _project_pe(self) -> ImageMaps:
-        constants = self.constants()
-        maps = kernels.project_image(self._image_pe[0], None, None, constants.pe_rows, threads=self._threads)
-        maps.data[:, : len(constants.pe_bias)] += constants.pe_bias[:, None]
-        return maps
+        return project(self._plan(), self._image_pe, constants.pe_rows) + constants.pe_bias[:, None]
 
 
-class LowRankImage:
-    """The image of a plan as P prompts update it.
-
-    An update waits for the attention that follows, whose sums come from the same pass over the image.
-    """
+class KeptMaps:
+    """The maps of an image in a plan, and the first attention to the image, which no update precedes."""
 
     def __init__(self, plan: Plan, form: LowRankForm) -> None:
         self._plan, self._form, self._constants = plan, form, form.constants()
-        self._maps = plan.given_maps(len(self._constants.rows.rows) + 2, TOKENS)  # and |x₁|² and |x₂|²
+        self.maps = plan.given_maps(len(self._constants.rows.rows) + 2, TOKENS)  # and |x₁|² and |x₂|²
+
+    def attend(self, queries: Array) -> Array:
+        k, v = (self.maps.rows(at, CROSS_ATTENTION_DIM) for at in self._constants.before_at)
+        return self._plan.attend_image(queries, k, v, self._constants.before_bias)
+
+    def given(self, image: DecoderImage) -> Given:
+        return {self.maps.array: self._form.maps(image.features)}
+
+
+class LowRankImage:
+    """The image of a plan, updated by P prompts.
+
+    An update waits for the attention that follows. Both read the image's maps in one pass.
+    """
+
+    def __init__(self, plan: Plan, form: LowRankForm) -> None:
+        self._plan, self._form, self._kept, self._constants = plan, form, KeptMaps(plan, form), form.constants()
         self._pe_maps = plan.given_maps(len(self._constants.pe_rows.rows), TOKENS)
+        self.shared = [self._kept.maps.array]
         self._updates: Iterator[Update] = iter((self._constants.first, self._constants.second))
         self._waiting: tuple[Array, Array] | None = None
         self._updated: UpdatedImage | None = None
 
     def attend(self, queries: Array) -> Array:
         if self._waiting is None:
-            k, v = (self._maps.rows(at, CROSS_ATTENTION_DIM) for at in self._constants.before_at)
-            return self._plan.attend_image(queries, k, v, self._constants.before_bias)
-        self._updated, attended = self._plan.update_image(
-            self._maps, self._pe_maps, next(self._updates), *self._waiting, queries, self._updated,
-            channels=EMBED_DIM, eps=LAYER_NORM_EPS,
-        )  # fmt: skip
+            return self._kept.attend(queries)
+        maps, update = (self._kept.maps, self._pe_maps), next(self._updates)
+        self._updated, attended = self._plan.update_image(*maps, update, *self._waiting, queries, self._updated)
         return attended
 
     def update(self, keys: Array, values: Array) -> None:
@@ -88,21 +98,10 @@ class LowRankImage:
         return [self._updated.data, *self._updated.last]
 
     def given(self, image: DecoderImage) -> Given:
-        maps, pe_maps = self._form.maps(image.features), self._form.pe_maps()
-        return {self._maps.array: maps.data, self._pe_maps.array: pe_maps.data}
+        return {**self._kept.given(image), self._pe_maps.array: self._form.pe_maps()}
 
-    def draw(self, hyper: Array) -> Array:
-        return self._draw(self._plan, self._maps, [array.of_first() for array in self.results()], hyper)
-
-    def draw_apart(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
-        maps = plan.given_maps(self._maps.channels, TOKENS)
+    def draw(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
+        upscaling, maps = self._form.upscaling, plan.given_maps(self._kept.maps.channels, TOKENS)
         update = [plan.given(*array.shape[1:]) for array in self.results()]
-        return [maps.array, *update], self._draw(plan, maps, update, hyper)
-
-    def _draw(self, plan: Plan, maps: Maps, update: list[Array], hyper: Array) -> Array:
-        upscaling, constants = self._form.upscaling, self._constants
-        x = maps.rows(constants.last_at, len(upscaling.conv1.weight.rows))
-        return upscaling(plan, x, hyper, constants.last_shift, update=update)
-
-    def drawn_from(self, given: Given, results: list[F32], prompt: int) -> list[F32]:
-        return [given[self._maps.array], *(result[prompt] for result in results)]
+        x = maps.rows(self._constants.last_at, len(upscaling.conv1.weight.rows))
+        return [maps.array, *update], upscaling(plan, x, hyper, self._constants.last_shift, update)

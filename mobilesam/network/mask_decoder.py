@@ -6,32 +6,23 @@ tokens of 256 channels; float32.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby, islice
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .. import kernels
-from ..architecture import EMBED_DIM, MASK_TOKENS
+from ..architecture import MASK_TOKENS
 from ..kernels import Array, Plan
 from ..kernels.core.check import Activation
 from .answers import Answer, Candidates, Drawing, PlanCache
-from .decoder_image import DecoderImage, OutputUpscaling, PlannedImage, linear
+from .decoder_image import DecoderImage, OutputUpscaling
 from .low_rank_image import FEW_TOKENS, LowRankForm, LowRankImage
-from .parameters import F32, Layer, Parameters
+from .parameters import F32, Layer, Parameters, Tensors
 from .plain_image import PlainForm, PlainImage
 from .two_way_transformer import TwoWayTransformer
 
-# What the low-rank form's constants are made of, when they are first wanted; the checkpoint is let go after loading.
-LOW_RANK_TENSORS = (
-    "cross_attn_image_to_token",
-    "cross_attn_token_to_image",
-    "final_attn",
-    "norm4",
-    "output_upscaling.0",
-)
 # The mask tokens that answer a prompt, by whether it wants several.
 CANDIDATES = {False: range(1), True: range(1, MASK_TOKENS)}
 # Prompts that share their passes over the image, while they have few tokens: four of a point each are 28 rows.
@@ -50,14 +41,7 @@ class MaskDecoder:
     """
 
     def __init__(
-        self,
-        weights: Mapping[str, NDArray[np.generic]],
-        image_pe: F32,
-        no_mask_embed: F32,
-        threads: int,
-        precision: str = "fp32",
-        *,
-        images: int,
+        self, weights: Tensors, image_pe: F32, no_mask_embed: F32, threads: int, precision: str, images: int
     ) -> None:
         p = Parameters(weights, precision) / "mask_decoder"
         self.threads, self.precision, self.isa = threads, p.precision, kernels.isa.current()
@@ -66,12 +50,12 @@ class MaskDecoder:
         self.output_hypernetworks_mlps = [_layers(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = _layers(p / "iou_prediction_head")
         upscaling = OutputUpscaling(p / "output_upscaling")
-        kept = {name: weights[name] for name in weights if any(part in name for part in LOW_RANK_TENSORS)}
+        # The low-rank form's constants are computed when a prompt first needs them. The checkpoint is closed then.
+        kept = {name: weights[name] for name in weights if "_attn_" in name or "norm4" in name}
         low_rank = Parameters(kept, precision) / "mask_decoder"
-        self.plain = PlainForm(p / "transformer", image_pe, no_mask_embed, upscaling)
-        self.low_rank = LowRankForm(
-            low_rank, image_pe, no_mask_embed, upscaling, isa=self.isa, threads=threads, images=images
-        )
+        forms = image_pe, no_mask_embed, upscaling, self.isa, threads
+        self.plain = PlainForm(p / "transformer", *forms)
+        self.low_rank = LowRankForm(low_rank / "transformer", *forms, images)
         self._answers: PlanCache[Answer] = PlanCache(PLANS)
         self._drawings: PlanCache[Drawing] = PlanCache(PLANS)
 
@@ -82,60 +66,39 @@ class MaskDecoder:
         mask tokens 1 to 3 with ``multimask``, else token 0. Those of a prompt are to be drawn before the next is taken.
         """
         for length, alike in groupby(prompts, key=len):
-            most = TOGETHER if self._is_low_rank(image, length) else 1
-            while group := list(islice(alike, most)):
-                key, answer = self._plan(image, len(group), length, multimask, drawn=False)
+            few = image.kept and image.dense is None and len(self.output_tokens) + length <= FEW_TOKENS
+            while group := list(islice(alike, TOGETHER if few else 1)):
                 tokens = np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in group])
+                key = few, image.dense is None, image.kept, tokens.shape, bool(multimask)
+                answer = self._answers.take(key, partial(self._record, image, few, tokens.shape, multimask))
                 yield from answer.candidates(image, tokens, self._drawings)
                 self._answers.give(key, answer)
 
-    def all_masks(self, image: DecoderImage, prompts: Iterable[F32], *, multimask: bool) -> Iterator[tuple[F32, F32]]:
+    def masks(self, image: DecoderImage, prompts: Iterable[F32], *, multimask: bool) -> Iterator[tuple[F32, F32]]:
         """The scores (C,) and low_res (C, 256, 256) of each prompt's candidates, in order; drawn when taken."""
         for candidates in self.candidates(image, prompts, multimask=multimask):
             yield candidates.scores, candidates.draw()
 
-    def masks(self, image: DecoderImage, prompt: F32, *, multimask: bool) -> tuple[F32, F32]:
-        """As `all_masks`, of one prompt, (T, 256)."""
-        key, answer = self._plan(image, 1, len(prompt), multimask, drawn=True)
-        masks = answer.masks(image, np.concatenate([self.output_tokens, prompt])[None])
-        self._answers.give(key, answer)
-        return masks
-
-    def _is_low_rank(self, image: DecoderImage, length: int) -> bool:
-        """Whether prompts of ``length`` tokens take the low-rank form."""
-        return image.kept and image.dense is None and len(self.output_tokens) + length <= FEW_TOKENS
-
-    def _plan(
-        self, image: DecoderImage, prompts: int, length: int, multimask: bool, *, drawn: bool
-    ) -> tuple[object, Answer]:
-        """A plan that answers so many prompts of ``length`` tokens, which no other thread has, and its key in the
-        cache."""
-        key = self._is_low_rank(image, length), image.dense is None, prompts, length, bool(multimask), drawn
-        return key, self._answers.take(key, partial(self._record, image, *key))
-
-    def _record(
-        self, image: DecoderImage, few: bool, _: bool, prompts: int, length: int, multimask: bool, drawn: bool
-    ) -> Answer:
-        plan = Plan(isa=self.isa, threads=self.threads)
-        wanted = CANDIDATES[multimask]
-        tokens = plan.given(prompts, len(self.output_tokens) + length, EMBED_DIM)
-        planned: PlannedImage = LowRankImage(plan, self.low_rank) if few else PlainImage(plan, self.plain, image)
+    def _record(self, image: DecoderImage, few: bool, shape: tuple[int, ...], multimask: bool) -> Answer:
+        plan, wanted = Plan(isa=self.isa, threads=self.threads), CANDIDATES[multimask]
+        tokens, low_rank = plan.given(*shape), self.low_rank
+        planned = LowRankImage(plan, low_rank) if few else PlainImage(plan, self.plain, low_rank, image)
         hs = self.transformer(plan, tokens, planned, [0, *(1 + i for i in wanted)])
-        scores, hyper = self._heads(plan, hs, wanted)
-        return Answer(plan, tokens, planned, scores, hyper, wanted, drawn=drawn)
+        scores, *hyper = self._heads(plan, hs, wanted)
+        return Answer(plan, tokens, planned, scores, hyper, wanted)
 
-    def _heads(self, plan: Plan, hs: Array, wanted: Sequence[int]) -> tuple[Array, Array]:
-        """The heads behind the transformer.
+    def _heads(self, plan: Plan, hs: Array, wanted: Sequence[int]) -> list[Array]:
+        """Record the heads behind the transformer.
 
         hs: (P, 1 + W, 256), the IoU token and the W mask tokens ``wanted``. Returns the scores of all masks (P, 1, 4),
-        and the hypernetworks' outputs of the wanted ones (P, W, 32).
+        and of each wanted mask the output of its hypernetwork (P, 1, 32).
         """
         mlps = [self.iou_prediction_head, *(self.output_hypernetworks_mlps[i] for i in wanted)]
-        xs = [plan.take((hs, [i])) for i in range(len(mlps))]
+        xs = [plan.take(hs, [i]) for i in range(len(mlps))]
         for i in range(HEAD_LAYERS):
             activation: Activation = "relu" if i < HEAD_LAYERS - 1 else None
-            xs = [linear(plan, x, layers[i], activation=activation) for x, layers in zip(xs, mlps, strict=True)]
-        return xs[0], plan.take(*((x, [0]) for x in xs[1:]))
+            xs = [plan.linear(x, *layers[i], activation=activation) for x, layers in zip(xs, mlps, strict=True)]
+        return xs
 
 
 def _layers(p: Parameters) -> list[Layer]:

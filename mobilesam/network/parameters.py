@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import kernels
-from ..kernels import MapRows, Panels, WinogradPanels
+from ..kernels import PackedRows, Panels, WinogradPanels
 
 F32 = NDArray[np.float32]
+
+# A checkpoint's tensors by name.
+Tensors: TypeAlias = Mapping[str, NDArray[np.generic]]
 
 
 class Layer(NamedTuple):
@@ -29,9 +32,9 @@ class Vectors(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A layer whose answers are maps: the rows of its product, packed, and its bias."""
+    """A layer whose result is channel-major: the rows of its product, packed, and its bias."""
 
-    weight: MapRows
+    weight: PackedRows
     bias: F32
 
 
@@ -41,7 +44,7 @@ class Parameters:
     They are packed by the thread that asks for them: the network's parts are loaded side by side.
     """
 
-    def __init__(self, tensors: Mapping[str, NDArray[np.generic]], precision: str = "fp32", prefix: str = "") -> None:
+    def __init__(self, tensors: Tensors, precision: str = "fp32", prefix: str = "") -> None:
         self._tensors = tensors
         self.precision = precision
         self._prefix = prefix
@@ -77,6 +80,11 @@ class Parameters:
         weight = self.tensor(f"{name}.weight")
         rows = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1, weight.shape[0])
         return Rows(kernels.pack_rows(rows, precision=self.precision), self.tensor(f"{name}.bias"))
+
+    def rows(self, *names: str) -> PackedRows:
+        """The (N, K) of linear layers, one below the other, packed for a channel-major result."""
+        weights = [self.tensor(f"{name}.weight") for name in names]
+        return kernels.pack_rows(np.concatenate(weights), precision=self.precision)
 
     def depthwise(self, name: str) -> Vectors:
         """(C, 1, KH, KW) as (KH, KW, C)."""

@@ -1,92 +1,94 @@
-"""The image in the plain form, as the reference's modeling/transformer.py has it: for any number of tokens."""
+"""The image in the plain form, for any number of tokens: each module as in the reference's modeling/transformer.py."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-
-from ..architecture import DECODER_DEPTH, DECODER_HEADS, EMBED_DIM
+from .. import kernels
+from ..architecture import CROSS_ATTENTION_DIM, DECODER_DEPTH, DECODER_HEADS, EMBED_DIM
 from ..kernels import Array, Plan
-from .decoder_image import TOKENS, DecoderImage, Given, OutputUpscaling, layer_norm, linear, tokens_of
-from .parameters import F32, Layer, Parameters, Vectors
+from ..util.deferred import Once
+from .decoder_image import TOKENS, DecoderImage, Given, OutputUpscaling, project, tokens_of
+from .low_rank_image import KeptMaps, LowRankForm
+from .parameters import F32, Parameters
 
 
-class TokenToImage(NamedTuple):
-    """The image's projections of ``cross_attn_token_to_image``."""
+class TokenToImage:
+    """The image's projections of ``cross_attn_token_to_image``: k_proj and v_proj, one product."""
 
-    k_proj: Layer
-    v_proj: Layer
-
-    @classmethod
-    def of(cls, p: Parameters) -> TokenToImage:
-        return cls(p.linear("k_proj"), p.linear("v_proj"))
+    def __init__(self, p: Parameters) -> None:
+        self.k_and_v_proj, self.v_bias = p.rows("k_proj", "v_proj"), p.tensor("v_proj.bias")
 
 
-class ImageToToken(NamedTuple):
-    """The image's projections of ``cross_attn_image_to_token``, and the norm behind."""
+class ImageToToken:
+    """The image's projections of ``cross_attn_image_to_token``, and the norm that follows."""
 
-    q_proj: Layer
-    out_proj: Layer
-    norm4: Vectors
-
-    @classmethod
-    def of(cls, layer: Parameters) -> ImageToToken:
+    def __init__(self, layer: Parameters) -> None:
         p = layer / "cross_attn_image_to_token"
-        return cls(p.linear("q_proj"), p.linear("out_proj"), layer.norm("norm4"))
+        self.q_proj, self.out_proj, self.norm4 = p.linear("q_proj"), p.linear("out_proj"), layer.norm("norm4")
 
 
 class PlainForm:
-    """A model's weights of the image's side."""
+    """A model's weights of the image's side.
 
-    def __init__(self, p: Parameters, image_pe: F32, no_mask_embed: F32, upscaling: OutputUpscaling) -> None:
-        layers = [p / "layers" / i for i in range(DECODER_DEPTH)]
-        asked = [*(layer / "cross_attn_token_to_image" for layer in layers), p / "final_attn_token_to_image"]
-        self.token_to_image = [TokenToImage.of(attention) for attention in asked]
-        self.image_to_token = [ImageToToken.of(layer) for layer in layers]
-        self.key_pe, self.no_mask_embed, self.upscaling = tokens_of(image_pe), no_mask_embed, upscaling
+    k_proj(keys + key_pe) is k_proj(keys) + k_proj(key_pe). The second term is a constant of the model, computed once;
+    likewise of q_proj.
+    """
+
+    def __init__(
+        self, p: Parameters, image_pe: F32, no_mask_embed: F32, upscaling: OutputUpscaling, isa: str, threads: int
+    ) -> None:
+        layers = [f"layers.{i}" for i in range(DECODER_DEPTH)]
+        attentions = [*(f"{layer}.cross_attn_token_to_image" for layer in layers), "final_attn_token_to_image"]
+        self.token_to_image = [TokenToImage(p / attention) for attention in attentions]
+        self.image_to_token = [ImageToToken(p / layer) for layer in layers]
+        self.no_mask_embed, self.upscaling, pe = no_mask_embed, upscaling, tokens_of(image_pe)
+        k_projs, q_projs = p.rows(*(f"{attention}.k_proj" for attention in attentions)), self.image_to_token
+        self.k_pe = Once(lambda: project(Plan(isa=isa, threads=threads), pe, k_projs))
+        self.q_pe = Once(lambda: [kernels.linear(pe, *module.q_proj, threads=threads) for module in q_projs])
 
 
 class PlainImage:
-    """The image's tokens ``keys`` of a plan and their positional encoding, Arrays (1, 4096, 256)."""
+    """The image's tokens ``keys`` of a plan, Array (1, 4096, 256).
 
-    def __init__(self, plan: Plan, form: PlainForm, image: DecoderImage) -> None:
-        self._plan, self._form = plan, form
-        self._features, self._key_pe = (plan.given(1, TOKENS, EMBED_DIM) for _ in range(2))
+    The first attention of a kept image without a mask starts from the maps that `LowRankForm` keeps for the image.
+    """
+
+    def __init__(self, plan: Plan, form: PlainForm, low_rank: LowRankForm, image: DecoderImage) -> None:
+        self._plan, self._form, self.shared = plan, form, list[Array]()
+        self._features = plan.given(1, TOKENS, EMBED_DIM)
         self._dense = plan.given(EMBED_DIM) if image.dense is None else plan.given(1, TOKENS, EMBED_DIM)
+        self._k_pe = plan.given_maps(len(form.token_to_image) * CROSS_ATTENTION_DIM, TOKENS)
+        self._q_pe = [plan.given(1, TOKENS, CROSS_ATTENTION_DIM) for _ in form.image_to_token]
+        self._kept = KeptMaps(plan, low_rank) if image.kept and image.dense is None else None
         self.keys = plan.add(self._features, self._dense)
-        self._token_to_image, self._image_to_token = iter(form.token_to_image), iter(form.image_to_token)
+        self._token_to_image = enumerate(form.token_to_image)
+        self._image_to_token = zip(form.image_to_token, self._q_pe, strict=True)
 
     def attend(self, queries: Array) -> Array:
-        attention = next(self._token_to_image)
-        k = linear(self._plan, self._plan.add(self.keys, self._key_pe), attention.k_proj)
-        v = linear(self._plan, self.keys, attention.v_proj)
-        return self._plan.attention(queries, k, v, heads=DECODER_HEADS)
+        i, attention = next(self._token_to_image)
+        if i == 0 and self._kept is not None:
+            return self._kept.attend(queries)
+        k_pe = self._k_pe.rows(i * CROSS_ATTENTION_DIM, CROSS_ATTENTION_DIM)
+        maps = self._plan.project(self.keys, attention.k_and_v_proj, k_pe)
+        k, v = (maps.rows(at, CROSS_ATTENTION_DIM) for at in (0, CROSS_ATTENTION_DIM))
+        return self._plan.attend_image(queries, k, v, attention.v_bias)
 
     def update(self, keys: Array, values: Array) -> None:
-        attention = next(self._image_to_token)
-        q = linear(self._plan, self._plan.add(self.keys, self._key_pe), attention.q_proj)
+        attention, q_pe = next(self._image_to_token)
+        q = self._plan.linear(self.keys, attention.q_proj.weight, residual=q_pe)
         attended = self._plan.attention(q, keys, values, heads=DECODER_HEADS)
-        keys = linear(self._plan, attended, attention.out_proj, residual=self.keys)
-        self.keys = layer_norm(self._plan, keys, attention.norm4)
+        keys = self._plan.linear(attended, *attention.out_proj, residual=self.keys, in_place=True)
+        self.keys = self._plan.layer_norm(keys, *attention.norm4, in_place=True)
 
     def results(self) -> list[Array]:
-        return [self.keys]
+        z = self._plan.project(self.keys, self._form.upscaling.conv1.weight).array
+        return [z._replace(shape=(1, *z.shape))]
 
     def given(self, image: DecoderImage) -> Given:
         dense = self._form.no_mask_embed if image.dense is None else tokens_of(image.dense)
-        return {self._features: tokens_of(image.features), self._dense: dense, self._key_pe: self._form.key_pe}
+        pe = {self._k_pe.array: self._form.k_pe(), **dict(zip(self._q_pe, self._form.q_pe(), strict=True))}
+        kept = {} if self._kept is None else self._kept.given(image)
+        return {self._features: tokens_of(image.features), self._dense: dense, **pe, **kept}
 
-    def draw(self, hyper: Array) -> Array:
-        return self._draw(self._plan, self.keys.of_first(), hyper)
-
-    def draw_apart(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
-        keys = plan.given(TOKENS, EMBED_DIM)
-        return [keys], self._draw(plan, keys, hyper)
-
-    def _draw(self, plan: Plan, keys: Array, hyper: Array) -> Array:
-        upscaling = self._form.upscaling
-        return upscaling(plan, keys, hyper, np.tile(upscaling.conv1.bias, 4), rows=upscaling.conv1.weight)
-
-    def drawn_from(self, given: Given, results: list[F32], prompt: int) -> list[F32]:
-        return [result[prompt] for result in results]
+    def draw(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
+        upscaling, z = self._form.upscaling, plan.given_maps(EMBED_DIM, TOKENS)
+        return [z.array], upscaling(plan, z, hyper, upscaling.shift)

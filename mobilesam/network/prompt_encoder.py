@@ -6,6 +6,7 @@ Source: the reference's modeling/prompt_encoder.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,6 @@ class PromptEncoder:
         self.no_mask_embed = p.tensor("no_mask_embed.weight")[0]
         self.mask_convs = [p.conv(f"mask_downscaling.{i}") for i in (0, 3, 6)]
         self.mask_norms = [p.norm(f"mask_downscaling.{i}") for i in (1, 4)]
-        self._dense_pe = self._grid()
 
     def sparse(self, points: F32, labels: NDArray[np.integer], box: F32 | None) -> F32:
         """The tokens (T, 256) of points (P, 2), labels (P,) of 1, 0 or −1 (padding), and a box (4,).
@@ -48,26 +48,15 @@ class PromptEncoder:
     def dense(self, mask_input: F32) -> F32:
         """The map (64, 64, 256) of mask logits (256, 256)."""
         x = mask_input[:, :, None]
+        norm_gelu = partial(kernels.layer_norm, eps=LAYER_NORM_2D_EPS, activation="gelu", threads=self.threads)
         for conv, norm in zip(self.mask_convs, self.mask_norms):
-            x = kernels.conv2d(x, conv.weight, conv.bias, stride=2, threads=self.threads)
-            x = kernels.layer_norm(
-                x,
-                norm.weight,
-                norm.bias,
-                eps=LAYER_NORM_2D_EPS,
-                activation="gelu",
-                out=x,
-                threads=self.threads,
-            )
-        last = self.mask_convs[-1]
-        return kernels.conv2d(x, last.weight, last.bias, threads=self.threads)
+            x = kernels.conv2d(x, *conv, stride=2, threads=self.threads)
+            x = norm_gelu(x, *norm, out=x)
+        return kernels.conv2d(x, *self.mask_convs[-1], threads=self.threads)
 
     def dense_pe(self) -> F32:
-        """The positional encoding (64, 64, 256) of the embedding's own grid, read-only."""
-        return self._dense_pe
-
-    def _grid(self) -> F32:
+        """The positional encoding (64, 64, 256) of the image's tokens."""
         xy = np.indices((EMBED_SIZE, EMBED_SIZE), np.float32)[::-1].reshape(2, -1).T
-        grid = kernels.encode_positions(np.ascontiguousarray(xy), EMBED_SIZE, self.gaussian, threads=1)
-        grid.flags.writeable = False
+        kinds, none = np.zeros(len(xy), np.intp), np.zeros((1, EMBED_DIM), np.float32)
+        grid = kernels.encode_positions(np.ascontiguousarray(xy), EMBED_SIZE, self.gaussian, kinds, none, threads=1)
         return grid.reshape(EMBED_SIZE, EMBED_SIZE, EMBED_DIM)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..architecture import CROSS_ATTENTION_DIM, DECODER_DEPTH, DECODER_HEADS, EMBED_DIM
 from ..kernels import Array, Plan
-from .decoder_image import PlannedImage, layer_norm, linear
+from .decoder_image import PlannedImage
 from .parameters import Parameters, Vectors
 
 # d^-1/2 of the heads of cross attention and of self-attention.
@@ -26,9 +26,9 @@ class TokenToImage:
         self.q_proj, self.out_proj, self.norm = p.linear("q_proj"), p.linear("out_proj"), norm
 
     def __call__(self, plan: Plan, queries: Array, query_pe: Array, image: PlannedImage) -> Array:
-        q = linear(plan, plan.add(queries, query_pe), self.q_proj, scale=CROSS_SCALE)
-        queries = linear(plan, image.attend(q), self.out_proj, residual=queries)
-        return layer_norm(plan, queries, self.norm)
+        q = plan.linear(plan.add(queries, query_pe), *self.q_proj, scale=CROSS_SCALE)
+        queries = plan.linear(image.attend(q), *self.out_proj, residual=queries)
+        return plan.layer_norm(queries, *self.norm)
 
 
 class TwoWayAttentionBlock:
@@ -47,19 +47,19 @@ class TwoWayAttentionBlock:
     def __call__(self, plan: Plan, queries: Array, query_pe: Array, image: PlannedImage) -> Array:
         queries = self.attend_self(plan, queries, query_pe)
         queries = self.cross_attn_token_to_image(plan, queries, query_pe, image)
-        hidden = linear(plan, queries, self.lin1, activation="relu")
-        queries = layer_norm(plan, linear(plan, hidden, self.lin2, residual=queries), self.norm3)
-        keys = linear(plan, plan.add(queries, query_pe), self.k_proj, scale=CROSS_SCALE)
-        image.update(keys, linear(plan, queries, self.v_proj))
+        hidden = plan.linear(queries, *self.lin1, activation="relu")
+        queries = plan.layer_norm(plan.linear(hidden, *self.lin2, residual=queries), *self.norm3)
+        keys = plan.linear(plan.add(queries, query_pe), *self.k_proj, scale=CROSS_SCALE)
+        image.update(keys, plan.linear(queries, *self.v_proj))
         return queries
 
     def attend_self(self, plan: Plan, queries: Array, query_pe: Array) -> Array:
-        asking = queries if self.skip_first_layer_pe else plan.add(queries, query_pe)
-        q = linear(plan, asking, self.self_attn["q"], scale=SELF_SCALE)
-        k, v = linear(plan, asking, self.self_attn["k"]), linear(plan, queries, self.self_attn["v"])
+        with_pe = queries if self.skip_first_layer_pe else plan.add(queries, query_pe)
+        q = plan.linear(with_pe, *self.self_attn["q"], scale=SELF_SCALE)
+        k, v = plan.linear(with_pe, *self.self_attn["k"]), plan.linear(queries, *self.self_attn["v"])
         attended = plan.attention(q, k, v, heads=DECODER_HEADS)
         residual = None if self.skip_first_layer_pe else queries
-        return layer_norm(plan, linear(plan, attended, self.self_attn["out"], residual=residual), self.norm1)
+        return plan.layer_norm(plan.linear(attended, *self.self_attn["out"], residual=residual), *self.norm1)
 
 
 class TwoWayTransformer:
@@ -77,5 +77,5 @@ class TwoWayTransformer:
         queries = tokens
         for layer in self.layers:
             queries = layer(plan, queries, tokens, image)
-        queries, query_pe = plan.take((queries, wanted)), plan.take((tokens, wanted))
+        queries, query_pe = plan.take(queries, wanted), plan.take(tokens, wanted)
         return self.final_attn_token_to_image(plan, queries, query_pe, image)

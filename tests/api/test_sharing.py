@@ -14,8 +14,8 @@ from golden import PHOTOS
 from processes import run
 
 import mobilesam
-from mobilesam import kernels
 from mobilesam.checkpoints.errors import CheckpointError
+from mobilesam.network import low_rank_image
 
 CHELSEA = PHOTOS["chelsea"]
 
@@ -33,7 +33,7 @@ def assert_same(got: mobilesam.Segmentation, expected: mobilesam.Segmentation) -
 
 def test_a_first_click_by_many_threads_at_once_projects_the_image_once(embedding, monkeypatch):
     embedding.segment([(9, 9)])  # the model's own constants are made
-    project, calls, together = kernels.project_image, [], threading.Barrier(12)
+    calls, together, project = [], threading.Barrier(12), low_rank_image.project
 
     def counted(*arguments, **options):
         calls.append(1)
@@ -43,7 +43,7 @@ def test_a_first_click_by_many_threads_at_once_projects_the_image_once(embedding
         together.wait(60)
         return image.segment([(x, 99)])
 
-    monkeypatch.setattr(kernels, "project_image", counted)
+    monkeypatch.setattr(low_rank_image, "project", counted)
     image = fresh(embedding)
     with ThreadPoolExecutor(12) as pool:
         answers = list(pool.map(click, range(20, 260, 20)))

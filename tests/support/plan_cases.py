@@ -8,6 +8,8 @@ from plans import Recording, record_upscaling, upscale_arrays
 from scenes import record_updates, scene
 from tolerances import normal
 
+from mobilesam.kernels import pack_rows
+
 Record = Callable[[Recording], list]  # of steps: what is wanted of them, each with the part that is written
 
 
@@ -16,7 +18,7 @@ def of_tokens(c: int, e: int, tokens: int, made: Recording) -> list:
     q = made.plan.linear(x, normal(e, c), normal(e), activation="gelu", residual=residual)
     mixed = made.plan.add(made.plan.attention(q, q, v, heads=1), other)
     y = made.plan.layer_norm(mixed, normal(e), normal(1, e)[0])
-    return [(made.plan.take((y, [tokens - 1, 0]), (made.give(normal(2, 1, e)), [0])), ...)]
+    return [(made.plan.take(y, [tokens - 1, 0]), ...)]
 
 
 def of_an_image(c: int, d: int, tokens: int, made: Recording) -> list:
@@ -24,7 +26,9 @@ def of_an_image(c: int, d: int, tokens: int, made: Recording) -> list:
     x, row, k = made.give(normal(1, n, c), normal(c), normal(1, tokens, e))
     keys, values = map(made.give_maps, (normal(n, e), normal(1, n, e)[0]))
     q = made.plan.linear(made.plan.add(x, row), normal(e, c), normal(e))
-    return [(made.plan.attention(q, k, k, heads=8), ...), (made.plan.attend_image(k, keys, values, normal(e)), ...)]
+    maps = made.plan.project(x, pack_rows(normal(e + 1, c)), keys.rows(0, 1), shift=normal(c), scale=normal(1, c)[0])
+    attended = made.plan.attention(q, k, k, heads=8), made.plan.attend_image(k, keys, values, normal(e))
+    return [*((y, ...) for y in attended), (maps, ...)]
 
 
 def of_updates(n: int, tokens: int, asking: int, made: Recording) -> list:

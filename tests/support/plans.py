@@ -1,13 +1,20 @@
 """Plans of a few steps in one line each: what they are given beside them, and their steps in float64."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mobilesam.kernels import Array, ImageMaps, Maps, Plan, pack_rows, reference
+from mobilesam.kernels import Array, Maps, PackedRows, Plan, pack_rows, reference
 
 CHUNK = 256  # an image's tokens that lie together in its maps
+
+
+class ImageMaps(NamedTuple):
+    """Maps of an image of n tokens in chunks, (⌈n / 256⌉, M, 256)."""
+
+    data: np.ndarray
+    n: int
 
 
 class Recording:
@@ -29,13 +36,13 @@ class Recording:
         self.given[given.array] = data
         return given
 
-    def run(self, *wanted: Array | Maps, threads: int | None = None) -> list[np.ndarray]:
+    def run(self, *wanted: Array | Maps) -> list[np.ndarray]:
         """Compile and run: copies of what is wanted, results or what the run fills; (N, M) of Maps."""
         arrays = [result.array if isinstance(result, Maps) else result for result in wanted]
         for array in arrays:
             self.plan.result(array)
         self.plan.compile()
-        self.plan.run(self.given, threads=threads)
+        self.plan.run(self.given)
         copies = [self.given[array].copy() if array in self.given else self.plan.view(array).copy() for array in arrays]
         return [tokens_of(y, x.n) if isinstance(x, Maps) else y for x, y in zip(wanted, copies, strict=True)]
 
@@ -64,8 +71,8 @@ class Exact:
         return reference.f64(x) + reference.f64(other)
 
     @staticmethod
-    def take(*arrays):
-        return np.concatenate([x[:, list(numbers)] for x, numbers in arrays], axis=1)
+    def take(x, numbers):
+        return x[:, list(numbers)]
 
 
 def maps_of(x: np.ndarray) -> np.ndarray:
@@ -77,6 +84,25 @@ def maps_of(x: np.ndarray) -> np.ndarray:
 def tokens_of(maps: np.ndarray, n: int) -> np.ndarray:
     """Maps in chunks as an image's tokens (N, M)."""
     return np.ascontiguousarray(maps.transpose(0, 2, 1).reshape(-1, maps.shape[1])[:n])
+
+
+def project_image(
+    x: np.ndarray,
+    shift: np.ndarray | None,
+    scale: np.ndarray | None,
+    rows: PackedRows | np.ndarray,
+    added: tuple[ImageMaps, int] | None = None,
+    *,
+    precision: str = "fp32",
+    **options: Any,
+) -> ImageMaps:
+    """The maps of an image's tokens x (N, C), from a plan of one step; of ``added`` a number of channels is added."""
+    made = Recording(**options)
+    rows = rows if isinstance(rows, PackedRows) else pack_rows(rows, precision=precision)
+    more = None if added is None else made.give_maps(added[0]).rows(0, added[1])
+    maps = made.plan.project(made.give(x[None]), rows, more, shift=shift, scale=scale)
+    (data,) = made.run(maps.array)
+    return ImageMaps(data, len(x))
 
 
 def arrays(prompts: int, tokens: int, widths: Sequence[int]) -> list[np.ndarray]:
@@ -105,15 +131,14 @@ def record_upscaling(
     arrays: Mapping[str, np.ndarray],
     precision: str = "fp32",
     *,
-    image: Array | Maps | None = None,
+    image: Maps | None = None,
     shift: np.ndarray | None = None,
     **options: Any,
 ) -> Array:
-    """The step of `upscale_masks` on these arrays, through rows that leave x as it is, or on an image of x's size."""
+    """The step of `upscale_masks` on these arrays, or on an image of x's size."""
     x = arrays["x"]
     if image is None:
-        image = made.give(np.ascontiguousarray(x.reshape(len(x), -1).T))
-        options["rows"] = pack_rows(np.eye(len(x), dtype=np.float32))
+        image = made.give_maps(np.ascontiguousarray(x.reshape(len(x), -1).T))
     weights = [arrays[name] for name in ("norm_weight", "norm_bias")]
     w2, hyper = pack_rows(arrays["w2"], precision=precision), made.give(arrays["hyper"])
     shift = np.zeros(len(x), np.float32) if shift is None else shift

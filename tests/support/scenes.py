@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from plans import Recording
+from plans import ImageMaps, Recording, project_image
 
-from mobilesam import kernels
-from mobilesam.kernels import Array, ImageMaps, Maps, UpdatedImage, reference
+from mobilesam.kernels import Array, Maps, UpdatedImage, reference
 from mobilesam.network.low_rank import Affine, LowRank, low_rank
 from mobilesam.network.parameters import F32
 
@@ -46,9 +45,9 @@ class Scene:
 
     def maps(self, **options) -> tuple[ImageMaps, ImageMaps]:
         c = self.constants
-        pe = kernels.project_image(self.pe, None, None, c.pe_rows, **options)
+        pe = project_image(self.pe, None, None, c.pe_rows, **options)
         pe.data[:, : len(c.pe_bias)] += c.pe_bias[:, None]
-        return kernels.project_image(self.x, c.shift, c.scale, c.rows, (pe, 2 * INNER), **options), pe
+        return project_image(self.x, c.shift, c.scale, c.rows, (pe, 2 * INNER), **options), pe
 
     def update(self, maps: tuple[ImageMaps, ImageMaps], **options) -> Updated:
         """What the scene's own tokens make of the image."""
@@ -85,13 +84,16 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
     def random(*shape: int) -> F32:
         return rng.standard_normal(shape, np.float32)
 
+    def affine(weight: F32, bias: F32) -> Affine:
+        return Affine(np.float64(weight), np.float64(bias))
+
     def linear(rows: int, columns: int) -> Affine:
-        return Affine.of(random(rows, columns) / np.float32(columns**0.5), random(rows) * np.float32(0.3))
+        return affine(random(rows, columns) / np.float32(columns**0.5), random(rows) * np.float32(0.3))
 
     x, pe, e, c = random(n, CHANNELS), random(n, CHANNELS), INNER, CHANNELS
     outs, queries = ([linear(*shape), linear(*shape)] for shape in ((c, e), (e, c)))
     keys, values = ([linear(e, c) for _ in range(3)] for _ in range(2))
-    norms = [Affine.of(1 + random(c) / 4, random(c) / 4) for _ in range(2)]
+    norms = [affine(1 + random(c) / 4, random(c) / 4) for _ in range(2)]
     last = linear(LAST, c)
     prompt = tuple(
         (random(tokens, e), random(tokens, e), random(count, e) * np.float32(sharper)) for count in (tokens, asking)

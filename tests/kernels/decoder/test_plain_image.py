@@ -12,8 +12,7 @@ from plans import Recording
 from scenes import CHANNELS, INNER, SCALE, Scene, scene
 from tolerances import assert_relative_l2, assert_same, pass_bound
 
-from mobilesam.kernels import Array, reference
-from mobilesam.network.low_rank import Affine
+from mobilesam.kernels import Array, pack_rows, reference
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
@@ -24,25 +23,29 @@ class Block:
     def __init__(self, case: Scene, **options: Any) -> None:
         self.case, self.made = case, Recording(**options)
         self.plan = self.made.plan
-        self.keys, self.pe = self.made.give(case.x[None], case.pe[None])
-
-    def _linear(self, x: Array, layer: Affine, **options: Any) -> Array:
-        return self.plan.linear(x, np.float32(layer.weight), np.float32(layer.bias), **options)
+        x, self.pe = self.made.give(case.x[None], case.pe[None])
+        self.keys = self.plan.add(x, self.made.give(np.zeros(CHANNELS, np.float32)))
 
     def attend(self, i: int, queries: np.ndarray) -> Array:
-        """What queries are answered by attention ``i``, before the updates and after each."""
-        k = self._linear(self.plan.add(self.keys, self.pe), self.case.keys[i])
-        v = self._linear(self.keys, self.case.values[i])
-        return self.plan.attention(self.made.give(queries[None] * SCALE), k, v, heads=reference.HEADS)
+        """Attention ``i`` of queries to the image, before the updates and after each."""
+        key, value = self.case.keys[i], self.case.values[i]
+        k_pe = self.plan.project(self.pe, pack_rows(np.float32(key.weight)))
+        rows = pack_rows(np.float32(np.concatenate([key.weight, value.weight])))
+        maps = self.plan.project(self.keys, rows, k_pe)
+        k, v = maps.rows(0, INNER), maps.rows(INNER, INNER)
+        return self.plan.attend_image(self.made.give(queries[None] * SCALE), k, v, np.float32(value.bias))
 
     def update(self, i: int) -> Array:
-        """The image's tokens after update ``i``."""
+        """The image's tokens after update ``i``, a copy."""
         keys, values, _ = self.case.tokens[i]
-        q = self._linear(self.plan.add(self.keys, self.pe), self.case.queries[i], scale=SCALE)
+        (query, out, norm) = (
+            [np.float32(part) for part in layer[i]] for layer in (self.case.queries, self.case.outs, self.case.norms)
+        )
+        q = self.plan.linear(self.plan.add(self.keys, self.pe), *query, scale=SCALE)
         attended = self.plan.attention(q, *self.made.give(keys[None], values[None]), heads=reference.HEADS)
-        x, norm = self._linear(attended, self.case.outs[i], residual=self.keys), self.case.norms[i]
-        self.keys = self.plan.layer_norm(x, np.float32(norm.weight), np.float32(norm.bias))
-        return self.keys
+        x = self.plan.linear(attended, *out, residual=self.keys, in_place=True)
+        self.keys = self.plan.layer_norm(x, *norm, in_place=True)
+        return self.plan.add(self.keys, self.made.give(np.zeros(CHANNELS, np.float32)))
 
     def both(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """The image after each update, and what the scene's queries are answered before them and after each."""

@@ -32,7 +32,7 @@ def test_steps_see_what_those_before_them_have_made():
     given_x = made.give(x)
     twice = made.plan.add(given_x, given_x)
     thrice, four = made.plan.add(twice, given_x), made.plan.add(twice, twice)
-    seven, apart = made.plan.add(thrice, four), made.plan.take((given_x, [1, 0]))
+    seven, apart = made.plan.add(thrice, four), made.plan.take(given_x, [1, 0])
     for got, expected in zip(made.run(seven, apart), (7 * x, x[:, [1, 0]]), strict=True):
         assert_same(got, expected)
 
@@ -83,9 +83,9 @@ def test_a_long_chain():
     results = chain(made.plan, *made.give(x, other))
     for got, expected in zip(made.run(*results), chain(Exact, x, other), strict=True):
         assert_relative_l2(got, expected, pass_bound(*[33, 33, 2] * LENGTH))
-    again = Recording()
+    again = Recording(threads=1)
     results = chain(again.plan, *again.give(x, other))
-    for array, same in zip(results, again.run(*results, threads=1), strict=True):
+    for array, same in zip(results, again.run(*results), strict=True):
         assert_same(made.plan.view(array), same)
 
 
@@ -123,16 +123,15 @@ def test_memory_is_used_again_where_no_step_wants_it():
 
 
 def test_a_plan_runs_many_times():
-    """On what each run is given, whichever arrays they are, and on as many threads as it says."""
+    """On the arrays that each run is given."""
     made = Recording(threads=3)
     x, other = made.give(integers(40, 5), integers(1, 40, 5)[0])
     y = made.plan.result(made.plan.add(made.plan.add(x, other), x))
     assert made.plan.compile() is made.plan
     for i in range(1, 6):
         values = integers(i, 40, 5)[-1], integers(i + 1, 40, 5)[-1]
-        for count in (None, 1, 2, 5):
-            made.plan.run({other: values[1], x: values[0]}, threads=count)
-            assert_same(made.plan.view(y), 2 * values[0] + values[1])
+        made.plan.run({other: values[1], x: values[0]})
+        assert_same(made.plan.view(y), 2 * values[0] + values[1])
 
 
 def test_a_view_is_of_the_last_run():
@@ -170,9 +169,9 @@ def added(**options) -> tuple[Plan, Array, Array]:
 
 X = normal(3, 5)
 REFUSED: dict[str, Callable[[Array, Array], dict]] = {
-    r"ValueError: given: expected arrays \[0, 1\], got \[0\]": lambda x, other: {x: X},
-    r"ValueError: given: expected arrays \[0, 1\], got \[\]": lambda x, other: {},
-    r"ValueError: given: expected arrays \[0, 1\], got 2": lambda x, other: {
+    r"ValueError: given: expected \[Array.*=0.*, Array.*=1.*\], got \[Array.*=0[^=]*=\(3, 5\)\)\]": lambda x, _: {x: X},
+    r"ValueError: given: expected .*, got \[\]": lambda x, other: {},
+    r"ValueError: given: expected .*, got .*number=2": lambda x, other: {
         x: X, other: X, Array(2, (3, 5)): X,
     },
     r"ValueError: given\[1\]: expected shape \(3, 5\), got \(5, 3\)": lambda x, other: {
@@ -183,9 +182,9 @@ REFUSED: dict[str, Callable[[Array, Array], dict]] = {
     r"TypeError: given\[0\]: expected a float32 NumPy array, got list": lambda x, other: {x: X.tolist(), other: X},
     r"TypeError: given\[0\]: expected a float32 NumPy array, got NoneType": lambda x, other: {x: None, other: X},
     r"ValueError: given\[0\]: .*contiguous": lambda x, other: {x: np.asfortranarray(X), other: X},
-    r"TypeError: given: expected Array, got str": lambda x, other: {"x": X, x: X, other: X},
+    r"ValueError: given: expected .*, got \['x', ": lambda x, other: {"x": X, x: X, other: X},
     # the array's number with a shape of which less memory is asked for than steps read
-    r"ValueError: given\[0\]: ": lambda x, other: {x.of_first(): X[0], other: X},
+    r"ValueError: given: expected .*, got .*shape=\(5,\)": lambda x, other: {x._replace(shape=(5,)): X[0], other: X},
 }  # fmt: skip
 
 
@@ -204,9 +203,6 @@ def test_what_does_not_fit_a_run_is_refused(message):
 
 @pytest.mark.parametrize("threads", [0, -1, 1.5, "two", True])
 def test_bad_threads_are_refused(threads):
-    plan, x, other = added()
-    with pytest.raises(ValueError, match=r"^threads: "):
-        plan.run({x: X, other: X}, threads=threads)
     with pytest.raises(ValueError, match=r"^threads: "):
         Plan(threads=threads)
 
@@ -245,7 +241,7 @@ def test_rows_of_maps():
 
 def test_no_step_is_added_once_a_plan_is_compiled():
     plan, x, other = added()
-    for add in (lambda: plan.add(x, other), lambda: plan.given(3, 5), lambda: plan.take((x, [0]))):
+    for add in (lambda: plan.add(x, other), lambda: plan.given(3, 5), lambda: plan.take(x, [0])):
         with pytest.raises((RuntimeError, ValueError)):
             add()
     with pytest.raises(RuntimeError, match=r"^the plan is compiled: no step can be added"):
@@ -398,17 +394,20 @@ def work(job, unit):
     used.add(threading.get_native_id())
     time.sleep(0.05)
 
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+def no_buffers(job, scratch):
+    pass
+
 plan = kernels.Plan(threads=3)
 unit = capsule(ctypes.cast(work, ctypes.c_void_p).value, b"mobilesam.kernels.unit", None)
-plan.record(unit, None, bytes(8), 12, [], [])
+layout = capsule(ctypes.cast(no_buffers, ctypes.c_void_p).value, b"mobilesam.kernels.layout", None)
+plan.record(unit, layout, bytes(8), 12, [])
 plan.compile()
-plan.run({}, **OPTIONS)
+plan.run({})
 print(len(used))
 """
 
 
 @pytest.mark.skipif(not isa.openmp(), reason="this build runs kernels on one thread")
-@pytest.mark.parametrize(("options", "expected"), [({}, "3"), ({"threads": 2}, "2"), ({"threads": 9}, "3")])
-def test_a_plan_runs_on_its_own_threads_whatever_the_default_is(options, expected):
-    code = THREADS_OF_A_PLAN.replace("**OPTIONS", f"**{options}")
-    assert output(code, MOBILESAM_NUM_THREADS="1") == expected
+def test_a_plan_runs_on_its_own_threads_whatever_the_default_is():
+    assert output(THREADS_OF_A_PLAN, MOBILESAM_NUM_THREADS="1") == "3"

@@ -14,6 +14,13 @@ from mobilesam.kernels import reference
 pytestmark = pytest.mark.usefixtures("every_isa")
 
 
+def alone(xy, size, gaussian):
+    """The encoding of one point, to which an embedding of zeros is added."""
+    return kernels.encode_positions(
+        xy, size, gaussian, np.zeros(1, np.intp), np.zeros((1, 2 * gaussian.shape[1]), np.float32)
+    )
+
+
 def check(xy, size, gaussian, *embedded, **options) -> None:
     """The turns err by three roundings of their terms; sines and cosines by another 2e-7, and a sum's rounding."""
     got = kernels.encode_positions(xy, size, gaussian, *embedded, **options)
@@ -29,21 +36,19 @@ def check(xy, size, gaussian, *embedded, **options) -> None:
     frequencies=st.integers(1, 40),
     size=st.sampled_from((1, 7, 64, 1024)),
     spread=st.sampled_from((0.1, 1.0, 30.0)),
-    embedded=st.booleans(),
     threads=st.integers(1, 4),
 )
-def test_any_positions(count, frequencies, size, spread, embedded, threads):
+def test_any_positions(count, frequencies, size, spread, threads):
     xy = np.float32(size) * np.random.default_rng(count).random((count, 2), np.float32)
     gaussian = np.float32(spread) * normal(2, frequencies)
-    more = (np.arange(count) % 5 - 1, normal(4, 2 * frequencies)) if embedded else ()
-    check(xy, size, gaussian, *more, threads=threads)
+    check(xy, size, gaussian, np.arange(count) % 5 - 1, normal(4, 2 * frequencies), threads=threads)
 
 
 def test_positions_at_quarter_turns_and_far_beyond():
     """Where sine or cosine is 0, it is so to an ulp of the turns; and thousands of turns away."""
     turns = np.float32([0, 0.25, 0.5, 0.75, 1, -0.25, 0.125, -0.125, 0.375, 1e-6, -1e-30, 4095.25, -9999.5])
     xy, gaussian = np.float32([[1.5, 0.5]]), np.stack([turns, np.zeros_like(turns)])  # 2·(1.5 + ½) / 2 − 1 = 1
-    y = kernels.encode_positions(xy, 2, gaussian)
+    y = alone(xy, 2, gaussian)
     exact = 2 * np.pi * np.float64(turns)
     assert_within(y[0], np.concatenate([np.sin(exact), np.cos(exact)]), 2e-7)
 
@@ -51,7 +56,7 @@ def test_positions_at_quarter_turns_and_far_beyond():
 def test_positions_beyond_all_measure_stay_sines_and_cosines():
     """A caller of `SamPredictor` may name points outside the image, however far."""
     powers = np.float32(2.0) ** np.arange(18, 127, dtype=np.float32)
-    y = kernels.encode_positions(np.float32([[1.5, 0.5]]), 2, np.stack([powers, 0 * powers]))
+    y = alone(np.float32([[1.5, 0.5]]), 2, np.stack([powers, 0 * powers]))
     assert np.abs(y).max() <= 1 + 4 * U
     assert_within(np.square(y).reshape(2, -1).sum(axis=0), np.ones(len(powers)), 8 * U)
 
@@ -86,10 +91,9 @@ def test_a_point_that_lies_nowhere_is_its_embedding():
 def test_positions_that_do_not_fit_are_refused():
     xy, gaussian, kinds, embeddings = normal(3, 2), normal(2, 10), np.zeros(3, np.intp), normal(4, 20)
     for message, arguments in {
-        "xy: expected shape .N, 2., got .2, 3.": (normal(2, 3), 64, gaussian),
-        "size: expected a whole number of at least 1, got 0": (xy, 0, gaussian),
-        "gaussian: expected shape .2, F.": (xy, 64, normal(3, 10)),
-        "kinds: expected both kinds and embeddings, or neither": (xy, 64, gaussian, kinds),
+        "xy: expected shape .N, 2., got .2, 3.": (normal(2, 3), 64, gaussian, kinds, embeddings),
+        "size: expected a whole number of at least 1, got 0": (xy, 0, gaussian, kinds, embeddings),
+        "gaussian: expected shape .2, F.": (xy, 64, normal(3, 10), kinds, embeddings),
         r"kinds: expected intp of shape .3,., got int64 of shape .2,.": (xy, 64, gaussian, kinds[:2], embeddings),
         "kinds: expected -1 to 3, got 4": (xy, 64, gaussian, kinds + 4, embeddings),
         "kinds: expected -1 to 3, got -2": (xy, 64, gaussian, kinds - 2, embeddings),

@@ -8,7 +8,7 @@ from grids import any_case
 from hypothesis import given
 from hypothesis import strategies as st
 from isas import every_isa  # noqa: F401
-from plans import Recording, record_upscaling, upscale_arrays, upscaled
+from plans import Recording, project_image, record_upscaling, upscale_arrays, upscaled
 from scenes import CHANNELS, INNER, LAST, SCALE, Updated, record_updates, scene, updates
 from tolerances import assert_relative_l2, assert_same, integers, normal, pass_bound
 
@@ -123,10 +123,10 @@ def test_attention_to_the_image_refuses_what_does_not_fit():
     begins = r"^step 0, attend_image: "
     for arguments, message in {
         (odd, keys, values): "queries: expected a multiple of 8 channels, got 33",
-        (queries.of_first(), keys, values): r"queries: expected shape \(P, T, E\), got \(2, 32\)",
-        (queries, maps, values): f"keys: expected 32 channels of 9 tokens, got {maps.channels} of 9",
-        (queries, keys, keys.rows(1, 31)): "values: expected 32 channels of 9 tokens, got 31 of 9",
-        (queries, keys, other): "values: expected 32 channels of 9 tokens, got 32 of 8",
+        (made.plan.given(2, 32), keys, values): r"queries: expected shape \(P, T, E\), got \(2, 32\)",
+        (queries, maps, values): rf"keys, channels and tokens: expected shape \(32, N\), got \({maps.channels}, 9\)",
+        (queries, keys, keys.rows(1, 31)): r"values, channels and tokens: expected shape \(32, 9\), got \(31, 9\)",
+        (queries, keys, other): r"values, channels and tokens: expected shape \(32, 9\), got \(32, 8\)",
     }.items():
         with pytest.raises(ValueError, match=begins + message):
             made.plan.attend_image(*arguments, c.before_bias)
@@ -141,9 +141,9 @@ def test_attention_to_the_image_refuses_what_does_not_fit():
 def test_rows_of_maps_are_a_copy_in_a_precision_that_has_columns():
     rows, x = normal(20, CHANNELS), normal(9, CHANNELS)
     packed = kernels.pack_rows(rows)
-    expected = kernels.project_image(x, None, None, packed).data[:, :, :9].copy()
+    expected = project_image(x, None, None, packed).data[:, :, :9].copy()
     rows[:] = np.nan
-    assert_same(kernels.project_image(x, None, None, packed).data[:, :, :9].copy(), expected)
+    assert_same(project_image(x, None, None, packed).data[:, :, :9].copy(), expected)
     with pytest.raises(ValueError, match=r"^precision: expected 'fp32' or 'bf16', got 'int8'"):
         kernels.pack_rows(rows, precision="int8")
 
@@ -201,8 +201,13 @@ def test_updates_refuse_what_does_not_fit():
         (maps, pe, c.first, keys, one, queries): r"values: expected shape \(1, 2, 32\), got \(1, 1, 32\)",
         (maps, pe, c.first, keys, values, narrow): r"queries: expected shape \(1, T2, 32\), got \(1, 2, 8\)",
         (maps, pe, c.first, narrow, values, queries): r"keys: expected shape \(P, T, 32\), got \(1, 2, 8\)",
-        (maps, few_pe, c.first, *tokens): "pe: expected .* of 9 tokens, got .* of 5",
-        (maps.rows(0, c.first.squares), pe, c.first, *tokens): f"maps: expected {c.first.squares + 1} of the image",
+        (maps, few_pe, c.first, *tokens): r"pe, channels and tokens: expected shape \(M, 9\), got \(\d+, 5\)",
+        (
+            maps.rows(0, c.first.squares),
+            pe,
+            c.first,
+            *tokens,
+        ): f"maps: expected {c.first.squares + 1} channels of the image",
         (maps, pe.rows(0, 3 * INNER - 1), c.first, *tokens): "maps: expected .* of its pe, got .* and 95",
         (maps, pe, c.first, *tokens, first): "before: .*second of two updates",
         (maps, pe, c.second, *tokens): "before: .*second of two updates.* got None",
@@ -243,8 +248,12 @@ def test_an_updates_constants_are_read_where_they_are(name):
 
 def test_added_maps_are_of_as_many_tokens():
     case = scene(9, 2, 3)
-    with pytest.raises(ValueError, match=r"^added: "):
-        kernels.project_image(case.x[:5], None, None, case.constants.rows, (case.maps()[1], INNER))
+    with pytest.raises(
+        ValueError, match=r"^step 0, project: added, channels and tokens: expected shape \(M, 5\), got \(\d+, 9\)"
+    ):
+        project_image(case.x[:5], None, None, case.constants.rows, (case.maps()[1], INNER))
+    with pytest.raises(ValueError, match=r"^step 0, project: added: expected at most 20 channels, got 32"):
+        project_image(case.x, None, None, normal(20, CHANNELS), (case.maps()[1], INNER))
 
 
 @any_case(20)
@@ -252,12 +261,12 @@ def test_added_maps_are_of_as_many_tokens():
 def test_projected_image(n, channels, count, threads):
     x, shift, scale = normal(n, channels), normal(channels), normal(1, channels)[0]
     rows = normal(count, channels) / np.float32(channels**0.5)
-    got = kernels.project_image(x, shift, scale, rows, threads=threads)
+    got = project_image(x, shift, scale, rows, threads=threads)
     exact = reference.project_image(x, shift, scale, rows)
     maps = got.data.transpose(1, 0, 2).reshape(count + 2, -1)
     assert_relative_l2(maps[:count, :n], exact[:count], pass_bound(channels))
     assert_relative_l2(maps[count:, :n], exact[count:], pass_bound(channels, channels, channels))
-    plain = kernels.project_image(x, None, None, rows, threads=threads).data.transpose(1, 0, 2).reshape(count, -1)
+    plain = project_image(x, None, None, rows, threads=threads).data.transpose(1, 0, 2).reshape(count, -1)
     assert_relative_l2(plain[:, :n], reference.linear(rows, x), pass_bound(channels))
 
 
@@ -265,62 +274,36 @@ def test_projected_image(n, channels, count, threads):
 
 
 def test_upscaling_an_updated_image():
-    """Rows of 9 tokens, which end within blocks and chunks and beyond them."""
-    tokens, c1 = 5, LAST // 4
-    case = scene(297, tokens, 4)
+    """Rows of 9 tokens, which end within blocks and chunks and beyond them; in another plan, for one of two prompts."""
+    case, prompt, c1 = scene(297, 5, 4), 1, LAST // 4
     c, arrays = case.constants, upscale_arrays(33, 9, c1, 8, 3)
-
-    def drawn(**options) -> np.ndarray:
-        made = Recording(**options)
-        image, pe = map(made.give_maps, case.maps())
-        updated, _ = record_updates(made, c, image, pe, [case.tokens])
-        update = [array.of_first() for array in (updated.data, *updated.last)]
-        x = image.rows(c.last_at, LAST)
-        return made.fill(record_upscaling(made, arrays, image=x, update=update, shift=c.last_shift))
-
-    got = drawn()
-    expected = reference.upscale_masks(**arrays | {"x": case.last.T.reshape(LAST, 33, 9)})
-    depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
-    assert_relative_l2(got, expected, 2 * case.condition * pass_bound(*depths, *depths, c1, c1, 8, gelus=2))
-    for threads in (1, 3, 4):
-        assert_same(drawn(threads=threads), got)
-
-
-def test_upscaling_an_updated_image_in_another_plan():
-    """As the decoder draws one of several prompts: what a plan has left of the image is given to the next."""
-    case, prompt = scene(297, 5, 4), 1
-    c, arrays = case.constants, upscale_arrays(33, 9, LAST // 4, 8, 3)
-    made = Recording()
     other = tuple(tuple(part[::-1].copy() for part in update) for update in case.tokens)
     maps = case.maps()
-    updated, _ = record_updates(made, c, *map(made.give_maps, maps), [other, case.tokens])
-    left = [array[prompt] for array in made.run(updated.data, *updated.last)]
-    apart = Recording()
-    x, update = apart.give_maps(maps[0]).rows(c.last_at, LAST), apart.give(*map(np.ascontiguousarray, left))
-    got = apart.fill(record_upscaling(apart, arrays, image=x, update=update, shift=c.last_shift))
-    whole = Recording()
-    image, pe = map(whole.give_maps, maps)
-    updated, _ = record_updates(whole, c, image, pe, [case.tokens])
-    update = [array.of_first() for array in (updated.data, *updated.last)]
-    x = image.rows(c.last_at, LAST)
-    assert_same(whole.fill(record_upscaling(whole, arrays, image=x, update=update, shift=c.last_shift)), got)
+
+    def draw(prompts: list, prompt: int, **options) -> np.ndarray:
+        made = Recording(**options)
+        updated, _ = record_updates(made, c, *map(made.give_maps, maps), prompts)
+        left = [np.ascontiguousarray(array[prompt]) for array in made.run(updated.data, *updated.last)]
+        apart = Recording(**options)
+        x, update = apart.give_maps(maps[0]).rows(c.last_at, LAST), apart.give(*left)
+        return apart.fill(record_upscaling(apart, arrays, image=x, update=update, shift=c.last_shift))
+
+    got = draw([other, case.tokens], prompt)
+    expected = reference.upscale_masks(**arrays | {"x": case.last.T.reshape(LAST, 33, 9)})
+    depths = (CHANNELS, INNER // 8, 16 * 5 + 1, CHANNELS)
+    assert_relative_l2(got, expected, 2 * case.condition * pass_bound(*depths, *depths, c1, c1, 8, gelus=2))
+    for threads in (1, 3, 4):
+        assert_same(draw([case.tokens], 0, threads=threads), got)
 
 
-def test_upscaling_an_image_through_rows():
-    """Rows of 9 tokens, which end within blocks and beyond them."""
+def test_upscaling_the_projection_of_an_image():
     x, c1, shift = normal(297, CHANNELS), 16, normal(64)
     rows, arrays = normal(4 * c1, CHANNELS) / np.float32(CHANNELS**0.5), upscale_arrays(33, 9, 16, 8, 3)
-
-    def drawn(**options) -> np.ndarray:
-        made = Recording(**options)
-        return made.fill(record_upscaling(made, arrays, image=made.give(x), rows=kernels.pack_rows(rows), shift=shift))
-
-    got = drawn()
-    z = reference.linear(x, rows, shift).T.reshape(4 * c1, 33, 9)
-    expected = reference.upscale_masks(**arrays | {"x": z})
+    z = project_image(x, None, None, rows)
+    made = Recording()
+    got = made.fill(record_upscaling(made, arrays, image=made.give_maps(z), shift=shift))
+    expected = reference.upscale_masks(**arrays | {"x": reference.linear(x, rows, shift).T.reshape(4 * c1, 33, 9)})
     assert_relative_l2(got, expected, pass_bound(CHANNELS, c1, c1, c1, 8, gelus=2))
-    for threads in (1, 3, 4):
-        assert_same(drawn(threads=threads), got)
 
 
 def test_a_shift_is_as_if_it_had_been_added_before():
@@ -387,31 +370,24 @@ def test_each_run_fills_the_masks_that_it_is_given():
 
 
 W2 = upscale_arrays(4, 9, 16, 8, 3)["w2"]
-UPDATE = {"x": "maps", "rows": None}  # of 64 of 70 channels; and 10 rows, of which 8 are a basis
-REFUSED = {  # changes of what fits, 36 tokens of 40 channels through rows
-    r"x: expected shape \(32, 40\), got \(36, 40\)": {"size": (4, 8)},
-    r"x: expected shape \(36, 40\), got \(36, 64\)": {"x": (36, 64)},
-    r"w2: expected a multiple of 4 rows, got shape \(31, 16\)": {"w2": kernels.pack_rows(W2[:-1])},
+FITS = [(1, 10, 272), (64, 8), (64,)]  # an update: 10 rows, of which 8 are a basis
+REFUSED = {  # changes of what fits, 36 tokens of 64 channels
+    r"x, channels and tokens: expected shape \(64, 32\), got \(64, 36\)": {"size": (4, 8)},
+    r"w2: expected shape \(32, C1\), got \(31, 16\)": {"w2": kernels.pack_rows(W2[:-1])},
     r"norm_weight: expected shape \(16,\), got \(15,\)": {"norm_weight": normal(15)},
     r"norm_bias: expected shape \(16,\), got \(15,\)": {"norm_bias": normal(15)},
-    r"b2: expected shape \(8,\), got \(9,\)": {"b2": normal(9)},
+    r"w2: expected shape \(36, C1\), got \(32, 16\)": {"b2": normal(9)},
     r"shift: expected shape \(64,\), got \(16,\)": {"shift": normal(16)},
     r"hyper: expected shape \(M, 8\), got \(3, 9\)": {"hyper": (3, 9)},
-    r"rows: expected shape \(64, K\), got \(60, 40\)": {"rows": kernels.pack_rows(normal(60, 40))},
-    "rows: expected either rows or an update": {"rows": None},
-    "rows: expected MapRows, got ndarray": {"rows": normal(64, 40)},
-    "x: expected Array, got ndarray": {"x": normal(36, 40)},
-    "x: expected Array, got Maps": {"x": "maps"},
-    "w2: expected MapRows, got ndarray": {"w2": W2},
+    "x: expected Maps, got ndarray": {"x": normal(36, 40)},
+    "x: expected Maps, got Array": {"x": (1, 64, 256)},
+    "w2: expected PackedRows, got ndarray": {"w2": W2},
     "hyper: expected Array, got ndarray": {"hyper": normal(3, 8)},
-    r"update: expected shape \(1, rows, 272\), got \(2, 10, 272\)": UPDATE | {"update": [(2, 10, 272), (64, 8), (64,)]},
-    r"update: expected shape \(64, rank\), got \(60, 8\)": UPDATE | {"update": [(1, 10, 272), (60, 8), (64,)]},
-    "update: expected less than 10 rows of a basis, got 12": UPDATE | {"update": [(1, 10, 272), (64, 12), (64,)]},
-    r"update: expected shape \(\d+,\), got \(64, 2\)": UPDATE | {"update": [(1, 10, 272), (64, 8), (64, 2)]},
-    "update: expected Array, got ndarray": UPDATE | {"update": [(1, 10, 272), normal(64, 8), (64,)]},
-    "x: expected Maps, got Array": {"rows": None, "update": [(1, 10, 272), (64, 8), (64,)]},
-    "x: expected 64 channels of 32 tokens, got 64 of 36": UPDATE
-    | {"size": (4, 8), "update": [(1, 10, 272), (64, 8), (64,)]},
+    r"update: expected shape \(1, rows, 272\), got \(2, 10, 272\)": {"update": [(2, 10, 272), *FITS[1:]]},
+    r"update: expected shape \(64, rank\), got \(60, 8\)": {"update": [FITS[0], (60, 8), (64,)]},
+    "update: expected less than 10 rows of a basis, got 12": {"update": [FITS[0], (64, 12), (64,)]},
+    r"update: expected shape \(\d+,\), got \(64, 2\)": {"update": [*FITS[:2], (64, 2)]},
+    "update: expected Array, got ndarray": {"update": [FITS[0], normal(64, 8), (64,)]},
 }
 
 
@@ -419,18 +395,15 @@ REFUSED = {  # changes of what fits, 36 tokens of 40 channels through rows
 def test_upscaling_refuses_what_does_not_fit(message):
     """Changes of what fits; a shape is an Array of it."""
     arrays, made = upscale_arrays(4, 9, 16, 8, 3), Recording()
-    maps = made.give_maps(normal(36, 70)).rows(3, 64)
 
     def value(name: str, change):
-        if isinstance(change, str):
-            return maps
         if isinstance(change, list):
             return [value("", part) for part in change]
         return made.plan.given(*change) if type(change) is tuple and name != "size" else change
 
     fits = {name: arrays[name] for name in ("norm_weight", "norm_bias", "b2")} | {
-        "x": made.plan.given(36, 40), "size": (4, 9), "w2": kernels.pack_rows(W2), "hyper": made.give(arrays["hyper"]),
-        "shift": normal(64), "rows": kernels.pack_rows(normal(64, 40)),
+        "x": made.give_maps(normal(36, 70)).rows(3, 64), "size": (4, 9), "w2": kernels.pack_rows(W2),
+        "hyper": made.give(arrays["hyper"]), "shift": normal(64),
     }  # fmt: skip
     fits |= {name: value(name, change) for name, change in REFUSED[message].items()}
     with pytest.raises((TypeError, ValueError), match=f"^step 0, upscale_masks: {message}"):

@@ -1,0 +1,137 @@
+"""Packed rows of weights, and the step that projects an image's tokens to channel-major maps."""
+from typing import NamedTuple
+
+import numpy as np
+
+from decoder.record cimport *
+
+from mobilesam.kernels.core import check
+from mobilesam.kernels.core import isa as isas
+from mobilesam.kernels.decoder.recorder import Maps
+
+import_runtime()
+
+
+class PackedRows(NamedTuple):
+    """The left matrix (M, K) of products whose columns are pixels: ``rows``, and ``packed`` for the micro-kernels of index ``isa``."""
+
+    rows: np.ndarray
+    packed: np.ndarray
+    isa: int
+
+
+def pack_rows(rows, *, precision="fp32", isa=None):
+    """Pack a copy of rows.
+
+    Args:
+        rows: (M, K) float32.
+        precision: "fp32" or "bf16", of the products.
+        isa: the name of an ISA; by default the ISA in force.
+
+    Returns:
+        PackedRows.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+    table = isas.index(isa, precision)
+    rows = np.array(check.array(rows, "rows", ("M", "K")))
+    cdef const float[:, ::1] rv = rows
+    cdef int64_t size = operand_bytes(&rt.tables[<int>table], rv.shape[0], rv.shape[1])
+    result = PackedRows(rows, np.empty(max(1, size), np.uint8), table)
+    cdef map_rows r = as_map_rows(result)
+    pack_map_rows(&r)
+    return result
+
+
+cdef struct project_job:
+    const float *x  # (n, c)
+    const float *shift  # NULL for zeros
+    const float *scale  # NULL for no squares
+    const float *zeros
+    map_rows rows  # (m, c)
+    const float *added  # (chunks, added_rows, IMAGE_CHUNK), NULL for none
+    float *y  # (chunks, maps, IMAGE_CHUNK)
+    int64_t n, c, maps, added_channels, added_rows
+    float *shifted  # (IMAGE_CHUNK, c)
+    float *scaled  # (IMAGE_CHUNK, c)
+    float *panels
+
+
+def project(plan, x, rows, added=None, *, shift=None, scale=None):
+    """y = rows·(x + shift)ᵀ + added: a linear layer whose result is channel-major.
+
+    Args:
+        plan: a Recorder.
+        x: Array (1, N, C), an image's tokens.
+        rows: PackedRows (M, C).
+        added: Maps of at most M channels, which are added to the first channels of y.
+        shift: (C,) float32; None for zeros.
+        scale: (C,) float32, for two more channels, |x₁|² and |x₂|² of x₁ = (x + shift)C and x₂ = (x₁∘scale)C. C subtracts a
+            token's mean.
+
+    Returns:
+        Maps of M channels, or M + 2.
+    """
+    cdef project_job p
+    memset(&p, 0, sizeof(p))
+    check.instance(rows, "rows", PackedRows)
+    p.rows = as_map_rows(rows)
+    plan.check(x, "x", (1, "N", p.rows.k))
+    p.n, p.c = x.shape[1:]
+    zeros = np.zeros(p.c, np.float32)
+    shift, scale = check.optional(shift, "shift", (p.c,)), check.optional(scale, "scale", (p.c,))
+    cdef const float[::1] shift_ = shift, scale_ = scale, zeros_ = zeros
+    p.shift, p.scale, p.zeros = floats(shift_), floats(scale_), &zeros_[0]
+    p.maps = p.rows.m if scale is None else p.rows.m + 2
+    y = plan.array(chunks_of(p.n), p.maps, IMAGE_CHUNK)
+    p.x, p.y = address(x), address(y)
+    if added is not None:
+        plan.check_maps(added, "added", None, p.n)
+        if added.channels > p.rows.m:
+            raise ValueError(f"added: expected at most {p.rows.m} channels, got {added.channels}")
+        p.added_channels, p.added_rows = added.channels, added.array.shape[1]
+        p.added = channel(added)
+    plan.keep(rows, shift, scale, zeros)
+    record(plan, project_chunk, project_layout, &p, sizeof(p), chunks_of(p.n), [y])
+    return Maps(y, p.n, 0, p.maps)
+
+
+cdef void project_layout(void *job, arena *scratch) noexcept nogil:
+    cdef project_job *p = <project_job *>job
+    p.shifted = take_floats(scratch, IMAGE_CHUNK * p.c)
+    p.scaled = take_floats(scratch, IMAGE_CHUNK * p.c)
+    p.panels = take_floats(scratch, IMAGE_CHUNK // p.rows.u.weight.columns * panel_words(p.rows.u, p.c, False))
+
+
+cdef void project_chunk(void *job, int64_t chunk) noexcept nogil:
+    """Project a chunk's tokens, which are packed like the rows of a weight and become the columns of the product."""
+    cdef const project_job *p = <const project_job *>job
+    cdef const micro *u = p.rows.u
+    cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns
+    cdef int64_t panel = panel_words(u, c, False)
+    cdef const float *x = p.x + first * c
+    cdef float *y = p.y + chunk * p.maps * IMAGE_CHUNK
+    cdef float *squares = y + p.rows.m * IMAGE_CHUNK
+    cdef float eps = 1e-5
+    cdef norm_args norm
+    cdef gemm_args g
+    if p.shift != NULL or count < IMAGE_CHUNK:
+        for i in range(count):
+            u.add(p.shifted + i * c, x + i * c, p.zeros if p.shift == NULL else p.shift, c)
+        memset(p.shifted + count * c, 0, (IMAGE_CHUNK - count) * c * sizeof(float))
+        x = p.shifted
+    for i in range(IMAGE_CHUNK // nr):
+        u.pack(p.panels + i * panel, x + i * nr * c, 0, nr, c, c)
+    g = of_maps(&p.rows, p.panels, IMAGE_CHUNK)
+    g.y, g.ldy = y, IMAGE_CHUNK
+    map_product(&p.rows, &g)
+    if p.added != NULL:
+        u.add(y, y, p.added + chunk * p.added_rows * IMAGE_CHUNK, p.added_channels * IMAGE_CHUNK)
+    if p.scale != NULL:
+        u.spread(squares, x, c, IMAGE_CHUNK, c)
+        norm.m, norm.n, norm.x, norm.ldx, norm.y, norm.ldy = IMAGE_CHUNK, c, x, c, p.scaled, c
+        norm.weight, norm.bias, norm.eps, norm.act = p.scale, p.zeros, eps, ACT_NONE
+        u.layer_norm(&norm)
+        u.spread(squares + IMAGE_CHUNK, p.scaled, c, IMAGE_CHUNK, c)
+        for i in range(IMAGE_CHUNK):
+            squares[IMAGE_CHUNK + i] *= squares[i] / c + eps
