@@ -1,4 +1,4 @@
-"""Where a prompt's points lie, and the image's tokens, as the decoder reads it."""
+"""Positional encoding of a prompt's points and of the image's tokens."""
 import numpy as np
 
 from libc.string cimport memset
@@ -12,21 +12,26 @@ from mobilesam.kernels.core.threads import resolve
 import_runtime()
 
 cdef enum:
-    POINTS = 64  # that a thread takes at once
+    POINTS = 64  # points of a unit
 
 
 def encode_positions(xy, size, gaussian, kinds=None, embeddings=None, *, threads=None):
-    """y = [sin φ, cos φ] + embeddings[kind], φ = 2π·(2·(xy + ½) / size − 1)·gaussian (Tancik et al., 2020).
+    """y[n] = [sin φ, cos φ] + embeddings[kinds[n]],  φ = 2π·(2·(xy[n] + ½) / size − 1)·gaussian (Tancik et al., 2020).
+
+    The error is 2e-7, plus the effect of three rounding errors in φ. For |φ| beyond 2²⁰·2π, sine and cosine are those of some multiple
+    of π/2.
 
     Args:
-        xy: (N, 2) float32, in pixels of a square of so many a side; size: how many.
+        xy: (N, 2) float32, in pixels of a square image.
+        size: The side of the square in pixels.
         gaussian: (2, F) float32, random frequencies.
-        kinds: None, or (N,) of intp: which of the embeddings (K, 2·F) is added; −1 is the last, which stands alone, for a point
-            that lies nowhere.
+        kinds: (N,) intp, the index of each point's embedding, or None. For kind −1, a point without a position, y is the last
+            embedding alone.
+        embeddings: (K, 2·F) float32, or None if ``kinds`` is None.
+        threads: The number of threads, or None for the default.
 
     Returns:
-        (N, 2·F) float32, which errs by 2e-7, and by what three roundings of the products do to φ; beyond 2²⁰ turns they are those
-        of some quarter turn.
+        (N, 2·F) float32.
 
     Source: ``PositionEmbeddingRandom`` and ``PromptEncoder`` in the reference's modeling/prompt_encoder.py.
     """
@@ -47,7 +52,7 @@ def encode_positions(xy, size, gaussian, kinds=None, embeddings=None, *, threads
         for i in range(n):
             if not -1 <= kv[i] < ev.shape[0]:
                 raise ValueError(f"kinds: expected -1 to {ev.shape[0] - 1}, got {kv[i]}")
-    y = np.empty((n, 2 * f), np.float32)  # kept: none of the memory that passes use again
+    y = np.empty((n, 2 * f), np.float32)  # callers keep y, so its memory does not come from the pool
     cdef float[:, ::1] yv = y
     cdef encode_job p
     p.u, p.xy, p.step, p.gaussian, p.n, p.f, p.y = &rt.tables[rt.active[0]], &xv[0, 0], step, &gv[0, 0], n, f, &yv[0, 0]
@@ -62,8 +67,8 @@ cdef struct encode_job:
     float step
     const float *gaussian  # (2, f)
     int64_t n, f
-    const Py_ssize_t *kinds  # (n), NULL for none
-    const float *embeddings  # (embedding_count, 2f)
+    const Py_ssize_t *kinds  # (n), or NULL
+    const float *embeddings  # (embedding_count, 2f), or NULL
     int64_t embedding_count
     float *y  # (n, 2f)
 
@@ -77,6 +82,6 @@ cdef void encode_block(void *job, int64_t unit) noexcept nogil:
         if p.embeddings != NULL and p.kinds[i] < 0:
             memset(row, 0, 2 * f * sizeof(float))
         else:
-            p.u.turns(row, (p.xy[2 * i] + 0.5) * p.step - 1, p.gaussian, (p.xy[2 * i + 1] + 0.5) * p.step - 1, p.gaussian + f, f)
+            p.u.sincos_2pi(row, (p.xy[2 * i] + 0.5) * p.step - 1, p.gaussian, (p.xy[2 * i + 1] + 0.5) * p.step - 1, p.gaussian + f, f)
         if p.embeddings != NULL:
             p.u.add(row, row, p.embeddings + (p.kinds[i] if p.kinds[i] >= 0 else p.embedding_count - 1) * 2 * f, 2 * f)

@@ -1,11 +1,12 @@
-/* Memory fetched into L2 between multiplications, ahead of its use. Included by gemm.h, fma.h and pairs.h.
+/* Prefetches into L2 between multiplications. Included by gemm.h, fma.h and pairs.h.
  *
- * One line at a time: a burst of prefetches fills the queue that every load goes through, and the multiplications wait behind it. */
+ * Cache lines are prefetched one at a time, because a burst of prefetches fills the queue of all loads and stalls the multiplications. */
 #ifndef MOBILESAM_FETCH_H
 #define MOBILESAM_FETCH_H
 
-/* What is left to fetch: the lines from `at` to `end`, and so many rows of NR floats, `step` bytes apart. Of lines there are those to
- * `last`, a `share` of bytes for each tile, of which it has time for `paced`. (Of dot_rows `paced` is lines a step.) */
+/* Memory that is still to be prefetched. All in all, the cache lines from `at` to `last` and, during the present tile, only the lines to
+ * `end`, which are the tile's `share` of bytes. The inner loop has time for `paced` bytes of them. The next tile's residual is `rows` rows
+ * of NR floats at `row`, `step` bytes apart. In dot_rows, `paced` is the number of lines to prefetch in each step instead. */
 typedef struct {
     const char *at, *end, *last, *row;
     int64_t rows, step, share, paced;
