@@ -274,7 +274,7 @@ cdef inline void product(const micro *u, const gemm_args *g, void *operand) noex
 cdef struct map_rows:
     const micro *u
     const float *a  # (m, lda); read in place if the table has no `product`
-    void *operand  # else packed A
+    void *operand  # packed A; unused if the table has no `product`
     int64_t m, k, lda
 
 cdef inline gemm_args of_maps(const map_rows *rows, const float *panels, int64_t n) noexcept nogil:

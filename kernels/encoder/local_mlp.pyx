@@ -10,7 +10,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Tokens of a run, that is, of a unit: many enough to amortize reading the weights, few enough that their hidden layer stays in L2.
+# Tokens of a unit (a "run" of a row): many enough to amortize reading the weights, few enough that their hidden layer stays in L2.
 cdef int64_t RUN = 84
 
 cdef struct mlp_job:

@@ -4,9 +4,12 @@
 #ifndef MOBILESAM_FETCH_H
 #define MOBILESAM_FETCH_H
 
-/* Memory that is still to be prefetched. All in all, the cache lines from `at` to `last` and, during the present tile, only the lines to
- * `end`, which are the tile's `share` of bytes. The inner loop has time for `paced` bytes of them. The next tile's residual is `rows` rows
- * of NR floats at `row`, `step` bytes apart. In dot_rows, `paced` is the number of lines to prefetch in each step instead. */
+/* Memory that is still to be prefetched.
+ *
+ * The memory of `ahead` (micro.h): `at` is the next cache line, and `last` is the end of the memory. Each tile prefetches `share` bytes, up
+ * to `end`. A tile's inner loop has time for `paced` bytes of its share. In dot_rows, `paced` is the number of lines for each step instead.
+ *
+ * The residual of the next tile: `rows` rows of NR floats, the next one at `row`, `step` bytes apart. */
 typedef struct {
     const char *at, *end, *last, *row;
     int64_t rows, step, share, paced;

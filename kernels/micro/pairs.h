@@ -11,7 +11,7 @@
  *
  * Each row of A and each column of B is first divided by a power of two, so that its root mean square is near 1. The division is exact.
  * The error of a sum is then at most 4*|row|*|column| times k roundings, compared with sum |a||b| times k roundings for FMAs alone. An
- * infinity gives NaN. A row and a column give NaN, too, if the product of their powers of two is beyond float32's range.
+ * infinity gives NaN. A row and a column may also give NaN, if the product of their powers of two is beyond float32's range.
  *
  * A stub defines PAIRS_PRODUCT (the struct's suffix), PAIRS_PLAIN (the ISA's float32 table), VL, MR, NV, vmin, vmax, vswap (exchanges
  * neighbouring lanes), and the instructions PAIRS_ADD (y = b + *a) and PAIRS_FMA (y += b * *a). These broadcast *a from memory, because
@@ -282,7 +282,7 @@ static void near_extreme_roots(float *powers, const float *x, int64_t ldx, int64
  *      2                 x[2,0] / 2^e[0]     x[2,1] / 2^e[1]     ...      \ the pair 1
  *      3                 ...                                              /
  *      ...
- *      K - 1             zeros where k is odd
+ *      K - 1             zeros if k is odd
  *      K                 own[0]              own[1]              ...      sum of y[2q,j] * y[2q+1,j] over the pairs q that are
  *                                                                         computed by one multiplication (is_paired)
  *      K + 1             2^e[0]              2^e[1]              ...
