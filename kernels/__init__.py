@@ -1,7 +1,7 @@
-"""Fast kernels on channel-contiguous (NHWC) float32 arrays. ``reference.py`` defines every one in NumPy.
+"""Fast kernels on channels-last (NHWC) float32 arrays. ``reference.py`` defines every kernel in NumPy.
 
-`core` is what all share, `encoder`, `decoder` and `image` are the fused passes, `micro` the C that runs on vectors.
-Imports nothing of `mobilesam` outside this folder.
+`core` has the code that all kernels share. `encoder`, `decoder` and `image` have the fused passes. `micro` has the
+vectorized micro-kernels in C. This package imports nothing from the rest of `mobilesam`.
 """
 
 from mobilesam.kernels.core import isa, threads

@@ -1,14 +1,13 @@
 """The definition of every operation of `mobilesam.kernels`, in plain NumPy and float64.
 
-Each function opens with its equation and says, as simply as possible, what the compiled kernel of its name
-must compute. It takes the kernel's arguments (without `threads` and `out`), computes in float64 and returns
-float64.
+Each function opens with its equation and is the simplest code that computes what the compiled kernel of the same name
+must compute. Its arguments are the kernel's arguments except `threads` and `out`. It computes and returns float64.
 
-A weight that is given as `Packed` has a precision, and a product with it is one of `narrow(x)` with `narrow(weight)`.
-The kernels sum it in 32 bits: float32 in bf16, whose products are exact in float32, and whole numbers in int8. All
-else is float32 there.
+A weight may be given as `Packed`, with a precision. Its product with x is then the product of `narrow(weight)` and
+`narrow(x)`. The compiled kernels sum bf16 products in float32, which holds each product of two bf16 numbers exactly,
+and int8 products in int32. Everything else in the compiled kernels is float32.
 
-Layout: maps are (..., H, W, C), channels last; `...` is any number of batch axes. Convolution weights are
+Layout: feature maps are (..., H, W, C), channels last; `...` is any number of batch axes. Convolution weights are
 (OC, KH, KW, C), linear weights (N, K). `activation` is None, "gelu" or "relu".
 """
 
@@ -37,7 +36,8 @@ def linear(
 ) -> Array:
     """y[..., n] = act(Σ_k x[..., k]·weight[n, k] + bias[n] + residual[..., n])
 
-    x (..., K), weight (N, K), bias (N,), residual and y (..., N). As `torch.nn.functional.linear`.
+    x (..., K), weight (N, K), bias (N,), residual and y (..., N). `torch.nn.functional.linear` with a residual and an
+    activation.
     """
     rows, precision = unpacked(weight)
     return _epilogue(narrow(x, precision) @ narrow(rows, precision).T, bias, residual, activation)
@@ -57,10 +57,10 @@ def conv2d(
     """y[..., h, w, o] = act(Σ_{i,j,c} x[..., h·s+i·d−p, w·s+j·d−p, c]·weight[o, i, j, c] + bias[o]
                              + residual[..., h, w, o])
 
-    x (..., H, W, C), zero outside the map; weight (OC, KH, KW, C), bias (OC,),
-    residual and y (..., OH, OW, OC) with OH = (H + 2p − d·(KH − 1) − 1) // s + 1.
-    A cross-correlation, as `torch.nn.functional.conv2d`. The rows that int8 scales are an output pixel's KH·KW·C
-    values of x, zeros outside the map among them, and an output channel's KH·KW·C weights.
+    x (..., H, W, C), weight (OC, KH, KW, C), bias (OC,), residual and y (..., OH, OW, OC). s, p and d are stride, pad
+    and dilation; OH = (H + 2p − d·(KH − 1) − 1) // s + 1. Outside the feature map, x is zero. This is a
+    cross-correlation, like `torch.nn.functional.conv2d`. int8 has a scale for each output pixel, from the KH·KW·C
+    values of x under the kernel, padding included, and a scale for each output channel, from its KH·KW·C weights.
     """
     w, precision = unpacked(weight)
     taps = _taps(f64(x), w.shape[1:3], stride, pad, dilation)
@@ -80,8 +80,8 @@ def depthwise_conv2d(
 ) -> Array:
     """y[..., h, w, c] = act(Σ_{i,j} x[..., h·s+i·d−p, w·s+j·d−p, c]·weight[i, j, c] + bias[c])
 
-    x (..., H, W, C), zero outside the map; weight (KH, KW, C), bias (C,), y (..., OH, OW, C) sized as in
-    `conv2d`. As `torch.nn.functional.conv2d` with groups = C.
+    x (..., H, W, C), weight (KH, KW, C), bias (C,), y (..., OH, OW, C), with OH and OW of `conv2d`. Outside the
+    feature map, x is zero. `torch.nn.functional.conv2d` with groups = C and an activation.
     """
     w = f64(weight)
     taps = _taps(f64(x), w.shape[:2], stride, pad, dilation)
@@ -93,8 +93,8 @@ def conv_transpose2d(
 ) -> Array:
     """y[..., 2h+i, 2w+j, o] = act(Σ_c x[..., h, w, c]·weight[o, i, j, c] + bias[o]),  i, j in {0, 1}
 
-    x (..., H, W, C), weight (OC, 2, 2, C), bias (OC,), y (..., 2H, 2W, OC). As `torch.nn.ConvTranspose2d`
-    with kernel and stride 2, where each output pixel has one input pixel.
+    x (..., H, W, C), weight (OC, 2, 2, C), bias (OC,), y (..., 2H, 2W, OC). `torch.nn.ConvTranspose2d` with a kernel
+    of 2×2 and stride 2, so that each output pixel is computed from one input pixel.
     """
     w, precision = unpacked(weight)
     y = np.einsum("...hwc,oijc->...hiwjo", narrow(x, precision), narrow(w, precision))
@@ -108,7 +108,7 @@ def layer_norm(
     """y[..., c] = act((x[..., c] − μ) / √(σ² + eps) · weight[c] + bias[c])
 
     x (..., C), weight and bias (C,); μ and σ² are the mean and the biased variance of each row x[..., :].
-    As `torch.nn.LayerNorm`, and as SAM's `LayerNorm2d` on channels-last maps (arXiv:1607.06450).
+    `torch.nn.LayerNorm` (arXiv:1607.06450), and SAM's `LayerNorm2d` with channels last.
     """
     x = f64(x)
     centred = x - x.mean(axis=-1, keepdims=True)
@@ -117,9 +117,9 @@ def layer_norm(
 
 
 def gelu(x: ArrayLike) -> Array:
-    """y = x·Φ(x) = x/2·(1 + erf(x/√2)), the exact form and not the tanh one; any shape.
+    """y = x·Φ(x) = x/2·(1 + erf(x/√2)), the exact form and not the tanh approximation (arXiv:1606.08415)
 
-    At −∞, where the product is undefined, the limit 0; NaN stays NaN (arXiv:1606.08415).
+    x and y of any shape. x = −∞ gives the limit 0, although the product is undefined. NaN gives NaN.
     """
     x = f64(x)
     factor: Array = np.where(np.isneginf(x), 0.0, x)
@@ -129,7 +129,7 @@ def gelu(x: ArrayLike) -> Array:
 def softmax(x: ArrayLike) -> Array:
     """y[..., n] = exp(x[..., n] − m) / Σ_k exp(x[..., k] − m),  m = max_k x[..., k]
 
-    x and y (..., N). −∞ gives 0; a row of −∞ only, or one that holds +∞ or NaN, gives NaN, as in PyTorch.
+    x and y (..., N). −∞ gives 0. As in PyTorch, a row that is all −∞, or that contains +∞ or NaN, gives NaN.
     """
     x = f64(x)
     with np.errstate(invalid="ignore"):  # ∞ − ∞
@@ -153,15 +153,16 @@ def window_attention(
 ) -> Array:
     """y = x + proj(concat_h softmax(q_h·k_hᵀ/√d + attention_bias[h])·v_h),  q, k, v = qkv(layer_norm(x))
 
-    x and y (H, W, C); attention stays inside windows of N = window² tokens, row by row; d = C / heads.
-    norm_weight and norm_bias (C,); qkv_weight (3C, C) and qkv_bias (3C,), rows ordered head by head and
-    within a head q, k, v (d rows each); proj_weight (C, C), proj_bias (C,); attention_bias (heads, N, N),
-    indexed by head, query, key. The map is padded with zeros on the right and at the bottom to whole windows
-    *before* the norm: a padded token enters as norm_bias and is a key like any other. The attention half of
-    TinyViT's block (arXiv:2207.10666; `Attention` and `TinyViTBlock` in MobileSAM's `tiny_vit_sam.py`).
+    x and y (H, W, C). Tokens attend to the N = window² tokens of their own window, in row-major order; d = C / heads.
+    norm_weight and norm_bias (C,). qkv_weight (3C, C) and qkv_bias (3C,), whose rows are ordered by head, then q, k, v
+    (d rows each). proj_weight (C, C), proj_bias (C,). attention_bias (heads, N, N), indexed by head, query, key.
+    Before the norm, the feature map is padded with zeros on the right and at the bottom to whole windows. After the
+    norm, a padded token is norm_bias, and real tokens attend to it. This is the attention half of TinyViT's block
+    (arXiv:2207.10666; `Attention` and `TinyViTBlock` in MobileSAM's `tiny_vit_sam.py`).
 
-    `attend` is the precision of softmax's two products: in "bf16", which a narrow qkv_weight brings where the CPU has
-    it, q, k and v are rounded, and so are the exponentials that v is multiplied by, but not those of their sum.
+    `attend` is the precision of the two attention products, q·kᵀ and softmax·v. In "bf16", q, k and v are rounded. The
+    exponentials are rounded as factors of v, but not as terms of the softmax's denominator. The compiled kernel uses
+    bf16 here if qkv_weight is packed in a narrow precision and the CPU has bf16.
     """
     x, bias = f64(x), f64(attention_bias)
     height, width, channels = x.shape
@@ -177,8 +178,8 @@ def window_attention(
     scores = q @ k.swapaxes(-1, -2) / math.sqrt(head_dim) + bias
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    mixed = narrow(powers, attend) @ v / powers.sum(axis=-1, keepdims=True)
-    y = linear(mixed.swapaxes(1, 2).reshape(-1, tokens, channels), proj_weight, proj_bias)
+    attended = narrow(powers, attend) @ v / powers.sum(axis=-1, keepdims=True)
+    y = linear(attended.swapaxes(1, 2).reshape(-1, tokens, channels), proj_weight, proj_bias)
 
     y = y.reshape(down, across, window, window, channels).swapaxes(1, 2).reshape(padded.shape)
     return x + y[:height, :width]
@@ -187,8 +188,8 @@ def window_attention(
 def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> Array:
     """y[:, h] = softmax(q[:, h]·k[:, h]ᵀ/√d)·v[:, h]  for each head h (columns h·d to (h+1)·d, d = D/heads)
 
-    q (M, D), k and v (N, D), y (M, D). The projected part of `Attention` in SAM's `transformer.py`
-    (arXiv:1706.03762).
+    q (M, D), k and v (N, D), y (M, D). `Attention` in SAM's `transformer.py` (arXiv:1706.03762), without its input and
+    output projections.
     """
     q, k, v = (np.stack(np.split(f64(t), heads, axis=1)) for t in (q, k, v))
     y = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1])) @ v
@@ -204,7 +205,8 @@ def encode_positions(
 ) -> Array:
     """y[n] = [sin φ, cos φ] + embeddings[kinds[n]],  φ = 2π·(2·(xy[n] + ½) / size − 1)·gaussian
 
-    Of kind −1 the embedding alone, which is the last. xy (N, 2), gaussian (2, F), y (N, 2·F).
+    xy (N, 2), gaussian (2, F), kinds (N,), embeddings (K, 2·F), y (N, 2·F). For a point of kind −1, y is the last
+    embedding alone, without sines and cosines.
     """
     phase = 2 * np.pi * (2 * (f64(xy) + 0.5) / size - 1) @ f64(gaussian)
     y = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)
@@ -222,11 +224,11 @@ def project_image(
     *,
     precision: str = "fp32",
 ) -> Array:
-    """y[m, n] = rows[m]·(x[n] + shift) + added[m, n],  and as two rows more |x₁[n]|² and |x₂[n]|²
+    """y[m, n] = rows[m]·(x[n] + shift) + added[m, n],  y[M, n] = |x₁[n]|²,  y[M+1, n] = |x₂[n]|²
 
-    x₁ is x + shift less its mean, x₂ is x₁∘scale less its mean. x (N, C), shift and scale (C,), rows (M, C), added
-    (M0, N) with M0 ≤ M, y (M + 2, N). What the decoder asks of an image, whatever the prompt:
-    `mobilesam/network/low_rank.py`.
+    x₁[n] is x[n] + shift minus its mean over channels; x₂[n] is x₁[n]∘scale minus its mean over channels. x (N, C),
+    shift and scale (C,), rows (M, C), y (M + 2, N). added (M0, N) goes to the first M0 ≤ M rows. These are the
+    decoder's projections of an image that no prompt changes; see `mobilesam/network/low_rank.py`.
     """
     x = f64(x) + f64(shift)
     y = linear(rows, Packed(x.astype(np.float32), precision))
@@ -245,7 +247,11 @@ def attend_image(
     key: tuple[ArrayLike, ArrayLike],
     value: tuple[ArrayLike, ArrayLike],
 ) -> Array:
-    """y = cross_attention(queries, key(x + pe), value(x)): tokens (T, E) that attend to an image's (N, C)"""
+    """y = cross_attention(queries, key(x + pe), value(x))
+
+    queries and y (T, E): prompt tokens that attend to the image. x and pe (N, C): image tokens and their positional
+    encoding. key and value: linear layers, each a weight (E, C) and a bias (E,).
+    """
     return cross_attention(queries, linear(f64(x) + f64(pe), *key), linear(x, *value), heads=HEADS)
 
 
@@ -262,8 +268,9 @@ def update_image(
 ) -> Array:
     """y = layer_norm(x + out(attention(query(x + pe), keys, values)))
 
-    x, pe and y (N, C); keys and values (T, E); query, out and norm each a weight and a bias, (E, C), (C, E) and (C,).
-    The image's side of `TwoWayAttentionBlock` in SAM's `transformer.py`. The kernel has it in low rank, keys scaled.
+    x, pe and y (N, C); keys and values (T, E). query, out and norm are a weight and a bias each, with weights (E, C),
+    (C, E) and (C,). The image-to-token attention of `TwoWayAttentionBlock` in SAM's `transformer.py`. The compiled
+    kernel computes it in low rank, and its caller scales the keys by d^−½.
     """
     attended = cross_attention(linear(f64(x) + f64(pe), *query), keys, values, heads=HEADS)
     return layer_norm(linear(attended, *out, residual=x), *norm, eps=eps)
@@ -282,10 +289,11 @@ def upscale_masks(
 ) -> Array:
     """t = gelu(layer_norm(z));  y[m] = gelu(conv_transpose2d(t, w2, b2))·hyper[m]
 
-    x (4·C1, H, W), and z (2H, 2W, C1) its maps spread, z[2h+i, 2w+j, c] = x[(i, j, c), h, w]: what a transposed
-    convolution makes; w2 (4·C2, C1), rows ordered (i, j, o) of `conv_transpose2d`, whose product is computed in
-    `precision`; norm_weight and norm_bias (C1,), b2 (C2,), hyper (M, C2), y (M, 4H, 4W). `output_upscaling` from its
-    first norm on and the masks drawn from it in SAM's `mask_decoder.py`.
+    x (4·C1, H, W) holds the first transposed convolution's output z (2H, 2W, C1), as z[2h+i, 2w+j, c] =
+    x[(i, j, c), h, w]. w2 (4·C2, C1) is the second transposed convolution's weight, with rows ordered (i, j, o), and
+    `precision` is the precision of its product. norm_weight and norm_bias (C1,), b2 (C2,), hyper (M, C2),
+    y (M, 4H, 4W). `output_upscaling` from its first norm on, and the product with the hypernetworks' output, in SAM's
+    `mask_decoder.py`.
     """
     x = f64(x)
     channels, height, width = x.shape
@@ -306,9 +314,10 @@ def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[
 
 
 def winograd_conv3x3(x: ArrayLike, weight: ArrayLike) -> Array:
-    """y = conv2d(x, weight) with pad 1 and stride 1: another way to the same sums (arXiv:1509.09308).
+    """y = conv2d(x, weight) with pad 1 and stride 1
 
-    x (H, W, C), weight (OC, 3, 3, C), y (H, W, OC).
+    x (H, W, C), weight (OC, 3, 3, C), y (H, W, OC). The compiled kernel computes the same sums with fewer
+    multiplications (arXiv:1509.09308).
     """
     return conv2d(x, weight, pad=1)
 
@@ -317,7 +326,7 @@ def patch_embed(x: ArrayLike, w1: Weight, b1: ArrayLike, w2: Weight, b2: ArrayLi
     """y = conv2d(gelu(conv2d(x, w1) + b1), w2) + b2, both 3×3 with stride 2 and pad 1
 
     x (H, W, C), w1 (C1, 3, 3, C), b1 (C1,), w2 (C2, 3, 3, C1), b2 (C2,), y (⌈⌈H/2⌉/2⌉, ⌈⌈W/2⌉/2⌉, C2). TinyViT's
-    `PatchEmbed`, batch norms folded.
+    `PatchEmbed`, with batch norms folded into the weights.
     """
     t = conv2d(x, w1, b1, stride=2, pad=1, activation="gelu")
     return conv2d(t, w2, b2, stride=2, pad=1)
@@ -337,9 +346,9 @@ def mbconv(
 ) -> Array:
     """t = w3·gelu(depthwise(gelu(w1·x + b1), w2) + b2) + b3;  y = gelu(x + t) if residual else t
 
-    x (H, W, C); w1 (E, C), b1 (E,); w2 (3, 3, E), b2 (E,), pad 1 (the padding is zero *after* the first
-    GELU); w3 (OC, E), b3 (OC,); y (⌈H/stride⌉, ⌈W/stride⌉, OC). With residual OC = C and stride 1. TinyViT's
-    `MBConv` (residual) and `PatchMerging` (not), batch norms folded.
+    x (H, W, C); w1 (E, C), b1 (E,); w2 (3, 3, E), b2 (E,); w3 (OC, E), b3 (OC,); y (⌈H/stride⌉, ⌈W/stride⌉, OC).
+    The first GELU's output is padded with zeros by 1. With a residual, OC = C and stride is 1. TinyViT's `MBConv` (with
+    the residual) and `PatchMerging` (without), with batch norms folded into the weights.
     """
     hidden = linear(x, w1, b1, activation="gelu")
     hidden = depthwise_conv2d(hidden, w2, b2, stride=stride, pad=1, activation="gelu")
@@ -363,8 +372,8 @@ def local_mlp(
     """t = depthwise(x, conv_weight) + conv_bias;  y = t + fc2(gelu(fc1(layer_norm(t))))
 
     x and y (H, W, C); conv_weight (3, 3, C), pad 1; conv_bias, norm_weight, norm_bias, fc2_bias (C,);
-    fc1_weight (F, C), fc1_bias (F,), fc2_weight (C, F) with F = 4C in the network. The other half of
-    TinyViT's block, batch norm folded.
+    fc1_weight (F, C), fc1_bias (F,), fc2_weight (C, F) with F = 4C in the network. The half of TinyViT's block after
+    the attention, with the batch norm folded into conv_weight and conv_bias.
     """
     t = depthwise_conv2d(x, conv_weight, conv_bias, pad=1)
     hidden = linear(layer_norm(t, norm_weight, norm_bias, eps=eps), fc1_weight, fc1_bias, activation="gelu")
@@ -379,10 +388,10 @@ def resize_logits(
     size: tuple[int, int],
     threshold: float | None = None,
 ) -> Array | NDArray[np.bool_]:
-    """y = bilinear(bilinear(x → padded)[:, :crop_h, :crop_w] → size);  or the mask y > threshold
+    """y = bilinear(bilinear(x → padded)[:, :crop_h, :crop_w] → size),  or with a threshold the mask y > threshold
 
-    x (C, H0, W0), y (C, H, W) with (H, W) = size. Pixel i of n reads its source axis of length n0 at
-    (i + ½)·n0/n − ½, clamped to the axis; no antialiasing. SAM's `postprocess_masks`: two
+    x (C, H0, W0), y (C, H, W) with (H, W) = size. When an axis of length n0 is resized to n, pixel i is interpolated
+    at (i + ½)·n0/n − ½, clamped to the axis, without antialiasing. SAM's `postprocess_masks`: two calls of
     `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
     """
     y = _bilinear(f64(x), padded)[:, : crop[0], : crop[1]]
@@ -399,11 +408,11 @@ def mask_runs(
     threshold: float = 0.0,
     offset: float = 1.0,
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """y = resize_logits(x);  runs[c] of y[c] > threshold,  counts[c] = Σ(y[c] > threshold ± offset)
+    """y = resize_logits(x),  runs[c] = runs of the mask y[c] > threshold,  counts[c] = Σ(y[c] > threshold ± offset)
 
-    x (C, H0, W0). A run (column, first, end) is a longest one of rows first ≤ row < end of one column; they are in
-    order of column and row. counts (C, 2), of threshold + offset and of threshold − offset: the quotient is the
-    reference's `calculate_stability_score` (utils/amg.py).
+    x (C, H0, W0). A run (column, first, end) is a maximal range of mask pixels in one column, with rows first ≤ row <
+    end. Runs are ordered by column, then by row. counts (C, 2) are the numbers of pixels above threshold + offset and
+    above threshold − offset. Their quotient is `calculate_stability_score` in SAM's `utils/amg.py`.
     """
     y = f64(resize_logits(x, padded=padded, crop=crop, size=size))
     counts = np.stack([(y > threshold + offset).sum(axis=(1, 2)), (y > threshold - offset).sum(axis=(1, 2))], axis=1)
@@ -439,7 +448,7 @@ def _epilogue(y: Any, bias: ArrayLike | None, residual: ArrayLike | None, activa
 
 
 def _taps(x: Array, kernel: Sequence[int], stride: Pair, pad: Pair, dilation: Pair) -> list[tuple[int, int, Array]]:
-    """For each kernel element i, j: (i, j, the pixels of x that it meets, (..., OH, OW, C))."""
+    """For each kernel element (i, j), return i, j and the pixels of x that it is multiplied by, (..., OH, OW, C)."""
     (sh, sw), (ph, pw), (dh, dw) = _pair(stride), _pair(pad), _pair(dilation)
     x = np.pad(x, [(0, 0)] * (x.ndim - 3) + [(ph, ph), (pw, pw), (0, 0)])
     rows = x.shape[-3] - dh * (kernel[0] - 1)
@@ -452,7 +461,7 @@ def _taps(x: Array, kernel: Sequence[int], stride: Pair, pad: Pair, dilation: Pa
 
 
 def _bilinear(x: Array, size: tuple[int, int]) -> Array:
-    """x (C, H0, W0) to (C, *size), one axis after the other."""
+    """Resize x (C, H0, W0) to (C, *size), first the rows and then the columns."""
     for axis, length in zip((1, 2), size, strict=True):
         source = (np.arange(length) + 0.5) * x.shape[axis] / length - 0.5
         source = source.clip(0, x.shape[axis] - 1)

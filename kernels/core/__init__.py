@@ -1,4 +1,4 @@
-"""What all kernels share: the ISA in force, threads, memory, checks of arguments; GEMM, convolutions, rows.
+"""The code that all kernels share: ISA selection, threads, memory, argument checks, GEMM, convolutions and LayerNorm.
 
-Imports nothing of the other folders; C from `micro/`.
+This package uses the C code in `micro/` and imports no other folder of the kernels.
 """

@@ -1,4 +1,4 @@
-"""What the kernels accept, and the errors that say so; they name the argument, what it is and what it should be."""
+"""Checks of kernel arguments. Every error names the argument, the accepted values and the given value."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ from mobilesam.kernels.core import memory
 F32: TypeAlias = NDArray[np.float32]
 Activation: TypeAlias = Literal["gelu", "relu"] | None
 Pair: TypeAlias = int | tuple[int, int]
-Dim = int | str | None  # a fixed length, a name for a free one, or (last) None for any number of leading axes
+Dim = int | str | None  # fixed length, name of a free length, or a leading None for any number of leading axes
 
 _FLOAT32 = np.dtype(np.float32)
 ACTIVATIONS = {None: 0, "gelu": 1, "relu": 2}
 
 
 def activation(name: str | None, role: str = "activation") -> int:
-    """The micro-kernels' number of an activation."""
+    """Return the number that the micro-kernels (micro.h) use for activation ``name``.
+
+    Raises:
+        ValueError: There is no such activation. The message calls the argument ``role``.
+    """
     if name not in ACTIVATIONS:
         raise ValueError(f"{role}: expected None, 'gelu' or 'relu', got {name!r}")
     return ACTIVATIONS[name]
@@ -34,7 +38,7 @@ def _fits(shape: tuple[int, ...], wanted: tuple[Dim, ...]) -> bool:
         shape = shape[max(0, len(shape) - len(wanted)) :]
     if len(shape) != len(wanted):
         return False
-    for s, w in zip(shape, wanted):  # noqa: SIM110 (a hundred calls a prompt: all() costs twice the time)
+    for s, w in zip(shape, wanted):  # noqa: SIM110 (all() takes twice the time, and a prompt makes a hundred calls)
         if s != w and isinstance(w, int):
             return False
     return True
@@ -45,7 +49,7 @@ def _text(wanted: tuple[Dim, ...]) -> str:
 
 
 def shape(value: tuple[int, ...], name: str, *shapes: tuple[Dim, ...]) -> None:
-    """Raise ValueError unless the shape ``value`` is one of ``shapes``."""
+    """Raise ValueError unless the shape ``value`` matches one of ``shapes``."""
     for wanted in shapes:
         if _fits(value, wanted):
             return
@@ -53,10 +57,18 @@ def shape(value: tuple[int, ...], name: str, *shapes: tuple[Dim, ...]) -> None:
 
 
 def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
-    """``value`` as a C-contiguous float32 array of one of ``shapes``; views are copied, other dtypes refused."""
+    """Check that ``value`` is a float32 array of one of ``shapes``.
+
+    Returns:
+        ``value`` itself if it is C-contiguous, else a C-contiguous copy.
+
+    Raises:
+        TypeError: ``value`` is no NumPy array or not float32.
+        ValueError: The shape matches none of ``shapes``, or the array is empty.
+    """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
-    if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # a comparison of dtypes takes its time
+    if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # comparing dtypes is slow
         raise TypeError(f"{name}: expected float32, got {value.dtype} (convert it with .astype(np.float32))")
     shape(value.shape, name, *shapes)
     if value.size == 0:
@@ -67,7 +79,10 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
 
 
 def in_place(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
-    """As :func:`array`, for what a plan reads or writes after the call: an array that would be copied is refused."""
+    """Check an array like :func:`array`, but raise ValueError for an array that would have to be copied.
+
+    A plan reads or writes the caller's own array after the call, so a copy would not do.
+    """
     checked = array(value, name, *shapes)
     if checked is not value:
         raise ValueError(f"{name}: expected a C-contiguous array, got a view")
@@ -75,12 +90,12 @@ def in_place(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
 
 
 def optional(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32 | None:
-    """None, or :func:`array`."""
+    """Return None for None, and the result of :func:`array` for anything else."""
     return None if value is None else array(value, name, *shapes)
 
 
 def instance(value: object, name: str, *kinds: type) -> None:
-    """Raise TypeError unless it is of one of the kinds."""
+    """Raise TypeError unless ``value`` is an instance of one of ``kinds``."""
     if not isinstance(value, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
@@ -89,7 +104,21 @@ def instance(value: object, name: str, *kinds: type) -> None:
 def output(
     out: object, shape: tuple[int, ...], *inputs: object, dtype: type[np.generic] = np.float32
 ) -> NDArray[np.generic]:
-    """``out`` if it can hold the result and shares no memory with an input, a new array where it is None."""
+    """Return the array that a kernel writes its result to.
+
+    Args:
+        out: The caller's array, or None.
+        shape: The result's shape.
+        inputs: The arrays that the kernel reads.
+        dtype: The result's dtype.
+
+    Returns:
+        A new array if ``out`` is None, else ``out``.
+
+    Raises:
+        TypeError: ``out`` is no NumPy array of ``dtype``.
+        ValueError: ``out`` has another shape, is not C-contiguous or writeable, or overlaps an input.
+    """
     if out is None:
         return memory.empty(shape, dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
@@ -101,26 +130,30 @@ def output(
         raise ValueError("out: expected a C-contiguous, writeable array")
     for value in inputs:
         if isinstance(value, np.ndarray) and np.may_share_memory(out, value):
-            raise ValueError("out: expected memory of its own, got an array that overlaps an input")
+            raise ValueError("out: expected an array that overlaps no input, got one that shares memory with an input")
     return out
 
 
 def real(value: object, name: str) -> float:
-    """A finite number."""
+    """Return ``value`` as a float. Raises ValueError unless it is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
     return float(value)
 
 
 def whole(value: object, name: str, least: int) -> int:
-    """An int of at least ``least``."""
+    """Return ``value`` as an int. Raises ValueError unless it is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     return int(value)
 
 
 def pair(value: object, name: str, least: int) -> tuple[int, int]:
-    """An int or a pair of ints, each at least ``least``, as (vertical, horizontal)."""
+    """Return an int or a pair of ints as (vertical, horizontal).
+
+    Raises:
+        ValueError: ``value`` is neither, or a number is below ``least``.
+    """
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < least for v in both):
         raise ValueError(f"{name}: expected a whole number of at least {least} or a pair of them, got {value!r}")
@@ -128,8 +161,12 @@ def pair(value: object, name: str, least: int) -> tuple[int, int]:
 
 
 def conv_size(size: int, kernel: int, stride: int, pad: int, dilation: int, axis: str) -> int:
-    """The output length of a convolution along one axis."""
+    """Return the length of a convolution's output along ``axis``.
+
+    Raises:
+        ValueError: The dilated kernel is longer than the padded input.
+    """
     reach = (kernel - 1) * dilation + 1
     if size + 2 * pad < reach:
-        raise ValueError(f"weight: a kernel reaching over {reach} does not fit the padded {axis} of {size + 2 * pad}")
+        raise ValueError(f"weight: expected a dilated {axis} of at most {size + 2 * pad}, got {reach}")
     return (size + 2 * pad - reach) // stride + 1

@@ -1,10 +1,13 @@
-# What every kernel module needs: the micro-kernel table, the runtime that isa.pyx shares, and one-line wrappers.
+# Declarations for every kernel module: the table of micro-kernels (micro.h), the runtime that isa.pyx shares, and small helpers.
+#
+# "Packed A" is the left factor of a product, packed by `pack_operand`. "Packed B" is a weight, packed by `pack`, or columns packed by
+# `pack_columns`. A table whose `product` is NULL reads A in place and needs no packed A.
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memmove, memset
 
 cdef enum:
-    IMAGE_CHUNK = 256  # image tokens of an image's maps that lie together, and stay in L2
+    IMAGE_CHUNK = 256  # image tokens in a chunk of the decoder's projections; a chunk stays in L2
 
 cdef extern from "micro.h" nogil:
     enum:
@@ -143,18 +146,18 @@ cdef extern from "micro.h" nogil:
         void (*draw_columns)(const draw_args *) noexcept nogil
         void (*dot_columns)(const dot_columns_args *) noexcept nogil
         void (*dot_rows)(const dot_rows_args *) noexcept nogil
-        void (*spread)(float *, const float *, int64_t, int64_t, int64_t) noexcept nogil
+        void (*sum_sq_deviation)(float *, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*transpose)(float *, int64_t, const float *, int64_t, int64_t, int64_t) noexcept nogil
         void (*activate)(float *, const float *, int64_t, int) noexcept nogil
         void (*add)(float *, const float *, const float *, int64_t) noexcept nogil
         void (*pack)(float *, const void *, int, int64_t, int64_t, int64_t) noexcept nogil
         void (*pack_columns)(float *, const float *, int64_t, int64_t) noexcept nogil
-        void (*turns)(float *, float, const float *, float, const float *, int64_t) noexcept nogil
+        void (*sincos_2pi)(float *, float, const float *, float, const float *, int64_t) noexcept nogil
         void (*blend)(float *, const float *, const float *, float, int64_t) noexcept nogil
         void (*resample)(float *, const float *, const int32_t *, const float *, int64_t) noexcept nogil
         void (*normalize)(float *, const uint8_t *, const float *, const float *, int64_t) noexcept nogil
-        void (*above)(uint8_t *, const float *, float, int64_t) noexcept nogil
-        int64_t (*count_above)(const float *, float, int64_t) noexcept nogil
+        void (*greater_than)(uint8_t *, const float *, float, int64_t) noexcept nogil
+        int64_t (*count_greater)(const float *, float, int64_t) noexcept nogil
         void (*fma_probe)(float *, float, int64_t) noexcept nogil
 
     int64_t panel_words(const micro *, int64_t k, bint half)
@@ -182,7 +185,7 @@ cdef extern from "depthwise_row.h" nogil:
 
 
 cdef inline import_runtime():
-    """Set ``rt``; a kernel module calls this once."""
+    """Set ``rt``. Each kernel module calls this once, at import."""
     global rt
     from mobilesam.kernels.core import isa
     rt = <const runtime *>PyCapsule_GetPointer(isa._runtime, "mobilesam.kernels.core.isa._runtime")
@@ -193,14 +196,14 @@ cdef inline int64_t round_up(int64_t n, int64_t multiple) noexcept nogil:
 
 
 cdef inline gemm_args new_gemm(int64_t m, int64_t n, int64_t k) noexcept nogil:
-    """Of one segment of whole rows; the rest NULL or 0."""
+    """Return the arguments of a GEMM with one segment and contiguous rows. The other fields are NULL or 0."""
     cdef gemm_args g
     memset(&g, 0, sizeof(g))
     g.m, g.n, g.k, g.segments, g.step = m, n, k, 1, 1
     return g
 
 
-# A packed weight: its micro-kernels, and its n rows of k words in panels.
+# A packed weight (n, k): the micro-kernels that read it, its words, and the words of one panel.
 cdef struct matrix:
     const micro *u
     const float *data
@@ -208,7 +211,7 @@ cdef struct matrix:
 
 
 cdef inline matrix as_matrix(panels):
-    """What ``panels`` holds; keep them alive while it is in use."""
+    """Return ``panels`` as a C struct. The caller keeps ``panels`` alive while the struct is in use."""
     cdef matrix w
     cdef const uint32_t[:, :, ::1] words = panels.words
     w.u = &rt.tables[<int>panels.isa]
@@ -218,23 +221,23 @@ cdef inline matrix as_matrix(panels):
 
 
 cdef inline check_same_isa(const matrix *w, const matrix *other, name):
-    """Raise ValueError unless both are packed for one ISA, whatever their precisions."""
+    """Raise ValueError unless both weights are packed for the same ISA. Their precisions may differ."""
     if w.u.gemm != other.u.gemm:
         raise ValueError(f"{name}: packed for another ISA than the weight before it")
 
 
 cdef inline int64_t operand_floats_of(const micro *u, int64_t m, int64_t k) noexcept nogil:
-    """Floats of the operand of m rows of length k."""
+    """Return the size, in floats, of packed A with m rows of length k."""
     return (operand_bytes(u, m, k) + 3) // 4 if k else 0
 
 
 cdef inline int64_t operand_floats(const matrix *w, int64_t m) noexcept nogil:
-    """Floats of the operand of m rows."""
+    """Return the size, in floats, of packed A with m rows for a product with the weight ``w``."""
     return operand_floats_of(w.u, m, w.k)
 
 
 cdef inline gemm_args of_rows(const matrix *w, int64_t m, const float *a, int64_t lda) noexcept nogil:
-    """a (m,k) · w (k,n); the rest NULL or 0."""
+    """Return the arguments of the product a (m, k) · wᵀ of rows and a packed weight w (n, k). The other fields are NULL or 0."""
     cdef gemm_args g = new_gemm(m, w.n, w.k)
     g.a, g.lda = a, lda
     g.b, g.ldb, g.panel = w.data, w.u.weight.columns, w.panel
@@ -242,14 +245,14 @@ cdef inline gemm_args of_rows(const matrix *w, int64_t m, const float *a, int64_
 
 
 cdef inline void pack_operand(const micro *u, const gemm_args *g, void *operand, int act=ACT_NONE) noexcept nogil:
-    """The rows of g.a, after an activation, as the operand of products; of a table that has operands."""
+    """Apply ``act`` to the rows g.a and pack them as A into ``operand``. Requires a table with a `pack_operand`."""
     cdef operand_args o
     o.m, o.k, o.segments, o.offset, o.a, o.lda, o.act, o.operand = g.m, g.k, g.segments, g.offset, <float *>g.a, g.lda, act, operand
     u.pack_operand(&o)
 
 
 cdef inline product_args of_operand(const gemm_args *g, const void *operand) noexcept nogil:
-    """The product ``g`` of packed rows."""
+    """Return the arguments of the product ``g`` with its rows already packed as A in ``operand``."""
     cdef product_args p
     p.m, p.n, p.k, p.operand, p.b, p.panel = g.m, g.n, g.segments * g.k, operand, g.b, g.panel
     p.bias, p.residual, p.ldr, p.y, p.ldy, p.act, p.ahead = g.bias, g.residual, g.ldr, g.y, g.ldy, g.act, g.ahead
@@ -257,7 +260,7 @@ cdef inline product_args of_operand(const gemm_args *g, const void *operand) noe
 
 
 cdef inline void product(const micro *u, const gemm_args *g, void *operand) noexcept nogil:
-    """``g`` with a packed weight, in its precision; ``operand`` has operand_bytes."""
+    """Compute the product ``g`` in the precision of its packed weight. ``operand`` is scratch of operand_bytes for packed A."""
     cdef product_args p
     if u.product == NULL:
         u.gemm(g)
@@ -267,15 +270,15 @@ cdef inline void product(const micro *u, const gemm_args *g, void *operand) noex
     u.product(&p)
 
 
-# The left operand of products whose columns are pixels: packed once, used for many chunks.
+# The left factor A (m, k) of products whose columns are pixels. A is packed once and used for many chunks of pixels.
 cdef struct map_rows:
     const micro *u
-    const float *a  # (m, lda), which the products read in place
-    void *operand  # or, where they do not, the packed rows
+    const float *a  # (m, lda); read in place if the table has no `product`
+    void *operand  # packed A; unused if the table has no `product`
     int64_t m, k, lda
 
 cdef inline gemm_args of_maps(const map_rows *rows, const float *panels, int64_t n) noexcept nogil:
-    """rows · panels (k,n), packed columns; the rest NULL or 0."""
+    """Return the arguments of the product rows (m, k) · panels (k, n) with packed columns. The other fields are NULL or 0."""
     cdef gemm_args g = new_gemm(rows.m, n, rows.k)
     g.a, g.lda = rows.a, rows.lda
     g.b, g.ldb, g.panel = panels, rows.u.weight.columns, panel_words(rows.u, rows.k, False)
@@ -283,7 +286,7 @@ cdef inline gemm_args of_maps(const map_rows *rows, const float *panels, int64_t
 
 
 cdef inline void map_product(const map_rows *rows, const gemm_args *g) noexcept nogil:
-    """A product that `of_maps` began."""
+    """Compute the product whose arguments come from `of_maps`."""
     cdef product_args p
     if rows.u.product == NULL:
         rows.u.gemm(g)
@@ -293,14 +296,14 @@ cdef inline void map_product(const map_rows *rows, const gemm_args *g) noexcept 
 
 
 cdef inline void pack_map_rows(map_rows *rows) noexcept nogil:
-    """Put the rows into their operand, where products do not read them in place."""
+    """Pack the rows into ``rows.operand``, unless products read the rows in place."""
     cdef gemm_args g = of_maps(rows, NULL, 0)
     if rows.u.product != NULL:
         pack_operand(rows.u, &g, rows.operand)
 
 
 cdef inline map_rows as_map_rows(packed):
-    """What PackedRows hold; keep it alive while it is in use."""
+    """Return PackedRows as a C struct. The caller keeps the PackedRows alive while the struct is in use."""
     cdef map_rows r
     cdef const float[:, ::1] rows = packed.rows
     cdef const uint8_t[::1] operand = packed.packed
@@ -310,12 +313,12 @@ cdef inline map_rows as_map_rows(packed):
 
 
 cdef inline void pack_map_columns(const micro *u, int64_t k, int64_t n, const float *maps, int64_t step, float *panels) noexcept nogil:
-    """The first n pixels of k maps, ``step`` apart, as the columns of products."""
+    """Pack the first n pixels of k channels as the columns of a product. ``step`` is the floats from a channel to the next."""
     cdef int64_t i, columns = u.weight.columns
     for i in range(n // columns):
         u.pack_columns(panels + i * panel_words(u, k, False), maps + i * columns, step, k)
 
 
 cdef inline const float *floats(const float[::1] view) noexcept:
-    """The view's first element, NULL for an absent array."""
+    """Return a pointer to the view's first element, or NULL for None or an empty view."""
     return NULL if view is None or view.shape[0] == 0 else &view[0]

@@ -1,4 +1,4 @@
-"""Convolutions as GEMMs that read the map in place (no im2col)."""
+"""Convolutions, computed as GEMMs that read the feature map in place, without im2col."""
 import numpy as np
 
 from core.common cimport *
@@ -15,20 +15,25 @@ import_runtime()
 def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None, residual=None, out=None, threads=None):
     """y[h,w,o] = act(Σ_ijc x[h·s + i·d − p, w·s + j·d − p, c] · weight[o,i,j,c] + bias[o] + residual[h,w,o]).
 
-    In NHWC, KW neighbouring pixels are KW·C contiguous floats: with dilation 1 a row of outputs is KH GEMM accumulations of
-    depth KW·C whose A rows overlap, stride·C apart. A 1×1 convolution is one GEMM over all pixels.
+    s, p and d are stride, pad and dilation. In NHWC, KW neighbouring pixels are KW·C contiguous floats. With dilation 1, a row of
+    outputs is therefore a GEMM with KH segments of inner dimension KW·C, and the rows of A overlap, stride·C floats apart. A 1×1
+    convolution is one GEMM over all pixels.
 
     Args:
         x: (H, W, C) or (B, H, W, C) float32.
-        weight: (OC, KH, KW, C) float32, or Panels of that shape.
-        bias: (OC,) float32.
-        stride, pad, dilation: an int or (vertical, horizontal).
+        weight: (OC, KH, KW, C) float32, or Panels of this shape.
+        bias: (OC,) float32, or None.
+        stride, pad, dilation: An int or (vertical, horizontal).
         activation: None, "gelu" or "relu".
-        residual: of the output's shape, added before the activation.
-        out: of the output's shape, to write into.
+        residual: Float32 of the output's shape, added before the activation, or None.
+        out: Float32 of the output's shape that receives the result, or None.
+        threads: The number of threads, or None for the default.
 
     Returns:
-        (OH, OW, OC) or (B, OH, OW, OC) float32. TypeError or ValueError names the argument that does not fit.
+        (OH, OW, OC) or (B, OH, OW, OC) float32, with OH = (H + 2p − d·(KH − 1) − 1) // s + 1.
+
+    Raises:
+        TypeError, ValueError: An argument does not fit. The message names the argument.
     """
     cdef int act = check.activation(activation), nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"), ("B", "H", "W", "C"))
@@ -82,7 +87,7 @@ cdef void conv_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void conv_row(void *job, int64_t unit) noexcept nogil:
-    """Output row ``unit`` of all the batch's rows."""
+    """Compute output row ``unit``. Rows are counted through all images of the batch."""
     cdef const conv_rows *rows = <const conv_rows *>job
     cdef gemm_args g = rows.g
     cdef int64_t at = unit * g.m * g.n
@@ -93,6 +98,9 @@ cdef void conv_row(void *job, int64_t unit) noexcept nogil:
 
 
 def _segments(kh, kw, dh, dw, width, c):
-    """Where a row's GEMM segments start, in floats from the output pixel's first tap."""
+    """Return the start of each GEMM segment, in floats from an output pixel's first input pixel.
+
+    With horizontal dilation 1, a segment is a row of the kernel. Otherwise, a segment is a single kernel element.
+    """
     columns = np.zeros(1, np.int64) if dw == 1 else np.arange(kw, dtype=np.int64) * dw * c
     return (np.arange(kh, dtype=np.int64)[:, None] * dh * width * c + columns).reshape(-1)

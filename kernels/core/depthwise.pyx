@@ -1,4 +1,4 @@
-"""Depthwise convolution, direct, channels contiguous: every output pixel is KH·KW multiply-adds of whole channel vectors."""
+"""Direct depthwise convolution, channels last: every output pixel is KH·KW multiply-adds of channel vectors."""
 import math
 
 import numpy as np
@@ -19,30 +19,36 @@ cdef struct depthwise_conv:
     float *y
     int64_t height, width, channels, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, period, rows
     int act, path
-    const float *zeros  # (width, channels), the row outside the map; PATH_3X3
-    const float **taps  # (2, kh*kw), scratch: the pixels under the kernel, then their weights; PATH_FLAT and PATH_TAPS
+    const float *zeros  # (width, channels), a row outside the feature map; PATH_3X3 only
+    const float **taps  # (2, kh*kw), scratch: pointers to pixels under the kernel, then to their weights; PATH_FLAT and PATH_TAPS
 
 
 cdef enum:
-    ROWS = 8  # of a unit
-    PATH_3X3 = 0  # a register tile of pixels; stride 1 or 2, pad 1
-    PATH_FLAT = 1  # stride 1: a row is one run of floats, whatever the number of channels
-    PATH_TAPS = 2  # pixel by pixel
+    ROWS = 8  # output rows of a unit
+    PATH_3X3 = 0  # by register tiles of several pixels; 3×3 kernels with stride 1 or 2 and pad 1
+    PATH_FLAT = 1  # horizontal stride 1: a row is one contiguous run of floats, so that even 3 channels fill vectors
+    PATH_TAPS = 2  # pixel by pixel, for any convolution
 
 
 def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None, out=None, threads=None):
     """y[h,w,c] = act(Σ_ij x[h·s + i·d − p, w·s + j·d − p, c] · weight[i,j,c] + bias[c]).
 
+    s, p and d are stride, pad and dilation.
+
     Args:
         x: (H, W, C) or (B, H, W, C) float32.
         weight: (KH, KW, C) float32.
-        bias: (C,) float32.
-        stride, pad, dilation: an int or (vertical, horizontal).
+        bias: (C,) float32, or None.
+        stride, pad, dilation: An int or (vertical, horizontal).
         activation: None, "gelu" or "relu".
-        out: of the output's shape, to write into.
+        out: Float32 of the output's shape that receives the result, or None.
+        threads: The number of threads, or None for the default.
 
     Returns:
-        (OH, OW, C) or (B, OH, OW, C) float32. TypeError or ValueError names the argument that does not fit.
+        (OH, OW, C) or (B, OH, OW, C) float32, with OH = (H + 2p − d·(KH − 1) − 1) // s + 1.
+
+    Raises:
+        TypeError, ValueError: An argument does not fit. The message names the argument.
     """
     cdef depthwise_conv d
     cdef int nthreads = resolve(threads)
@@ -93,7 +99,7 @@ cdef void depthwise_rows(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void depthwise_row(const depthwise_conv *d, int64_t unit) noexcept nogil:
-    """Output row ``unit`` of all the batch's rows."""
+    """Compute output row ``unit``. Rows are counted through all images of the batch."""
     cdef const micro *u = d.u
     cdef int64_t h = unit % d.oh, c = d.channels, begin = d.ow, end = d.ow, w
     cdef const float *image = d.x + unit // d.oh * d.height * d.width * c
@@ -108,7 +114,7 @@ cdef void depthwise_row(const depthwise_conv *d, int64_t unit) noexcept nogil:
         whole.weight, whole.bias, whole.zeros, whole.act = d.weight, d.bias, d.zeros, d.act
         depthwise3x3_row(u, &whole, h, 0, d.ow, y)
         return
-    if d.path == PATH_FLAT:  # the pixels whose taps all lie inside the row
+    if d.path == PATH_FLAT:  # pixels whose kernel columns all lie inside the input row
         begin = min(d.pw, d.ow)
         end = max(begin, min(d.ow, d.width + d.pw - (d.kw - 1) * d.dw))
         if end > begin:
@@ -122,7 +128,10 @@ cdef void depthwise_row(const depthwise_conv *d, int64_t unit) noexcept nogil:
 
 cdef inline int64_t gather(const depthwise_conv *d, const float *image, int64_t h, int64_t w, const float **x,
                            const float **weight) noexcept nogil:
-    """Where the taps of output pixel (h, w) that lie inside the map, and their weights, are."""
+    """Store pointers to the input pixels of output pixel (h, w) that lie inside the image, and to their weights.
+
+    Returns the number of these pixels.
+    """
     cdef int64_t taps = 0, i, j, row, column
     for i in range(d.kh):
         row = h * d.sh + i * d.dh - d.ph

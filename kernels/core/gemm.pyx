@@ -1,4 +1,4 @@
-"""Matrix products on packed weights: linear layers, and the packing itself."""
+"""Linear layers on packed weights, and the packing of weights."""
 import numpy as np
 
 from core.common cimport *
@@ -17,17 +17,21 @@ cdef int64_t PARALLEL_WORK = 1 << 19
 
 
 def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
-    """Pack a weight for an ISA.
+    """Pack a weight for an ISA and a precision. :class:`Panels` describes the layout.
 
     Args:
         weight: (N, K) of a linear layer or (OC, KH, KW, C) of a convolution, float32 or float16.
-        precision: "fp32", "bf16" or "int8": what products with it are computed in; see :mod:`mobilesam.kernels.reference`.
-        isa: its name; by default the one in force.
-        lasting: False for what is soon let go, which then does not lie beside what a model keeps.
+        precision: "fp32", "bf16" or "int8", the precision of products with this weight; see :mod:`mobilesam.kernels.reference`.
+        isa: The ISA's name, or None for the current ISA.
+        lasting: Whether the weight is kept as long as a model. If so, it shares a block of memory with the model's other weights.
+        threads: The number of threads, or None for the default.
 
     Returns:
-        Panels, accepted wherever the kernels take that weight. ValueError for a precision that this CPU lacks, and for
-        more than 65,536 columns in int8, whose sums of products have 32 bits.
+        Panels, which kernels accept instead of the weight.
+
+    Raises:
+        TypeError: The weight is not a float32 or float16 array.
+        ValueError: This CPU lacks the precision, or an int8 weight has more than 65,536 columns, whose 32-bit sums could overflow.
     """
     if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float32, np.float16):
         kind = weight.dtype if isinstance(weight, np.ndarray) else type(weight).__name__
@@ -53,7 +57,7 @@ def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
 
 cdef struct packing:
     const micro *u
-    const uint8_t *w  # (n, k) halves or floats
+    const uint8_t *w  # (n, k), float16 if half, else float32
     bint half
     int64_t n, k, panel
     float *y
@@ -66,7 +70,18 @@ cdef void pack_panel(void *job, int64_t unit) noexcept nogil:
 
 
 def as_panels(weight, name, *shapes, isa=None, threads=None):
-    """``weight`` packed, if it is not already, for ``isa``, after checking its shape against one of ``shapes``."""
+    """Check a weight's shape and pack the weight for ``isa``, unless it is already packed.
+
+    Args:
+        weight: A float32 array or Panels.
+        name: The argument's name in error messages.
+        shapes: The accepted shapes. A string stands for any length.
+        isa: The ISA's name, or None for the current ISA. Panels keep the ISA that they were packed for.
+        threads: The number of threads, or None for the default.
+
+    Returns:
+        Panels.
+    """
     if not isinstance(weight, Panels):
         return pack(check.array(weight, name, *shapes), isa=isa, lasting=False, threads=threads)
     if not any(len(weight.shape) == len(s) and all(not isinstance(w, int) or w == n for n, w in zip(weight.shape, s))
@@ -76,18 +91,22 @@ def as_panels(weight, name, *shapes, isa=None, threads=None):
 
 
 def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, threads=None):
-    """y = act(x · weightᵀ + bias + residual), as ``torch.nn.functional.linear``.
+    """y = act(x · weightᵀ + bias + residual): ``torch.nn.functional.linear`` with a residual and an activation.
 
     Args:
         x: (..., K) float32.
-        weight: (N, K) float32, or Panels of that shape.
-        bias: (N,) float32.
+        weight: (N, K) float32, or Panels of this shape.
+        bias: (N,) float32, or None.
         activation: None, "gelu" or "relu".
-        residual: (..., N) float32, added before the activation.
-        out: (..., N) float32 to write into.
+        residual: (..., N) float32, added before the activation, or None.
+        out: (..., N) float32 that receives the result, or None.
+        threads: The number of threads, or None for the default.
 
     Returns:
-        (..., N) float32. TypeError or ValueError names the argument that does not fit.
+        (..., N) float32.
+
+    Raises:
+        TypeError, ValueError: An argument does not fit. The message names the argument.
     """
     cdef int act = check.activation(activation), nthreads = resolve(threads)
     x = check.array(x, "x", (None, "K"))

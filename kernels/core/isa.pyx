@@ -1,7 +1,7 @@
-"""Which micro-kernels run: every ISA compiled in, those this CPU and OS support, and the one in force.
+"""Selects the instruction set (ISA) whose micro-kernels run.
 
-The choice is made at import: the best that is supported, or the one that ``MOBILESAM_ISA`` names. Weights packed under
-one ISA (see :func:`mobilesam.kernels.pack`) keep running under it whatever is in force later.
+At import, the current ISA becomes the best supported ISA, or the ISA that ``MOBILESAM_ISA`` names. A weight that was packed for one
+ISA (see :func:`mobilesam.kernels.pack`) always runs on this ISA, even if another ISA becomes current later.
 """
 import os
 
@@ -52,25 +52,31 @@ _available = tuple(_names[i] for i in range(isa_count) if isa_has(i, 0, _support
 
 
 def available() -> tuple[str, ...]:
-    """The ISAs this build has and this CPU and OS support, best first."""
+    """Return the ISAs that this build has and that the CPU and the OS support, best first."""
     return _available
 
 
 def precisions(name: str | None = None) -> tuple[str, ...]:
-    """The precisions that products with packed weights have under ISA ``name``, by default the one in force."""
+    """Return the precisions of products that this CPU has under ISA ``name``, or under the current ISA for None."""
     place = index(name) // PRECISIONS
     return tuple(p for i, p in enumerate(_precisions) if isa_has(place, i, _supported))
 
 
 def current() -> str:
-    """The ISA in force for calls on unpacked arrays and for weights packed from now on."""
+    """Return the current ISA: calls with unpacked arrays run on it, and weights are packed for it."""
     return _names[active_table // PRECISIONS]
 
 
 def index(name: str | None = None, precision: str = "fp32") -> int:
-    """The place of ISA ``name`` (default: the one in force) and a precision in the tables; what packed weights remember.
+    """Return the index of the micro-kernel table of an ISA and a precision. Packed weights store this index.
 
-    Raises ValueError for a precision that the ISA, on this CPU, does not have.
+    Args:
+        name: The ISA's name, or None for the current ISA.
+        precision: "fp32", "bf16" or "int8".
+
+    Raises:
+        RuntimeError: The build or the CPU lacks the ISA.
+        ValueError: On this CPU, the ISA lacks the precision.
     """
     first = active_table if name is None else _names.index(_checked(name, "mobilesam.kernels.isa")) * PRECISIONS
     if precision == "fp32":
@@ -84,28 +90,28 @@ def index(name: str | None = None, precision: str = "fp32") -> int:
 
 
 def name_of(table: int) -> str:
-    """The ISA of a place in the tables, such as packed weights remember."""
+    """Return the ISA of the micro-kernel table with index ``table``, such as a packed weight's ``isa``."""
     return _names[table // PRECISIONS]
 
 
 def panel_width(name: str | None = None) -> int:
-    """Columns of a float32 weight's panel (NR) under ISA ``name``, by default the one in force."""
+    """Return NR, the columns of a float32 panel, of ISA ``name``, or of the current ISA for None."""
     return tables[<int>index(name)].nr
 
 
 def register_tile(name: str | None = None) -> tuple[int, int, int]:
-    """(MR, NR, VL) of ISA ``name``: the GEMM tile's rows and columns, and the floats of a vector."""
+    """Return (MR, NR, VL): rows and columns of the GEMM's register tile, and floats in a vector. None is the current ISA."""
     cdef const micro *u = &tables[<int>index(name)]
     return u.mr, u.nr, u.vl
 
 
 def openmp() -> bool:
-    """Whether this build runs kernels on several threads."""
+    """Return whether this build has OpenMP. Without OpenMP, kernels run on one thread."""
     return bool(has_openmp)
 
 
 def cpu_features() -> tuple[str, ...]:
-    """What the kernels look for and this CPU and OS have."""
+    """Return the CPU features that kernels use and that this CPU and OS support."""
     flags = {"sse4.2": CPU_SSE42, "avx2+fma": CPU_AVX2_FMA, "avx512": CPU_AVX512, "avx512-bf16": CPU_AVX512_BF16,
              "avx512-vnni": CPU_AVX512_VNNI, "adds-beside-fma": CPU_ADDS_BESIDE, "avx-vnni": CPU_AVX_VNNI, "amx-bf16": CPU_AMX_BF16,
              "amx-int8": CPU_AMX_INT8, "neon": CPU_NEON}
@@ -120,9 +126,10 @@ def _checked(name: str, asker: str) -> str:
 
 
 class use:
-    """Put ISA ``name`` in force, for good, or until the end of a ``with`` block.
+    """Make ISA ``name`` current. As a context manager, restore the previous ISA at the end of the ``with`` block.
 
-    Raises RuntimeError, naming what there is, if the build lacks it or the CPU or OS does not support it.
+    Raises:
+        RuntimeError: The build lacks the ISA, or the CPU or the OS does not support it. The message lists the available ISAs.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,4 +1,5 @@
-# How a kernel runs: the units of a job, divided among a team of threads, each with buffers of its own.
+# How a kernel runs. A kernel's work is a job, a C struct, which is divided into units. A team of threads runs the units, and each
+# thread has its own scratch buffers.
 from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy
 
@@ -20,9 +21,9 @@ cdef extern from "arena.h" nogil:
     size_t whole_lines(size_t bytes)
     void *arena_take(arena *a, size_t bytes)
 
-# One unit of a job; units do not depend on one another, and any thread may run any of them.
+# Runs one unit of a job. Units are independent of one another, and any thread may run any unit.
 ctypedef void (*unit_function)(void *job, int64_t unit) noexcept nogil
-# Points the job's buffers to parts of the arena. The only place that states their sizes.
+# Points the job's scratch buffers into the arena. No other function states their sizes.
 ctypedef void (*layout_function)(void *job, arena *scratch) noexcept nogil
 
 
@@ -31,7 +32,7 @@ cdef inline float *take_floats(arena *scratch, int64_t count) noexcept nogil:
 
 
 cdef inline size_t scratch_bytes(void *job, size_t job_bytes, layout_function layout) noexcept nogil:
-    """Bytes of scratch for one thread: its copy of the job, and the job's buffers."""
+    """Return the bytes of scratch that a thread needs for its copy of the job and for the job's buffers."""
     cdef arena scratch
     scratch.memory, scratch.used, scratch.use, scratch.guarded = NULL, whole_lines(job_bytes), ARENA_MEASURE, rt.guards
     layout(job, &scratch)
@@ -39,7 +40,7 @@ cdef inline size_t scratch_bytes(void *job, size_t job_bytes, layout_function la
 
 
 cdef inline void *own_job(const void *job, size_t job_bytes, layout_function layout, void *memory) noexcept nogil:
-    """Copy the job to ``memory``, of scratch_bytes, and let the layout assign the copy's buffers behind it. Returns the copy."""
+    """Copy the job to ``memory`` (scratch_bytes) and assign the copy's buffers behind it. Returns the copy."""
     cdef arena scratch
     memcpy(memory, job, job_bytes)
     scratch.memory, scratch.used, scratch.use, scratch.guarded = <char *>memory, whole_lines(job_bytes), ARENA_ASSIGN, rt.guards
@@ -48,7 +49,7 @@ cdef inline void *own_job(const void *job, size_t job_bytes, layout_function lay
 
 
 cdef inline bint overran(void *own, size_t job_bytes, layout_function layout) noexcept nogil:
-    """Whether a unit has written past the end of a buffer, as far as guards tell."""
+    """Return whether a unit has written past the end of a buffer. Without guards (MOBILESAM_GUARDS), returns False."""
     cdef arena scratch
     if not rt.guards:
         return False
@@ -61,8 +62,12 @@ cdef inline bint overran(void *own, size_t job_bytes, layout_function layout) no
 cdef inline launch(name, unit_function run, void *job, size_t job_bytes, int64_t units, layout_function layout, int threads):
     """Call run(job, unit) for each unit from 0 to ``units`` - 1, on a team of threads.
 
-    With a layout, each thread has a copy of the job with scratch buffers of its own. Without one (NULL), all threads share the job.
-    Raises MemoryError, named ``name``, where there is no memory for the buffers.
+    With a layout, each thread runs its units on its own copy of the job, with its own scratch buffers. If layout is NULL, all threads
+    share the job.
+
+    Raises:
+        MemoryError: There is no memory for the buffers. The message starts with ``name``.
+        RuntimeError: Guards are on and a unit has written past the end of a buffer.
     """
     cdef int64_t unit
     cdef size_t bytes

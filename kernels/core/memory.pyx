@@ -1,7 +1,8 @@
-"""Output arrays whose memory is used again: a large array from the system is paid for page by page, each cleared at first touch.
+"""Memory for output arrays and weights.
 
-What is let go is kept for the next array of about its size, up to a limit; what is small, or finds nothing, is NumPy's. What a
-model keeps lies together in large pages.
+The operating system clears each page of new memory at first touch, which is slow for large arrays. A freed large array's memory is
+therefore kept in a pool (pool.h), up to a limit, and reused for the next array of about the same size. Small arrays are NumPy's own.
+A model's weights share blocks of large pages.
 """
 import os
 from threading import Lock
@@ -18,7 +19,7 @@ cdef extern from "pool.h" nogil:
 
 
 cdef class Block:
-    """Memory that returns to the pool when the last array that uses it is gone."""
+    """A block of memory that returns to the pool when the last array that uses the block is freed."""
 
     cdef void *memory
     cdef size_t bytes
@@ -44,7 +45,7 @@ cdef int64_t count_of(shape) except -1:
 
 
 def empty(shape, dtype=np.float32):
-    """As ``np.empty``."""
+    """Return an uninitialized array like ``np.empty``. A large array's memory comes from the pool."""
     dtype = np.dtype(dtype)
     cdef int64_t count = count_of(shape)
     cdef size_t bytes = count * dtype.itemsize
@@ -53,14 +54,14 @@ def empty(shape, dtype=np.float32):
     return np.frombuffer(Block(bytes), dtype, count).reshape(shape)
 
 
-cdef size_t SHELF = 8 << 20  # bytes of a block that lasting arrays share
+cdef size_t SHARED_BYTES = 8 << 20  # size of a block that lasting arrays share
 _lock = Lock()
-_shelf = None
+_shared_block = None
 cdef size_t _used = 0
 
 
 def _renew_lock():
-    """In a child forked while another thread held it."""
+    """Replace the lock in a forked child, where no thread is left to release it."""
     global _lock
     _lock = Lock()
 
@@ -70,20 +71,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def lasting(shape, dtype=np.float32):
-    """As ``np.empty``, for what is kept as long as its neighbours, such as a model's weights.
+    """Return an uninitialized array like ``np.empty``, for data that is kept long, such as a model's weights.
 
-    Arrays made one after the other lie in one block of large pages, which lives until the last of them is gone and another
-    block has been begun.
+    Arrays of successive calls share a block of large pages. The block is freed after its last array has been freed and a later call
+    has begun another block.
     """
-    global _shelf, _used
+    global _shared_block, _used
     dtype = np.dtype(dtype)
     cdef int64_t count = count_of(shape)
     cdef size_t bytes = (count * dtype.itemsize + 63) // 64 * 64, at
-    if bytes > SHELF // 2:
+    if bytes > SHARED_BYTES // 2:
         return empty(shape, dtype)
     with _lock:
-        if _shelf is None or _used + bytes > SHELF:
-            _shelf, _used = Block(SHELF), 0
-        block, at = _shelf, _used
+        if _shared_block is None or _used + bytes > SHARED_BYTES:
+            _shared_block, _used = Block(SHARED_BYTES), 0
+        block, at = _shared_block, _used
         _used += bytes
     return np.frombuffer(block, dtype, count, at).reshape(shape)

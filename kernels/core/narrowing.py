@@ -1,4 +1,4 @@
-"""What a product in a precision reads in place of its factors, in NumPy: a part of `reference`."""
+"""The rounding that a product's two factors undergo in each precision, in NumPy. A part of `reference`."""
 
 from typing import Any, NamedTuple
 
@@ -9,7 +9,12 @@ Array = NDArray[np.float64]
 
 
 class Packed(NamedTuple):
-    """A weight and the precision that products with it have: "fp32", "bf16" or "int8"."""
+    """A weight, and the precision in which it is multiplied.
+
+    Attributes:
+        weight: The weight, before it is rounded to the precision.
+        precision: "fp32", "bf16" or "int8".
+    """
 
     weight: ArrayLike
     precision: str
@@ -19,14 +24,23 @@ Weight = ArrayLike | Packed
 
 
 def narrow(x: ArrayLike, precision: str) -> Array:
-    """What a product in a precision reads in place of x (..., K), which narrower ones take as float32.
+    """Round a factor of a product to a precision.
+
+    All rounding is to nearest, ties to even. For "bf16" and "int8", x is first converted to float32.
 
     "fp32": y = x.
-    "bf16": y = x to 8 significant bits, to nearest, ties to even; 0 where |x| < 2⁻¹²⁶, the least normal number.
-    "int8": y[..., k] = q[..., k]·(t/127),  q = round(x[..., k]·(127/t)),  t = max_k |x[..., k]|, to nearest, ties to
-        even; both quotients and the product in q are float32. A row with t < 2⁻¹²¹, where 127/t overflows, gives
-        zeros, a row with NaN or ∞ NaN.
-    NaN and ∞ stay what they are in bf16; numbers that round beyond the largest, 2¹²⁸ − 2¹²⁰, become ∞.
+    "bf16": y = x rounded to 8 significant bits. If |x| < 2⁻¹²⁶, the smallest normal number, y = 0. NaN and ∞ stay
+        unchanged. A number that would round beyond the largest finite number, 2¹²⁸ − 2¹²⁰, becomes ∞.
+    "int8": y[..., k] = q[..., k]·(t/127),  q[..., k] = round(x[..., k]·(127/t)),  t = max_k |x[..., k]|. Both
+        quotients, and the product that is rounded, are float32. A row with t < 2⁻¹²¹, for which 127/t would overflow,
+        gives zeros. A row that contains NaN or ∞ gives NaN.
+
+    Args:
+        x: (..., K).
+        precision: "fp32", "bf16" or "int8".
+
+    Returns:
+        (..., K), the rounded numbers as float64.
     """
     if precision == "fp32":
         return f64(x)
@@ -50,5 +64,6 @@ def f64(x: ArrayLike) -> Array:
 
 
 def unpacked(weight: Weight) -> tuple[NDArray[np.floating[Any]], str]:
+    """Return a weight's array and its precision."""
     array, precision = weight if isinstance(weight, Packed) else (weight, "fp32")
     return np.asarray(array), precision

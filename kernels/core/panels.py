@@ -1,4 +1,4 @@
-"""Packed weights: what a GEMM reads, laid out once at load for the ISA then in force."""
+"""Packed weights: weights copied at load into the order in which one ISA's GEMM reads them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from numpy.typing import NDArray
 
 
 class Panels(NamedTuple):
-    """A weight (N, K) cut into panels of NR output columns.
+    """A weight (N, K), packed as panels of NR output columns.
 
-    ``words`` (ceil(N / NR), rows, NR) uint32, zero beyond N. In fp32 ``words[j // NR, k, j % NR]`` are the bits of
-    ``weight[j, k]``; AMX has pieces of them as bf16 (narrow.h), Zen 4 columns divided by a power of two (pairs.h). In
-    bf16 a word holds two neighbouring k and NR = 32; in int8 it holds four, and the last two rows are each column's
-    scale and -128 times its sum. ``shape`` is the weight's own, (N, K) or (OC, KH, KW, C), where N = OC and
-    K = KH·KW·C; ``isa`` the index of the micro-kernels, of an ISA and a precision, that read it.
+    Attributes:
+        words: (ceil(N / NR), rows, NR) uint32. Columns beyond N are zero. In fp32, ``words[j // NR, k, j % NR]`` holds
+            the bits of ``weight[j, k]``, with two exceptions: AMX splits each number into bf16 numbers (narrow.h), and
+            Zen 4 divides each column by a power of two (pairs.h). In bf16, a word holds two neighbouring k. In int8, a
+            word holds four neighbouring k, and the last two rows hold each column's scale and -128 times its sum. In
+            bf16 and int8, NR = 32.
+        shape: The weight's original shape, (N, K) or (OC, KH, KW, C). N = OC and K = KH·KW·C.
+        isa: The index of the micro-kernel table that reads ``words``. There is a table for each ISA and precision.
     """
 
     words: NDArray[np.uint32]

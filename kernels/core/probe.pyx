@@ -1,4 +1,4 @@
-"""The speed of the FMA units, which kernels are measured against."""
+"""Measures the peak speed of the FMA units, with which benchmarks compare the kernels' speed."""
 from time import perf_counter
 
 from core.common cimport *
@@ -10,13 +10,17 @@ from mobilesam.kernels.core.threads import checked, resolve
 
 import_runtime()
 
-cdef int64_t FMAS = 1 << 27  # of a thread's try, scalars
+cdef int64_t FMAS = 1 << 27  # scalar FMAs of one thread in one repeat
 
 
 def fma_peak(*, repeats=5, threads=None):
-    """FLOP/s, two operations an FMA, that the current ISA reaches in registers on all threads together.
+    """Return the FLOP/s that all threads together reach with FMAs on registers, on the current ISA.
 
-    The best of ``repeats`` tries of a few milliseconds each. Where an ISA has no FMA, a multiplication and an addition.
+    An FMA counts as two operations. An ISA without FMA multiplies and adds instead.
+
+    Args:
+        repeats: The number of measurements of a few milliseconds each. The best one counts.
+        threads: The number of threads, or None for the default.
     """
     cdef int nthreads = resolve(threads)
     cdef const micro *u = &rt.tables[rt.active[0]]

@@ -1,4 +1,4 @@
-"""Kernels that see one row at a time: LayerNorm."""
+"""Row-wise kernels: LayerNorm."""
 from core.common cimport *
 from core.launch cimport *
 
@@ -7,17 +7,24 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-cdef int64_t CHUNK = 1 << 14  # floats a thread takes at once
+cdef int64_t CHUNK = 1 << 14  # floats of a unit
 
 
 def layer_norm(x, weight, bias, *, eps=1e-5, activation=None, out=None, threads=None):
-    """y = act((x − mean) / sqrt(var + eps) · weight + bias) over the last axis, var biased, as ``torch.nn.LayerNorm``.
+    """y = act((x − mean) / sqrt(var + eps) · weight + bias) over the last axis, with the biased variance.
+
+    ``torch.nn.LayerNorm`` with an activation. The reference's LayerNorm2d is this function with channels last and eps 1e-6.
 
     Args:
-        x: (..., C) float32; LayerNorm2d of the reference is this on NHWC with eps 1e-6.
+        x: (..., C) float32.
         weight, bias: (C,) float32.
+        eps: A number added to the variance.
         activation: None, "gelu" or "relu".
-        out: (..., C) float32 to write into; may be ``x`` itself.
+        out: (..., C) float32 that receives the result, or None. ``out`` may be ``x``.
+        threads: The number of threads, or None for the default.
+
+    Returns:
+        (..., C) float32.
     """
     cdef int act = check.activation(activation), nthreads = resolve(threads)
     x = check.array(x, "x", (None, "C"))
@@ -39,7 +46,7 @@ cdef struct norm_job:
     float *y
     const float *weight
     const float *bias
-    int64_t m, c, block  # block: rows of a unit
+    int64_t m, c, block  # block is the number of rows of a unit
     float eps
     int act
 

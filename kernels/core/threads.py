@@ -1,4 +1,4 @@
-"""One policy for the number of threads, and what happens after a fork."""
+"""The number of threads that kernels run on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _cgroup_quota() -> float:
-    """CPUs that the control group grants (v2 cpu.max or v1 quota over period); infinity where none is set."""
+    """Return the control group's CPU quota (v2 cpu.max, or v1 quota over period), or infinity if none is set."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -41,7 +41,7 @@ def _cgroup_quota() -> float:
 
 
 def checked(threads: object, name: str = "threads") -> int:
-    """``threads`` as an int from 1 to 1024, or a ValueError that calls it ``name``."""
+    """Return ``threads`` as an int. Raises ValueError, which names ``name``, unless it is from 1 to 1024."""
     try:
         count = 0 if isinstance(threads, (bool, str)) else threads.__index__()  # type: ignore[attr-defined]
     except AttributeError:
@@ -52,7 +52,10 @@ def checked(threads: object, name: str = "threads") -> int:
 
 
 def default_threads() -> int:
-    """MOBILESAM_NUM_THREADS, else the CPUs that this process may use by affinity and control-group quota."""
+    """Return MOBILESAM_NUM_THREADS if it is set.
+
+    If it is not set, returns the number of CPUs that the affinity mask and the control group's quota allow.
+    """
     wanted = os.environ.get(VARIABLE)
     if wanted:
         try:
@@ -64,10 +67,10 @@ def default_threads() -> int:
 
 
 def resolve(threads: int | None) -> int:
-    """The number of threads a kernel call runs on.
+    """Return the number of threads that a kernel call runs on: ``threads``, or the default if it is None.
 
-    One without OpenMP, and one in a forked child: its copy of the OpenMP pool has no threads, and waiting for them
-    would hang.
+    Without OpenMP, and in a forked child process, the number is always 1. The child's copy of the OpenMP pool has no
+    threads, so waiting for them would hang.
     """
     count = _default if threads is None else checked(threads)
     return 1 if _forked or not _openmp else count

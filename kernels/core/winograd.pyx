@@ -1,7 +1,8 @@
 """3×3 convolution with 2.25 times fewer multiplications: Winograd's minimal filtering F(2×2, 3×3), Lavin & Gray, arXiv:1509.09308.
 
-A 2×2 tile of outputs is A'[(G g G') ⊙ (B' d B)]A of its 4×4 inputs d: sixteen GEMMs over channels, with tiles as rows. All
-entries of A and B are 0 or ±1, so it rounds about as the direct form does.
+A 2×2 tile of outputs is Aᵀ[(G g Gᵀ) ⊙ (Bᵀ d B)]A, with d its 4×4 inputs and g the 3×3 filter. Summed over input channels, ⊙ becomes
+sixteen GEMMs, one for each element of the 4×4 matrices, with one row for each tile. All entries of A and B are 0 or ±1, so rounding
+errors are about the same as in the direct convolution.
 """
 
 from typing import NamedTuple
@@ -16,12 +17,18 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Tiles of a row that are transformed at once: their 16 products' inputs take 0.5 MB at 256 channels, half of an L2.
+# Tiles of a row of tiles that are transformed at once. With 256 channels, their transforms take 0.5 MB, half of an L2 cache.
 cdef int64_t TILES = 32
 
 
 class WinogradPanels(NamedTuple):
-    """A (OC, 3, 3, C) weight as G g G', packed: ``data`` (16, ceil(OC / NR), C, NR); ``isa`` as in Panels."""
+    """A weight (OC, 3, 3, C), transformed to G g Gᵀ and packed.
+
+    Attributes:
+        data: (16, OC / NR, C, NR) float32.
+        shape: The weight's original shape, (OC, 3, 3, C).
+        isa: The index of the micro-kernel table, as in Panels.
+    """
 
     data: np.ndarray
     shape: tuple[int, int, int, int]
@@ -29,7 +36,15 @@ class WinogradPanels(NamedTuple):
 
 
 def pack_winograd(weight, *, threads=None):
-    """Transform and pack a (OC, 3, 3, C) float32 weight, OC a multiple of 32, for :func:`winograd_conv3x3`."""
+    """Transform a weight to G g Gᵀ and pack it for :func:`winograd_conv3x3`.
+
+    Args:
+        weight: (OC, 3, 3, C) float32, with OC a multiple of 32.
+        threads: The number of threads, or None for the default.
+
+    Returns:
+        WinogradPanels for the current ISA.
+    """
     weight = check.array(weight, "weight", ("OC", 3, 3, "C"))
     if weight.shape[0] % 32:
         raise ValueError(f"weight: expected a multiple of 32 output channels, got shape {weight.shape}")
@@ -59,7 +74,7 @@ cdef void transform_panel(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void transform_filter(const float *g, int64_t c, float *column, int64_t nr, int64_t product) noexcept nogil:
-    """G g G' of an output channel's filters g (3, 3, c), to ``column`` of its panel in each of the sixteen products."""
+    """Compute G g Gᵀ of an output channel's filters g (3, 3, c) and write a column of a panel in each of the sixteen products."""
     cdef double half[4][3]
     cdef double outer, middle
     cdef int64_t i, j, p
@@ -82,19 +97,20 @@ cdef struct winograd_job:
     const float *w  # (16, oc/NR, c, NR)
     const float *zeros  # (c)
     float *y  # (height, width, oc)
-    int64_t height, width, c, oc, across  # across: runs of TILES tiles in a row of tiles
+    int64_t height, width, c, oc, across  # across is the number of units in a row of tiles
     float *v  # (16, TILES, c)
     float *products  # (16, TILES, NR)
     float *discard  # (NR)
 
 
 def winograd_conv3x3(x, weight, *, out=None, threads=None):
-    """y[h,w,o] = Σ_ijc x[h + i − 1, w + j − 1, c] · weight[o,i,j,c]: :func:`conv2d` of a 3×3 kernel with stride 1 and pad 1.
+    """y[h,w,o] = Σ_ijc x[h + i − 1, w + j − 1, c] · weight[o,i,j,c]: :func:`conv2d` with stride 1 and pad 1.
 
     Args:
-        x: (H, W, C) float32, C a multiple of 16.
-        weight: (OC, 3, 3, C) float32, OC a multiple of 32, or what :func:`pack_winograd` made of it.
-        out: (H, W, OC) to write into.
+        x: (H, W, C) float32, with C a multiple of 16.
+        weight: (OC, 3, 3, C) float32, with OC a multiple of 32, or WinogradPanels of this shape.
+        out: (H, W, OC) float32 that receives the result, or None.
+        threads: The number of threads, or None for the default.
 
     Returns:
         (H, W, OC) float32.
@@ -130,7 +146,7 @@ cdef void winograd_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void tile_run(void *job, int64_t unit) noexcept nogil:
-    """TILES tiles of a row of tiles: one transform, then panel by panel sixteen products and their sum."""
+    """Compute TILES tiles of a row of tiles: transform the inputs, then for each panel compute the sixteen products and transform them."""
     cdef const winograd_job *p = <const winograd_job *>job
     cdef const micro *u = p.u
     cdef int64_t row = unit // p.across, first = unit % p.across * TILES

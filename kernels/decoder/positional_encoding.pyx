@@ -1,4 +1,4 @@
-"""Where a prompt's points lie, and the image's tokens, as the decoder reads it."""
+"""Positional encoding of a prompt's points and of the image's tokens."""
 import numpy as np
 
 from libc.string cimport memset
@@ -12,22 +12,25 @@ from mobilesam.kernels.core.threads import resolve
 import_runtime()
 
 cdef enum:
-    POINTS = 64  # that a thread takes at once
+    POINTS = 64  # points of a unit
 
 
 def encode_positions(xy, size, gaussian, kinds, embeddings, *, threads=None):
-    """y = [sin φ, cos φ] + embeddings[kind], φ = 2π·(2·(xy + ½) / size − 1)·gaussian (Tancik et al., 2020).
+    """y[n] = [sin φ, cos φ] + embeddings[kinds[n]],  φ = 2π·(2·(xy[n] + ½) / size − 1)·gaussian (Tancik et al., 2020).
+
+    The error is 2e-7, plus the effect of three rounding errors in φ. For |φ| beyond 2²⁰·2π, sine and cosine are those of some multiple
+    of π/2.
 
     Args:
         xy: (N, 2) float32, in pixels of a square image.
-        size: pixels of a side of the square.
+        size: The side of the square in pixels.
         gaussian: (2, F) float32, random frequencies.
-        kinds: (N,) intp, numbers of embeddings. −1 is the last embedding, which stands alone, for a point without a position.
+        kinds: (N,) intp, the index of each point's embedding. For kind −1, a point without a position, y is the last embedding alone.
         embeddings: (K, 2·F) float32.
+        threads: The number of threads, or None for the default.
 
     Returns:
-        (N, 2·F) float32. The error is 2e-7 and the effect of three roundings of the products on φ; beyond 2²⁰ turns the roundings
-        change φ by quarter turns.
+        (N, 2·F) float32.
 
     Source: ``PositionEmbeddingRandom`` and ``PromptEncoder`` in the reference's modeling/prompt_encoder.py.
     """
@@ -72,5 +75,5 @@ cdef void encode_block(void *job, int64_t unit) noexcept nogil:
         if p.kinds[i] < 0:
             memset(row, 0, 2 * f * sizeof(float))
         else:
-            p.u.turns(row, (p.xy[2 * i] + 0.5) * p.step - 1, p.gaussian, (p.xy[2 * i + 1] + 0.5) * p.step - 1, p.gaussian + f, f)
+            p.u.sincos_2pi(row, (p.xy[2 * i] + 0.5) * p.step - 1, p.gaussian, (p.xy[2 * i + 1] + 0.5) * p.step - 1, p.gaussian + f, f)
         p.u.add(row, row, p.embeddings + kind * 2 * f, 2 * f)

@@ -128,10 +128,10 @@ cdef void project_chunk(void *job, int64_t chunk) noexcept nogil:
     if p.added != NULL:
         u.add(y, y, p.added + chunk * p.added_rows * IMAGE_CHUNK, p.added_channels * IMAGE_CHUNK)
     if p.scale != NULL:
-        u.spread(squares, x, c, IMAGE_CHUNK, c)
+        u.sum_sq_deviation(squares, x, c, IMAGE_CHUNK, c)
         norm.m, norm.n, norm.x, norm.ldx, norm.y, norm.ldy = IMAGE_CHUNK, c, x, c, p.scaled, c
         norm.weight, norm.bias, norm.eps, norm.act = p.scale, p.zeros, eps, ACT_NONE
         u.layer_norm(&norm)
-        u.spread(squares + IMAGE_CHUNK, p.scaled, c, IMAGE_CHUNK, c)
+        u.sum_sq_deviation(squares + IMAGE_CHUNK, p.scaled, c, IMAGE_CHUNK, c)
         for i in range(IMAGE_CHUNK):
             squares[IMAGE_CHUNK + i] *= squares[i] / c + eps

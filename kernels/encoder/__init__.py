@@ -1,1 +1,1 @@
-"""The fused passes of the image encoder. Imports `core`."""
+"""The fused passes of the image encoder. This package imports only `core`."""

@@ -1,4 +1,4 @@
-"""The second half of a TinyViT block as one pass per run of tokens: local convolution, LayerNorm, MLP, shortcut."""
+"""The second half of a TinyViT block, fused: local convolution, LayerNorm, MLP and shortcut of a few tokens at a time."""
 import numpy as np
 
 from core.common cimport *
@@ -10,7 +10,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Tokens of a run: enough to pay for streaming the weights past it, few enough for its hidden layer to stay in L2.
+# Tokens of a unit (a "run" of a row): many enough to amortize reading the weights, few enough that their hidden layer stays in L2.
 cdef int64_t RUN = 84
 
 cdef struct mlp_job:
@@ -24,13 +24,13 @@ cdef struct mlp_job:
     const float *fc2_bias
     float *y
     int64_t c, hidden_channels, run
-    bint chained  # the hidden layer goes from one product to the next as its operand
+    bint chained  # whether fc1's product writes the hidden layer as packed A of fc2's product
     float eps
-    int64_t runs  # of a row
+    int64_t runs  # runs of a row
     float *local  # (run, c)
     float *normed  # (run, c)
-    float *hidden  # (run, hidden), or fc2's operand where chained
-    float *operand
+    float *hidden  # (run, hidden_channels), or fc2's packed A if chained
+    float *operand  # packed A
 
 
 def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias, *, eps=1e-5,
@@ -38,11 +38,17 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     """t = depthwise 3×3(x, pad 1) + conv_bias;  y = t + fc2(gelu(fc1(layer_norm(t)))).
 
     Args:
-        x: (H, W, C) float32, C at least a vector of the ISA in force (16 on AVX-512).
-        conv_weight: (3, 3, C), conv_bias: (C,), BatchNorm folded in.
+        x: (H, W, C) float32. C is at least the current ISA's vector length (16 on AVX-512).
+        conv_weight: (3, 3, C) float32, with the batch norm folded in.
+        conv_bias: (C,) float32, with the batch norm folded in.
         norm_weight, norm_bias: (C,) float32.
-        fc1_weight: (E, C), fc1_bias: (E,); fc2_weight: (C, E), fc2_bias: (C,).
-        out: (H, W, C) to write into.
+        fc1_weight: (E, C) float32, or Panels.
+        fc1_bias: (E,) float32.
+        fc2_weight: (C, E) float32, or Panels.
+        fc2_bias: (C,) float32.
+        eps: A number added to the variance.
+        out: (H, W, C) float32 that receives the result, or None.
+        threads: The number of threads, or None for the default.
 
     Returns:
         (H, W, C) float32.
@@ -90,7 +96,7 @@ cdef void mlp_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void run_of_row(void *job, int64_t unit) noexcept nogil:
-    """``run`` tokens of a row, fewer at its end."""
+    """Compute ``run`` tokens of a row, or fewer at the row's end."""
     cdef const mlp_job *p = <const mlp_job *>job
     cdef int64_t c = p.c, h = unit // p.runs, w0 = unit % p.runs * p.run, m = min(p.run, p.conv.width - w0)
     cdef float *y = p.y + (h * p.conv.width + w0) * c

@@ -1,4 +1,4 @@
-"""MBConv and PatchMerging as one pass: the hidden map lives in a ring of three rows and never reaches memory."""
+"""MBConv and PatchMerging, fused: a ring buffer holds three rows of the hidden feature map, which is never stored as a whole."""
 from libc.string cimport memset
 
 from core.common cimport *
@@ -10,7 +10,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Output columns of a strip: three hidden rows of its width (0.2 MB at 256 channels) leave room in L2 for the weights.
+# Output columns of a strip. Three hidden rows of a strip take 0.2 MB at 256 channels, which leaves space in L2 for the weights.
 cdef int64_t STRIP = 68
 
 cdef struct mbconv_job:
@@ -25,24 +25,28 @@ cdef struct mbconv_job:
     float *y  # (oh, ow, oc)
     int64_t height, width, c, e, oc, oh, ow, stride, strip, strips, band
     bint residual
-    float *ring[3]  # (strip·stride + 2, e), rows of the hidden map
-    float *mixed  # (strip, e)
-    float *operand
+    float *ring[3]  # (strip·stride + 2, e), rows of the hidden feature map
+    float *depthwise  # (strip, e), a row of the depthwise convolution's output
+    float *operand  # packed A
 
 
 def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, threads=None):
-    """h = gelu(x·w1ᵀ + b1); h = gelu(depthwise 3×3(h, pad 1, stride) + b2); y = h·w3ᵀ + b3, or gelu(x + that).
+    """t = gelu(depthwise 3×3(gelu(x·w1ᵀ + b1), w2) + b2)·w3ᵀ + b3;  y = gelu(x + t) if residual else t.
 
-    With ``residual`` it is TinyViT's ``MBConv``, without it ``PatchMerging``.
+    With ``residual``, this is TinyViT's ``MBConv``; without, ``PatchMerging``. The depthwise convolution has pad 1.
 
     Args:
         x: (H, W, C) float32.
-        w1: (E, C), b1: (E,) the 1×1 expansion.
-        w2: (3, 3, E), b2: (E,) the depthwise convolution.
-        w3: (OC, E), b3: (OC,) the 1×1 projection.
-        stride: 1 or 2.
-        residual: add x and apply GELU at the end; wants OC = C and stride 1.
-        out: of the output's shape, to write into.
+        w1: (E, C) float32, or Panels, of the 1×1 expansion.
+        b1: (E,) float32.
+        w2: (3, 3, E) float32, of the depthwise convolution.
+        b2: (E,) float32.
+        w3: (OC, E) float32, or Panels, of the 1×1 projection.
+        b3: (OC,) float32.
+        stride: The depthwise convolution's stride, 1 or 2.
+        residual: Whether to add x and apply a last GELU. Requires OC = C and stride 1.
+        out: Float32 of the output's shape that receives the result, or None.
+        threads: The number of threads, or None for the default.
 
     Returns:
         (ceil(H / stride), ceil(W / stride), OC) float32.
@@ -64,7 +68,7 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
         raise ValueError(f"w1: expected at least {u.vl} hidden channels, got {p.e}")
     p.stride = check.whole(stride, "stride", 1)
     if p.stride > 2 or (residual and (p.stride, p.oc) != (1, p.c)):
-        raise ValueError(f"stride: expected 1 or 2, and 1 with as many channels out as in for a residual, got {stride}")
+        raise ValueError(f"stride: expected 1 or 2, and with a residual 1 and {p.c} output channels, got {stride} and {p.oc} output channels")
     p.oh, p.ow = (p.height - 1) // p.stride + 1, (p.width - 1) // p.stride + 1
     y = check.output(out, (p.oh, p.ow, p.oc), x, b1, w2, b2, b3)
     cdef const float[::1] xv = x.reshape(-1), w2v = check.array(w2, "w2", (3, 3, p.e)).reshape(-1)
@@ -84,12 +88,12 @@ cdef void mbconv_layout(void *job, arena *scratch) noexcept nogil:
     cdef int64_t columns = p.strip * p.stride + 2, i
     for i in range(3):
         p.ring[i] = take_floats(scratch, columns * p.e)
-    p.mixed = take_floats(scratch, p.strip * p.e)
+    p.depthwise = take_floats(scratch, p.strip * p.e)
     p.operand = take_floats(scratch, max(operand_floats(&p.w1, columns), operand_floats(&p.w3, p.strip)))
 
 
 cdef void strip_of_band(void *job, int64_t unit) noexcept nogil:
-    """``band`` output rows and ``strip`` columns; hidden row r is in ring slot (r + 3) % 3."""
+    """Compute ``band`` output rows by ``strip`` output columns. Hidden row r is in ring[(r + 3) % 3]."""
     cdef const mbconv_job *p = <const mbconv_job *>job
     cdef int64_t h0 = unit // p.strips * p.band, w0 = unit % p.strips * p.strip
     cdef int64_t width = min(p.strip, p.ow - w0), left = w0 * p.stride - 1, columns = (width - 1) * p.stride + 3
@@ -97,11 +101,11 @@ cdef void strip_of_band(void *job, int64_t unit) noexcept nogil:
     cdef depthwise3x3_args d
     cdef gemm_args g
     cdef product_args packed
-    cdef bint narrow = p.w3.u.weight.terms > 1  # GELU is part of packing the operand
+    cdef bint narrow = p.w3.u.weight.terms > 1  # GELU is then applied while A is packed
     if width <= 0:
         return
     d.width, d.channels, d.stride = width, p.e, p.stride
-    d.weight, d.bias, d.y, d.act = p.w2, p.b2, p.mixed, ACT_NONE if narrow else ACT_GELU
+    d.weight, d.bias, d.y, d.act = p.w2, p.b2, p.depthwise, ACT_NONE if narrow else ACT_GELU
     for h in range(h0, min(h0 + p.band, p.oh)):
         r = h * p.stride - 1
         while next_row < r + 3:
@@ -111,7 +115,7 @@ cdef void strip_of_band(void *job, int64_t unit) noexcept nogil:
             d.x[i] = p.ring[(r + i + 3) % 3]
         p.u.depthwise3x3(&d)
         i = (h * p.ow + w0) * p.oc
-        g = of_rows(&p.w3, width, p.mixed, p.e)
+        g = of_rows(&p.w3, width, p.depthwise, p.e)
         g.bias, g.y, g.ldy = p.b3, p.y + i, p.oc
         if p.residual:
             g.residual, g.ldr, g.act = p.x + i, p.oc, ACT_GELU
@@ -124,7 +128,7 @@ cdef void strip_of_band(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void expand_row(const mbconv_job *p, int64_t r, int64_t left, int64_t columns, float *hidden) noexcept nogil:
-    """hidden (columns, e) from column ``left`` of row r; zero outside the map."""
+    """Compute ``columns`` pixels of hidden row r, from column ``left`` on, to hidden (columns, e). Pixels outside the image are zero."""
     cdef int64_t first = max(0, left), end = min(p.width, left + columns)
     cdef gemm_args g
     if not 0 <= r < p.height:

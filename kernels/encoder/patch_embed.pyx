@@ -1,4 +1,4 @@
-"""TinyViT's patch embedding as one pass: the first convolution's map lives in a ring of three rows."""
+"""TinyViT's patch embedding, fused: a ring buffer holds three rows of the first convolution's output."""
 from libc.string cimport memcpy, memset
 
 from core.common cimport *
@@ -16,12 +16,12 @@ cdef struct embed_job:
     const float *b1
     matrix w2
     const float *b2
-    float *y  # (h2, w2_, c2)
+    float *y  # (h2, width2, c2)
     int64_t height, width, c, h1, width1, c1, h2, width2, c2, band
-    float *ring[3]  # (width1 + 2, c1), rows of the first map
-    float *border[3]  # (width, c)
-    float *edge  # (3, 3, c)
-    float *operand
+    float *ring[3]  # (width1 + 2, c1), rows of the first convolution's output
+    float *border[3]  # (width, c), the input rows of a first or last output row, with rows of zeros outside x
+    float *edge  # (3, 3, c), the input of a first or last output pixel, with zeros outside x
+    float *operand  # packed A
 
 
 def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
@@ -29,8 +29,12 @@ def patch_embed(x, w1, b1, w2, b2, *, out=None, threads=None):
 
     Args:
         x: (H, W, C) float32.
-        w1: (C1, 3, 3, C), b1: (C1,); w2: (C2, 3, 3, C1), b2: (C2,).
-        out: of the output's shape, to write into.
+        w1: (C1, 3, 3, C) float32, or Panels.
+        b1: (C1,) float32.
+        w2: (C2, 3, 3, C1) float32, or Panels.
+        b2: (C2,) float32.
+        out: Float32 of the output's shape that receives the result, or None.
+        threads: The number of threads, or None for the default.
 
     Returns:
         (ceil(ceil(H / 2) / 2), ceil(ceil(W / 2) / 2), C2) float32.
@@ -70,7 +74,7 @@ cdef void embed_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void one_band(void *job, int64_t unit) noexcept nogil:
-    """``band`` output rows; row r of the first map is in ring slot (r + 3) % 3."""
+    """Compute ``band`` output rows. Row r of the first convolution's output is in ring[(r + 3) % 3]."""
     cdef const embed_job *p = <const embed_job *>job
     cdef int64_t h0 = unit * p.band, h, r, i, next_row = 2 * h0 - 1
     cdef int64_t offset[3]
@@ -85,11 +89,12 @@ cdef void one_band(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void embed_row(const embed_job *p, int64_t r, float *hidden) noexcept nogil:
-    """Row r of the first map, after its GELU, between two pixels of zeros; all zeros outside the map.
+    """Compute row r of the first convolution's output, with GELU and a pixel of zeros on either side.
 
-    It reads x in place, but where rows are outside x, which ``border`` then completes with zeros.
+    A row outside the output is all zeros. The GEMM reads x in place, except in a first or last row, whose input rows are copied to
+    ``border`` because some of them are outside x.
     """
-    cdef int64_t i, h, inside = (p.width - 2) // 2  # the pixels 1 to inside have all their columns in x
+    cdef int64_t i, h, inside = (p.width - 2) // 2  # pixels 1 to inside need no column outside x
     cdef int64_t offset[3]
     cdef const float *rows[3]
     if not 0 <= r < p.h1:
@@ -118,7 +123,7 @@ cdef void embed_row(const embed_job *p, int64_t r, float *hidden) noexcept nogil
 
 
 cdef void edge_pixel(const embed_job *p, int64_t w, const float **rows, float *y) noexcept nogil:
-    """Pixel w of the first map, of which some columns are outside x."""
+    """Compute pixel w of the first convolution's output, some of whose input columns may be outside x."""
     cdef int64_t i, j, column
     cdef int64_t offset[3]
     for i in range(3):
@@ -134,7 +139,7 @@ cdef void edge_pixel(const embed_job *p, int64_t w, const float **rows, float *y
 
 cdef inline void strided_product(const matrix *w, int64_t m, const int64_t *offset, const float *a, int64_t lda,
                                  const float *bias, float *y, int act, float *operand) noexcept nogil:
-    """Three segments, one per input row."""
+    """Compute m pixels of a 3×3 convolution: a product with three segments, one for each input row."""
     cdef gemm_args g = of_rows(w, m, a, lda)
     g.k, g.segments, g.offset = w.k // 3, 3, offset
     g.bias, g.act, g.y, g.ldy = bias, act, y, w.n

@@ -1,4 +1,4 @@
-"""TinyViT's windowed self-attention as one pass per window."""
+"""TinyViT's windowed self-attention, fused: all steps of a window run on one thread."""
 import numpy as np
 
 from libc.math cimport INFINITY, sqrt
@@ -13,19 +13,20 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Query rows whose scores are held at once: 75 KB for windows of 14, in L2; 28 or 42 rows, nearer to L1, time the same.
+# Queries whose scores are computed at once. The scores take 75 KB for windows of 14, which fits L2. Measured, 28 or 42 rows, which fit
+# L1 better, take the same time.
 cdef int64_t QUERIES = 84
 
 
 def pack_attention_bias(table, index):
-    """Each head's values of the pairs of a window's tokens, as :func:`window_attention` reads them.
+    """y[h,i,j] = table[h, index[i,j]]: the attention bias of query i and key j, as :func:`window_attention` reads it.
 
     Args:
-        table: (heads, offsets) float32.
-        index: (N, N) integers, of a query's and a key's offset; from 0.
+        table: (heads, offsets) float32, a bias for each relative position.
+        index: (N, N) integers from 0, the relative position of query i and key j.
 
     Returns:
-        (heads, N, N) float32, whose last axis goes on with −inf to whole panels of the ISA in force.
+        (heads, N, M) float32. M is N rounded up to whole panels of the current ISA, and y is −inf in columns beyond N.
 
     Source: ``attention_biases[:, attention_bias_idxs]`` of ``Attention`` in the reference's modeling/tiny_vit_sam.py.
     """
@@ -66,41 +67,44 @@ cdef struct window_job:
     matrix proj
     const float *proj_bias
     const float *bias  # (heads, n, columns), -inf beyond n
-    const float *pad_qkv  # (3c): what a padded token projects to
-    int64_t height, width, c, heads, d, window, n, columns, across  # across: windows of a row
+    const float *pad_qkv  # (3c), q, k and v of a padded token
+    int64_t height, width, c, heads, d, window, n, columns, across  # across is the number of windows in a row
     float eps, scale
-    bint narrow  # attends by `attend`
+    bint narrow  # whether the micro-kernel `attend` computes attention, in bf16 or in bf16 pieces
     float *tokens  # (n, c)
     float *qkv_rows  # (n, 3c)
-    float *mixed  # (n, c)
-    float *edge_bias  # (n, columns)
-    float *operand
-    # where not narrow:
+    float *attended  # (n, c), the concatenated heads
+    float *edge_bias  # (n, columns), a head's bias without padded queries
+    float *operand  # packed A
+    # only if not narrow:
     float *keys  # (columns/NR, d, NR)
     float *values  # (ceil(d/NR), n, NR)
     float *scores  # (QUERIES, columns)
-    # where narrow:
-    const float **token_rows  # (n)
+    # only if narrow:
+    const float **token_rows  # (n), q, k and v of each token
     void *attend_scratch
 
 
 def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias, attention_bias, *, window,
                      eps=1e-5, out=None, threads=None):
-    """x + attn(x) in windows: TinyViT's ``Attention`` with the partition around it, one pass per window.
+    """y = x + proj(concat_h softmax(q_h·k_hᵀ·d^−½ + attention_bias[h])·v_h),  q, k, v = qkv(layer_norm(x)), in windows.
 
-    The map is zero-padded right and below to a multiple of the window *before* the norm, so a padded token is the norm's
-    bias, and an unmasked key; all padded tokens project to the same q, k, v, which are computed once. For head h
-    ``softmax(q_h k_hᵀ · d^−½ + attention_bias[h]) v_h``, heads concatenated, then the projection and the shortcut.
-    Where qkv_weight is packed in a narrow precision, both of attention's products are bf16, if the CPU has that.
+    Before the norm, the feature map is padded with zeros on the right and at the bottom to whole windows. After the norm, a padded
+    token is norm_bias, and real tokens attend to it. All padded tokens have the same q, k and v, which are computed once. If qkv_weight
+    is packed in bf16 or int8 and the CPU has bf16, q·kᵀ and softmax·v are computed in bf16.
 
     Args:
         x: (H, W, C) float32.
         norm_weight, norm_bias: (C,) float32.
-        qkv_weight: (3C, C), rows laid out per head as (q, k, v), d = C / heads each; qkv_bias: (3C,).
-        proj_weight: (C, C); proj_bias: (C,).
-        attention_bias: (heads, N, N) float32, N = window², or as :func:`pack_attention_bias` makes it.
-        window: side of a window in tokens.
-        out: (H, W, C) to write into; may be ``x`` itself.
+        qkv_weight: (3C, C) float32, or Panels. Rows are ordered by head, then q, k, v, with d = C / heads rows each.
+        qkv_bias: (3C,) float32.
+        proj_weight: (C, C) float32, or Panels.
+        proj_bias: (C,) float32.
+        attention_bias: (heads, N, N) float32 with N = window², or the result of :func:`pack_attention_bias`.
+        window: The side of a window in tokens.
+        eps: A number added to the variance.
+        out: (H, W, C) float32 that receives the result, or None. ``out`` may be ``x``.
+        threads: The number of threads, or None for the default.
 
     Returns:
         (H, W, C) float32.
@@ -146,7 +150,7 @@ cdef void window_layout(void *job, arena *scratch) noexcept nogil:
     cdef window_job *p = <window_job *>job
     p.tokens = take_floats(scratch, p.n * p.c)
     p.qkv_rows = take_floats(scratch, 3 * p.n * p.c)
-    p.mixed = take_floats(scratch, p.n * p.c)
+    p.attended = take_floats(scratch, p.n * p.c)
     p.edge_bias = take_floats(scratch, p.n * p.columns)
     p.operand = take_floats(scratch, max(operand_floats(&p.qkv, p.n), operand_floats(&p.proj, p.n)))
     if p.narrow:
@@ -159,7 +163,7 @@ cdef void window_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void one_window(void *job, int64_t unit) noexcept nogil:
-    """A window: its m real tokens are gathered, projected, attended and scattered back."""
+    """Compute a window: gather and norm its m real tokens, then qkv, attention, projection and shortcut."""
     cdef const window_job *p = <const window_job *>job
     cdef const micro *u = p.u
     cdef int64_t top = unit // p.across * p.window, left = unit % p.across * p.window
@@ -169,7 +173,7 @@ cdef void one_window(void *job, int64_t unit) noexcept nogil:
     cdef norm_args norm
     cdef float *tokens = p.tokens
     cdef float *qkv = p.qkv_rows
-    cdef float *mixed = p.mixed
+    cdef float *attended = p.attended
     cdef float *scores = p.scores
     cdef const float *bias
     norm.m, norm.n, norm.ldx, norm.ldy = cols, c, c, c
@@ -197,9 +201,9 @@ cdef void one_window(void *job, int64_t unit) noexcept nogil:
             u.softmax(scores, p.columns, scores, p.columns, count, p.columns)
             g = new_gemm(count, d, p.n)
             g.a, g.lda, g.b, g.ldb, g.panel = scores, p.columns, p.values, u.nr, p.n * u.nr
-            g.y, g.ldy = mixed + i * c + h * d, c
+            g.y, g.ldy = attended + i * c + h * d, c
             u.gemm(&g)
-    g = of_rows(&p.proj, m, mixed, c)
+    g = of_rows(&p.proj, m, attended, c)
     g.bias, g.y, g.ldy = p.proj_bias, tokens, c
     product(u, &g, p.operand)
     for r in range(rows):
@@ -208,7 +212,7 @@ cdef void one_window(void *job, int64_t unit) noexcept nogil:
 
 
 cdef const float *real_rows(const window_job *p, const float *bias, int64_t rows, int64_t cols) noexcept nogil:
-    """A head's bias without the rows of padded tokens, in ``edge_bias``."""
+    """Copy a head's bias, without the rows of padded queries, to ``edge_bias`` and return it."""
     cdef int64_t r
     for r in range(rows):
         memcpy(p.edge_bias + r * cols * p.columns, bias + r * p.window * p.columns, cols * p.columns * sizeof(float))
@@ -216,7 +220,7 @@ cdef const float *real_rows(const window_job *p, const float *bias, int64_t rows
 
 
 cdef void attend_narrow(const window_job *p, int64_t rows, int64_t cols) noexcept nogil:
-    """Every head of a window, by `attend`."""
+    """Compute all heads of a window by the micro-kernel `attend`."""
     cdef int64_t j, h, m = rows * cols
     cdef const float **tokens = p.token_rows
     cdef const float *qkv = p.qkv_rows
@@ -229,13 +233,13 @@ cdef void attend_narrow(const window_job *p, int64_t rows, int64_t cols) noexcep
     for h in range(p.heads):
         bias = p.bias + h * p.n * p.columns
         g.bias = bias if m == p.n else real_rows(p, bias, rows, cols)
-        g.q, g.y = qkv + 3 * h * p.d, p.mixed + h * p.d
+        g.q, g.y = qkv + 3 * h * p.d, p.attended + h * p.d
         g.at_k, g.at_v = (3 * h + 1) * p.d, (3 * h + 2) * p.d
         p.u.attend(&g)
 
 
 cdef void pack_window(const window_job *p, int64_t h, int64_t rows, int64_t cols) noexcept nogil:
-    """One head's keys, scaled, and values of all N window positions as panels: (columns/NR, d, NR) and (ceil(d/NR), N, NR)."""
+    """Pack a head's keys, scaled by d^−½, to (columns/NR, d, NR), and its values to (ceil(d/NR), N, NR), padded tokens included."""
     cdef int64_t nr = p.u.nr, d = p.d, j, r = 0, col = 0
     cdef float *keys = p.keys
     cdef float *values = p.values
@@ -259,7 +263,7 @@ cdef inline void pack_key(const float *key, int64_t d, float scale, int64_t nr, 
 
 
 cdef inline void pack_value(const float *value, int64_t d, int64_t nr, int64_t panel, float *row) noexcept nogil:
-    """A key's value (d) as a row of an attention's panels of nr columns, ``panel`` floats apart."""
+    """Copy a token's value (d) to a row of the panels. Panels have nr columns and lie ``panel`` floats apart."""
     cdef int64_t i
     for i in range((d + nr - 1) // nr):
         memcpy(row + i * panel, value + i * nr, min(nr, d - i * nr) * sizeof(float))

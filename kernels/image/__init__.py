@@ -1,1 +1,1 @@
-"""From pixels to the encoder's input, and from logits to masks in the image's size. Imports `core`."""
+"""Normalization of pixels for the encoder, and resizing of logits to the photo. This package imports only `core`."""

@@ -1,4 +1,4 @@
-"""An image's normalisation: the encoder's input from 8-bit pixels."""
+"""Normalizes 8-bit pixels to the encoder's input."""
 import numpy as np
 
 from libc.string cimport memset
@@ -11,16 +11,17 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-cdef int64_t CHUNK = 1 << 14  # floats a thread takes at once
+cdef int64_t CHUNK = 1 << 14  # floats of a result that is too small for several threads
 
 
 def normalize(image, mean, std, *, size, threads=None):
-    """y[h,w,c] = (image[h,w,c] − mean[c]) / std[c] inside the image, 0 below and beside it.
+    """y[h,w,c] = (image[h,w,c] − mean[c]) / std[c] inside the image, 0 below and to the right of the image.
 
     Args:
         image: (H, W, C) uint8.
         mean, std: (C,) float32.
-        size: (h, w) of the result, at least the image's.
+        size: (h, w) of the result, at least the image's size.
+        threads: The number of threads, or None for the default.
 
     Returns:
         (h, w, C) float32.

@@ -1,4 +1,4 @@
-"""From a mask's logits back to the photo: two bilinear steps and what is asked of the result, in one pass over rows."""
+"""Resizes mask logits to the photo's size by two bilinear steps, row by row, and thresholds them or finds a mask's runs."""
 import numpy as np
 
 from libc.stdlib cimport calloc, free, realloc
@@ -12,56 +12,60 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-cdef struct axis_map:  # y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j]
+cdef struct axis_map:  # linear interpolation along an axis: y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j]
     const int32_t *index
     const float *t
 
-cdef struct found:  # in a band: runs of 3 numbers, and how many pixels are above the higher and the lower threshold
-    int32_t *runs
+cdef struct band_result:  # of mask_runs, for a unit
+    int32_t *runs  # (capacity, 3), of which count are filled
     int64_t count, capacity
-    bint lacking  # memory for runs
-    int64_t high, low
+    bint out_of_memory  # whether there was no memory for runs
+    int64_t high, low  # numbers of pixels above threshold + offset and above threshold - offset
 
 cdef struct resize_job:
     const micro *u
-    const float *x  # (planes, h0, w0), each row with a copy of its last value behind it
+    const float *x  # (planes, h0, w0 + 1); the last value of a row is a copy of the one before
     axis_map rows1, columns1, rows2, columns2
-    float *y
-    uint8_t *mask
-    int64_t h0, w0, h1, w1, h2, w2, band, bands  # of a plane
+    float *y  # (planes, h2, w2) of logits, or NULL
+    uint8_t *mask  # (planes, h2, w2), or NULL
+    # sizes of x, of the cropped canvas and of the photo; output rows of a band, and bands of a plane
+    int64_t h0, w0, h1, w1, h2, w2, band, bands
     float threshold, above, below
-    const int64_t *spans  # (planes, 4), of mask_runs; see _spans
-    found *results  # (planes, bands), of mask_runs
-    float *source[2]  # (w1)
-    float *canvas[2]  # (w1)
-    float *row  # (w1 + 1)
-    float *wide  # (w2)
-    uint8_t *inside  # (w2 + 1)
+    const int64_t *spans  # (planes, 4), see _spans; mask_runs only
+    band_result *results  # (planes, bands); mask_runs only
+    float *source[2]  # (w1), two rows of x, resized to the canvas's width
+    float *canvas[2]  # (w1), two rows of the cropped canvas
+    float *row  # (w1 + 1), a row of the photo before it is resized to the photo's width
+    float *wide  # (w2), a row of the photo
+    uint8_t *inside  # (w2 + 1), a row of the mask
 
-cdef struct span:  # the columns of the canvas and of the photo that are computed
+cdef struct span:  # the ranges of canvas columns and of photo columns that are computed
     int64_t canvas, canvas_end, first, end
 
-cdef struct stream:  # the numbers of the two rows of x, widened, and of the canvas that a thread holds
+cdef struct stream:  # the row numbers that a thread's buffers `source` and `canvas` hold; row r is in buffer r & 1
     int64_t source_held[2]
     int64_t canvas_held[2]
 
 
 def resize_logits(x, *, padded=(1024, 1024), crop, size, threshold=None, out=None, threads=None):
-    """Bilinear to ``padded``, cut to the top left ``crop``, bilinear to ``size``: the reference's ``postprocess_masks``.
+    """y = bilinear(bilinear(x → padded)[:, :crop_h, :crop_w] → size), or with a threshold the mask y > threshold.
 
-    Both steps are ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, edges
-    repeated, no antialiasing. Rows stream through; no map of the padded or the final size is held besides the result.
+    Both steps are ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, edges repeated, no
+    antialiasing. The image on the canvas is never stored as a whole, only two of its rows at a time.
 
     Args:
         x: (C, H0, W0) float32 logits.
         padded: (h, w) of the encoder's canvas.
         crop: (h, w) of the photo on the canvas, at most ``padded``.
         size: (H, W) of the photo.
-        threshold: None for the logits, or a number that a logit must exceed.
-        out: (C, H, W) of the result's dtype, to write into.
+        threshold: None for logits, or for a mask the number that a logit inside the mask exceeds.
+        out: (C, H, W) of the result's dtype that receives the result, or None.
+        threads: The number of threads, or None for the default.
 
     Returns:
-        (C, H, W) float32, or bool where ``threshold`` is given.
+        (C, H, W) float32, or bool if ``threshold`` is given.
+
+    Source: ``Sam.postprocess_masks`` in the reference's modeling/sam.py.
     """
     cdef resize_job p
     cdef int nthreads = resolve(threads)
@@ -97,20 +101,25 @@ cdef void resize_layout(void *job, arena *scratch) noexcept nogil:
 
 
 def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, threads=None):
-    """The masks ``resize_logits(x, ...) > threshold`` as runs within columns, and their stability, in one pass.
+    """y = resize_logits(x),  runs[c] = runs of the mask y[c] > threshold,  counts[c] = Σ(y[c] > threshold ± offset).
 
-    Rows and columns change places: the photo's columns stream through as rows, so that runs appear in COCO's order and
-    no map of the photo's size is held. Where no logit of x comes near the lowest of the three thresholds nothing is computed.
+    x is transposed, so that each row that is computed is a column of the photo. Runs then come in COCO's column-major order, and no
+    image of the photo's size is stored. Parts of the photo that cannot reach the lowest threshold are skipped.
 
     Args:
         x: (C, H0, W0) float32 logits.
-        padded, crop, size: as for :func:`resize_logits`.
-        threshold: what a logit inside the mask exceeds.
-        offset: how far from the threshold the pixels are counted.
+        padded, crop, size: As in :func:`resize_logits`.
+        threshold: The number that a logit inside the mask exceeds.
+        offset: The distance from ``threshold`` of the two other thresholds, whose pixels are counted for the stability score.
+        threads: The number of threads, or None for the default.
 
     Returns:
-        runs: for each mask (R, 3) int32: column, first row, row behind the last; in order, a run never crosses columns.
-        counts: (C, 2) int64, the pixels above ``threshold + offset`` and above ``threshold - offset``.
+        runs: A list of C arrays (R, 3) int32. A run is a column, its first row, and the row after its last. Runs are ordered by
+            column, then by row.
+        counts: (C, 2) int64, the numbers of pixels above ``threshold + offset`` and above ``threshold - offset``.
+
+    Raises:
+        MemoryError: There is no memory for the runs.
     """
     cdef resize_job p
     cdef int nthreads = resolve(threads)
@@ -127,14 +136,14 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
 
     divide(&p, nthreads)
     cdef int64_t planes = x.shape[0], bands = p.bands, unit
-    cdef found *results = <found *>calloc(planes * bands, sizeof(found))
+    cdef band_result *results = <band_result *>calloc(planes * bands, sizeof(band_result))
     if results == NULL:
-        raise MemoryError(f"mask_runs: no memory for {planes * bands * sizeof(found)} bytes of results")
+        raise MemoryError(f"mask_runs: no memory for {planes * bands * sizeof(band_result)} bytes of results")
     try:
         p.spans, p.results = &spans[0, 0], results
         launch("mask_runs", runs_of_band, &p, sizeof(p), planes * bands, resize_layout, nthreads)
         for unit in range(planes * bands):
-            if results[unit].lacking:
+            if results[unit].out_of_memory:
                 raise MemoryError("mask_runs: no memory for the runs")
         counts = np.zeros((planes, 2), np.int64)
         runs = [[] for _ in range(planes)]
@@ -156,7 +165,7 @@ cdef float number(value, name) except? -1:
 
 
 cdef list prepare(resize_job *p, source, pairs):
-    """The pass's sizes and axes; the list owns the axes' memory."""
+    """Set the job's sizes and axes. Returns a list that owns the axes' memory."""
     (p_h, p_w), (p.h1, p.w1), (p.h2, p.w2) = pairs
     p.h0, p.w0 = source
     axes = [_axis(p.h0, p_h, p.h1), _axis(p.w0, p_w, p.w1), _axis(p.h1, p.h2, p.h2), _axis(p.w1, p.w2, p.w2)]
@@ -172,10 +181,17 @@ def _pairs(padded, crop, size):
 
 
 def _spans(x, limit, axes):
-    """For each plane of x (C, H0, W0 + 1): the photo's first row and end, first column and end, between which a pixel
-    may exceed ``limit``; no row where none can.
+    """Return the range of output rows and the range of output columns in which a pixel may exceed ``limit``.
 
-    A pixel is a mean of the logits it is interpolated from, but for four roundings, far below 2⁻¹⁹ of the largest.
+    An output pixel is a weighted mean of input logits, up to four rounding errors, which are far below 2⁻¹⁹ of the largest logit.
+
+    Args:
+        x: (C, H0, W0 + 1) logits.
+        limit: The lowest threshold.
+        axes: The result of :func:`prepare`.
+
+    Returns:
+        (C, 4) int64: first row, row after the last, first column, column after the last. If no pixel can exceed ``limit``, all are 0.
     """
     (rows1, _), (columns1, _), (rows2, _), (columns2, _) = axes
     largest = np.fmax(np.fmax.reduce(x, axis=(1, 2)), -np.fmin.reduce(x, axis=(1, 2)))[:, None, None]
@@ -185,14 +201,18 @@ def _spans(x, limit, axes):
         for at, (first_step, second_step), reached in ((0, (rows1, rows2), plane.any(axis=1)), (2, (columns1, columns2), plane.any(axis=0))):
             near = np.flatnonzero(reached)
             if len(near):
-                low = first_step[second_step]  # of the up to three logits that reach a pixel, the first and the last
+                low = first_step[second_step]  # a pixel depends on up to three input rows (or columns), from low to last
                 last = first_step[np.minimum(second_step + 1, len(first_step) - 1)] + 1
                 span[at : at + 2] = np.searchsorted(last, near[0]), np.searchsorted(low, near[-1], side="right")
     return spans
 
 
 def _axis(source, target, count):
-    """Lower neighbour and weight of the upper one for the first ``count`` of ``target`` samples over ``source``."""
+    """Return the interpolation along an axis of ``source`` samples that is resized to ``target`` samples.
+
+    Returns:
+        For the first ``count`` target samples, the index of the lower source sample and the weight of the upper one.
+    """
     at = np.maximum((np.arange(count) + 0.5) * (source / target) - 0.5, 0)
     low = np.minimum(at.astype(np.int32), source - 1)
     return low, np.where(low < source - 1, at - low, 0).astype(np.float32)
@@ -213,7 +233,7 @@ cdef stream start() noexcept nogil:
 
 
 cdef void one_band(void *job, int64_t unit) noexcept nogil:
-    """``band`` output rows of a plane."""
+    """Compute ``band`` output rows of a plane."""
     cdef const resize_job *p = <const resize_job *>job
     cdef int64_t plane = unit // p.bands, first = unit % p.bands * p.band
     cdef const float *x = p.x + plane * p.h0 * (p.w0 + 1)
@@ -227,16 +247,16 @@ cdef void one_band(void *job, int64_t unit) noexcept nogil:
             photo_row(p, &s, &all, x, r, p.y + at)
         else:
             photo_row(p, &s, &all, x, r, p.wide)
-            p.u.above(p.mask + at, p.wide, p.threshold, p.w2)
+            p.u.greater_than(p.mask + at, p.wide, p.threshold, p.w2)
 
 
 cdef void runs_of_band(void *job, int64_t unit) noexcept nogil:
-    """What is found in ``band`` output rows of a plane, the photo's columns."""
+    """Find the runs and counts of ``band`` output rows of a plane. Output rows are the photo's columns."""
     cdef const resize_job *p = <const resize_job *>job
     cdef const micro *u = p.u
     cdef int64_t plane = unit // p.bands, first = unit % p.bands * p.band
     cdef const int64_t *spans = p.spans + 4 * plane
-    cdef found *result = &p.results[unit]
+    cdef band_result *result = &p.results[unit]
     cdef float *wide = p.wide
     cdef const float *x = p.x + plane * p.h0 * (p.w0 + 1)
     cdef stream s = start()
@@ -249,16 +269,19 @@ cdef void runs_of_band(void *job, int64_t unit) noexcept nogil:
     c.canvas_end = min(p.columns2.index[c.end - 1] + 2, p.w1)
     for r in range(max(first, spans[0]), min(first + p.band, spans[1])):
         photo_row(p, &s, &c, x, r, wide)
-        result.high += u.count_above(wide, p.above, c.end - c.first)
-        result.low += u.count_above(wide, p.below, c.end - c.first)
-        u.above(p.inside, wide, p.threshold, c.end - c.first)
+        result.high += u.count_greater(wide, p.above, c.end - c.first)
+        result.low += u.count_greater(wide, p.below, c.end - c.first)
+        u.greater_than(p.inside, wide, p.threshold, c.end - c.first)
         if not append_runs(result, p.inside, r, c.first, c.end - c.first):
-            result.lacking = True
+            result.out_of_memory = True
             return
 
 
-cdef bint append_runs(found *result, uint8_t *inside, int64_t r, int64_t first, int64_t count) noexcept nogil:
-    """The runs of ones among ``count`` bytes, which one more may follow, numbered from ``first``; 0 without memory."""
+cdef bint append_runs(band_result *result, uint8_t *inside, int64_t r, int64_t first, int64_t count) noexcept nogil:
+    """Append the runs of ones in ``inside`` (count + 1) to ``result``. Positions in a run count from ``first``.
+
+    Overwrites the last byte, inside[count]. Returns False if there is no memory for the runs.
+    """
     cdef uint8_t *at = inside
     cdef uint8_t *end
     cdef int32_t *grown
@@ -281,7 +304,7 @@ cdef bint append_runs(found *result, uint8_t *inside, int64_t r, int64_t first, 
 
 cdef void photo_row(const resize_job *p, stream *s, const span *c, const float *x, int64_t r,
                     float *y) noexcept nogil:
-    """The span's part of the photo's row r."""
+    """Compute the columns ``c`` of the photo's row r to y."""
     cdef int64_t low = p.rows2.index[r], high = min(low + 1, p.h1 - 1)
     canvas_row(p, s, c, x, low)
     canvas_row(p, s, c, x, high)
@@ -292,7 +315,7 @@ cdef void photo_row(const resize_job *p, stream *s, const span *c, const float *
 
 
 cdef void canvas_row(const resize_job *p, stream *s, const span *c, const float *x, int64_t r) noexcept nogil:
-    """The span's part of row r of the canvas, cropped, unless it is held already."""
+    """Compute the columns ``c`` of the canvas's row r, unless the buffer ``canvas`` already holds row r."""
     cdef int64_t low = p.rows1.index[r], high = min(low + 1, p.h0 - 1), width = c.canvas_end - c.canvas
     if s.canvas_held[r & 1] == r:
         return
@@ -303,7 +326,7 @@ cdef void canvas_row(const resize_job *p, stream *s, const span *c, const float 
 
 
 cdef void source_row(const resize_job *p, stream *s, const span *c, const float *x, int64_t r) noexcept nogil:
-    """The span's part of row r of x, as wide as the canvas, unless it is held already; it serves several canvas rows."""
+    """Resize row r of x to the canvas's width, unless the buffer ``source`` already holds row r for an earlier row of the canvas."""
     if s.source_held[r & 1] == r:
         return
     s.source_held[r & 1] = r

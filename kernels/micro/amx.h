@@ -1,4 +1,4 @@
-/* AMX: a tile of 16 rows by 64 bytes against two of a panel, 32 rows at a time where there are as many. */
+/* `multiply` by AMX: up to two tiles of A, 16 rows by 64 bytes each, times two tiles of a panel of B. */
 #define VL 16
 #define vmin(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define vmax(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
@@ -16,7 +16,7 @@ static void begin(void)
 
 static void end(void) { _tile_release(); }
 
-/* a piece of one tile of a, of a panel's tile, and their products */
+/* AMX_ROWS loads piece q of A's tiles, AMX_PANEL loads piece q of B's tiles, and AMX_DOTS adds their products to the sums. */
 #define AMX_ROWS(q) { \
         _tile_loadd(4, a + (q) * NARROW_TILE, 64); \
         if (both) \

@@ -1,8 +1,8 @@
-/* An arena: memory that a layout function cuts into buffers.
+/* An arena: memory that a layout function divides into buffers.
  *
- * The layout function runs first on an arena without memory, which measures it, and then on one with memory, which assigns the
- * buffers. So no size is written twice. With guards, a line of a known pattern lies behind each buffer, and the layout function
- * runs a third time to find the lines that something has overwritten. */
+ * The layout function runs twice: first on an arena without memory, to measure the size, and then on an arena with memory, to assign
+ * the buffers. Each size is therefore written only once. With guards, a cache line with a known pattern follows each buffer, and the
+ * layout function runs a third time to find guards that have been overwritten. */
 #ifndef MOBILESAM_ARENA_H
 #define MOBILESAM_ARENA_H
 #include <stddef.h>
@@ -12,16 +12,16 @@ enum { ARENA_LINE = 64, ARENA_PATTERN = 0x5a };
 enum arena_use { ARENA_MEASURE, ARENA_ASSIGN, ARENA_CHECK };
 
 typedef struct {
-    char *memory; /* aligned to ARENA_LINE; NULL where use is ARENA_MEASURE */
-    size_t used;  /* bytes, whole lines */
+    char *memory; /* aligned to ARENA_LINE; NULL if use is ARENA_MEASURE */
+    size_t used;  /* bytes, a multiple of ARENA_LINE */
     enum arena_use use;
     int guarded;
-    int overwritten; /* guards that something has written to, after ARENA_CHECK */
+    int overwritten; /* number of overwritten guards, if use is ARENA_CHECK */
 } arena;
 
 static inline size_t whole_lines(size_t bytes) { return (bytes + ARENA_LINE - 1) / ARENA_LINE * ARENA_LINE; }
 
-/* The bytes from the end of a buffer to the end of the line behind it. */
+/* Fills or checks a guard: the bytes from the end of a buffer to the end of the cache line that follows. */
 static inline void arena_guard(arena *a, char *from, size_t count)
 {
     if (a->use == ARENA_ASSIGN)
@@ -33,7 +33,7 @@ static inline void arena_guard(arena *a, char *from, size_t count)
         }
 }
 
-/* A buffer of the next so many bytes, aligned to ARENA_LINE; NULL where the arena only measures. */
+/* Returns a buffer of the arena's next bytes, aligned to ARENA_LINE, or NULL if the arena only measures. */
 static inline void *arena_take(arena *a, size_t bytes)
 {
     char *buffer = a->memory ? a->memory + a->used : NULL;

@@ -1,6 +1,6 @@
-/* Depthwise convolution, and the transforms of Winograd's. Included by generic.h. */
+/* Depthwise convolution, and Winograd's transforms. micro.h has the equations. Included by generic.h. */
 
-/* px neighbouring pixels of VL channels: each input vector is loaded once for all the outputs that it reaches. */
+/* VL channels of px neighbouring output pixels. Each input vector is loaded once and used for all output pixels that need it. */
 INLINE void depthwise3x3_step(const int px, const int stride, const depthwise3x3_args *g, int64_t w, int64_t c)
 {
     const int64_t channels = g->channels;
@@ -24,13 +24,12 @@ INLINE void depthwise3x3_pixels(const int px, const int stride, const depthwise3
 {
     for (int64_t c = 0; c + VL <= g->channels; c += VL)
         depthwise3x3_step(px, stride, g, w, c);
-    if (g->channels % VL) /* the last vector overlaps the one before */
+    if (g->channels % VL) /* the last vector overlaps the one before it, and the overlap is computed twice */
         depthwise3x3_step(px, stride, g, w, g->channels - VL);
     if (g->act)
         activate(g->y + w * g->channels, g->y + w * g->channels, px * g->channels, g->act);
 }
 
-/* stride 1 or 2, channels >= VL */
 static void depthwise3x3(const depthwise3x3_args *g)
 {
     int64_t w = 0;
@@ -69,7 +68,7 @@ static void depthwise_taps(const taps_args *g, int64_t channels)
 static void depthwise_flat(const taps_args *g, int64_t period, int64_t count)
 {
     int64_t f = 0;
-    for (; f + TAPW * period <= count; f += TAPW * period) /* TAPW periods share each weight that is loaded */
+    for (; f + TAPW * period <= count; f += TAPW * period) /* each loaded weight serves TAPW periods */
         for (int64_t phase = 0; phase < period; phase += VL) {
             vf acc[TAPW];
             UNROLL for (int o = 0; o < TAPW; o++) acc[o] = g->bias ? load(g->bias + phase) : splat(0.f);

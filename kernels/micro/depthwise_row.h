@@ -1,5 +1,6 @@
-/* One output row of a 3x3 depthwise convolution with pad 1 over a whole map: the micro-kernel does the pixels whose taps
- * all lie inside, rows above and below the map are a row of zeros, and the first and last pixel gather their taps. */
+/* One output row of a 3x3 depthwise convolution with pad 1. The micro-kernel depthwise3x3 computes the pixels that need no
+ * padding on the left or right. The first pixel, and the last if it needs padding, use only the kernel columns inside the image. Rows
+ * above and below the image are replaced by a row of zeros. */
 #ifndef MOBILESAM_DEPTHWISE_ROW_H
 #define MOBILESAM_DEPTHWISE_ROW_H
 #include "micro.h"
@@ -9,14 +10,14 @@ typedef struct {
     int64_t height, width, channels, stride; /* stride 1 or 2, channels >= vl */
     const float *weight; /* (9, channels) */
     const float *bias;
-    const float *zeros; /* (width, channels) of them */
+    const float *zeros; /* (width, channels) zeros */
     int act;
 } depthwise_map;
 
-/* pixels w0 <= w < w1 of output row h, to y (w1 - w0, channels) */
+/* Computes pixels w0 <= w < w1 of output row h to y (w1 - w0, channels). */
 static inline void depthwise3x3_row(const micro *u, const depthwise_map *d, int64_t h, int64_t w0, int64_t w1, float *y)
 {
-    const int64_t c = d->channels, inside = (d->width - 2) / d->stride + 1; /* first w whose last tap is outside */
+    const int64_t c = d->channels, inside = (d->width - 2) / d->stride + 1; /* first w whose last kernel column is outside */
     const float *row[3];
     for (int i = 0; i < 3; i++) {
         const int64_t r = h * d->stride + i - 1;

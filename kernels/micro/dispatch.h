@@ -1,4 +1,4 @@
-/* Which tables this build has, and what the CPU and the OS support. Included by isa.pyx. */
+/* The tables of micro-kernels of this build, and the features that the CPU and the OS support. Included by isa.pyx. */
 #ifndef MOBILESAM_DISPATCH_H
 #define MOBILESAM_DISPATCH_H
 #include "runtime.h"
@@ -6,10 +6,10 @@
 
 enum {
     CPU_SSE42 = 1, CPU_AVX2_FMA = 2, CPU_AVX512 = 4, CPU_NEON = 8, CPU_AVX512_BF16 = 16, CPU_AVX512_VNNI = 32,
-    CPU_AVX_VNNI = 64, CPU_AMX_BF16 = 128, CPU_AMX_INT8 = 256, CPU_ADDS_BESIDE = 512 /* additions beside as many FMAs */,
+    CPU_AVX_VNNI = 64, CPU_AMX_BF16 = 128, CPU_AMX_INT8 = 256, CPU_ADDS_BESIDE = 512 /* as many additions as FMAs in the same cycles */,
 };
 
-/* An ISA's float32 table, its products in other precisions, and what the CPU must have for each. */
+/* An ISA: its float32 table, and for each precision the product that replaces `gemm` (or NULL) and the CPU features it needs. */
 typedef struct {
     const char *name;
     const micro *table;
@@ -32,15 +32,15 @@ static const isa_entry isas[] = {
     {"x86-64-v2", &micro_x86_64_v2, {NULL}, {CPU_SSE42}},
 };
 
-/* The kernel grants a process AMX's tiles when it asks (Linux, Documentation/arch/x86/xstate.rst). */
+/* Requests AMX tiles for this process, which Linux requires (Documentation/arch/x86/xstate.rst). Returns whether they may be used. */
 static int may_use_tiles(unsigned long long saved)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
     return (saved & 0x60000) == 0x60000 && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
 }
 
-/* AMD's family 0x19, Zen 4 where it has AVX-512: as measured, a vector addition with a broadcast from memory and an FMA a cycle.
- * Later families have not been tried. */
+/* Returns whether the CPU is of AMD's family 0x19, which is Zen 4 if it has AVX-512. As measured, Zen 4 executes a vector addition with
+ * a broadcast from memory and an FMA in each cycle. Later families have not been measured. */
 static int adds_beside(void)
 {
     unsigned a, b, c, d;
@@ -50,7 +50,8 @@ static int adds_beside(void)
     return (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
 }
 
-/* A register set counts only if the OS saves it: XCR0 bits 1-2 for AVX, 5-7 for AVX-512 (Intel SDM vol. 1, 13.3). */
+/* Returns the supported CPU_ flags. An instruction set is supported only if the OS saves its registers: XCR0 bits 1-2 for AVX, 5-7 for
+ * AVX-512 (Intel SDM vol. 1, 13.3). */
 static int cpu_supports(void)
 {
     unsigned a, b, c, d, found = 0;
@@ -98,13 +99,14 @@ enum { isa_count = sizeof isas / sizeof *isas };
 
 static micro tables[isa_count * PRECISIONS]; /* one for each ISA and precision */
 
-/* whether ISA i runs in a precision on a CPU with these features */
+/* Returns whether a CPU with these features runs ISA i in this precision. */
 static int isa_has(int i, int precision, int features)
 {
     const int needs = isas[i].needs[FP32] | isas[i].needs[precision];
     return (precision == FP32 || isas[i].packed[precision]) && (needs & features) == needs;
 }
 
+/* Fills `tables`, on a CPU with these features. */
 static void make_tables(int features)
 {
     for (int i = 0; i < isa_count; i++)
@@ -119,7 +121,7 @@ static void make_tables(int features)
                 table->weight = packed->weight;
                 table->pack = packed->pack;
                 table->pack_columns = packed->pack_columns;
-                table->attend = packed->attend; /* int8's is bf16's */
+                table->attend = packed->attend; /* an int8 table has none and takes bf16's */
                 if (p == INT8 && isa_has(i, BF16, features))
                     table->attend = isas[i].packed[BF16]->attend;
             }

@@ -1,5 +1,6 @@
-/* Sums of products of two maps: over the rows of each column, or over the columns of two rows. Included by generic.h. */
+/* Dot products of columns, dot products of rows, and mask logits (draw_columns). micro.h has the equations. Included by generic.h. */
 
+/* dot_columns of `vectors` vectors of columns */
 INLINE void dot_vectors(const int vectors, float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m)
 {
     vf s[4][2] = {0};
@@ -22,6 +23,7 @@ static void dot_columns(const dot_columns_args *g)
         dot_vectors(1, g->y + j, g->a + j, g->lda, g->b + j, g->ldb, g->m);
 }
 
+/* draw_columns for m <= 4 rows of w, so that each GELU serves all of them */
 INLINE void draw_some(const int m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n,
                       const float *bias, const float *w)
 {
@@ -49,7 +51,7 @@ static void draw_columns(const draw_args *g)
 #undef DOT_SOME
 }
 
-/* m by n sums held at once, from row i of a and row j of b on */
+/* m by n dot products in registers, of the rows from row i0 of a and from row j0 of b on */
 INLINE void dot_tile(const int m, const int n, const dot_rows_args *g, int64_t i0, int64_t j0, lookahead *next)
 {
     const float *a = g->a + i0 * g->lda, *b = g->b + j0 * g->ldb;
@@ -72,7 +74,7 @@ INLINE void dot_tile(const int m, const int n, const dot_rows_args *g, int64_t i
 
 static void dot_rows(const dot_rows_args *g)
 {
-    enum { DOT_ROWS = VL == 16 ? 4 : 2 }; /* with four columns in registers */
+    enum { DOT_ROWS = VL == 16 ? 4 : 2 }; /* so that DOT_ROWS by 4 sums fit the registers */
     const int64_t steps = (g->m / DOT_ROWS + g->m % DOT_ROWS) * ((g->n + 3) / 4) * ((g->k + VL - 1) / VL);
     lookahead next = {.at = g->ahead.at};
     if (g->ahead.bytes)

@@ -1,4 +1,4 @@
-/* One value at a time: scaled, added, normalised; sines and cosines. Included by generic.h. */
+/* Scaling, addition, normalisation, and sines and cosines. micro.h has the equations. Included by generic.h. */
 
 static void scale_columns(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale)
 {
@@ -13,7 +13,7 @@ static void add(float *y, const float *x0, const float *x1, int64_t count)
         y[j] = x0[j] + x1[j];
 }
 
-static void turns(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n)
+static void sincos_2pi(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n)
 {
     for (int64_t j = 0; j < n; j += VL) {
         const int64_t count = n - j < VL ? n - j : VL;

@@ -1,11 +1,15 @@
-/* Memory fetched into L2 between multiplications, ahead of its use. Included by gemm.h, fma.h and pairs.h.
+/* Prefetches into L2 between multiplications. Included by gemm.h, fma.h and pairs.h.
  *
- * One line at a time: a burst of prefetches fills the queue that every load goes through, and the multiplications wait behind it. */
+ * Cache lines are prefetched one at a time, because a burst of prefetches fills the queue of all loads and stalls the multiplications. */
 #ifndef MOBILESAM_FETCH_H
 #define MOBILESAM_FETCH_H
 
-/* What is left to fetch: the lines from `at` to `end`, and so many rows of NR floats, `step` bytes apart. Of lines there are those to
- * `last`, a `share` of bytes for each tile, of which it has time for `paced`. (Of dot_rows `paced` is lines a step.) */
+/* Memory that is still to be prefetched.
+ *
+ * The memory of `ahead` (micro.h): `at` is the next cache line, and `last` is the end of the memory. Each tile prefetches `share` bytes, up
+ * to `end`. A tile's inner loop has time for `paced` bytes of its share. In dot_rows, `paced` is the number of lines for each step instead.
+ *
+ * The residual of the next tile: `rows` rows of NR floats, the next one at `row`, `step` bytes apart. */
 typedef struct {
     const char *at, *end, *last, *row;
     int64_t rows, step, share, paced;

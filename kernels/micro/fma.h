@@ -1,9 +1,10 @@
-/* The GEMM's inner product by multiply-adds; see gemm.h. */
+/* The GEMM's inner loop, by FMAs; see gemm.h. */
 #include "fetch.h"
 
-/* Sums are set aside every GEMM_DEPTH terms: a long one would round each of its terms to the precision of the whole. */
+/* After every GEMM_DEPTH terms, the sums are added to y and begin again at zero, because adding a small term to a large sum loses
+ * precision. */
 enum { GEMM_DEPTH = 256 };
-/* A small tile has less time to spare for prefetches. */
+/* A small tile prefetches less often, because each of its steps takes less time. */
 enum { GEMM_STEP = MR * NV < 16 ? 4 : 1, GEMM_LINES = 1 };
 
 INLINE void accumulate_terms(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
@@ -23,7 +24,7 @@ INLINE void accumulate_terms(const int mr, vf acc[][NV], const float **a, int64_
     }
 }
 
-/* acc += a (mr, count) * b (count, NR), and both go on to what follows */
+/* acc += a (mr, count) * b (count, NR). Advances a and b to the terms that follow. */
 INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
                        int64_t count, lookahead *next)
 {
@@ -33,7 +34,7 @@ INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda,
         accumulate_terms(mr, acc, a, lda, step, b, ldb, count, 0, next);
 }
 
-/* The sums are what they shall be. */
+/* These sums need no correction; compare pairs.h. */
 INLINE void restore(const int mr, vf acc[][NV], const float *row, const float *column)
 {
     (void)mr, (void)acc, (void)row, (void)column;

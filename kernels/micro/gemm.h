@@ -1,8 +1,10 @@
-/* The GEMM: its register tile, its edges, and the packing of its weights.
+/* The float32 GEMM: its register tile, its edges, and the packing of weights. micro.h has the equation and the layout (gemm_args).
  *
- * The file that includes it has defined the inner product: `accumulate` (acc += a * b), `restore` (applied to the sums at the end of
- * a tile), GEMM_DEPTH (terms after which sums are set aside), GEMM_STEP and GEMM_LINES (every GEMM_STEP terms, GEMM_LINES cache
- * lines are prefetched). */
+ * Before it includes this file, fma.h or pairs.h defines the inner loop:
+ *     accumulate                adds a * b to the sums acc,
+ *     restore                   corrects the sums at the end of a tile,
+ *     GEMM_DEPTH                terms after which the sums are added to y and begin again at zero,
+ *     GEMM_STEP, GEMM_LINES     every GEMM_STEP terms, GEMM_LINES cache lines are prefetched. */
 
 #include "fetch.h"
 
@@ -16,19 +18,19 @@ static void activate(float *y, const float *x, int64_t n, int act)
         memmove(y, x, n * sizeof(float));
 }
 
-/* One register tile: mr rows (a constant after inlining) by NR columns. bias, residual and y are whole-width here.
- * Sums start from zero, as one begun at a large residual would round each of its terms to the precision of that. */
+/* One register tile of mr rows, a constant after inlining, by NR columns. bias, residual and y have all NR columns.
+ * Sums start at zero, not at the residual, because adding small terms to a large residual would lose precision. */
 INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *b, const float *bias,
                  const float *residual, int64_t ldr, float *y, int64_t ldy, lookahead *next)
 {
     vf acc[MR][NV] = {0};
     const int64_t lda = g->lda, step = g->step, ldb = g->ldb;
-    int64_t room = GEMM_DEPTH, partial = 0;
+    int64_t terms_left = GEMM_DEPTH, partial = 0;
     const float *as = a;
     for (int64_t s = 0; s < g->segments; s++) {
         as = a + (g->offset ? g->offset[s] : 0);
         for (int64_t k = g->k; k;) {
-            if (!room) {
+            if (!terms_left) {
                 UNROLL for (int i = 0; i < mr; i++)
                     UNROLL for (int v = 0; v < NV; v++) {
                         float *at = y + i * ldy + v * VL;
@@ -36,11 +38,11 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
                         acc[i][v] = splat(0.f);
                     }
                 partial = 1;
-                room = GEMM_DEPTH;
+                terms_left = GEMM_DEPTH;
             }
-            const int64_t count = k < room ? k : room;
+            const int64_t count = k < terms_left ? k : terms_left;
             k -= count;
-            room -= count;
+            terms_left -= count;
             accumulate(mr, acc, &as, lda, step, &b, ldb, count, next);
         }
     }
@@ -60,6 +62,7 @@ INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *
         UNROLL for (int v = 0; v < NV; v++) store(y + i * ldy + v * VL, acc[i][v]);
 }
 
+/* Calls `tile` with mr as a constant. */
 static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const float *b, const float *bias,
                       const float *residual, int64_t ldr, float *y, int64_t ldy, lookahead *next)
 {
@@ -85,7 +88,7 @@ static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const floa
 #undef GEMM_ROWS
 }
 
-/* The last, partial panel: its tile goes through a whole-width copy. */
+/* A tile of the last panel, with nr < NR columns, computed in a buffer with all NR columns. */
 static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a, const float *b, const float *bias,
                       const float *residual, float *y, lookahead *next)
 {
@@ -100,17 +103,18 @@ static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a
         memcpy(y + i * g->ldy, full + i * NR, nr * sizeof(float));
 }
 
-/* Rows of a tile, as even as may be: a few alone would wait for their own sums. */
+/* Returns the rows of a tile, so that all tiles have about equally many. A tile with few rows would wait for the FMA latency. */
 INLINE int64_t even_rows(int64_t m)
 {
     const int64_t tiles = (m + MR - 1) / MR;
     return tiles ? (m + tiles - 1) / tiles : MR;
 }
 
-/* The CPU by itself fetches rows that are nearer to one another. */
+/* Returns whether the residual's rows need prefetching. The CPU itself prefetches rows that lie closer together. */
 INLINE int residual_is_far(const gemm_args *g) { return g->residual && g->ldr >= 256; }
 
-/* Of a product of so many tiles, the first of mr rows: that one's residual at once. Where there is nothing to fetch, what is in L1. */
+/* Returns the prefetches of a product of `tiles` tiles, after it has prefetched the residual of the first tile, which has mr rows. If there
+ * is nothing to prefetch, `at` points to b, which is in L1 anyway. */
 INLINE lookahead look_ahead(const gemm_args *g, int64_t tiles, int64_t mr)
 {
     lookahead next = {.at = (const char *)g->b, .end = (const char *)g->b, .row = (const char *)g->residual};
@@ -125,8 +129,8 @@ INLINE lookahead look_ahead(const gemm_args *g, int64_t tiles, int64_t mr)
     return next;
 }
 
-/* To fetch during the tile at (i, j), one of `most` rows: its share of the lines, of which those that it has no time for at once,
- * and the next tile's residual, which may lie in memory. */
+/* Sets up the prefetches during the tile at (i, j): the tile's share of `ahead`, and the residual of the next tile. Tiles have up to `most`
+ * rows. If the tile's inner loop has no time for its whole share, the excess is prefetched at once. */
 INLINE void look_beyond(lookahead *next, const gemm_args *g, int64_t most, int64_t i, int64_t j)
 {
     if (residual_is_far(g)) {
@@ -142,7 +146,7 @@ INLINE void look_beyond(lookahead *next, const gemm_args *g, int64_t most, int64
     }
 }
 
-/* Panels outside, so that one stays in L1 (or streams from L2) while the rows of the block pass by. */
+/* The outer loop runs over panels of b, so that a panel stays in L1 or L2 while all rows of a use it. */
 static void gemm(const gemm_args *g)
 {
     const int64_t most = even_rows(g->m);
@@ -171,7 +175,7 @@ static void gemm(const gemm_args *g)
     }
 }
 
-/* x[p] = w[p] of halves or floats, p < n */
+/* x[p] = w[p],  p < n; w is float16 if half, else float32 */
 INLINE void read_row(float *x, const void *w, int half, int64_t n)
 {
     if (half)
@@ -181,8 +185,8 @@ INLINE void read_row(float *x, const void *w, int half, int64_t n)
         memcpy(x, w, n * sizeof *x);
 }
 
-/* A packed panel: NR columns of the product, y[p, j] = w[j, p] for j < n <= NR and 0 beyond. w's rows are k halves or floats, ldw
- * apart.
+/* Packs a panel, NR columns of the product: y[p, j] = w[j, p] for j < n <= NR, and 0 in the other columns. Each row of w has k float16
+ * or float32 numbers, and rows lie ldw numbers apart.
  *
  *          w (n, k)                                   y (k, NR)
  *          p ->                                       j ->
@@ -191,7 +195,7 @@ INLINE void read_row(float *x, const void *w, int half, int64_t n)
  *      v   ...                                    v   ...
  *          w[n-1,0] w[n-1,1] ...  w[n-1,k-1]          w[0,k-1] w[1,k-1] ...  w[n-1,k-1] 0 ... 0
  *
- * The tile reads a row of y, NR floats side by side, for each term p of its sums. */
+ * For each term p of its sums, the tile reads a row of y, which is NR contiguous floats. */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     enum { SIDE = 16 };

@@ -1,6 +1,10 @@
-/* Every micro-kernel, written once. A stub defines GENERIC_ISA (the table's suffix), VL (floats a vector), MR and NV (the GEMM
- * tile is MR rows by NR = NV*VL columns), TAPW (output pixels a depthwise step holds), vmin and vmax, and includes this; it may
- * define vpick. */
+/* Every float32 micro-kernel, for all ISAs. A stub includes this file after it has defined
+ *     GENERIC_ISA     the suffix of the table's name,
+ *     VL              floats of a vector,
+ *     MR, NV          the GEMM's register tile has MR rows and NR = NV*VL columns,
+ *     TAPW            output pixels that a depthwise convolution computes at once,
+ *     vmin, vmax      of two vectors,
+ *     vpick           optional: vpick(a, b, i) selects lanes i of the two vectors a and b, of which b has lanes VL and up. */
 #include "vector.h"
 #include "fma.h"
 #include "gemm.h"
@@ -11,7 +15,7 @@
 #include "resample.h"
 #include "elementwise.h"
 
-/* As many chains as the GEMM's tile has sums: enough to hide an FMA's latency, and no loads. */
+/* y[f] += y[f]*x, repeated `steps` times, for as many y as the GEMM's tile has sums. So many independent chains hide the FMA latency. */
 static void fma_probe(float *y, float x, int64_t steps)
 {
     vf acc[MR][NV];
@@ -34,7 +38,8 @@ const micro GENERIC_NAME(GENERIC_ISA) = {
     .winograd_input = winograd_input, .winograd_output = winograd_output,
     .layer_norm = layer_norm, .softmax = softmax, .softmax_columns = softmax_columns, .exp_rows = exp_rows,
     .scale_columns = scale_columns, .dot_columns = dot_columns,
-    .norm_columns = norm_columns, .draw_columns = draw_columns, .dot_rows = dot_rows, .spread = spread, .transpose = transpose,
-    .activate = activate, .add = add, .pack = pack, .pack_columns = pack_columns, .turns = turns, .blend = blend,
-    .resample = resample, .normalize = normalize, .above = above, .count_above = count_above, .fma_probe = fma_probe,
+    .norm_columns = norm_columns, .draw_columns = draw_columns, .dot_rows = dot_rows, .sum_sq_deviation = sum_sq_deviation,
+    .transpose = transpose, .activate = activate, .add = add, .pack = pack, .pack_columns = pack_columns,
+    .sincos_2pi = sincos_2pi, .blend = blend, .resample = resample, .normalize = normalize, .greater_than = greater_than,
+    .count_greater = count_greater, .fma_probe = fma_probe,
 };

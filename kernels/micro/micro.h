@@ -1,7 +1,12 @@
-/* The table of micro-kernels that one ISA offers in one precision, and the arguments they take. A stub (avx512.c, avx2.c, ...)
- * compiles generic.h into an ISA's float32 table, or narrow.h into what its table in another precision has instead (amx_bf16.c,
- * ...), or pairs.h into another product in float32 (zen4.c); dispatch.h puts them together and isa.pyx chooses at run time. Lengths
- * and strides count floats. */
+/* The table of micro-kernels of one ISA in one precision, and the arguments of the micro-kernels.
+ *
+ * A stub (avx512.c, avx2.c, ...) compiles generic.h into an ISA's float32 table. Other stubs compile a product that replaces the
+ * table's GEMM: narrow.h a product in another precision (amx_bf16.c, ...), pairs.h another float32 product (zen4.c). dispatch.h joins
+ * them into one table for each ISA and precision, and isa.pyx chooses a table at run time.
+ *
+ * "Packed A" is the left factor of a product in the order that `product` reads, written by `pack_operand`. The fields called `operand`
+ * point to packed A. "Packed B" is the right factor, a weight or pixels, in panels of NR columns, written by `pack` or `pack_columns`.
+ * Lengths and strides count floats unless a comment says otherwise. */
 #ifndef MOBILESAM_MICRO_H
 #define MOBILESAM_MICRO_H
 #include <stdint.h>
@@ -10,8 +15,8 @@ enum { FP32 = 0, BF16 = 1, INT8 = 2, PRECISIONS = 3 };
 
 enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
 
-/* Memory that will be read next: a product fetches these bytes into L2 between its multiplications, the same share in every tile.
- * A product in a narrow precision ignores them. bytes 0: none. */
+/* Memory that the next step reads. A product prefetches these bytes into L2 between its multiplications, an equal share in every tile.
+ * A product in a narrow precision does not prefetch. bytes is 0 if there is nothing to prefetch. */
 typedef struct {
     const void *at;
     int64_t bytes;
@@ -19,15 +24,16 @@ typedef struct {
 
 /* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
  *
- * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. Weights packed by a float32 table have ldb = NR,
- * panel = segments*k*NR, and zeros behind the last column; rows of a map serve as b with ldb their stride and panel = NR, read in
- * whole panels. A 1x1 convolution has one segment; a 3x3 one has three, each KW*C contiguous floats of an input row.
- * Aliasing: y overlaps nothing that is read, but y may be residual where segments*k <= 256. */
+ * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. A weight packed by a float32 table has ldb = NR,
+ * panel = segments*k*NR, and zeros after the last column. An unpacked row-major matrix can also serve as b, with its row stride as ldb
+ * and panel = NR. Whole panels of b are read. A 1x1 convolution has one segment. A 3x3 convolution has three segments, each KW*C
+ * contiguous floats of an input row.
+ * Aliasing: y overlaps no input, except that y may be residual if segments*k <= 256. */
 typedef struct {
     int64_t m, n, k, segments;
-    const int64_t *offset; /* NULL: one segment, at 0 */
+    const int64_t *offset; /* (segments), or NULL for one segment at 0 */
     const float *a;
-    int64_t lda, step; /* step 1: rows of a; lda 1: its columns, a transposed */
+    int64_t lda, step; /* step is 1 if a is row-major; lda is 1 if a is stored transposed */
     const float *b;
     int64_t ldb, panel;
     const float *bias; /* (n) or NULL */
@@ -39,22 +45,22 @@ typedef struct {
     prefetch ahead;
 } gemm_args;
 
-/* The rows of a, i < m, as the operand of products: row i is the segments a[i*lda + offset[s] .. + k], side by side.
- * Aliasing: with act, an activation that the rows go through first, the rows themselves may be overwritten. */
+/* operand = packed A of act(a), with m rows of segments*k columns. Row i is the concatenation of the segments
+ * a[i*lda + offset[s] .. i*lda + offset[s] + k]. If act is not ACT_NONE, a itself may be overwritten with act(a). */
 typedef struct {
     int64_t m, k, segments;
-    const int64_t *offset; /* NULL: one segment, at 0 */
+    const int64_t *offset; /* (segments), or NULL for one segment at 0 */
     float *a;
     int64_t lda;
     int act;
-    void *operand; /* operand_bytes(m, segments*k) */
+    void *operand; /* of operand_bytes(m, segments*k) bytes */
 } operand_args;
 
-/* y (m,n) = act(operand (m,k) * b (k,n) + bias + residual), b a weight that the table's `pack` has packed, `panel` words a panel.
- * Aliasing: y overlaps nothing that is read, but y may be residual. */
+/* y (m,n) = act(A (m,k) * B (k,n) + bias + residual), with packed A in `operand` and packed B in `b`, both packed by the same table.
+ * A panel of b has `panel` 32-bit words. Aliasing: y overlaps no input, except that y may be residual. */
 typedef struct {
     int64_t m, n, k;
-    const void *operand; /* that `pack_operand` has packed */
+    const void *operand;
     const float *b;
     int64_t panel;
     const float *bias; /* (n) or NULL */
@@ -66,31 +72,32 @@ typedef struct {
     prefetch ahead;
 } product_args;
 
-/* y[i,:] = sum_j softmax_j(scale * (q_i . k_j) + bias[i,j]) v_j,  i < m, j < n, of d channels each */
+/* One attention head: y[i,:] = sum_j softmax_j(scale * (q_i . k_j) + bias[i,j]) v_j,  i < m, j < n; q_i, k_j and v_j have d channels */
 typedef struct {
     int64_t m, n, d;
     const float *q;
     int64_t ldq;
-    const float *const *tokens; /* (n): key j is at tokens[j] + at_k, its value at tokens[j] + at_v */
+    const float *const *tokens; /* (n); key j is at tokens[j] + at_k, value j at tokens[j] + at_v */
     int64_t at_k, at_v;
-    const float *bias; /* -inf from column n to a multiple of 32 */
+    const float *bias; /* (m, n rounded up to a multiple of 32), -inf from column n on */
     int64_t ldbias;
     float scale;
     float *y;
     int64_t ldy;
-    void *scratch; /* attend_bytes */
+    void *scratch; /* of attend_bytes bytes */
 } attend_args;
 
-/* How `product` reads a packed weight: a panel of `columns` columns has k, padded to a multiple of `depth`, / `terms` rows
- * of 32-bit words, each holding `terms` k, and then `extra` rows that say how to scale the sums. Where `pieces` > 1, float32
- * is cut into that many bf16, float16 into two, and each `depth` of k has its rows once for every piece. */
+/* The layout of packed B. A panel has `columns` columns and k / `terms` rows of 32-bit words, with k rounded up to a multiple of
+ * `depth`. Each word holds `terms` values of k. `extra` more rows hold what is needed to scale the sums. If `pieces` > 1, a float32
+ * number is stored as the sum of `pieces` bf16 numbers, and a float16 number as the sum of two. Every `depth` values of k are then
+ * stored once for each piece. */
 typedef struct {
     int columns, terms, depth, extra, pieces;
-    int operand; /* bytes of a row of an operand for each `depth` of k; 0: products read rows in place, by `gemm` */
+    int operand; /* bytes of a row of packed A for every `depth` values of k; 0 if `gemm` reads A in place */
 } weight_form;
 
-/* y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),  w < width, every tap inside;
- * stride 1 or 2, channels >= vl */
+/* y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),  w < width.
+ * Requires that no pixel needs padding, stride 1 or 2, and channels >= vl. */
 typedef struct {
     int64_t width, channels, stride;
     const float *x[3];
@@ -110,7 +117,8 @@ typedef struct {
     int act;
 } taps_args;
 
-/* y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m, over n channels. Aliasing: y may be x. */
+/* y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m; mean and var of each row of n channels.
+ * Aliasing: y may be x. */
 typedef struct {
     int64_t m, n;
     const float *x;
@@ -122,8 +130,8 @@ typedef struct {
     int64_t ldy;
 } norm_args;
 
-/* y[:,j] = act((v[:,j] - mean) / sqrt(var + eps) * weight + bias), v[i,j] = x[i,j] * scale[j] + shift[i], over i < m; n % vl = 0.
- * Aliasing: y may be x. */
+/* y[:,j] = act((v[:,j] - mean) / sqrt(var + eps) * weight + bias),  v[i,j] = x[i,j] * scale[j] + shift[i],  j < n; mean and var of each
+ * column of m channels. Requires n % vl = 0. Aliasing: y may be x. */
 typedef struct {
     int64_t m, n;
     const float *x;
@@ -137,7 +145,7 @@ typedef struct {
     int64_t ldy;
 } norm_columns_args;
 
-/* y[i,j] = sum_c w[i,c] * gelu(x[c,j] + bias[c]),  i < m, c < channels; n % vl = 0 */
+/* y[i,j] = sum_c w[i,c] * gelu(x[c,j] + bias[c]),  i < m, j < n, c < channels. Requires n % vl = 0. */
 typedef struct {
     int64_t m, n, channels;
     const float *x;
@@ -148,7 +156,7 @@ typedef struct {
     int64_t ldy;
 } draw_args;
 
-/* y[j] += sum_i a[i,j] * b[i,j],  i < m; n % vl = 0 */
+/* y[j] += sum_i a[i,j] * b[i,j],  i < m, j < n. Requires n % vl = 0. */
 typedef struct {
     int64_t m, n;
     const float *a;
@@ -170,67 +178,67 @@ typedef struct {
     prefetch ahead;
 } dot_rows_args;
 
-/* No argument changes what a function does. Outputs overlap no input unless a contract says so. */
+/* Outputs overlap no input unless a comment allows it. */
 typedef struct {
-    int vl, mr, nr; /* floats a vector; rows and columns of the GEMM's register tile */
-    void (*gemm)(const gemm_args *); /* of float32 */
+    int vl, mr, nr; /* floats of a vector; rows and columns of the GEMM's register tile */
+    void (*gemm)(const gemm_args *); /* in float32, whatever the table's precision */
     weight_form weight;
-    /* The product with packed weights, in the table's precision; all NULL where `gemm` is it. */
+    /* The product of packed A and packed B in the table's precision. If these are NULL, `gemm` computes the table's products. */
     void (*pack_operand)(const operand_args *);
     void (*product)(const product_args *);
-    /* as `product`, y's rows packed as the operand of another product, of n (a multiple of 32) columns, without a residual; act is
-     * ACT_GELU or ACT_NONE. NULL where the table lacks it */
+    /* Like `product`, but the result is written as packed A of the next product. Requires n % 32 = 0, no residual, and ACT_GELU or
+     * ACT_NONE. NULL if the table has no such function. */
     void (*product_to_operand)(const product_args *, void *operand);
-    void (*attend)(const attend_args *); /* in bf16, or with PIECES; NULL where the CPU lacks that */
+    void (*attend)(const attend_args *); /* in bf16, or in float32 by bf16 pieces; NULL if the CPU has neither */
     void (*depthwise3x3)(const depthwise3x3_args *);
     void (*depthwise_taps)(const taps_args *, int64_t channels);
-    /* as depthwise_taps, f < count for c, and w and bias repeated: w[t][f % period]; period % vl = 0 */
+    /* y[f] = act(sum_t x[t][f] * w[t][f % period] + bias[f % period]),  f < count. Requires period % vl = 0. */
     void (*depthwise_flat)(const taps_args *, int64_t period, int64_t count);
-    /* Winograd's F(2x2, 3x3) (Lavin & Gray, arXiv:1509.09308), for whole channel vectors, n % vl = 0:
-     * v[f] = B' d B of the 4x4 pixels x[16];  y[4] = A' m A of the 16 products m[f], each a stride apart */
+    /* The transforms of Winograd's F(2x2, 3x3) (Lavin & Gray, arXiv:1509.09308) for n channels: v = B' d B of the 4x4 pixels d in x[16],
+     * and y[4] = A' m A of the 16 products m. The 16 elements of v and of m lie `stride` apart. Requires n % vl = 0. */
     void (*winograd_input)(float *v, int64_t stride, const float *const *x, int64_t n);
     void (*winograd_output)(float *const *y, const float *m, int64_t stride, int64_t n);
     void (*layer_norm)(const norm_args *);
     void (*norm_columns)(const norm_columns_args *);
-    void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* of rows; y may be x */
-    void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n); /* in place, over i for each column; n % vl = 0 */
-    /* in place, over j for each row: x = exp(x - top), top = max_j x, sum = sum_j exp(x - top) */
+    void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* of each row; y may be x */
+    void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n); /* of each column, in place; n % vl = 0 */
+    /* for each row, in place: x[i,j] = exp(x[i,j] - top[i]), with top[i] the row's maximum before and sum[i] the row's sum after */
     void (*exp_rows)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
     void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; n % vl = 0 */
     void (*draw_columns)(const draw_args *);
     void (*dot_columns)(const dot_columns_args *);
     void (*dot_rows)(const dot_rows_args *);
-    void (*spread)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean_i)^2 */
+    void (*sum_sq_deviation)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean_i)^2 */
     void (*transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[j,i] = x[i,j] */
     void (*activate)(float *y, const float *x, int64_t count, int act); /* y may be x */
-    void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1; y may be either */
-    /* a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, zeros beyond; w's rows are float32, or float16 */
+    void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1; y may be x0 or x1 */
+    /* packs a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, and zeros in the other columns; w is float16 if half, else float32 */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
-    /* as `pack`, of a whole panel's columns, float32, that lie in k rows: y[p, j] = x[p, j] */
+    /* packs a panel of a row-major float32 matrix: y[p, j] = x[p, j],  p < k, j < columns */
     void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL in int8 */
     /* y[j] = sin(2 pi t), y[n + j] = cos(2 pi t),  t = x0*w0[j] + x1*w1[j],  j < n */
-    void (*turns)(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n);
+    void (*sincos_2pi)(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n);
     void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
-    /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  index ascending */
+    /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  j < count. Requires ascending indices. */
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);
     void (*normalize)(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n); /* y = (x - mean)/std */
-    void (*above)(uint8_t *y, const float *x, float threshold, int64_t count); /* y = x > threshold */
-    int64_t (*count_above)(const float *x, float threshold, int64_t count); /* count < 2^31 */
+    void (*greater_than)(uint8_t *y, const float *x, float threshold, int64_t count); /* y = x > threshold */
+    int64_t (*count_greater)(const float *x, float threshold, int64_t count); /* of x > threshold; count < 2^31 */
     void (*fma_probe)(float *y, float x, int64_t steps); /* y[f] += y[f]*x, steps times, f < mr*nr, in registers */
 } micro;
 
-/* Another product, with which a table of the same ISA makes one of another precision, or a faster one of the same. */
+/* The members that differ between an ISA's float32 table and its table in another precision or with a faster float32 product. */
 typedef struct {
     weight_form weight;
     void (*pack_operand)(const operand_args *);
     void (*product)(const product_args *);
-    void (*product_to_operand)(const product_args *, void *operand); /* NULL: there is none */
+    void (*product_to_operand)(const product_args *, void *operand); /* or NULL */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
-    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL: there is none */
+    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* or NULL */
     void (*attend)(const attend_args *);
 } packed_product;
 
-/* words of a panel of a weight with k columns, float16 or float32 */
+/* Words of a panel of packed B with k rows. `half` is whether the weight is float16. */
 static inline int64_t panel_words(const micro *u, int64_t k, int half)
 {
     const weight_form *w = &u->weight;
@@ -238,14 +246,15 @@ static inline int64_t panel_words(const micro *u, int64_t k, int half)
     return ((k + w->depth - 1) / w->depth * w->depth / w->terms * pieces + w->extra) * w->columns;
 }
 
-/* bytes of the operand for m rows of a, k deep. Of a row, 256 are for its scales and for whole blocks; a row more is room for one
- * that is made first. */
+/* Bytes of packed A with m rows and k columns. 256 bytes of each row are for its scales and for padding. One more row is scratch space,
+ * in which `pack_operand` may gather the segments of a row. */
 static inline int64_t operand_bytes(const micro *u, int64_t m, int64_t k)
 {
     const weight_form *w = &u->weight;
     return w->operand ? ((m + 15) / 16 * 16 + 1) * ((k + w->depth - 1) / w->depth * w->operand + 256) : 0;
 }
 
+/* Bytes of scratch that `attend` needs for n keys of d channels. */
 static inline int64_t attend_bytes(const micro *u, int64_t n, int64_t d)
 {
     const int64_t n_tiles = (n + 31) / 32, d_tiles = (d + 31) / 32, pieces = u->weight.pieces;

@@ -1,30 +1,33 @@
-/* The product in a narrow precision: a's rows are converted to bf16 or int8, multiplied by a weight of the same kind and
- * summed in 32 bits; the epilogue goes on in float32. A stub defines NARROW_PRODUCT (the struct's suffix), NARROW_TERMS (k in a
- * 32-bit word: 2 for bf16, 4 for int8), VL, vmin and vmax, includes this, and then defines `multiply` and its frame.
+/* y (m,n) = act(A (m,k) * B (k,n) + bias + residual) in a narrow precision (product_args in micro.h). The rows of A are rounded to bf16 or
+ * int8, multiplied by a weight of the same type and summed in 32 bits. Bias, residual and activation are float32.
  *
- * With NARROW_PIECES 3, float32 by way of bf16 (Henry, Tang & Heinecke, arXiv:1904.06376): x = x0 + x1 + x2, each the rest rounded
- * to bf16's eight bits, which is exact; float16, in a weight, is x0 + x1. Products of a piece i of a with a piece j of b are
- * summed in float32 where i + j <= 2; what is left out is below 2^-25 of |a||b|. An infinity gives NaN, as does
- * what rounds to one in bf16, and pieces below the normal numbers are taken for zero.
+ * A stub defines NARROW_PRODUCT (the struct's suffix), NARROW_TERMS (values of k in a 32-bit word: 2 for bf16, 4 for int8) and
+ * NARROW_DOT (the instruction that multiplies words and adds). It then includes amx.h or, if it also defines VL, vmin and vmax,
+ * narrow_vectors.h. These two include this file and define `multiply`, `begin` and `end`.
  *
- * bf16 rounds to nearest, ties to even, and takes what is below the normal numbers for zero, as the instructions do.
- * int8 has a scale for each row of a and each column of b, largest magnitude / 127, and rounds to nearest, ties to even;
- * the scale is NaN where a value is not finite.
+ * bf16 rounds to nearest, ties to even. Subnormal numbers become zero, as in the instructions.
+ * int8 rounds to nearest, ties to even, with a scale for each row of A and each column of B: the largest magnitude / 127. The scale is NaN
+ * if a value is not finite.
  *
- * An operand is cut into tiles of 16 rows by 64 bytes, in the order (row / 16, k / NARROW_DEPTH, piece), zeros beyond m and k: AMX
- * loads one as it is, other instructions broadcast its words. int8 has the rows' scales behind the tiles. */
+ * With NARROW_PIECES 3, the product has the accuracy of float32 (Henry, Tang & Heinecke, arXiv:1904.06376). Each number is split into
+ * three bf16 pieces, x = x0 + x1 + x2. Each piece is the remainder of the previous pieces, rounded to bf16's eight bits. The sum is exact.
+ * A float16 weight needs only x0 + x1. The products ai*bj of pieces with i + j <= 2 are summed in float32. The other products of pieces
+ * are left out, because they are below 2^-25 of |a||b|. An infinity, or a number that rounds to infinity in bf16, gives NaN. Subnormal
+ * pieces become zero.
+ *
+ * `narrow_rows_act` below has the layout of packed A. AMX loads its tiles directly; other instructions broadcast 32-bit words of it. */
 #include "vector.h"
 #ifndef NARROW_PIECES
 #define NARROW_PIECES 1
 #endif
 
 enum {
-    NARROW_COLUMNS = 32, /* of a panel of b */
+    NARROW_COLUMNS = 32, /* columns of a panel of B */
     NARROW_TILE_ROWS = 16,
     NARROW_TILE = 1024, /* bytes of a tile */
-    NARROW_DEPTH = 16 * NARROW_TERMS, /* terms of a tile */
+    NARROW_DEPTH = 16 * NARROW_TERMS, /* values of k in a tile */
     NARROW_BLOCK = 2 * NARROW_TILE_ROWS, /* rows multiplied at once */
-    NARROW_WORDS = NARROW_TILE_ROWS * NARROW_COLUMNS, /* of a panel, for each NARROW_DEPTH terms */
+    NARROW_WORDS = NARROW_TILE_ROWS * NARROW_COLUMNS, /* words of a panel for NARROW_DEPTH values of k and one piece */
 };
 
 #if NARROW_TERMS == 2
@@ -32,22 +35,22 @@ typedef float sum;
 enum { NARROW_EXTRA = 0 };
 #else
 typedef int32_t sum;
-static const float NARROW_LEAST = 0x1p-121f; /* of a row's largest; the inverse of the scale overflows below */
-enum { NARROW_EXTRA = 2 }; /* rows of a panel: the columns' scales, and -128 times their sums for stubs that add 128 to a */
+static const float NARROW_LEAST = 0x1p-121f; /* a row with a smaller maximum becomes zeros, because 127 / maximum would overflow */
+enum { NARROW_EXTRA = 2 }; /* last rows of a panel: the columns' scales, and -128 times their sums for stubs that add 128 to A */
 #ifndef NARROW_OFFSET
 #define NARROW_OFFSET 0
 #endif
 #endif
 
-static void begin(void); /* a thread's products, and their end */
-static void end(void);
+static void begin(void); /* called before the first `multiply` of a product */
+static void end(void); /* called after the last one */
 
 #if NARROW_PIECES == 3
-/* 32 floats to 64 bytes of each piece, `apart` from one another: word p holds what came from x0[p] and x1[p] */
+/* Splits 32 floats into pieces of 64 bytes, `apart` bytes apart. Word p of a piece holds the pieces of x0[p] and x1[p]. */
 INLINE void narrow_pair(char *y, int64_t apart, vf x0, vf x1)
 {
     UNROLL for (int q = 0; q < NARROW_PIECES; q++, y += apart) {
-        const int half = q < NARROW_PIECES - 1 ? 0x8000 : 0; /* of the last piece nothing is left */
+        const int half = q < NARROW_PIECES - 1 ? 0x8000 : 0; /* for rounding; the last piece is exact */
         const vi y0 = ((vi)x0 + half) & -0x10000, y1 = ((vi)x1 + half) & -0x10000, words = (vi)((vu)y0 >> 16) | y1;
         memcpy(y, &words, sizeof words);
         x0 -= (vf)y0;
@@ -63,7 +66,7 @@ INLINE void narrow_pair(char *y, int64_t apart, vf x0, vf x1)
 }
 #endif
 
-/* NARROW_DEPTH floats to 64 bytes, of each piece */
+/* Rounds NARROW_DEPTH floats to 64 bytes of each piece. */
 #if NARROW_TERMS == 2
 INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 {
@@ -73,7 +76,7 @@ INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 #else
 INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 {
-    (void)act; /* done before the largest was sought */
+    (void)act; /* applied in row_scale, before the search for the maximum */
 #if VL == 16
     UNROLL for (int p = 0; p < NARROW_DEPTH; p += VL) {
         const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)(load(x + p) * scale)));
@@ -91,7 +94,7 @@ INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 #endif
 }
 
-/* max |x|, and NaN where x has one or an infinity */
+/* Returns the maximum of `before` and all |x|, or NaN if a number is not finite. */
 INLINE float largest(const float *x, int64_t n, float before)
 {
     vf top = splat(before), bad = splat(before * 0.f);
@@ -110,7 +113,8 @@ INLINE float largest(const float *x, int64_t n, float before)
 }
 #endif
 
-/* What row i of a is multiplied by before it is rounded. int8 keeps the inverse behind the operand, and is activated here. */
+/* Returns the factor by which row i of A is multiplied before rounding. For int8, also applies the activation to the row and stores the
+ * row's scale, the inverse of the factor, after the tiles of packed A. */
 INLINE float row_scale(const operand_args *g, int64_t i, int64_t tiles, const int act)
 {
 #if NARROW_TERMS == 2
@@ -128,7 +132,7 @@ INLINE float row_scale(const operand_args *g, int64_t i, int64_t tiles, const in
 #endif
 }
 
-/* Tile t of one row of a, from the row's segments. */
+/* Rounds one row of tile t, whose values may come from several segments of A's row. */
 INLINE void narrow_depth(const operand_args *g, const float *a, int64_t t, char *y, float scale, const int act)
 {
     int64_t s = 0, p = t * NARROW_DEPTH;
@@ -139,18 +143,18 @@ INLINE void narrow_depth(const operand_args *g, const float *a, int64_t t, char 
         return;
     }
     float block[NARROW_DEPTH] = {0};
-    for (int64_t room = NARROW_DEPTH; room && s < g->segments; s++, p = 0) {
-        const int64_t count = g->k - p < room ? g->k - p : room;
-        memcpy(block + NARROW_DEPTH - room, a + (g->offset ? g->offset[s] : 0) + p, count * sizeof(float));
-        room -= count;
+    for (int64_t terms_left = NARROW_DEPTH; terms_left && s < g->segments; s++, p = 0) {
+        const int64_t count = g->k - p < terms_left ? g->k - p : terms_left;
+        memcpy(block + NARROW_DEPTH - terms_left, a + (g->offset ? g->offset[s] : 0) + p, count * sizeof(float));
+        terms_left -= count;
     }
     narrow_block(y, block, scale, act);
 }
 
-/* The packed rows of a: tiles of 16 rows by 64 bytes, which hold NARROW_DEPTH terms in the narrow precision.
+/* Packs A: tiles of 16 rows by 64 bytes, in which each row holds NARROW_DEPTH values of k in the narrow precision.
  *
- *          a (m, k)                                               operand
- *          terms 0..DEPTH-1   DEPTH..2*DEPTH-1   ...
+ *          A (m, k)                                               packed A
+ *          k = 0..DEPTH-1     DEPTH..2*DEPTH-1   ...
  *      rows 0-15    T[0,0]        T[0,1]         ...              T[0,0] T[0,1] ... T[1,0] T[1,1] ...  [scales]
  *      rows 16-31   T[1,0]        T[1,1]         ...
  *      ...
@@ -160,9 +164,9 @@ INLINE void narrow_depth(const operand_args *g, const float *a, int64_t t, char 
  *      ...
  *      row 15       a[15,0] ...                   a[15,DEPTH-1]
  *
- * With NARROW_PIECES 3, T[i,t] is three such tiles one after the other, one for each piece. Rows beyond m and terms beyond k are
- * zeros. In int8 a float for each row, its scale, lies behind the tiles.
- * NARROW_TILE_ROWS rows are made at a time, tile by tile: whole rows, one after the other, would meet in a few sets of L1. */
+ * With NARROW_PIECES 3, T[i,t] is three such tiles in succession, one for each piece. Rows beyond m and values beyond k are zeros. In
+ * int8, the scales follow the tiles, a float for each row.
+ * The loop packs a tile before the next, because writing a whole row of A, 64 bytes in each tile, would use only a few sets of L1. */
 INLINE void narrow_rows_act(const operand_args *g, int64_t tiles, const int act)
 {
     char *y = g->operand;
@@ -193,7 +197,7 @@ static void pack_operand(const operand_args *g)
         narrow_rows_act(g, tiles, ACT_NONE);
 }
 
-/* Vector v of a row of sums as float32 */
+/* Converts the vector of sums at v to float32, with the scales of int8. */
 INLINE vf widen(const sum *sums, const float *scales, float scale, int v)
 {
 #if NARROW_TERMS == 2
@@ -209,18 +213,19 @@ INLINE vf widen(const sum *sums, const float *scales, float scale, int v)
 #endif
 }
 
-/* A block of sums on its way to y. `multiply` of the next one finishes its rows between its own steps, where tiles leave the
- * vector units idle. */
+/* A block of NARROW_BLOCK rows by NARROW_COLUMNS columns whose sums are complete, but not yet written to y. The `multiply` of the next
+ * block writes them between its own steps, in which AMX tiles leave the vector units idle. */
 typedef struct block {
     const product_args *g;
-    void *next; /* the operand that the rows go to instead of y, or NULL */
+    void *next; /* packed A of the next product, which is written instead of y, or NULL */
     sum (*sums)[NARROW_COLUMNS];
-    const float *row_scales, *scales, *bias; /* of this block's rows and columns, bias never NULL */
-    int64_t i, j, m; /* where the block is, and its rows */
-    int64_t done; /* rows that have been finished */
+    const float *row_scales, *scales, *bias; /* of this block's rows and of its columns; bias is never NULL */
+    int64_t i, j, m; /* first row, first column and number of rows */
+    int64_t done; /* number of rows that have been written */
     void (*finish)(const struct block *, int64_t first, int64_t end);
 } block;
 
+/* Writes the next `rows` rows of a block. */
 INLINE void advance(block *b, int64_t rows)
 {
     const int64_t end = b->done + rows < b->m ? b->done + rows : b->m;
@@ -229,12 +234,12 @@ INLINE void advance(block *b, int64_t rows)
     b->done = end;
 }
 
-/* sums[i][j] of rows i < 16, or < 32 where rows > 16, and one panel: `tiles` tiles deep, rows of tiles that far apart; b has
- * so many pieces, up to NARROW_PIECES. `before`, where not NULL, may be advanced meanwhile. */
+/* sums[i][j] = sum_p A[i,p] * B[p,j] of one panel, for i < 16, or i < 32 if rows > 16. `a` is packed A with `tiles` tiles for each 16 rows,
+ * and b is the packed panel with `pieces` <= NARROW_PIECES pieces. May advance the block `before`, if it is not NULL, between its steps. */
 static void multiply(sum (*sums)[NARROW_COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b, int64_t pieces,
                      block *before);
 
-/* rows of y, 32 columns */
+/* y = act(sums + bias + residual) of rows first to end - 1 of a block */
 INLINE void finish(const block *b, int64_t first, int64_t end, const int residual, const int act)
 {
     const product_args *g = b->g;
@@ -260,11 +265,11 @@ NARROW_FINISH(finish_sum, 1, ACT_NONE)
 NARROW_FINISH(finish_sum_gelu, 1, ACT_GELU)
 NARROW_FINISH(finish_sum_relu, 1, ACT_RELU)
 
-static void (*const finishes[2][3])(const block *, int64_t, int64_t) = { /* with a residual or none, and by activation */
+static void (*const finishes[2][3])(const block *, int64_t, int64_t) = { /* by residual (without, with) and activation */
     {finish_plain, finish_gelu, finish_relu}, {finish_sum, finish_sum_gelu, finish_sum_relu},
 };
 
-/* rows of the last, partial panel through a whole-width copy */
+/* `finish` for the last panel, if it has fewer than NARROW_COLUMNS columns: by way of a row with all columns */
 static void finish_part(const block *b, int64_t first, int64_t end)
 {
     float y[NARROW_COLUMNS], residual[NARROW_COLUMNS], bias[NARROW_COLUMNS];
@@ -283,7 +288,7 @@ static void finish_part(const block *b, int64_t first, int64_t end)
 }
 
 #if NARROW_TERMS == 2
-/* rows to the operand of the next product */
+/* `finish` to packed A of the next product */
 INLINE void finish_next(const block *b, int64_t first, int64_t end, const int act)
 {
     const vf bias0 = load(b->bias), bias1 = load(b->bias + VL);
@@ -298,7 +303,7 @@ static void finish_next_plain(const block *b, int64_t first, int64_t end) { fini
 static void finish_next_gelu(const block *b, int64_t first, int64_t end) { finish_next(b, first, end, ACT_GELU); }
 #endif
 
-/* To y, or packed to `next` where not NULL. */
+/* Computes the product to g->y, or if `next` is not NULL to `next`, as packed A of the next product. */
 INLINE void multiply_panels(const product_args *g, void *next)
 {
     static const float zeros[NARROW_COLUMNS];
@@ -339,7 +344,7 @@ static void product_to_operand(const product_args *g, void *operand) { multiply_
 #endif
 
 #if NARROW_TERMS == 2
-/* words[p][j] of 16 columns j from the 16 words p of each */
+/* Transposes 16 columns of 16 words, rows[j][p], to 16 rows of a panel, y[p][j]. */
 INLINE void transpose_words(uint32_t *y, vi *rows)
 {
     static const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -354,7 +359,7 @@ INLINE void transpose_words(uint32_t *y, vi *rows)
     UNROLL for (int p = 0; p < 16; p++) memcpy(y + p * NARROW_COLUMNS, &rows[p], sizeof rows[p]);
 }
 
-/* y[i] = x[i], halves or floats, i < n <= NARROW_DEPTH, and zeros beyond */
+/* y[i] = x[i] for i < n <= NARROW_DEPTH, and 0 for the rest of NARROW_DEPTH; x is float16 if half, else float32 */
 INLINE void read_weights(float *y, const void *x, int half, int64_t n)
 {
     if (half && n == NARROW_DEPTH) {
@@ -372,7 +377,7 @@ INLINE void read_weights(float *y, const void *x, int half, int64_t n)
         y[i] = i >= n ? 0.f : half ? from_half(((const uint16_t *)x)[i]) : ((const float *)x)[i];
 }
 
-/* A panel of words: for each NARROW_DEPTH of k and each piece, 16 words of every column. */
+/* Packs a panel: for every NARROW_DEPTH values of k and each piece, 16 rows of a word for each column. */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     const int64_t item = half ? sizeof(uint16_t) : sizeof(float), pieces = half && NARROW_PIECES > 2 ? 2 : NARROW_PIECES;
@@ -392,7 +397,8 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
             }
         }
 }
-/* lane i of x0 and x1 to word i, of each piece, a panel's tile apart */
+
+/* Rounds lane i of x0 and of x1 to word i of y, for each piece; pieces lie NARROW_WORDS words apart. */
 INLINE void narrow_lanes(uint32_t *y, vf x0, vf x1)
 {
 #if NARROW_PIECES == 3
@@ -404,10 +410,10 @@ INLINE void narrow_lanes(uint32_t *y, vf x0, vf x1)
 #endif
 }
 
-/* the k that word p of a tile holds: neighbours, or those that a pair of vectors brings together */
+/* Word p of a row of a tile holds the values k = PAIR_STEP*p and k = PAIR_STEP*p + PAIR_APART. */
 enum { PAIR_STEP = NARROW_PIECES == 3 ? 1 : 2, PAIR_APART = NARROW_PIECES == 3 ? NARROW_TILE_ROWS : 1 };
 
-/* The words that `pack` makes, of NARROW_COLUMNS columns that lie in k rows. */
+/* Packs a panel like `pack`, but from a row-major matrix x (k, NARROW_COLUMNS). */
 static void pack_columns(float *y, const float *x, int64_t ldx, int64_t k)
 {
     static const float none[NARROW_COLUMNS];
@@ -421,7 +427,7 @@ static void pack_columns(float *y, const float *x, int64_t ldx, int64_t k)
         }
 }
 #else
-/* A panel of words, k fastest, then what NARROW_EXTRA says. */
+/* Packs a panel: words of four neighbouring values of k, and then the rows that NARROW_EXTRA describes. */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     const int64_t words = (k + NARROW_DEPTH - 1) / NARROW_DEPTH * NARROW_TILE_ROWS;

@@ -1,5 +1,6 @@
-/* Vector steps that add the products of neighbouring k to a lane: NARROW_DOT(sums, words of a, words of b), of vectors, and
- * NARROW_STEP, the rows whose sums fit in the registers, a divisor of 16. */
+/* `multiply` by vector instructions that add the products of neighbouring values of k to a lane. A stub also defines
+ * NARROW_DOT(sums, words of A, words of B), such an instruction, and NARROW_STEP, the number of rows whose sums fit the registers, a
+ * divisor of 16. */
 #include "narrow.h"
 
 static void begin(void) {}

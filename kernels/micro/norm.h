@@ -1,6 +1,6 @@
-/* LayerNorm of rows and of columns, and what it is made of: means and sums of squared deviations. Included by generic.h. */
+/* LayerNorm of rows and of columns, means, and sums of squared deviations. Included by generic.h. */
 
-/* The sum of (x - mean)^power for each of a few rows, which hide each other's latency; power 1 or 2. */
+/* y[r] = sum_c (x[r,c] - mean[r])^power,  r < rows <= 4, power 1 or 2. Several rows at once hide the latency of additions. */
 INLINE void row_moments(const int rows, const int power, float *y, const float *x, int64_t ldx, int64_t n, const float *mean)
 {
     vf s0[4], s1[4], d;
@@ -24,7 +24,7 @@ INLINE void row_moments(const int rows, const int power, float *y, const float *
     UNROLL for (int r = 0; r < rows; r++) y[r] = sum_lanes(s0[r] + s1[r]);
 }
 
-/* rows i to i + rows */
+/* LayerNorm of rows i to i + rows - 1 */
 INLINE void layer_norm_rows(const int rows, const norm_args *g, int64_t i)
 {
     const int64_t n = g->n, ldx = g->ldx, ldy = g->ldy;
@@ -47,12 +47,12 @@ INLINE void layer_norm_rows(const int rows, const norm_args *g, int64_t i)
             activate(y + r * ldy, y + r * ldy, n, g->act);
 }
 
-/* the mean over i of power-th powers of x[i,:]*scale + shift[i] - less, of a vector */
-INLINE vf column_moment(const int power, const float *x, int64_t ldx, int64_t m, vf scale, const float *shift, vf less)
+/* For each lane, the mean over i of (x[i]*scale + shift[i] - center)^power, power 1 or 2. */
+INLINE vf column_moment(const int power, const float *x, int64_t ldx, int64_t m, vf scale, const float *shift, vf center)
 {
     vf sums[4] = {0};
     for (int64_t i = 0; i < m; i++) {
-        const vf v = load(x + i * ldx) * scale + (shift ? shift[i] : 0.f) - less;
+        const vf v = load(x + i * ldx) * scale + (shift ? shift[i] : 0.f) - center;
         sums[i % 4] += power == 2 ? v * v : v;
     }
     return (sums[0] + sums[1] + (sums[2] + sums[3])) / (float)m;
@@ -82,19 +82,19 @@ static void norm_columns(const norm_columns_args *g)
         norm_columns_by(g, ACT_NONE);
 }
 
-/* VL rows of a few channels from row i on, turned so that rows lie along the vectors. */
+/* LayerNorm of the VL rows from row i on, for few channels: transposed, so that each lane of a vector is a row. */
 INLINE void layer_norm_few(const norm_args *g, int64_t i, const int act)
 {
-    float turned[VL * VL];
-    const norm_columns_args columns = {.m = g->n, .n = VL, .x = turned, .ldx = VL, .weight = g->weight, .bias = g->bias,
-                                       .eps = g->eps, .y = turned, .ldy = VL};
+    float transposed[VL * VL];
+    const norm_columns_args columns = {.m = g->n, .n = VL, .x = transposed, .ldx = VL, .weight = g->weight, .bias = g->bias,
+                                       .eps = g->eps, .y = transposed, .ldy = VL};
     for (int64_t r = 0; r < VL; r++)
         for (int64_t c = 0; c < g->n; c++)
-            turned[c * VL + r] = g->x[(i + r) * g->ldx + c];
+            transposed[c * VL + r] = g->x[(i + r) * g->ldx + c];
     norm_columns_by(&columns, act);
     for (int64_t r = 0; r < VL; r++)
         for (int64_t c = 0; c < g->n; c++)
-            g->y[(i + r) * g->ldy + c] = turned[c * VL + r];
+            g->y[(i + r) * g->ldy + c] = transposed[c * VL + r];
 }
 
 static void layer_norm(const norm_args *g)
@@ -111,7 +111,7 @@ static void layer_norm(const norm_args *g)
         layer_norm_rows(1, g, i);
 }
 
-static void spread(float *y, const float *x, int64_t ldx, int64_t m, int64_t n)
+static void sum_sq_deviation(float *y, const float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t i = 0; i < m; i++) {
         float mean = 0.f;

@@ -1,31 +1,37 @@
-/* The product in float32 with two thirds of the multiplications: Winograd's inner product ("A New Algorithm for Inner Product",
- * IEEE Trans. Comput. C-17, 1968) takes two terms by one multiplication and two additions,
+/* y (m,n) = act(A (m,k) * B (k,n) + bias + residual) in float32 with two thirds of the multiplications (product_args in micro.h).
  *
- *     a0*b0 + a1*b1 = (a0 + b1)*(a1 + b0) - a0*a1 - b0*b1,
+ * Winograd's inner product ("A New Algorithm for Inner Product", IEEE Trans. Comput. C-17, 1968) computes a pair of terms by one
+ * multiplication and two additions:
  *
- * where the last two belong to a row and to a column alone and are summed once for it. Where a CPU adds beside its FMAs, as
- * Zen 4 does, two of three pairs taken so keep both kinds of unit busy: four cycles' work is done in 8/3.
+ *     a0*b0 + a1*b1 = (a0 + b1)*(a1 + b0) - a0*a1 - b0*b1
  *
- * Each row of a and each column of b is first divided by the power of two that brings its root mean square near 1, which is
- * exact. A sum of k terms then errs by at most 4*|row|*|column| where the usual one errs by sum |a||b|, both times k roundings.
- * An infinity gives NaN, and so may a row and a column whose powers of two multiply beyond float32's range.
+ * The products a0*a1 belong to a row of A, and the products b0*b1 to a column of B. Packing sums them once for each row and column: the
+ * "own" sum. A CPU such as Zen 4 executes additions beside FMAs. If two of three pairs are computed in this way, and the third by two
+ * FMAs, both kinds of unit are busy: the work of four cycles takes 8/3 cycles.
  *
- * A stub defines PAIRS_PRODUCT (the struct's suffix), VL, MR, NV, vmin, vmax, vswap (neighbouring lanes exchanged), and the two
- * instructions PAIRS_ADD (y = b + *a) and PAIRS_FMA (y += b * *a) that take *a, one float for all lanes, from memory: there is no
- * room for a third register to be read. */
+ * Each row of A and each column of B is first divided by a power of two, so that its root mean square is near 1. The division is exact.
+ * The error of a sum is then at most 4*|row|*|column| times k roundings, compared with sum |a||b| times k roundings for FMAs alone. An
+ * infinity gives NaN. A row and a column may also give NaN, if the product of their powers of two is beyond float32's range.
+ *
+ * A stub defines PAIRS_PRODUCT (the struct's suffix), PAIRS_PLAIN (the ISA's float32 table), VL, MR, NV, vmin, vmax, vswap (exchanges
+ * neighbouring lanes), and the instructions PAIRS_ADD (y = b + *a) and PAIRS_FMA (y += b * *a). These broadcast *a from memory, because
+ * the registers' read ports limit the speed. */
 #include "vector.h"
 #include "fetch.h"
 
-/* An operand's rows lie by tiles of mr of them, cut into blocks of 48 floats: a block of each row, then the next, that every float
- * is a constant away from one pointer; last, PAIRS_ROW floats for each row, of which two are its own products' sum and its power of
- * two. Pair p is taken by one multiplication unless p % 3 = 2. Sums are set aside at the end of a block; see gemm.h. */
+/* Packed A is a sequence of tiles of mr rows. A tile has one block of PAIRS_BLOCK floats of each row, then the next block of each row, and
+ * so on, so that the inner loop reaches all rows by constant offsets from one pointer. At the end of a tile are PAIRS_ROW floats for each
+ * row, of which the first is the row's own sum and the second its power of two. Pair p is computed by two FMAs if p % 3 = 2, otherwise by
+ * one multiplication. GEMM_DEPTH is a multiple of a block; see gemm.h. */
 enum { PAIRS_BLOCK = 48, GEMM_DEPTH = 7 * PAIRS_BLOCK, PAIRS_TERMS = 2, PAIRS_ROW = 16 };
 
-/* GEMM_LINES are fetched every GEMM_STEP terms: no faster than memory gives them, beside 70 cycles of multiplications. */
+/* Every GEMM_STEP terms, which take 70 cycles, GEMM_LINES cache lines are prefetched. Memory does not deliver lines faster. */
 enum { GEMM_STEP = 6, GEMM_LINES = 2 };
 
+/* Returns whether the pair of terms k and k + 1 is computed by one multiplication. */
 INLINE int is_paired(int64_t k) { return k / 2 % 3 < 2; }
 
+/* acc += a0*b0 + a1*b1. If paired, acc also receives the own products a0*a1 and b0*b1, which `restore` subtracts. */
 INLINE void accumulate_pair(const int mr, vf acc[][NV], const float *a, const float *b, const int paired)
 {
     vf b0[NV], b1[NV];
@@ -63,7 +69,7 @@ INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda,
     }
 }
 
-/* The sums as they would be otherwise, by what lies behind the rows and the columns. */
+/* Subtracts the own sums of row and column from each sum of the tile, and multiplies it by both powers of two. */
 INLINE void restore(const int mr, vf acc[][NV], const float *row, const float *column)
 {
     vf own[NV], scale[NV];
@@ -83,7 +89,7 @@ INLINE float power_of_two(int e)
     return x;
 }
 
-/* The power of two next to a root mean square, from the mean square; 0 where that is 0, and NaN where it is not finite. */
+/* Returns a power of two near the root of a mean square. Returns 0 for 0, and NaN if the mean square is not finite. */
 static float near_root(double square)
 {
     if (!(square > 0 && square < INFINITY))
@@ -94,7 +100,7 @@ static float near_root(double square)
 
 INLINE float inverse_of(float power) { return power == 0.f ? 0.f : 1.f / power; }
 
-/* Of a row whose squares overflow in float32 or may be lost. */
+/* power_of_row in double precision, for a row whose squares may overflow or underflow in float32. */
 static float near_extreme_root(const operand_args *g, const float *x)
 {
     double square = 0;
@@ -106,16 +112,16 @@ static float near_extreme_root(const operand_args *g, const float *x)
     return near_root(square / (g->segments * g->k));
 }
 
-/* Where a row goes: its place in the tile's present block, `next` from one to the next, and the block's vector. Of its own products
- * there is a sum for each vector of a block, that none waits for the one before. */
+/* The position in packed A at which the next vector of a row is stored, and the row's own sum so far. */
 typedef struct {
-    float *y;
-    int64_t next;
-    int phase;
-    vf own[PAIRS_BLOCK / VL];
+    float *y; /* the row's present block */
+    int64_t next; /* floats from a block to the row's next block */
+    int phase; /* index of the vector in the block */
+    vf own[PAIRS_BLOCK / VL]; /* a partial own sum for each vector of a block, so that additions do not wait for each other */
 } pair_place;
 
-/* A vector's own products go by pairs of lanes, of which `halves` has one half for each lane of a pair that is taken so. */
+/* Stores a vector and adds its products of pairs to the own sum. Both lanes of a pair hold the pair's product, so each is multiplied by
+ * 1/2, or by 0 if the pair is computed by FMAs. */
 INLINE void place_vector(pair_place *to, int phase, vf v)
 {
     static const float halves[PAIRS_BLOCK] = {
@@ -129,7 +135,7 @@ INLINE void place_vector(pair_place *to, int phase, vf v)
     to->own[phase] += v * vswap(v) * load(halves + phase * VL);
 }
 
-/* A row's segment, divided by a power of two; whole vectors unless it is the last. */
+/* Stores a segment of a row, multiplied by `inverse`. Requires whole vectors, except in the last segment. */
 INLINE void place_segment(pair_place *to, const float *x, int64_t k, float inverse)
 {
     int64_t p = 0;
@@ -149,6 +155,7 @@ INLINE void place_segment(pair_place *to, const float *x, int64_t k, float inver
         }
 }
 
+/* Returns the sum of squares of k floats, for each lane. */
 INLINE vf squares_of(const float *x, int64_t k)
 {
     vf squares[4] = {0};
@@ -162,7 +169,7 @@ INLINE vf squares_of(const float *x, int64_t k)
     return squares[0] + squares[1] + (squares[2] + squares[3]);
 }
 
-/* The power of two next to the root mean square of the row at x. */
+/* Returns a power of two near the root mean square of the row at x. */
 INLINE float power_of_row(const operand_args *g, const float *x)
 {
     vf squares = splat(0.f);
@@ -174,7 +181,8 @@ INLINE float power_of_row(const operand_args *g, const float *x)
     return square > 0x1p-100f && square < 0x1p100f ? power_of_two(((bits >> 23) - 126) >> 1) : near_extreme_root(g, x);
 }
 
-/* That row, of segments of whole vectors or of a single one, divided by its power, to its blocks at y. Returns its own products' sum. */
+/* Divides the row at x by `power` and stores it to its blocks at y. Requires one segment, or segments of whole vectors. Returns the row's
+ * own sum. */
 INLINE float place_row(float *y, int64_t next, const operand_args *g, const float *x, float power)
 {
     pair_place to = {.y = y, .next = next};
@@ -184,22 +192,24 @@ INLINE float place_row(float *y, int64_t next, const operand_args *g, const floa
     return sum_lanes(to.own[0]);
 }
 
-/* A row so short is not worth its scales: its operand is the row itself. */
+/* A shorter row is packed as it is, and its product is computed by FMAs alone. */
 enum { PAIRS_SHALLOW = 32 };
 
+/* Returns the floats of a row of packed A. */
 static int64_t floats_of_row(int64_t k)
 {
     return k < PAIRS_SHALLOW ? k : (k + PAIRS_BLOCK - 1) / PAIRS_BLOCK * PAIRS_BLOCK + PAIRS_ROW;
 }
 
+/* Copies the segments of a row side by side. */
 static void gather_row(float *y, const operand_args *g, const float *x)
 {
     for (int64_t s = 0; s < g->segments; s++)
         memcpy(y + s * g->k, x + (g->offset ? g->offset[s] : 0), g->k * sizeof *x);
 }
 
-/* Tile by tile, as gemm will read them; a tile's powers first, that no row waits for its own. A row whose segments are no whole
- * vectors is first brought together, behind all the others. */
+/* Packs A by the tiles that gemm will read. The powers of all rows of a tile come first, so that no row waits for its own power. A row
+ * whose segments are not whole vectors is first gathered in the scratch row after packed A. */
 static void pair_rows(const operand_args *g, int64_t lda)
 {
     const int64_t most = even_rows(g->m);
@@ -253,7 +263,7 @@ static void product(const product_args *p)
         gemm(&g);
 }
 
-/* Squares of a panel's columns may be lost or overflow in float32. */
+/* Computes the powers of a panel's columns in double precision, because squares may overflow or underflow in float32. */
 static void near_extreme_roots(float *powers, const float *x, int64_t ldx, int64_t k)
 {
     for (int64_t j = 0; j < NR; j++) {
@@ -264,7 +274,7 @@ static void near_extreme_roots(float *powers, const float *x, int64_t ldx, int64
     }
 }
 
-/* A packed panel of NR columns, made from k rows at x, which may be y. Column j is divided by its power of two, 2^e[j].
+/* Packs a panel of NR columns from k rows at x. x may be y. Column j is divided by its power of two, 2^e[j].
  *
  *      row               y (K + 2, NR), K = k rounded up to an even number
  *      0                 x[0,0] / 2^e[0]     x[0,1] / 2^e[1]     ...      \ the pair 0
@@ -272,9 +282,9 @@ static void near_extreme_roots(float *powers, const float *x, int64_t ldx, int64
  *      2                 x[2,0] / 2^e[0]     x[2,1] / 2^e[1]     ...      \ the pair 1
  *      3                 ...                                              /
  *      ...
- *      K - 1             zeros where k is odd
- *      K                 own[0]              own[1]              ...      sum of y[2q,j] * y[2q+1,j] over the pairs q that the
- *                                                                         tile takes by one multiplication (is_paired)
+ *      K - 1             zeros if k is odd
+ *      K                 own[0]              own[1]              ...      sum of y[2q,j] * y[2q+1,j] over the pairs q that are
+ *                                                                         computed by one multiplication (is_paired)
  *      K + 1             2^e[0]              2^e[1]              ...
  *
  * `restore` subtracts own[j] from the tile's sums and multiplies them by 2^e[j]. */

@@ -1,12 +1,13 @@
-/* The memory that memory.pyx keeps: at most POOL_SLOTS blocks of POOL_LIMIT bytes together. Any thread may give and take;
- * one that would have to wait, as in a child forked meanwhile, does without. */
+/* A pool of freed blocks that memory.pyx reuses: at most POOL_SLOTS blocks, which together have at most POOL_LIMIT bytes. Any thread may
+ * call. A call that cannot take the lock at once works without the pool, so that it cannot hang in a process that was forked while
+ * another thread held the lock. */
 #ifndef MOBILESAM_POOL_H
 #define MOBILESAM_POOL_H
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/mman.h>
 
-#define POOL_LEAST ((size_t)1 << 18)
+#define POOL_LEAST ((size_t)1 << 18) /* bytes; smaller arrays are NumPy's own */
 #define POOL_LIMIT ((size_t)60 << 20)
 enum { POOL_SLOTS = 16 };
 
@@ -19,7 +20,7 @@ static struct {
     } slots[POOL_SLOTS];
 } pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* At least `bytes`, whole pages, `*got` of them; NULL where memory runs out. */
+/* Returns a block of at least `bytes` bytes and stores its size in `*got`. Returns NULL if there is no memory. */
 static void *pool_take(size_t bytes, size_t *got)
 {
     void *memory = NULL;
@@ -38,7 +39,7 @@ static void *pool_take(size_t bytes, size_t *got)
         }
         pthread_mutex_unlock(&pool.lock);
     }
-    if (!memory) { /* not malloc, whose arenas keep what another thread has freed */
+    if (!memory) { /* mmap, because malloc would keep memory that another thread has freed */
         *got = bytes;
         memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (memory == MAP_FAILED)
@@ -48,6 +49,7 @@ static void *pool_take(size_t bytes, size_t *got)
     return memory;
 }
 
+/* Keeps a block in the pool, or returns it to the operating system if the pool is full. */
 static void pool_give(void *memory, size_t bytes)
 {
     if (!pthread_mutex_trylock(&pool.lock)) {

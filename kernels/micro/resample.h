@@ -1,4 +1,4 @@
-/* Linear interpolation, down the rows and along a row; and comparing the result with a threshold. Included by generic.h. */
+/* Linear interpolation between rows and along a row, and comparisons with a threshold. Included by generic.h. */
 
 static void blend(float *y, const float *x0, const float *x1, float t, int64_t count)
 {
@@ -15,7 +15,7 @@ INLINE void resample_each(float *y, const float *x, const int32_t *index, const 
 static void resample(float *y, const float *x, const int32_t *index, const float *t, int64_t count)
 {
     int64_t j = 0;
-#ifdef vpick /* where the values of a vector lie within two of x, which is the rule when it is made larger */
+#ifdef vpick /* a fast path: when x is enlarged, a vector of y usually needs only two neighbouring vectors of x */
     const int32_t length = index[count - 1] + 2;
     for (; j + VL <= count; j += VL) {
         const int32_t first = index[j];
@@ -33,13 +33,13 @@ static void resample(float *y, const float *x, const int32_t *index, const float
     resample_each(y + j, x, index + j, t + j, count - j);
 }
 
-static void above(uint8_t *y, const float *x, float threshold, int64_t count)
+static void greater_than(uint8_t *y, const float *x, float threshold, int64_t count)
 {
     for (int64_t j = 0; j < count; j++)
         y[j] = x[j] > threshold;
 }
 
-static int64_t count_above(const float *x, float threshold, int64_t count)
+static int64_t count_greater(const float *x, float threshold, int64_t count)
 {
     int32_t n = 0;
     for (int64_t j = 0; j < count; j++)

@@ -1,6 +1,6 @@
 /* Softmax and exp of rows and of columns. Included by generic.h. */
 
-/* y = exp(x - top), top the largest; their sum */
+/* y[j] = exp(x[j] - top),  top = max_j x[j],  j < n. Stores top in `*top` and returns the sum of y. */
 INLINE float exp_row(float *y, const float *x, int64_t n, float *top)
 {
     vf high = splat(-INFINITY), sum = splat(0.f);

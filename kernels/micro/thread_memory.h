@@ -1,4 +1,4 @@
-/* Scratch memory: a block that belongs to a thread, for the calls that it makes, one at a time. Included by isa.pyx. */
+/* Scratch memory: each thread that calls kernels owns a block, which it reuses from call to call. Included by isa.pyx. */
 #ifndef MOBILESAM_THREAD_MEMORY_H
 #define MOBILESAM_THREAD_MEMORY_H
 #include <pthread.h>
@@ -20,6 +20,7 @@ static void memory_free(void *p)
 
 static int memory_init(void) { return pthread_key_create(&memory_key, memory_free); }
 
+/* Returns the calling thread's block, or NULL without memory. */
 static block *own_block(void)
 {
     block *own = pthread_getspecific(memory_key);
@@ -30,6 +31,7 @@ static block *own_block(void)
     return own;
 }
 
+/* Returns the calling thread's scratch memory, enlarged to `bytes`, or NULL without memory. */
 static void *scratch_get(size_t bytes)
 {
     block *own = own_block();

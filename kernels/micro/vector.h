@@ -1,4 +1,4 @@
-/* Vectors of VL floats and the functions of one: GELU, exp, activations. Included by generic.h. */
+/* Vectors of VL floats, and functions of a vector: GELU, exp, sine and cosine. Included by generic.h, narrow.h and pairs.h. */
 
 #include "micro.h"
 #include <math.h>
@@ -21,7 +21,7 @@ INLINE vf load(const float *p) { return *(const vfu *)p; }
 INLINE void store(float *p, vf v) { *(vfu *)p = v; }
 INLINE vf splat(float x) { return x - (vf){0}; }
 
-/* the first n < VL floats, the rest `fill` */
+/* Loads n < VL floats. The other lanes are `fill`. */
 INLINE vf load_part(const float *p, int64_t n, float fill)
 {
     vf v = splat(fill);
@@ -30,7 +30,7 @@ INLINE vf load_part(const float *p, int64_t n, float fill)
 }
 INLINE void store_part(float *p, vf v, int64_t n) { memcpy(p, &v, n * sizeof(float)); }
 
-/* by halves, whatever the ISA */
+/* On every ISA the sum is pairwise: the upper half of the lanes is added to the lower half until one lane is left. */
 INLINE float sum_lanes(vf v)
 {
 #if VL == 16
@@ -58,9 +58,9 @@ INLINE float max_lanes(vf v)
 #endif
 }
 
-/* gelu(x) = max(x, 0) - a*Phi(-a), a = |x|, Phi(-a) the eighth power of a polynomial, a minimax fit for the product up to
- * a = 5.75, beyond which that is below 3e-8. Powers keep a polynomial's error small where Phi is, and no division is left.
- * Absolute error, rounding included: below 2.5e-7, root mean square 5e-8 (the erf form in float32: 3e-8). NaN stays NaN. */
+/* gelu(x) = max(x, 0) - a*Phi(-a) with a = |x|. Phi(-a) is approximated by p(a)^8, where the polynomial p is a minimax fit of a*Phi(-a)
+ * for a <= 5.75. For larger a, a*Phi(-a) is below 3e-8. The eighth power makes the error small where Phi is small, and needs no division.
+ * Absolute error, rounding included: below 2.5e-7, root mean square 5e-8 (the erf form in float32: 3e-8). NaN gives NaN. */
 INLINE vf gelu_v(vf x)
 {
     const vf a = vmin((vf)((vi)x & 0x7fffffff), splat(5.75f));
@@ -78,7 +78,8 @@ INLINE vf gelu_v(vf x)
     return vmax(splat(0.f), x) - a * p;
 }
 
-/* exp(x) for x <= 0 (softmax); below -87 it is 0; NaN stays NaN. Cody & Waite's reduction, then degree 6: 2 ulp. */
+/* exp(x) for x <= 0, as softmax needs it. x < -87 gives 0, NaN gives NaN. Cody & Waite's range reduction and a polynomial of degree 6;
+ * the error is 2 ulp. */
 INLINE vf exp_v(vf x)
 {
     vf n = x * 1.44269504f + 12582912.f;
@@ -94,8 +95,8 @@ INLINE vf exp_v(vf x)
     return (vf)((vi)(p * (vf)scale) & ~(x < -87.f));
 }
 
-/* sin and cos of 2 pi t: t less its nearest quarter turn is exact, and so is which quarter that is up to |t| = 2^20, beyond which
- * they are those of some quarter turn; then polynomials of degree 7 and 8, 1.5 ulp of 1. */
+/* sin(2 pi t) and cos(2 pi t). The nearest multiple of 1/4 is subtracted from t, which is exact for |t| < 2^20, and polynomials of degree
+ * 7 and 8 of the rest give an error of 1.5 ulp of 1. For larger |t|, the results are the sine and cosine of some multiple of pi/2. */
 INLINE void sin_cos_v(vf t, vf *sine, vf *cosine)
 {
     const vf shifted = t * 4.f + 12582912.f;
@@ -111,7 +112,7 @@ INLINE void sin_cos_v(vf t, vf *sine, vf *cosine)
     *cosine = (vf)(((odd & (vi)s) | (~odd & (vi)c)) ^ (((quarter + 1) & 2) << 30));
 }
 
-/* IEEE half to float by moving the exponent's bias with a multiplication, which also normalises subnormals. */
+/* Converts an IEEE half to float. Multiplying by 2^112 corrects the exponent's bias and normalises subnormals. */
 INLINE float from_half(uint16_t h)
 {
     const uint32_t sign = (uint32_t)(h & 0x8000) << 16, rest = (uint32_t)(h & 0x7fff) << 13;

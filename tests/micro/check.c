@@ -159,13 +159,13 @@ static void activations(void)
         }
 }
 
-static void turns(void)
+static void sincos_2pi(void)
 {
     for (int n = 1; n <= 4 * u->vl + 1; n++) {
-        CASE("turns n %d", n);
+        CASE("sincos_2pi n %d", n);
         const float x0 = -0.7f, x1 = 0.9f;
         float *w0 = numbers(n, 3), *w1 = numbers(n, 3), *y = blank(2 * n);
-        u->turns(y, x0, w0, x1, w1, n);
+        u->sincos_2pi(y, x0, w0, x1, w1, n);
         for (int j = 0; j < n; j++) {
             const double a = (double)x0 * w0[j], b = (double)x1 * w1[j], phase = 6.283185307179586 * (a + b);
             const double bound = 6.3 * roundings(2) * (fabs(a) + fabs(b)) + 2e-7; /* of the turns, and of the polynomials */
@@ -178,7 +178,7 @@ static void turns(void)
 static void elementwise(void)
 {
     for (int n = 1; n <= 4 * u->vl + 1; n++) {
-        CASE("add, blend, resample, normalize, above, count_above n %d", n);
+        CASE("add, blend, resample, normalize, greater_than, count_greater n %d", n);
         float *x0 = numbers(n + 1, 1), *x1 = numbers(n, 1), *t = numbers(n, 1);
         float *added = blank(n), *blended = blank(n), *sampled = blank(n), *normal = blank(n);
         int32_t *index = array(n, sizeof *index), *far = array(n, sizeof *far);
@@ -196,7 +196,7 @@ static void elementwise(void)
         u->resample(sampled, x0, index, t, n);
         u->resample(spaced, wide, far, t, n);
         u->normalize(normal, levels, x0, t, n);
-        u->above(bits, x1, 0.f, n);
+        u->greater_than(bits, x1, 0.f, n);
         int count = 0;
         for (int j = 0; j < n; j++) {
             const float *at = x0 + index[j], *further = wide + far[j];
@@ -215,7 +215,7 @@ static void elementwise(void)
             expect(j, bits[j], x1[j] > 0.f, 0);
             count += x1[j] > 0.f;
         }
-        expect(0, u->count_above(x1, 0.f, n), count, 0);
+        expect(0, u->count_greater(x1, 0.f, n), count, 0);
     }
 }
 
@@ -274,7 +274,7 @@ int main(void)
             abort();
     signal(SIGSEGV, crashed);
     gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), scales(), norm_columns(), draw_columns(), dot_rows(), spreads(), activations(), elementwise();
-    turns(), fma_probe(), pack(), pack_columns();
+    sincos_2pi(), fma_probe(), pack(), pack_columns();
     failed += wrong > 0;
     printf(TEXT(TABLE) ": %d passed, %d failed\n", cases - failed, failed);
     return failed > 0;

@@ -209,11 +209,11 @@ static void spreads(void)
 {
     EACH(m, 1, 5)
         EACH(n, 2, u->vl - 1, u->vl, 2 * u->vl + 1, 320) {
-            CASE("spread, transpose rows %d, columns %d", m, n);
+            CASE("sum_sq_deviation, transpose rows %d, columns %d", m, n);
             const int ldx = n + 2, ldy = m + 3;
             const float *x = numbers((m - 1) * ldx + n, 4);
             float *y = blank(m), *turned = blank((n - 1) * ldy + m);
-            u->spread(y, x, ldx, m, n);
+            u->sum_sq_deviation(y, x, ldx, m, n);
             u->transpose(turned, ldy, x, ldx, m, n);
             for (int i = 0; i < m; i++) {
                 double mean = 0, size = 0, squares = 0;
