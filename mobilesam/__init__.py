@@ -27,7 +27,7 @@ __all__ = [
     "sam_model_registry",
     "segment",
 ]
-_MODULES = {  # of what is not in api.model
+_MODULES = {  # the module of each name that is not in api.model
     "SamAutomaticMaskGenerator": "compat.generators",
     "SamPredictor": "compat.predictor",
     "build_sam_vit_t": "compat.build_sam",
@@ -37,13 +37,13 @@ _MODULES = {  # of what is not in api.model
 
 if find_spec(f"{__name__}.kernels") is None:
     raise ImportError(
-        f"{__path__[0]} is the source folder and hides an installed mobilesam (or none is installed): "
-        "run from another folder, or install with `pip install -e .`"
+        f"mobilesam was imported from the source folder {__path__[0]}, which has no compiled kernels: run from another "
+        "folder if mobilesam is installed, else install it with `pip install -e .`"
     )
 
 
 def __getattr__(name: str) -> Any:
-    # NumPy, Pillow and the kernels load on first use, so `mobilesam --help` and a usage error answer at once.
+    # NumPy, Pillow and the kernels load on first use, because `mobilesam --help` and usage errors do not need them.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_MODULES.get(name, 'api.model')}", __name__), name)

@@ -1,4 +1,4 @@
-"""The architecture in one place: sizes of every stage and the name and shape of every tensor.
+"""The architecture: the sizes of every stage, and the name and shape of every tensor.
 
 Source: MobileSAM's `build_sam_vit_t` (build_sam.py), modeling/tiny_vit_sam.py, prompt_encoder.py,
 mask_decoder.py and transformer.py; TinyViT: Wu et al., arXiv:2207.10666; SAM: Kirillov et al.,
@@ -21,9 +21,14 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 
 class Stage(NamedTuple):
-    """One stage of TinyViT: `depth` blocks on a `resolution`² map of `dim` channels.
+    """One stage of TinyViT.
 
-    `heads` and `window` are those of its windowed attention; 0 for stage 0, which is convolutional (MBConv).
+    Attributes:
+        dim: Number of channels.
+        depth: Number of blocks.
+        heads: Number of attention heads. 0 for stage 0, which is convolutional (MBConv).
+        window: Side of an attention window in tokens. 0 for stage 0.
+        resolution: Side of the square feature map.
     """
 
     dim: int
@@ -43,9 +48,9 @@ MLP_RATIO = 4
 MBCONV_EXPAND = 4
 EMBED_DIM = 256
 EMBED_SIZE = STAGES[-1].resolution
-LOW_RES = 4 * EMBED_SIZE  # pixels a side of the masks that are drawn
+LOW_RES = 4 * EMBED_SIZE  # side of the decoder's mask logits
 
-POINT_EMBEDDINGS = 4  # background, foreground, the box's two corners
+POINT_EMBEDDINGS = 4  # background point, foreground point, a box's top left corner, its bottom right corner
 MASK_INPUT_CHANNELS = 16
 DECODER_DEPTH = 2
 DECODER_HEADS = 8
@@ -61,12 +66,18 @@ BATCH_NORM_EPS = 1e-5
 
 @lru_cache(4)
 def attention_bias_index(window: int) -> NDArray[np.intp]:
-    """(N, N) read-only index into a head's `attention_biases` for each query and key of a window, N = window².
+    """Index into a head's `attention_biases` for each pair of a query and a key in a window.
 
     The reference (tiny_vit_sam.py, `Attention`) numbers the offsets (|dy|, |dx|) in order of first
-    appearance, which is row-major: |dy|·window + |dx|.
+    appearance. This order is row-major: |dy|·window + |dx|.
+
+    Args:
+        window: Side of the window in tokens.
+
+    Returns:
+        (N, N) intp, read-only, with N = window². Rows are queries and columns are keys.
     """
-    import numpy as np  # which `photo` does without
+    import numpy as np  # imported here, because `images/photo.py` uses this module without NumPy
 
     y, x = np.divmod(np.arange(window * window), window)
     index: NDArray[np.intp] = np.abs(y[:, None] - y) * window + np.abs(x[:, None] - x)
@@ -75,23 +86,32 @@ def attention_bias_index(window: int) -> NDArray[np.intp]:
 
 
 class TensorSpec(NamedTuple):
-    """Shape of a tensor, and whether it is the weight of a convolution or linear layer (fp16 by default)."""
+    """Shape and kind of one tensor of a fused checkpoint.
+
+    Attributes:
+        shape: Shape of the tensor.
+        is_matrix: Whether the tensor is the weight of a convolution or linear layer. `mobilesam convert` writes these
+            weights as fp16 by default.
+    """
 
     shape: tuple[int, ...]
     is_matrix: bool = False
 
 
 def tensor_specs() -> dict[str, TensorSpec]:
-    """Every tensor of a fused checkpoint by its reference name, in the order of the network.
+    """Specs of every tensor of a fused checkpoint by the reference's names, in the order of the network.
 
-    Layouts are PyTorch's: convolutions (out, in/groups, kh, kw), transposed ones (in, out, kh, kw), linear
-    layers (out, in).
+    Layouts are PyTorch's: convolutions (out, in/groups, kh, kw), transposed convolutions (in, out, kh, kw),
+    linear layers (out, in).
     """
     return dict([*_image_encoder(), *_prompt_encoder(), *_mask_decoder()])
 
 
 def expected_tensors() -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a fused checkpoint (BatchNorm folded, no classification head)."""
+    """Shape of every tensor of a fused checkpoint, by name.
+
+    In a fused checkpoint BatchNorm is folded into the convolutions, and there is no classification head.
+    """
     return {name: spec.shape for name, spec in tensor_specs().items()}
 
 
@@ -99,7 +119,7 @@ _Specs = Iterator[tuple[str, TensorSpec]]
 
 
 def _layer(name: str, *weight: int, outputs: int | None = None) -> _Specs:
-    """A convolution or linear layer with a bias of `outputs` (by default the weight's first axis)."""
+    """Weight and bias of a convolution or linear layer. The bias has `outputs` values, or `weight[0]` by default."""
     yield f"{name}.weight", TensorSpec(weight, is_matrix=True)
     yield f"{name}.bias", TensorSpec((weight[0] if outputs is None else outputs,))
 
@@ -110,7 +130,7 @@ def _norm(name: str, dim: int) -> _Specs:
 
 
 def _inverted_bottleneck(name: str, dim: int, hidden: int, out: int) -> _Specs:
-    """MBConv and PatchMerging: 1×1 to `hidden`, depthwise 3×3, 1×1 to `out`."""
+    """Layers of an MBConv or PatchMerging block: 1×1 to `hidden` channels, depthwise 3×3, 1×1 to `out` channels."""
     yield from _layer(f"{name}.conv1.c", hidden, dim, 1, 1)
     yield from _layer(f"{name}.conv2.c", hidden, 1, 3, 3)
     yield from _layer(f"{name}.conv3.c", out, hidden, 1, 1)

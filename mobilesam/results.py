@@ -1,4 +1,4 @@
-"""Segmented objects as pictures, text and files: the public names of `mobilesam.masks`."""
+"""Segmented objects as pictures, COCO JSON, GeoJSON and SVG: the public names of `mobilesam.masks`."""
 
 from .masks.draw import colours, cutout, label_map, overlay
 from .masks.export import SUFFIXES, check_output, coco, geojson, save, svg

@@ -1,3 +1,4 @@
-"""The public interface: a model, an embedding, a segmentation, everything-mode, checked prompts, embedding files.
+"""The public interface: models, embeddings, segmentations, everything-mode, prompt checks and embedding files.
+
 Imports `network`, `masks`, `images`, `checkpoints` and `util`.
 """

@@ -1,4 +1,4 @@
-"""Embeddings as files: safetensors, with the image's sizes and what encoded it."""
+"""Embedding files: safetensors that hold the features, the image's sizes, and the checkpoint and precision used."""
 
 import os
 from dataclasses import dataclass
@@ -21,7 +21,12 @@ SHAPE = (EMBED_SIZE, EMBED_SIZE, EMBED_DIM)
 
 @dataclass(frozen=True)
 class Maker:
-    """What encodes an image: a checkpoint, by its SHA-256, in a precision."""
+    """The checkpoint and precision that an embedding was computed with.
+
+    Attributes:
+        checkpoint_sha256: SHA-256 of the checkpoint file, in hexadecimal.
+        precision: "fp32", "bf16" or "int8".
+    """
 
     checkpoint_sha256: str
     precision: str
@@ -34,7 +39,18 @@ def write(
     input_size: Size,
     maker: Maker,
 ) -> None:
-    """Write an embedding, whole or not at all. Raises OSError where the file cannot be written."""
+    """Write an embedding file. A failure leaves no partial file.
+
+    Args:
+        path: The file to write.
+        features: (64, 64, 256) float32.
+        original_size: (h, w) of the image.
+        input_size: (h, w) of the part of the 1024×1024 canvas that the image fills.
+        maker: The checkpoint and precision that computed `features`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     path = Path(path)
     check_folder(path)
     metadata = {
@@ -50,10 +66,18 @@ def write(
 
 
 def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32], Size, Size]:
-    """The features (64, 64, 256), read-only, original_size and input_size of an embedding by this maker.
+    """Read an embedding file that `write` wrote.
 
-    Raises FileNotFoundError, or ValueError for a file that is no embedding or damaged, and for one that another
-    checkpoint or precision has made.
+    Args:
+        path: The file to read.
+        maker: The checkpoint and precision that the embedding must come from.
+
+    Returns:
+        The features (64, 64, 256) float32, read-only, then `original_size` and `input_size`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not an embedding, is damaged, or comes from another checkpoint or precision.
     """
     path = Path(path)
     if not path.exists():
@@ -76,7 +100,7 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32
         theirs = f"{metadata.get('checkpoint_sha256')!a:.20}"
         ours = f"{maker.checkpoint_sha256[:18]!r}"
         problem = f"made with the checkpoint of SHA-256 {theirs}..., but the model's is {ours}..."
-        raise ValueError(f"{path}: {problem}: give the model of that checkpoint, or encode the image again")
+        raise ValueError(f"{path}: {problem}: pass a model of that checkpoint, or encode the image again")
     if metadata.get("precision") != maker.precision:
         problem = f"made in precision {metadata.get('precision')!a:.20}, but the model's is {maker.precision!r}"
         raise ValueError(f"{path}: {problem}: encode the image again")

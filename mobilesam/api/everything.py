@@ -1,10 +1,12 @@
-"""Everything-mode: the masks of a whole image, from a grid of points over it and over crops of it.
+"""Everything-mode: all masks of an image, from a grid of point prompts over the image and over crops of it.
 
-Source: the reference's automatic_mask_generator.py and utils/amg.py, whose names, defaults, order and records these
-are. What differs is the order of the work. The scores of a point's candidates come first, and one that fails by its
-score is never drawn. The others go from 256×256 logits to run lengths in one pass (`kernels.mask_runs`). And the
-crops come in the order in which the last suppression of duplicates ranks their masks, the smallest first, so that a
-crop's masks are final as soon as it is done.
+Source: the reference's automatic_mask_generator.py and utils/amg.py. Parameter names, defaults, records and their order
+are the reference's. The work is ordered differently:
+
+- The predicted IoUs of a point's candidate masks are computed first. A mask with too low an IoU is never computed.
+- The other masks go from 256×256 logits to run lengths in one pass (`kernels.mask_runs`).
+- The smallest crops are processed first, because the NMS between crops ranks their masks first. So the masks of a crop
+  are final when the crop is done.
 """
 
 from __future__ import annotations
@@ -35,12 +37,12 @@ Progress = Callable[[int, int], object]
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 MASK_THRESHOLD = 0.0
-EDGE = 20  # pixels: what comes so near a crop's edge is cut off by it
+EDGE = 20  # pixels: a box that ends this close to a crop's edge is taken to be cut off by the crop
 
 
 @dataclass(slots=True)
 class _Mask:
-    """A record in the making: run lengths, and box and point in the image's pixels."""
+    """A mask before it becomes a `Record`. `counts` are COCO run lengths, and coordinates are pixels of the image."""
 
     counts: NDArray[np.uint32]
     box: Box
@@ -51,7 +53,7 @@ class _Mask:
 
 
 class MaskGenerator:
-    """All masks of an image, under the reference's parameters."""
+    """Generates all masks of an image. The parameters are those of the reference's SamAutomaticMaskGenerator."""
 
     def __init__(
         self,
@@ -70,27 +72,36 @@ class MaskGenerator:
         min_mask_region_area: float = 0,
         output_mode: str = "binary_mask",
     ) -> None:
-        """Check the parameters.
+        """Check and store the parameters.
 
-        model: what `mobilesam.load` gives.
-        points_per_side: the grid has its square of points; None where point_grids are given.
-        points_per_batch: how many points the decoder is given at a time. The result does not depend on it.
-        pred_iou_thresh: a mask's predicted IoU exceeds it; 0 lets all pass.
-        stability_score_thresh: a mask's stability is at least this; 0 lets all pass.
-        stability_score_offset: how far the thresholds that the stability compares are from the mask's own, a logit
-        of 0.
-        box_nms_thresh: of two masks of a crop whose boxes' IoU exceeds it, the one of lower predicted IoU goes.
-        crop_n_layers: layer i has 4^i crops of the image; layer 0 is the image and always there.
-        crop_nms_thresh: of masks of two crops whose boxes' IoU exceeds it, that of the larger crop goes.
-        crop_overlap_ratio: how far crops of layer 1 overlap, over the image's short side; half as far in the next.
-        crop_n_points_downscale_factor: the points a side in layer i are divided by its i-th power.
-        point_grids: (N, 2) points for each layer, x and y from 0 to 1, in place of points_per_side.
-        min_mask_region_area: above 0, holes and islands of fewer pixels are removed, and duplicates once more.
-        output_mode: "binary_mask", "uncompressed_rle" or "coco_rle".
-        Raises TypeError for another model, ValueError for another parameter, naming it.
+        Args:
+            model: A model from `mobilesam.load`.
+            points_per_side: Points on each side of the square grid. None if `point_grids` is given.
+            points_per_batch: Points that the decoder gets at a time. The masks do not depend on this number.
+            pred_iou_thresh: A mask is kept if its predicted IoU exceeds this threshold. 0 keeps all masks.
+            stability_score_thresh: A mask is kept if its stability score is at least this threshold. 0 keeps all
+                masks.
+            stability_score_offset: Stability is the IoU between the masks at the logit thresholds +offset and -offset.
+            box_nms_thresh: If the boxes of two masks of one crop have an IoU above this threshold, the mask with the
+                lower predicted IoU is dropped.
+            crop_n_layers: Number of extra layers of crops. Layer i has 4^i crops. Layer 0, the whole image, is always
+                used.
+            crop_nms_thresh: If the boxes of two masks of different crops have an IoU above this threshold, the mask of
+                the larger crop is dropped.
+            crop_overlap_ratio: Overlap of the crops of layer 1, as a fraction of the image's short side. The overlap
+                halves with each further layer.
+            crop_n_points_downscale_factor: In layer i, `points_per_side` is divided by this factor to the power i.
+            point_grids: One (N, 2) array of points per layer, x and y from 0 to 1, used in place of `points_per_side`.
+            min_mask_region_area: If above 0, holes and islands of fewer pixels are removed from the masks. A changed
+                mask that duplicates another mask is then dropped.
+            output_mode: Form of each record's mask: "binary_mask", "uncompressed_rle" or "coco_rle".
+
+        Raises:
+            TypeError: `model` is not a MobileSAM.
+            ValueError: A parameter is invalid. The message names the parameter.
         """
         if not isinstance(model, MobileSAM):
-            raise TypeError(f"model must be what mobilesam.load() gives, got {type(model).__name__}")
+            raise TypeError(f"model must be a MobileSAM from mobilesam.load(), got {type(model).__name__}")
         if (points_per_side is None) == (point_grids is None):
             raise ValueError("give points_per_side or point_grids, and None for the other")
         if output_mode not in OUTPUT_MODES:
@@ -116,25 +127,37 @@ class MaskGenerator:
             side, factor = _whole("points_per_side", points_per_side, 1), self.crop_n_points_downscale_factor
             if side < factor**self.crop_n_layers:
                 raise ValueError(
-                    f"points_per_side must leave a point a side in every layer: at least {factor**self.crop_n_layers} "
+                    f"points_per_side must leave a point per side in each layer: at least {factor**self.crop_n_layers} "
                     f"with crop_n_layers {self.crop_n_layers} and crop_n_points_downscale_factor {factor}, got {side}"
                 )
             self.point_grids = [_build_point_grid(side // factor**i) for i in range(layers)]
 
     def generate(self, image: ImageLike) -> list[Record]:
-        """The records of all masks, the smallest crops' first, then by falling predicted IoU.
+        """Generate the records of all masks.
 
-        With min_mask_region_area, those that it changed come after all others. image and errors as for
-        `MobileSAM.encode`.
+        Masks of smaller crops come first. Masks of one crop are in descending order of predicted IoU. Masks that
+        `min_mask_region_area` changed come last.
+
+        Args:
+            image: Any image that `MobileSAM.encode` accepts.
+
+        Raises:
+            OSError, TypeError, ValueError: See `MobileSAM.encode`.
         """
         return list(self.generate_iter(image))
 
     def generate_iter(self, image: ImageLike, *, progress: Progress | None = None) -> Iterator[Record]:
-        """The records of `generate`, in its order, each as soon as nothing can change or remove it any more.
+        """Generate the records of `generate` in the same order, each as soon as it is final.
 
-        That is when its crop is done: a later point's mask may have a higher predicted IoU, but a later crop's are
-        always duplicates of earlier ones. Without crop_n_layers all come at the end. progress: called with the
-        number of points done, and of all. The image is read, and its errors raised, before this returns.
+        A record is final when its crop is done. Before that, a mask of a later point in the crop can still replace it.
+        Masks of later crops cannot, because the mask of the earlier crop is kept. With `crop_n_layers` 0, the image is
+        the only crop, so all records come at the end.
+
+        The image is opened, and errors about it are raised, before this method returns.
+
+        Args:
+            image: Any image that `MobileSAM.encode` accepts.
+            progress: Called after each point with the number of points done and the number of all points.
         """
         return self._records(open_rgb(image), progress or (lambda done, total: None))
 
@@ -165,7 +188,7 @@ class MaskGenerator:
                 else:
                     unchanged.append(mask.box)
                     yield self._record(mask, size)
-        # Those unchanged precede, and have passed these thresholds among themselves.
+        # Unchanged masks rank first here and have passed both NMS thresholds before, so only changed masks are dropped.
         scores = [np.float32(1)] * len(unchanged) + [np.float32(0)] * len(changed)
         among_all = nms(unchanged + [m.box for m in changed], scores, max(self.box_nms_thresh, self.crop_nms_thresh))
         for mask in _kept(changed, among_all[len(unchanged) :] - len(unchanged)):
@@ -174,7 +197,7 @@ class MaskGenerator:
     def _masks_of_crop(
         self, photo: Image.Image, crop_box: Box, grid: NDArray[np.float64], size: Size
     ) -> Iterator[list[_Mask]]:
-        """For each point of the grid, the masks that pass the thresholds and are not cut off by the crop's edge."""
+        """For each point of the grid, the masks that pass both thresholds and that the crop's edge does not cut off."""
         x0, y0, x1, y1 = crop_box
         embedding = self.model.encode(photo.crop(crop_box) if crop_box != (0, 0, *photo.size) else photo)
         points = grid * (x1 - x0, y1 - y0)
@@ -199,7 +222,7 @@ class MaskGenerator:
             candidates.draw(passed), crop=embedding.input_size, size=embedding.original_size, threshold=MASK_THRESHOLD,
             offset=self.stability_score_offset, threads=self.model.threads,
         )  # fmt: skip
-        with np.errstate(invalid="ignore"):  # an empty mask's 0/0, which passes no threshold
+        with np.errstate(invalid="ignore"):  # the stability of an empty mask is 0/0, NaN, which passes no threshold
             stability = np.divide(*counts.T.astype(np.float32))
         stable = (stability >= self.stability_score_thresh) | (self.stability_score_thresh <= 0)
         masks = []
@@ -226,15 +249,23 @@ class MaskGenerator:
 
 
 def everything(image: ImageLike, *, model: MobileSAM | None = None, **parameters: Any) -> list[Record]:
-    """The masks of a whole image, without a prompt: `SamAutomaticMaskGenerator(model, **parameters).generate(image)`.
+    """Generate all masks of an image, without a prompt.
 
-    model: None for the packaged checkpoint, loaded once per process.
+    Shorthand for `SamAutomaticMaskGenerator(model, **parameters).generate(image)`.
+
+    Args:
+        image: Any image that `MobileSAM.encode` accepts.
+        model: The model. None for the packaged checkpoint, which is loaded once per process.
+        **parameters: Parameters of `SamAutomaticMaskGenerator`.
+
+    Returns:
+        The records, in the order of `SamAutomaticMaskGenerator.generate`.
     """
     return MaskGenerator(default_model() if model is None else model, **parameters).generate(image)
 
 
 def _clean(mask: _Mask, size: Size, min_area: float) -> bool:
-    """Whether the mask had small holes or islands, of which it then has none."""
+    """Remove small holes and islands from the mask, in place. Returns whether there were any."""
     cleaned: RLE = {"size": size, "counts": mask.counts}
     cleaned, had_holes = remove_small_regions(cleaned, min_area, "holes")
     cleaned, had_islands = remove_small_regions(cleaned, min_area, "islands")
@@ -249,7 +280,7 @@ def _kept(masks: list[_Mask], indices: NDArray[np.int64]) -> list[_Mask]:
 
 
 def _box_of_runs(runs: NDArray[np.integer], crop_box: Box) -> Box:
-    """In the image, the first and last column and row of a mask in the crop; the crop's corner where it is empty."""
+    """Bounding box in the image of a mask given as runs in a crop. The box of an empty mask is the crop's corner."""
     x0, y0, *_ = crop_box
     if not len(runs):
         return x0, y0, x0, y0
@@ -263,20 +294,20 @@ def _box_xywh(box: Box) -> list[int]:
 
 
 def _is_near_crop_edge(box: Box, crop_box: Box, size: Size) -> bool:
-    """Whether a side of the box is near the crop's and not near the image's."""
+    """Whether a side of the box is near the crop's edge but not near the image's edge."""
     sides = zip(box, crop_box, (0, 0, size[1], size[0]))
     return any(abs(side - crop) <= EDGE < abs(side - image) for side, crop, image in sides)
 
 
 def _build_point_grid(n_per_side: int) -> NDArray[np.float64]:
-    """The centres (n², 2) of n×n cells of a unit square, row by row."""
+    """The centres (n², 2) of n×n cells of the unit square, row by row, with n = `n_per_side`."""
     offset = 1 / (2 * n_per_side)
     centres = np.linspace(offset, 1 - offset, n_per_side)
     return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
 
 
 def _generate_crop_boxes(size: Size, n_layers: int, overlap_ratio: float) -> list[tuple[Box, int]]:
-    """The crops' boxes and layers. Small images have fewer: a crop that would be empty is left out."""
+    """The box and the layer of each crop. Empty crops are left out, so a small image has fewer crops."""
     height, width = size
     crops: list[tuple[Box, int]] = [((0, 0, width, height), 0)]
     for layer in range(1, n_layers + 1):
@@ -291,7 +322,7 @@ def _generate_crop_boxes(size: Size, n_layers: int, overlap_ratio: float) -> lis
 
 
 def _ranked(crops: list[tuple[Box, int]]) -> list[tuple[Box, int, np.float32]]:
-    """The crops by falling rank, 1/area, which their masks have in the suppression between crops."""
+    """The crops and their ranks, highest rank first. The rank is 1/area, which the NMS between crops uses as score."""
     areas = np.array([(x1 - x0) * (y1 - y0) for (x0, y0, x1, y1), _ in crops], np.float32)
     ranks = np.float32(1) / areas
     return [(*crops[i], ranks[i]) for i in np.argsort(-ranks, kind="stable").tolist()]
@@ -313,9 +344,7 @@ def _number(name: str, value: object, most: float = math.inf) -> float:
 
 def _checked_grids(point_grids: Sequence[ArrayLike], layers: int) -> list[NDArray[np.float64]]:
     if isinstance(point_grids, np.ndarray) and point_grids.ndim != 3:
-        raise ValueError(
-            f"point_grids must be a list of one (N, 2) array for each layer, got shape {point_grids.shape}"
-        )
+        raise ValueError(f"point_grids must be a list with one (N, 2) array per layer, got shape {point_grids.shape}")
     grids = []
     for grid in point_grids:
         points = np.asarray(grid, np.float64)
@@ -326,5 +355,5 @@ def _checked_grids(point_grids: Sequence[ArrayLike], layers: int) -> list[NDArra
             raise ValueError(f"point_grids must have x and y from 0 to 1, got ({outside[0, 0]:g}, {outside[0, 1]:g})")
         grids.append(points)
     if len(grids) < layers:
-        raise ValueError(f"point_grids must have a grid for each of {layers} layers, got {len(grids)}")
+        raise ValueError(f"point_grids must have a grid for each of the {layers} layers, got {len(grids)}")
     return grids

@@ -1,4 +1,4 @@
-"""The public interface: load a model, encode an image once, ask for masks."""
+"""The public interface: load a model, encode an image once, segment any number of prompts on it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The masks that answer one prompt.
+    """The masks that the model predicts for one prompt.
 
-    scores (C,) float32, each mask's IoU with the object as the model predicts it (it may exceed 1); low_res (C, 256,
-    256) float32 logits, read-only, of which one may be the next prompt's `mask_input`. C is 3 (the model's mask
-    tokens 1 to 3) with multimask, else 1 (token 0). prompt is what was asked, in pixels of the image, and embedding
-    the image, kept in memory by its answers. Masks in the image's own size are made when they are first asked for.
+    C is the number of masks: 3 with `multimask` (the model's mask tokens 1 to 3), else 1 (token 0).
+
+    Attributes:
+        scores: (C,) float32. The model's estimate of each mask's IoU with the object. It may exceed 1.
+        low_res: (C, 256, 256) float32 mask logits, read-only. Each of them can be the next prompt's `mask_input`.
+        prompt: The prompt, in pixels of the image.
+        embedding: The encoded image.
     """
 
     scores: NDArray[np.float32]
@@ -59,24 +62,24 @@ class Segmentation:
         return f"<Segmentation: masks of {width}x{height} pixels, scores {scores}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _segmentation, (self.embedding, self.prompt, self.scores, self.low_res)  # masks are made again
+        return _segmentation, (self.embedding, self.prompt, self.scores, self.low_res)  # cached masks are left out
 
     @property
     def best(self) -> int:
-        """The index of the mask with the highest score."""
+        """Index of the mask with the highest score."""
         return int(self.scores.argmax())
 
     @lazy
     def masks(self) -> NDArray[np.bool_]:
-        """The masks (C, H, W) bool, in the image's own size."""
+        """The masks (C, H, W) bool in the size of the image, computed on first access."""
         return self._resized(slice(None))
 
     @lazy
     def mask(self) -> NDArray[np.bool_]:
-        """The mask (H, W) bool with the highest score; the others are not made for it."""
-        drawn = self.__dict__.get("masks")
+        """The mask (H, W) bool with the highest score, computed on first access without the other masks."""
+        masks = self.__dict__.get("masks")
         mask: NDArray[np.bool_] = (
-            self._resized(slice(self.best, self.best + 1))[0] if drawn is None else drawn[self.best]
+            self._resized(slice(self.best, self.best + 1))[0] if masks is None else masks[self.best]
         )
         return mask
 
@@ -97,10 +100,17 @@ class Segmentation:
         box: ArrayLike | None = None,
         multimask: bool = False,
     ) -> Segmentation:
-        """Ask again with the best mask's logits and more points, as annotation tools do at each further click.
+        """Segment again with the best mask's logits and more points, as annotation tools do at each further click.
 
-        points and labels are added to those of the prompt so far; box, where given, replaces its box. One mask, the
-        reference's advice beside a mask prompt, unless multimask. Raises what `Embedding.segment` raises.
+        Args:
+            points: (P, 2) points to add to those of the prompt.
+            labels: (P,) labels of the added points.
+            box: A box that replaces the prompt's box. None keeps the prompt's box.
+            multimask: Predict three masks. By default one mask is predicted, as the reference advises for a prompt with
+                `mask_input`.
+
+        Raises:
+            TypeError, ValueError: See `Embedding.segment`.
         """
         more = check_prompt(self.embedding.original_size, points, labels, box, self.low_res[self.best])
         prompt = Prompt(
@@ -112,28 +122,41 @@ class Segmentation:
         return self.embedding.model._answer(self.embedding, prompt, multimask)
 
     def overlay(self, image: ImageLike, *, prompt: bool = True) -> Image.Image:
-        """The image, in its own size, with the best mask as a translucent colour and an outline, and the prompt.
+        """Draw the best mask on the image, as a translucent colour with an outline.
 
-        prompt: draw the points and the box. Raises ValueError where the image is not of the masks' size, and what
-        reading it raises.
+        Args:
+            image: The image that was segmented, in any form that `MobileSAM.encode` accepts.
+            prompt: Also draw the prompt's points and box.
+
+        Returns:
+            An RGB image of the same size.
+
+        Raises:
+            ValueError: The image's size is not the masks' size.
+            OSError, TypeError, ValueError: The image cannot be opened. See `MobileSAM.encode`.
         """
-        drawn = draw_overlay(image, self.mask)
-        return draw_prompt(drawn, self.prompt.points, self.prompt.labels, self.prompt.box) if prompt else drawn
+        picture = draw_overlay(image, self.mask)
+        return draw_prompt(picture, self.prompt.points, self.prompt.labels, self.prompt.box) if prompt else picture
 
     def cutout(self, image: ImageLike, *, crop: bool = False) -> Image.Image:
-        """The image with nothing but the best mask's object, RGBA; see `mobilesam.results.cutout`."""
+        """Cut the best mask's object out of the image, as an RGBA image. See `mobilesam.results.cutout`."""
         return cutout(image, [self.as_object()], crop=crop)
 
     def as_object(self, name: str = UNNAMED) -> SegmentedObject:
-        """The best mask and its score under a name, for the functions of `mobilesam.results`."""
+        """The best mask and its score as a named object, for the functions of `mobilesam.results`."""
         return SegmentedObject(self.mask, name, float(self.scores[self.best]))
 
     def save(self, path: str | os.PathLike[str], *, name: str = UNNAMED) -> None:
-        """Write the best mask, as the extension says: .json (COCO), .geojson, .svg, or a picture.
+        """Write the best mask to a file. A failure leaves no partial file.
 
-        In a picture, 8-bit gray, it is 255 inside and 0 outside; for the others, see `mobilesam.results`, name is what
-        the object is called. The file appears whole or not at all. Raises ValueError for an extension that Pillow does
-        not write, OSError for a folder that is missing or not writable.
+        Args:
+            path: The file to write. Its extension sets the format: .json (COCO), .geojson or .svg (see
+                `mobilesam.results`), or a format of Pillow for an 8-bit gray picture, 255 inside the mask, 0 outside.
+            name: Name of the object in .json, .geojson and .svg.
+
+        Raises:
+            ValueError: Pillow cannot write the extension.
+            OSError: The folder does not exist or is not writable.
         """
         if Path(path).suffix.lower() in export.SUFFIXES:
             export.save([self.as_object(name)], path)
@@ -143,7 +166,13 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class ScoredRLE:
-    """One of the masks that answer a prompt: its place among them, its score, its run lengths (see `mobilesam.rle`)."""
+    """One mask of `Embedding.segment_rle`.
+
+    Attributes:
+        index: Index of the mask among the prompt's masks.
+        score: The model's estimate of the mask's IoU with the object.
+        rle: COCO run lengths of the mask. See `mobilesam.rle`.
+    """
 
     index: int
     score: float
@@ -152,14 +181,18 @@ class ScoredRLE:
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """An encoded image. Immutable: any number of threads may segment it at once.
+    """An encoded image. It is immutable, so any number of threads may use it at once.
 
-    features (64, 64, 256) float32, read-only; original_size (h, w) of the image; input_size (h, w) of the
-    part of the model's 1024x1024 canvas that the image fills; model, which encoded it.
+    A pickle or a deep copy holds the features (4 MB), and the SHA-256 and path of the model's checkpoint instead of the
+    model. Unpickling uses a loaded model with this SHA-256 and the same precision. If there is none, unpickling loads
+    the checkpoint from the package, from the download folder, or from its former path, and raises CheckpointError if
+    none of these files has this SHA-256.
 
-    A pickle or a deep copy holds the features, 4 MB, and names the model. Unpickling looks for a model with the same
-    checkpoint (by its SHA-256) and precision: among the loaded models, in the package, in the folder of downloads, and
-    at the checkpoint's former path. Unpickling raises CheckpointError where none of these is the checkpoint.
+    Attributes:
+        features: (64, 64, 256) float32, read-only.
+        original_size: (h, w) of the image.
+        input_size: (h, w) of the part of the model's 1024×1024 canvas that the image fills.
+        model: The model that encoded the image.
     """
 
     features: NDArray[np.float32]
@@ -183,14 +216,18 @@ class Embedding:
         mask_input: ArrayLike | None = None,
         multimask: bool = True,
     ) -> Segmentation:
-        """The masks for a prompt of points, a box, an earlier answer's logits, or any of these together.
+        """Predict the masks for a prompt. A prompt is any combination of points, a box and mask logits.
 
-        points: (P, 2), each (x, y) in pixels of the original image, 0 <= x <= w and 0 <= y <= h.
-        labels: (P,), 1 for a point on the object (the default), 0 for one that is not.
-        box: (x0, y0, x1, y1) in the same pixels.
-        mask_input: (256, 256) or (1, 256, 256) float logits, such as `low_res[best]` of an earlier answer.
-        multimask: three candidate masks rather than one.
-        Raises ValueError or TypeError, in one line, for anything else and where no prompt is given.
+        Args:
+            points: (P, 2), one (x, y) per row in pixels of the image, 0 <= x <= w and 0 <= y <= h.
+            labels: (P,), 1 for a point on the object, 0 for a point not on it. Default: all 1.
+            box: (x0, y0, x1, y1) in pixels of the image.
+            mask_input: (256, 256) or (1, 256, 256) float logits, such as `low_res[best]` of an earlier segmentation.
+            multimask: Predict three masks. If false, predict one.
+
+        Raises:
+            TypeError: An argument does not hold numbers of the expected type.
+            ValueError: The prompt is empty, or an argument has an invalid shape or value.
         """
         prompt = check_prompt(self.original_size, points, labels, box, mask_input)
         return self.model._answer(self, prompt, multimask)
@@ -206,10 +243,13 @@ class Embedding:
         size: Size | None = None,
         only_best: bool = False,
     ) -> list[ScoredRLE]:
-        """The masks of `segment` as run lengths, for which no map of the image's size is made.
+        """Predict the masks of `segment` as run lengths. No array of the image's size is allocated.
 
-        size: (h, w) of the masks, such as a display's; None for the image's own. The prompt is in the image's pixels.
-        only_best: the mask with the highest score alone. The rest as for `segment`.
+        The other arguments and the errors are those of `segment`.
+
+        Args:
+            size: (h, w) of the masks. None for the size of the image. The prompt is in pixels of the image either way.
+            only_best: Return only the mask with the highest score.
         """
         prompt = check_prompt(self.original_size, points, labels, box, mask_input)
         scores, low_res = self.model._masks(self, prompt, multimask)
@@ -231,48 +271,66 @@ class Embedding:
     def segment_many(
         self, prompts: Iterable[Mapping[str, ArrayLike | None]], *, multimask: bool = True
     ) -> Iterator[Segmentation]:
-        """The masks for many prompts of any mix, in order; drawn when taken, so that none need be held.
+        """Predict the masks for many prompts, in order. Masks are computed as the iterator advances.
 
-        prompts: mappings with the names and values that `segment` takes, such as {"points": [(20, 30)]} or
-        {"box": (0, 0, 40, 50)}. All are checked before the first is answered: raises what `segment` raises, with the
-        prompt's number, from 0, in the message. An answer has the same bits as `segment` gives, in less time where
-        prompts in a row are alike: of as many points, and all with a box or none.
+        The results are bit-identical to those of `segment`. Consecutive prompts with the same number of points, all
+        with a box or all without, are faster than separate calls.
+
+        Args:
+            prompts: Mappings from argument names of `segment` to their values, such as {"points": [(20, 30)]} or
+                {"box": (0, 0, 40, 50)}. Prompts need not have the same names.
+            multimask: Predict three masks per prompt. If false, predict one.
+
+        Raises:
+            TypeError, ValueError: See `segment`. All prompts are checked before the first is segmented. The message
+                begins with the index of the invalid prompt.
         """
         checked = [check_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
         return self.model._answers(self, checked, multimask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the embedding to a file, 4 MB of safetensors, with its sizes and what encoded it.
+        """Write the embedding to a safetensors file of 4 MB. A failure leaves no partial file.
 
-        The file appears whole or not at all. Raises OSError where it cannot be written.
+        The file also holds the image's sizes, and the checkpoint's SHA-256 and the precision of the model.
+
+        Raises:
+            OSError: The file cannot be written.
         """
         from ..api import embedding_file
 
-        made_by = embedding_file.Maker(self.model.checkpoint.sha256, self.model.precision)
-        embedding_file.write(path, self.features, self.original_size, self.input_size, made_by)
+        maker = embedding_file.Maker(self.model.checkpoint.sha256, self.model.precision)
+        embedding_file.write(path, self.features, self.original_size, self.input_size, maker)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: MobileSAM | None = None) -> Embedding:
-        """The embedding that `save` has written: the image need not be encoded again.
+        """Load an embedding that `save` wrote.
 
-        model: of the checkpoint that has encoded it; None for the packaged one, loaded once per process.
-        Raises FileNotFoundError, or ValueError for a file that is no embedding or damaged, and for one that another
-        checkpoint or precision has made.
+        Args:
+            path: The file to read.
+            model: A model with the checkpoint and precision that encoded the image. None for the packaged checkpoint,
+                which is loaded once per process.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The file is not an embedding, is damaged, or comes from another checkpoint or precision.
         """
         from ..api import embedding_file
 
         model = default_model() if model is None else model
-        made_by = embedding_file.Maker(model.checkpoint.sha256, model.precision)
-        return cls(*embedding_file.read(path, made_by), model)
+        maker = embedding_file.Maker(model.checkpoint.sha256, model.precision)
+        return cls(*embedding_file.read(path, maker), model)
 
 
 class MobileSAM:
-    """A loaded model. Immutable: any number of threads may use it at once.
+    """A loaded model. It is immutable, so any number of threads may use it at once.
 
-    `image_encoder(x)` maps x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256)
-    float32; `prompt_encoder` and `mask_decoder` are the other two parts of the network, `checkpoint` is where
-    the weights come from, `threads` how many threads a call uses and `precision` what it computes in.
-    A pickle or a deep copy names the model, as an Embedding's does; weights are packed for the CPU that unpickles.
+    A pickle or a deep copy holds the checkpoint's SHA-256 and path, not the weights. See `Embedding` for how unpickling
+    finds the model.
+
+    Attributes:
+        checkpoint: The checkpoint that the weights come from.
+        threads: Number of threads that a call uses.
+        precision: "fp32", "bf16" or "int8".
     """
 
     def __init__(self, network: Network) -> None:
@@ -288,40 +346,45 @@ class MobileSAM:
 
     @property
     def image_encoder(self) -> ImageEncoder:
-        """Maps x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256) float32."""
+        """The image encoder: x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256) float32."""
         return self._network.image_encoder
 
     @property
     def prompt_encoder(self) -> PromptEncoder:
-        """Maps a prompt to what the mask decoder reads."""
+        """The prompt encoder: points, boxes and mask logits to embeddings for the mask decoder."""
         return self._network.prompt_encoder
 
     @property
     def mask_decoder(self) -> MaskDecoder:
-        """Maps features and a prompt to masks' logits and scores."""
+        """The mask decoder: image features and a prompt's embeddings to mask logits and scores."""
         return self._network.mask_decoder
 
     @property
     def device(self) -> str:
-        """ "cpu"; this, `to` and `eval` are for scripts written for the reference."""
+        """Always "cpu". `device`, `to` and `eval` exist for scripts that were written for the reference."""
         return "cpu"
 
     def to(self, device: object = "cpu") -> MobileSAM:
-        """The model itself. Raises ValueError for another device than the CPU."""
+        """Return the model itself. Raises ValueError for a device other than "cpu"."""
         if str(device) != "cpu":
-            raise ValueError(f"device must be 'cpu', the only one that this package runs on, got {str(device)!r}")
+            raise ValueError(f"device must be 'cpu', the only device that this package supports, got {str(device)!r}")
         return self
 
     def eval(self) -> MobileSAM:
-        """The model itself, which has no training mode."""
+        """Return the model itself, because it has no training mode."""
         return self
 
     def encode(self, image: ImageLike, *, image_format: str = "RGB") -> Embedding:
-        """Encode an image: a path, bytes, a file object, a PIL image or an array.
+        """Encode an image.
 
-        image: see `mobilesam.images.photo.open_rgb`.
-        image_format: "BGR" for an array whose colours are in that order.
-        Raises OSError for a file that cannot be opened, ValueError or TypeError for one that is no image.
+        Args:
+            image: A path, bytes, a file object, a PIL image or an array. See `mobilesam.images.photo.open_rgb`.
+            image_format: "RGB", or "BGR" for an array with channels in this order.
+
+        Raises:
+            OSError: The file cannot be opened.
+            TypeError: The argument is not an image.
+            ValueError: The image is damaged, empty, out of range or too large.
         """
         photo = as_photo(image, image_format)
         x, input_size = to_encoder_input(photo, threads=self.threads)
@@ -332,9 +395,10 @@ class MobileSAM:
     def _masks(
         self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A prompt's scores and low_res. Prompts without a mask share what depends on the image alone.
+        """The scores and low_res of a prompt.
 
-        once: nothing is kept for more prompts, which costs a single one less; the same but for rounding.
+        With `once`, the decoder caches no feature maps of the image for further prompts. This is faster for a single
+        prompt, and the result differs only by rounding.
         """
         image = self._image(embedding, prompt.mask_input, kept=not once)
         (masks,) = self.mask_decoder.masks(image, [self._tokens(embedding, prompt)], multimask=multimask)
@@ -349,7 +413,7 @@ class MobileSAM:
         return _segmentation(embedding, prompt, *self._masks(embedding, prompt, multimask, once=once))
 
     def _answers(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> Iterator[Segmentation]:
-        """What answers each prompt, in order."""
+        """The segmentation of each prompt, in order. Prompts without a mask input share the image's feature maps."""
         for shared, alike in groupby(prompts, key=lambda prompt: prompt.mask_input is None):
             group = list(alike)
             if not shared:
@@ -370,13 +434,13 @@ class MobileSAM:
 def _segmentation(
     embedding: Embedding, prompt: Prompt, scores: NDArray[np.float32], low_res: NDArray[np.float32]
 ) -> Segmentation:
-    low_res.flags.writeable = False  # masks are made of it later
+    low_res.flags.writeable = False  # because the masks are computed from low_res later
     return Segmentation(scores, low_res, prompt, embedding)
 
 
 _loaded: weakref.WeakSet[MobileSAM] = weakref.WeakSet()
 _loaded_lock = ForkSafeLock()
-_unpickled: MobileSAM | None = None  # keeps the last model that unpickling has loaded
+_unpickled: MobileSAM | None = None  # the model that unpickling loaded last, because _loaded has only weak references
 
 
 def _embedding(features: NDArray[np.float32], original_size: Size, input_size: Size, model: MobileSAM) -> Embedding:
@@ -385,9 +449,10 @@ def _embedding(features: NDArray[np.float32], original_size: Size, input_size: S
 
 
 def _find_model(sha256: str, precision: str, path: str, threads: int, images: int) -> MobileSAM:
-    """A model of a checkpoint in a precision: a loaded one, or from the package, the folder of downloads, or ``path``.
+    """Find a model by its checkpoint's SHA-256 and its precision, or load one.
 
-    Raises CheckpointError where none of these is that checkpoint.
+    The checkpoint can be in the package, in the download folder or at `path`. Raises CheckpointError if none of these
+    files has this SHA-256.
     """
     global _unpickled
     with _loaded_lock:
@@ -395,7 +460,7 @@ def _find_model(sha256: str, precision: str, path: str, threads: int, images: in
     for model in loaded:
         if model.precision == precision and model.checkpoint.sha256 == sha256:
             return model
-    from ..checkpoints.reader import open_source  # rarely needed
+    from ..checkpoints.reader import open_source  # imported here, because it is rarely needed
 
     for source in (default_path(), *map(cached_path, PUBLISHED), Path(path)):
         try:
@@ -406,8 +471,9 @@ def _find_model(sha256: str, precision: str, path: str, threads: int, images: in
             _unpickled = MobileSAM(Network(checkpoint, threads, resolve(precision), images=images).loaded())
             return _unpickled
     raise CheckpointError(
-        f"{path}: not found, or another file now: a pickled embedding or answer needs the checkpoint of SHA-256 "
-        f"{sha256[:16]}...: load it first, with mobilesam.load(<its file>, precision={precision!r})"
+        f"{path}: the file is missing or has changed, and a pickled model, embedding or segmentation needs its "
+        f"checkpoint with SHA-256 {sha256[:16]}...: load this checkpoint first, with "
+        f"mobilesam.load(FILE, precision={precision!r})"
     )
 
 
@@ -420,16 +486,22 @@ def load(
 ) -> MobileSAM:
     """Load a model.
 
-    weights: a fused safetensors file, as `mobilesam convert` writes it; "mobile_sam" for the official checkpoint, which
-    `mobilesam download` fetches; None for the packaged one.
-    threads: how many threads a call uses; None for MOBILESAM_NUM_THREADS, else the CPUs this process may use.
-    The results do not depend on it.
-    precision: "fp32", "bf16", "int8" or "auto", bf16 where that is faster; None for MOBILESAM_PRECISION, else "fp32".
-    What the narrow ones change in masks is in the README; `scripts/measure_loss.py` measures it.
-    images: how many images the decoder keeps maps of, 27 MB each. A first prompt on an image makes its maps, further
-    prompts use them. The maps of the image that was used longest ago make room for others.
-    Raises FileNotFoundError for a missing file, CheckpointError (a ValueError) for one that is not such a
-    checkpoint, ValueError for an impossible number of threads or a precision that this CPU lacks.
+    Args:
+        weights: A safetensors file that `mobilesam convert` wrote, or "mobile_sam" for the official checkpoint that
+            `mobilesam download` fetched. None for the packaged checkpoint.
+        threads: Number of threads that a call uses. The results do not depend on this number. None for
+            MOBILESAM_NUM_THREADS or, if this variable is not set, the number of CPUs that the process may use.
+        precision: "fp32", "bf16", "int8", or "auto" for bf16 if it is faster on this CPU, else fp32. None for
+            MOBILESAM_PRECISION or, if this variable is not set, "fp32". The README tells how much masks change in bf16
+            and int8, and `scripts/measure_loss.py` measures the change.
+        images: Number of images whose feature maps the decoder caches, 27 MB each. The first prompt on an image
+            computes the maps, and further prompts reuse them. The maps of the least recently used image are dropped
+            first.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is not a checkpoint in this format. CheckpointError is a ValueError.
+        ValueError: The number of threads or of images is invalid, or the CPU does not support the precision.
     """
     return MobileSAM(load_network(weights, threads, precision, images=images).loaded())
 
@@ -453,11 +525,13 @@ def segment(
     image_format: str = "RGB",
     model: MobileSAM | None = None,
 ) -> Segmentation:
-    """Encode the image and answer one prompt; for several prompts on one image use `load().encode(image)`.
+    """Encode an image and segment one prompt. For several prompts on one image use `load().encode(image)`.
 
-    image and image_format as for `MobileSAM.encode`; the prompt as for `Embedding.segment`, checked before the
-    image is encoded. model: None for the packaged checkpoint, loaded once per process. The answer is that of
-    `Embedding.segment` but for rounding.
+    `image` and `image_format` are those of `MobileSAM.encode`. The prompt is that of `Embedding.segment` and is checked
+    before the image is encoded. The result equals that of `Embedding.segment` up to rounding.
+
+    Args:
+        model: The model. None for the packaged checkpoint, which is loaded once per process.
     """
     photo = as_photo(image, image_format)
     prompt = check_prompt(photo.original_size, points, labels, box, mask_input)

@@ -1,4 +1,4 @@
-"""A prompt as the public interface takes it, checked: what is wrong is said before any work starts."""
+"""Checks of the public interface's prompts. An invalid prompt is refused before an image is encoded."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,14 @@ PROMPT_NAMES = ("points", "labels", "box", "mask_input")
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """A checked prompt in pixels of the image: points (P, 2), labels (P,), box (4,), mask_input (256, 256)."""
+    """A checked prompt. Coordinates are pixels of the image.
+
+    Attributes:
+        points: (P, 2) float64, one (x, y) per row. P may be 0.
+        labels: (P,) int32, 1 for a point on the object, 0 for a point not on it.
+        box: (4,) float64, (x0, y0, x1, y1), or None.
+        mask_input: (256, 256) float32 mask logits, or None.
+    """
 
     points: NDArray[np.float64]
     labels: NDArray[np.int32]
@@ -29,8 +36,14 @@ def check_prompt(
     box: ArrayLike | None,
     mask_input: ArrayLike | None,
 ) -> Prompt:
+    """Check the arguments of `Embedding.segment` for an image of `size` (h, w).
+
+    Raises:
+        TypeError: An argument does not hold numbers of the expected type.
+        ValueError: The prompt is empty, or an argument has an invalid shape or value.
+    """
     if points is None and labels is not None:
-        raise ValueError("labels without points")
+        raise ValueError("labels without points: give the points too, or leave the labels out")
     if points is None and box is None and mask_input is None:
         raise ValueError("no prompt: give points, a box or a mask_input")
     checked_points = np.empty((0, 2)) if points is None else _checked_points(points, size)
@@ -43,7 +56,7 @@ def check_prompt(
 
 
 def check_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size) -> Prompt:
-    """One of many prompts; its number goes before what is wrong with it."""
+    """Check one of many prompts. Error messages begin with the prompt's `index`."""
     if not isinstance(prompt, Mapping):
         raise TypeError(
             f"prompt {index}: expected a mapping such as {{'points': [(x, y)]}}, got {type(prompt).__name__}"
@@ -60,7 +73,7 @@ def check_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size
 def _checked_points(points: ArrayLike, size: Size) -> NDArray[np.float64]:
     xy = _numbers(points, "points")
     if xy.ndim != 2 or xy.shape[1] != 2 or len(xy) == 0:
-        raise ValueError(f"points must be (P, 2), one (x, y) a row, got shape {xy.shape}")
+        raise ValueError(f"points must be (P, 2), one (x, y) per row, got shape {xy.shape}")
     _check_inside(xy, size, "point")
     return xy
 
@@ -91,7 +104,7 @@ def _checked_box(box: ArrayLike, size: Size) -> NDArray[np.float64]:
 def _checked_mask_input(mask_input: ArrayLike) -> NDArray[np.float32]:
     logits = np.asarray(mask_input)
     if logits.dtype.kind != "f":
-        raise TypeError(f"mask_input must be float logits (an answer's low_res), got dtype {logits.dtype}")
+        raise TypeError(f"mask_input must be float logits (from a segmentation's low_res), got dtype {logits.dtype}")
     if logits.shape not in ((LOW_RES, LOW_RES), (1, LOW_RES, LOW_RES)):
         raise ValueError(f"mask_input must be (256, 256) or (1, 256, 256), got shape {logits.shape}")
     logits = np.ascontiguousarray(logits.reshape(LOW_RES, LOW_RES), np.float32)
@@ -103,7 +116,7 @@ def _checked_mask_input(mask_input: ArrayLike) -> NDArray[np.float32]:
 def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(values)
-    except ValueError:  # rows of differing lengths
+    except ValueError:  # rows of different lengths
         raise ValueError(f"{name} must be a regular array of numbers, got {values!r}") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")
@@ -112,6 +125,6 @@ def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def _check_inside(xy: NDArray[np.float64], size: Size, name: str) -> None:
     height, width = size
-    for x, y in xy.tolist():  # few, for which NumPy would take longer
-        if not (0 <= x <= width and 0 <= y <= height):  # NaN is outside
+    for x, y in xy.tolist():  # faster than NumPy for a few points
+        if not (0 <= x <= width and 0 <= y <= height):  # also true for NaN
             raise ValueError(f"{name} ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")

@@ -1,1 +1,1 @@
-"""The command line: `main`, a module for each command, and how a command starts. Imports every other package."""
+"""The command line: `main`, one module per command, and `startup`. Imports every other package."""

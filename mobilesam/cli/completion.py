@@ -1,4 +1,4 @@
-"""mobilesam completion: the script that completes this command's words in a shell."""
+"""mobilesam completion: prints a shell script that completes mobilesam commands, options and file names."""
 
 import argparse
 from collections.abc import Iterator
@@ -8,8 +8,8 @@ PLACES = ("DIR", "FILE", "IMAGE", "SOURCE")  # metavars of arguments that name f
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Print the script that completes commands, options and file names in a shell, such as for "
-        "bash: mobilesam completion bash > ~/.local/share/bash-completion/completions/mobilesam"
+        "Print a shell script that completes commands, options and file names. For bash: "
+        "mobilesam completion bash > ~/.local/share/bash-completion/completions/mobilesam"
     )
     parser.set_defaults(run=run)
     parser.add_argument("shell", choices=("bash", "fish", "tcsh", "zsh"), help="the shell")

@@ -1,4 +1,4 @@
-"""mobilesam convert: a checkpoint in one of several forms to this package's safetensors."""
+"""mobilesam convert: converts a checkpoint of another format to this package's safetensors format."""
 
 import argparse
 from pathlib import Path
@@ -11,14 +11,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="mobile_sam.pt, a safetensors file with the reference's names, or an ONNX encoder and decoder",
+        help="mobile_sam.pt, a safetensors file with the reference's tensor names, or an ONNX encoder and an ONNX "
+        "decoder",
     )
     add("--output", type=Path, required=True, metavar="FILE", help="the safetensors file to write")
     add(
         "--dtype",
         choices=("fp16", "fp32"),
         default="fp16",
-        help="of convolution and linear weights; everything else is fp32 (default: %(default)s)",
+        help="dtype of convolution and linear weights; all other tensors are fp32 (default: %(default)s)",
     )
 
 

@@ -1,4 +1,4 @@
-"""mobilesam download: a published checkpoint into the user's cache folder."""
+"""mobilesam download: downloads a published checkpoint into the user's cache folder."""
 
 import argparse
 
@@ -8,12 +8,12 @@ from ..checkpoints.published import PUBLISHED
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("--checkpoint", choices=PUBLISHED, default="mobile_sam", help="which one (default: %(default)s)")
+    add("--checkpoint", choices=PUBLISHED, default="mobile_sam", help="checkpoint to download (default: %(default)s)")
     add(
         "--from",
         dest="source",
         metavar="SOURCE",
-        help="a copy of the published file, or a mirror's address (default: "
+        help="a local copy of the published file, or the URL of a mirror (default: "
         f"{', '.join(published.url for published in PUBLISHED.values())})",
     )
 
@@ -22,5 +22,5 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints.download import download
 
     checkpoint = download(arguments.checkpoint, arguments.source)
-    print(f"{checkpoint.path}: the published weights, checked; use them with --weights {arguments.checkpoint}")
+    print(f"{checkpoint.path}: the published weights, verified; use them with --weights {arguments.checkpoint}")
     return 0

@@ -1,4 +1,4 @@
-"""mobilesam everything: the masks of whole photos as a picture, a label map and COCO's JSON."""
+"""mobilesam everything: writes all masks of each photo as an overlay, a label map and COCO JSON."""
 
 import argparse
 import time
@@ -18,17 +18,21 @@ if TYPE_CHECKING:
     from ..masks.objects import Record
 
 PARAMETERS: Mapping[str, tuple[Callable[[str], float], float, str]] = {  # type, default, meaning
-    "points_per_side": (int, 32, "the grid has its square of points"),
-    "points_per_batch": (int, 64, "points decoded at a time; the masks do not depend on it"),
-    "pred_iou_thresh": (float, 0.88, "of predicted quality: a mask exceeds it"),
-    "stability_score_thresh": (float, 0.95, "of stability: a mask has at least this"),
-    "stability_score_offset": (float, 1.0, "how far apart the thresholds are that stability compares"),
-    "box_nms_thresh": (float, 0.7, "boxes that overlap more are duplicates"),
-    "crop_n_layers": (int, 0, "layers of crops that are searched too; layer i has 4^i"),
-    "crop_nms_thresh": (float, 0.7, "as box_nms_thresh, between crops"),
-    "crop_overlap_ratio": (float, 512 / 1500, "how far the first layer's crops overlap"),
-    "crop_n_points_downscale_factor": (int, 1, "points a side are divided by it from layer to layer"),
-    "min_mask_region_area": (float, 0, "holes and islands of fewer pixels are removed"),
+    "points_per_side": (int, 32, "points on each side of the square grid"),
+    "points_per_batch": (int, 64, "points decoded at a time; the masks do not depend on this number"),
+    "pred_iou_thresh": (float, 0.88, "keep masks with a predicted IoU above N"),
+    "stability_score_thresh": (float, 0.95, "keep masks with a stability score of at least N"),
+    "stability_score_offset": (float, 1.0, "stability is the IoU of the masks at logit thresholds +N and -N"),
+    "box_nms_thresh": (float, 0.7, "masks whose boxes have an IoU above N are duplicates"),
+    "crop_n_layers": (int, 0, "also search N layers of crops; layer i has 4^i crops"),
+    "crop_nms_thresh": (float, 0.7, "masks of different crops whose boxes have an IoU above N are duplicates"),
+    "crop_overlap_ratio": (
+        float,
+        512 / 1500,
+        "overlap of the first layer's crops, as a fraction of the image's short side",
+    ),
+    "crop_n_points_downscale_factor": (int, 1, "divide the points per side by N from one layer to the next"),
+    "min_mask_region_area": (float, 0, "remove holes and islands of fewer than N pixels"),
 }
 
 
@@ -42,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="DIR",
-        help="for each image NAME: NAME_overlay.png, NAME_labels.png (16 bits: 0, or the number of the mask) and "
-        "NAME.json (COCO's, with RLE)",
+        help="output folder; each image NAME gives NAME_overlay.png, NAME_labels.png (16-bit: 0 or the number of the "
+        "mask) and NAME.json (COCO JSON with RLE masks)",
     )
-    add("--resume", action="store_true", help="skip images whose files are there already")
+    add("--resume", action="store_true", help="skip images whose output files exist already")
     for name, (kind, default, meaning) in PARAMETERS.items():
         option = "--" + name.replace("_", "-")
         add(option, dest=name, type=kind, default=default, metavar="N", help=f"{meaning} (default: {default:.4g})")
@@ -53,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Returns the exit code: 0, or 1 where one of several images failed."""
+    """Returns the exit code: 0, or 1 if one of several images failed."""
     from ..api.everything import MaskGenerator
     from ..api.model import load
     from ..images.photo import allow_large_photos
@@ -95,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _files(folder: Path, name: PurePath) -> list[Path]:
-    """In the order in which they are written."""
+    """The output files of an image, in the order in which they are written."""
     return [folder / name.with_name(name.stem + end) for end in ("_overlay.png", "_labels.png", ".json")]
 
 

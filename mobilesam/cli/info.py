@@ -1,4 +1,4 @@
-"""mobilesam info: what runs here."""
+"""mobilesam info: shows the versions, CPU, ISA, threads and checkpoint that this package uses on this machine."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ from ..version import __version__
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "What runs here, as a block of Markdown to paste into an issue."
+    parser.description = "Show versions, CPU, ISA, threads and checkpoint, as a Markdown block to paste into an issue."
     parser.set_defaults(run=run)
 
 
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def optional_packages() -> Iterator[tuple[str, str]]:
-    """Name and version of what this package's extras bring to its users, where it is installed."""
+    """Name and version of each installed package that the extras for users (not test, dev or docs) require."""
     from importlib.metadata import PackageNotFoundError, requires, version
 
     extra = re.compile(r"([\w.-]+).*extra == ['\"](?!test|dev|docs)")

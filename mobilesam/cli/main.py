@@ -1,4 +1,4 @@
-"""The command line: a module for each command, loaded when that is asked for; it loads the library when it runs."""
+"""The command line. Only the module of the given command is imported, and it imports the library when it runs."""
 
 import argparse
 import sys
@@ -12,19 +12,19 @@ from ..version import __version__
 from . import startup
 
 COMMANDS = {
-    "segment": "cut one object out of a photo, given points or a box",
-    "everything": "cut everything out of photos: all masks, without a prompt",
-    "serve": "a local page to click in, and its HTTP API",
-    "download": "fetch the official checkpoint, for --weights mobile_sam",
-    "convert": "convert a checkpoint to this package's safetensors",
-    "bench": "time it on this machine, against ONNX Runtime where that is installed",
-    "completion": "a script that completes this command's words in a shell",
-    "info": "what runs here: versions, CPU, ISA, threads, checkpoint",
+    "segment": "segment one object in one or many photos, given points or a box",
+    "everything": "find all masks in photos, without a prompt",
+    "serve": "serve a local web page to segment photos by clicking, and an HTTP API",
+    "download": "download the official checkpoint, for --weights mobile_sam",
+    "convert": "convert a checkpoint to this package's safetensors format",
+    "bench": "time this package on this machine, against ONNX Runtime if it is installed",
+    "completion": "print a script that completes this command's words in a shell",
+    "info": "show versions, CPU, ISA, threads and checkpoint",
 }
 
 
 def run() -> NoReturn:
-    """The command as a process of its own."""
+    """Run the command as the only work of this process, then exit."""
     startup.begin_process()
     code = main()
     startup.end_process()
@@ -32,8 +32,15 @@ def run() -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command. Returns its exit code, 0 if all went well; 2 for an error (one line on stderr), 130 if
-    interrupted."""
+    """Run the command.
+
+    Args:
+        argv: Words of the command line after `mobilesam`. None for those of this process.
+
+    Returns:
+        The exit code. 0: success. 1: some of the inputs failed. 2: an error, written to stderr in one line.
+        130: interrupted.
+    """
     words = sys.argv[1:] if argv is None else argv
     command = islice((word for word in words if not word.startswith("-")), 1)
     arguments = make_parser(list(command)).parse_args(words)
@@ -48,15 +55,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every other error is said, without the usage before it."""
+    """A parser that reports a usage error in one line, without the usage text that argparse writes before it."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"mobilesam: error: {message} (see {self.prog} --help)\n")
 
 
 def make_parser(wanted: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentParser:
-    """The whole command's parser; `run` of what it parses is the function to call. Of commands that are not ``wanted``
-    it knows the names alone."""
+    """The parser of the command line. The parsed arguments have an attribute `run`, the function that runs the command.
+
+    Args:
+        wanted: Commands whose arguments the parser knows. It knows only the names of the other commands, so their
+            modules are not imported.
+    """
     parser = _Parser(prog="mobilesam", description="Segment anything in a photo, on a CPU.")
     parser.add_argument("--version", action="version", version=f"mobilesam {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)

@@ -1,4 +1,4 @@
-"""mobilesam segment: photos and prompts in, masks and pictures of them out."""
+"""mobilesam segment: segments photos with prompts, and writes masks, cut-outs and overlays."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="any picture that Pillow reads; or many: several, a folder, a quoted glob such as 'photos/**/*.jpg', a "
-        "file of prompts (.csv with a header or .jsonl; fields image, points, labels, box, output)",
+        help="a picture in any format that Pillow reads; for many images, several pictures, a folder, a quoted glob "
+        "such as 'photos/**/*.jpg', or a file of prompts (.csv with a header or .jsonl; fields: image, points, labels, "
+        "box, output)",
     )
-    for option, label, meaning in (("--point", 1, "on the object"), ("--background", 0, "not on it")):
+    for option, label, meaning in (("--point", 1, "on the object"), ("--background", 0, "not on the object")):
         add(
             option,
             dest="points",
@@ -36,9 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default=[],
             type=_labelled_point(label),
             metavar="X,Y",
-            help=f"a place {meaning}, in pixels or, as 50%%,50%%, in per cent of the image; repeatable",
+            help=f"a point {meaning}, in pixels, or in per cent of the image (50%%,50%%); repeatable",
         )
-    add("--box", type=_box, metavar="X0,Y0,X1,Y1", help="a box around the object, in pixels or per cent")
+    add("--box", type=_box, metavar="X0,Y0,X1,Y1", help="a box around the object, in pixels or in per cent")
     add(
         "--output",
         dest="outputs",
@@ -46,21 +47,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="write the mask: a picture, 255 on the object, 0 elsewhere; or, by the extension, .json (COCO's), "
-        ".geojson or .svg; repeatable; of many, a folder",
+        help="write the mask: .json (COCO), .geojson, .svg, or a picture with 255 on the object and 0 elsewhere; "
+        "repeatable; for many images, a folder",
     )
-    add("--overlay", type=Path, metavar="FILE", help="write the photo with mask and prompt drawn in; of many, a folder")
-    add("--cutout", type=Path, metavar="FILE", help="write the object on nothing, RGBA; of many, a folder")
-    add("--crop", action="store_true", help="cut-outs: only the object's box")
-    add("--name", default="object", help="in .json, .geojson and .svg: what it is called (default: %(default)s)")
-    add("--polygons", action="store_true", help="in .json: polygons with holes beside the run lengths")
+    add(
+        "--overlay",
+        type=Path,
+        metavar="FILE",
+        help="write the photo with the mask and the prompt drawn on it; for many images, a folder",
+    )
+    add(
+        "--cutout",
+        type=Path,
+        metavar="FILE",
+        help="write the object on a transparent background (RGBA); for many images, a folder",
+    )
+    add("--crop", action="store_true", help="crop the --cutout picture to the object's box")
+    add("--name", default="object", help="name of the object in .json, .geojson and .svg (default: %(default)s)")
+    add("--polygons", action="store_true", help="add polygons with holes to .json, beside the run lengths")
     add(
         "--format",
         metavar="EXTENSIONS",
-        help="of many: the formats of --output, such as png or png,json (default: png)",
+        help="for many images: formats of --output, such as png or png,json (default: png)",
     )
-    add("--resume", action="store_true", help="of many: skip those whose files are there already")
-    add("--single", action="store_true", help="one mask (token 0) instead of the best of three")
+    add("--resume", action="store_true", help="for many images: skip prompts whose output files exist already")
+    add("--single", action="store_true", help="predict one mask (token 0) instead of the best of three")
     add_model(parser)
 
 
@@ -82,10 +93,10 @@ def _box(text: str) -> tuple[Coordinate, ...]:
 def run(arguments: argparse.Namespace) -> int:
     if not arguments.outputs and not arguments.overlay and not arguments.cutout:
         raise ValueError(
-            "nothing to write: give --output FILE for the mask, --overlay FILE or --cutout FILE for a picture"
+            "nothing to write: give --output FILE for the mask, or --overlay FILE or --cutout FILE for a picture"
         )
     if arguments.crop and not arguments.cutout:
-        raise ValueError("--crop is for --cutout FILE")
+        raise ValueError("--crop is for --cutout: give --cutout FILE")
     prompt = None
     if arguments.points or arguments.box:
         points, labels = zip(*arguments.points) if arguments.points else ((), ())
@@ -98,11 +109,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError("no prompt: give --point X,Y or --box X0,Y0,X1,Y1")
     if arguments.resume or arguments.format:
         option = "--resume" if arguments.resume else "--format"
-        raise ValueError(f"{option} is for many images: a folder, a glob or a file of prompts")
+        raise ValueError(f"{option} is for many images: give several images, a folder, a glob or a file of prompts")
     return _one(arguments, prompt)
 
 
-@startup.often_handed_over()
+@startup.short_switch_interval()
 def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     started = time.perf_counter()
     image = Path(arguments.images[0])
@@ -116,7 +127,7 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     allow_large_photos()
     reading, network = startup.read_and_load(image, arguments.weights, arguments.threads, arguments.precision)
     from ..api.model import MobileSAM, segment
-    from .many import outputs  # while that is loaded
+    from .many import outputs  # imported while the layers load
 
     style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
     for kind, path in files:

@@ -1,4 +1,4 @@
-"""mobilesam serve: a local page to click in, and its HTTP API."""
+"""mobilesam serve: serves a local web page to segment photos by clicking, and its HTTP API."""
 
 import argparse
 import contextlib
@@ -13,17 +13,27 @@ DEFAULT_PORT = 8642
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="to listen on (default: %(default)s, this machine only)")
-    add("--port", type=int, metavar="N", help=f"to listen on (default: {DEFAULT_PORT}, or a free one if it is taken)")
+    add(
+        "--host",
+        default="127.0.0.1",
+        metavar="ADDRESS",
+        help="address to listen on (default: %(default)s, this machine only)",
+    )
+    add(
+        "--port",
+        type=int,
+        metavar="N",
+        help=f"port to listen on (default: {DEFAULT_PORT}, or a free port if {DEFAULT_PORT} is taken)",
+    )
     add("--open", action="store_true", help="open the page in a browser")
     add(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a name, besides addresses and localhost, under which the page is reached; repeatable",
+        help="also answer requests to host NAME, besides those to IP addresses and to localhost; repeatable",
     )
-    add("--images", type=int, default=16, metavar="N", help="encoded images kept at once (default: %(default)s)")
+    add("--images", type=int, default=16, metavar="N", help="encoded images to keep in memory (default: %(default)s)")
     add_model(parser)
 
 
@@ -46,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         def announce() -> None:
             if arguments.port is None and listener.getsockname()[1] != DEFAULT_PORT:
-                print(f"port {DEFAULT_PORT} is taken, so another one it is")
+                print(f"port {DEFAULT_PORT} is taken, using port {listener.getsockname()[1]}")
             print(f"mobilesam is at {address} (Ctrl-C to stop)", flush=True)
             if arguments.open:
                 webbrowser.open(address)

@@ -1,14 +1,14 @@
-"""How a command starts quickly: the order in which things load, and how often threads take turns at Python.
+"""Fast start of a command: the order in which modules and weights load, and settings of the Python process.
 
-The time that `mobilesam segment` loses without each part, in milliseconds of about 1,000 to 1,300: the median of paired
-differences, in turns in fresh processes. Three runs of 24 to 30 rounds on 2 shared cores of an AMD EPYC (Zen 3), Python
-3.11; the range is that of the runs.
+The table shows how many milliseconds `mobilesam segment` loses without each optimisation. The command takes about 1,000
+to 1,300 ms. Each figure is the median of paired differences between alternating fresh processes. The ranges cover three
+runs of 24 to 30 rounds on 2 shared cores of an AMD EPYC (Zen 3) with Python 3.11.
 
-    fewer collections of garbage     73 to 159
-    layers loaded in order           11 to 94
-    frequent turns of threads         2 to 31
-    one thread for NumPy's BLAS      -3 to 17
-    the photo read by a thread      -17 to 4 for a photo of 640x427; 256 for one of 4000x3000 (9 rounds)
+    fewer garbage collections         73 to 159
+    layers loaded in order            11 to 94
+    short thread switch interval       2 to 31
+    one thread for NumPy's BLAS       -3 to 17
+    photo read by a thread           -17 to 4 for a photo of 640x427; 256 for a photo of 4000x3000 (9 rounds)
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
 
 
 def begin_process() -> None:
-    """Of a process that is the command alone.
+    """Set up a process that runs only this command.
 
-    It looks less often for garbage, as imports make many objects and none of it. The kernels have threads of their own:
-    NumPy's would spin beside them for a while after it is imported.
+    Garbage is collected less often, because imports create many objects and no garbage. NumPy's BLAS gets one thread,
+    because its other threads would spin for a while after the import and slow down the kernels' threads.
     """
     gc.set_threshold(20_000)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def end_process() -> None:
-    """No garbage is looked for when all is let go at the end."""
+    """Skip garbage collection at exit."""
     gc.freeze()
 
 
 @contextmanager
-def often_handed_over() -> Iterator[None]:
-    """Threads that load side by side take turns at Python every 50 µs: one that waits for it leaves a CPU idle."""
+def short_switch_interval() -> Iterator[None]:
+    """Let Python switch threads every 50 µs, because a loading thread that waits for the GIL leaves its CPU idle."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(50e-6)
     try:
@@ -56,14 +56,17 @@ def often_handed_over() -> Iterator[None]:
 def read_and_load(
     image: Path, weights: str | None, threads: int | None, precision: str | None
 ) -> tuple[Future[Photo], Network]:
-    """The photo, read by a thread, and the network, whose layers load while the image is encoded.
+    """Start to read the photo in a background thread, then start to load the network.
 
-    The photo comes first: it needs no NumPy (`images/photo.py`).
+    Reading starts first, because it does not need NumPy (`images/photo.py`).
+
+    Returns:
+        A future of the photo, and the network. The network's layers continue to load while the image is encoded.
     """
     from ..images.photo import read_photo
     from ..util.deferred import by_the_way
 
     reading = by_the_way(lambda: read_photo(image))
-    from ..network.loading import load_network  # while the photo is read
+    from ..network.loading import load_network  # imported while the photo is read
 
     return reading, load_network(weights, threads, precision, in_order=True)

@@ -1,14 +1,15 @@
-"""Prompts as people write them, on the command line or in a file: coordinates in pixels, or in per cent of the image.
+"""Prompts written as text, on the command line or in a file, with coordinates in pixels or in per cent of the image.
 
-A file of prompts is CSV with a header, or JSON lines (an object a line). Its fields:
+A file of prompts is CSV with a header, or JSON lines (one object per line). Its fields:
 
-    image    the picture's path, from the file's own folder unless it is absolute; the only one that is required
+    image    path of the picture, relative to the folder of the file of prompts, or absolute; the only required field
     points   x y of each point: "220 140 420 40" in CSV, [[220, 140], [420, 40]] in JSON
-    labels   a number for each point, 1 on the object, 0 not on it: "1 0" or [1, 0]; all 1 if left out
+    labels   a number for each point, 1 on the object, 0 not on it: "1 0" or [1, 0]; default: all 1
     box      x0 y0 x1 y1: "60 20 430 290" or [60, 20, 430, 290]
-    output   the file to write, in the output folder; its extension is the format
+    output   the file to write in the output folder; its extension sets the format
 
-A coordinate in per cent is written 50%, in JSON "50%". Numbers in a CSV cell are parted by spaces or commas.
+A coordinate in per cent is written as 50% in CSV and as "50%" in JSON. Spaces or commas separate the numbers in a CSV
+cell.
 """
 
 import csv
@@ -25,7 +26,12 @@ _LABELS = {"0": 0, "1": 1}
 
 
 class Coordinate(NamedTuple):
-    """A place along a side of the image: pixels, or per cent of the side."""
+    """A position along a side of the image.
+
+    Attributes:
+        value: Position in pixels, or in per cent of the side.
+        per_cent: Whether `value` is in per cent.
+    """
 
     value: float
     per_cent: bool
@@ -35,14 +41,20 @@ class Coordinate(NamedTuple):
 
 
 class WrittenPrompt(NamedTuple):
-    """Points as (x, y), their labels, and a box as (x0, y0, x1, y1) or None."""
+    """A prompt as it was written.
+
+    Attributes:
+        points: One (x, y) per point.
+        labels: One label per point.
+        box: (x0, y0, x1, y1), or None.
+    """
 
     points: tuple[tuple[Coordinate, Coordinate], ...]
     labels: tuple[int, ...]
     box: tuple[Coordinate, ...] | None
 
     def on(self, width: int, height: int) -> dict[str, Any]:
-        """The arguments points, labels and box of `segment`, in pixels of an image of this size."""
+        """The arguments points, labels and box of `segment`, in pixels of an image of this width and height."""
         box = self.box and [place.pixels(side) for place, side in zip(self.box, (width, height) * 2)]
         if not self.points:
             return {"box": box}
@@ -51,7 +63,14 @@ class WrittenPrompt(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of a file of prompts: the image's path as written, the prompt or None, the output as written or None."""
+    """A row of a file of prompts.
+
+    Attributes:
+        line: Line number in the file, from 1.
+        image: Path of the image, as written.
+        prompt: The prompt, or None if the row has none.
+        output: Output file, as written, or None if the row has none.
+    """
 
     line: int
     image: str
@@ -60,9 +79,15 @@ class Row(NamedTuple):
 
 
 def coordinates(value: object, count: int | None, form: str) -> tuple[Coordinate, ...]:
-    """A text of numbers, or a list, as `count` coordinates; as any even number of them for None.
+    """Parse a text or a list of numbers as coordinates.
 
-    Raises ValueError, which says what was expected: `form`.
+    Args:
+        value: A text such as "10,50%", or a list of numbers and texts.
+        count: Expected number of coordinates. None for any even number above 0.
+        form: The expected form, for the error message.
+
+    Raises:
+        ValueError: `value` does not have the expected form, or a percentage is not within 0% to 100%.
     """
     try:
         places = tuple(_coordinate(number) for number in _list(value))
@@ -86,7 +111,12 @@ def _coordinate(text: object) -> Coordinate:
 
 
 def read_prompts(path: Path) -> list[Row]:
-    """The rows of a file of prompts. Raises OSError, or ValueError naming the line and what is wrong with it."""
+    """Read a file of prompts.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file holds no prompts, or a line is invalid. The message gives the line number.
+    """
     rows = []
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -140,7 +170,7 @@ def _row(line: int, fields: Mapping[str, object]) -> Row:
         raise ValueError(f"unknown field {unknown[0]!r}, accepted are {', '.join(FIELDS)}")
     image, output = fields.get("image"), fields.get("output")
     if not isinstance(image, str) or not image:
-        raise ValueError("no image")
+        raise ValueError("no image: give the path of the picture in field 'image'")
     if output is not None and not isinstance(output, str):
         raise ValueError(f"output: expected a file name, got {output!r}")
     return Row(line, image, _prompt(fields), output)
@@ -159,7 +189,7 @@ def _prompt(fields: Mapping[str, object]) -> WrittenPrompt | None:
 
 
 def _named(name: str, read: Callable[[object], Any], fields: Mapping[str, object]) -> Any:
-    """What `read` makes of a field, () if there is none; an error names the field."""
+    """Parse field `name` with `read`. Returns () if there is no such field. Error messages begin with the name."""
     if name not in fields:
         return ()
     try:
@@ -184,7 +214,7 @@ def _labels(value: object) -> tuple[int, ...]:
 
 
 def _list(value: object) -> list[object]:
-    """The elements of a JSON list, the numbers of a CSV cell."""
+    """The elements of a JSON list, or the numbers of a CSV cell as texts."""
     if isinstance(value, str):
         return [text for text in re.split(r"[\s,;]+", value) if text]
     return value if isinstance(value, list) else [value]

@@ -1,3 +1,4 @@
-"""The reference's classes and functions under its names, for scripts that were written for it. Imports `api` and
-the layers below it.
+"""The reference's classes and functions under the same names, for scripts that were written for the reference.
+
+Imports `api` and the layers below it.
 """

@@ -1,4 +1,4 @@
-"""The reference's `sam_model_registry`, of which this package has "vit_t", MobileSAM itself.
+"""The reference's `sam_model_registry`. It has one entry, "vit_t", which is MobileSAM.
 
 Source: the reference's build_sam.py.
 """
@@ -15,12 +15,16 @@ from ..network.precision import resolve
 
 
 def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> MobileSAM:
-    """The model.
+    """Load the model.
 
-    checkpoint: `mobile_sam.pt` as it is published, a file that `mobilesam convert` wrote, or another that it reads;
-    None for the packaged one, where the reference has random weights. A `.pt` is converted in memory at each start;
-    `mobilesam convert` does it once.
-    Raises FileNotFoundError, or CheckpointError (a ValueError) for a file that is no such checkpoint.
+    Args:
+        checkpoint: The published `mobile_sam.pt`, or any file that `mobilesam convert` reads or writes. A `.pt` file is
+            converted in memory at each call, and `mobilesam convert` avoids this. None for the packaged checkpoint
+            (the reference uses random weights instead).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: The file is not a MobileSAM checkpoint. CheckpointError is a ValueError.
     """
     opened = open_checkpoint() if checkpoint is None else open_source(checkpoint)
     return MobileSAM(Network(opened, kernels.threads.default_threads(), resolve(None)).loaded())
@@ -28,7 +32,7 @@ def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> MobileS
 
 class _Registry(dict[str, Callable[..., MobileSAM]]):
     def __missing__(self, name: str) -> Callable[..., MobileSAM]:
-        raise KeyError(f"{name}: this package has {' and '.join(self)} only")
+        raise KeyError(f"{name}: this package has only {' and '.join(self)}")
 
 
 sam_model_registry = _Registry(vit_t=build_sam_vit_t)

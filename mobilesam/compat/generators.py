@@ -7,4 +7,4 @@ from ..api.everything import MaskGenerator
 
 
 class SamAutomaticMaskGenerator(MaskGenerator):
-    """All masks of an image, under the reference's parameters."""
+    """Generates all masks of an image. Parameters, records and their order are the reference's."""

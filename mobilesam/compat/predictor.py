@@ -1,7 +1,7 @@
-"""The reference's SamPredictor on NumPy: a script for MobileSAM needs another import line only.
+"""The reference's SamPredictor on NumPy. A script written for MobileSAM needs only another import line.
 
-Source: the reference's predictor.py, whose names, arguments, shapes, dtypes and errors these are. Arrays take the place
-of tensors; where a script hands over PyTorch tensors, it gets tensors back.
+Source: the reference's predictor.py. Names, arguments, shapes, dtypes and errors are the reference's. Arrays replace
+tensors, but a script that passes PyTorch tensors gets tensors back.
 """
 
 from __future__ import annotations
@@ -29,33 +29,43 @@ _NO_IMAGE = "An image must be set with .set_image(...) before mask prediction."
 
 
 class SamPredictor:
-    """Masks for prompts on one image at a time.
+    """Predicts masks for prompts on the image that `set_image` encoded last.
 
-    The image is encoded once, by `set_image`, into an `Embedding`, of which every prediction takes hold once: threads
-    may predict while another one sets the next image, and each gets the answer of one image or of the other.
+    Threads may predict while another thread sets the next image. Each prediction then uses either the old image or the
+    new image.
     """
 
     def __init__(self, sam_model: MobileSAM) -> None:
         if not isinstance(sam_model, MobileSAM):
-            raise TypeError(f"sam_model must be what mobilesam.load() gives, got {type(sam_model).__name__}")
+            raise TypeError(f"sam_model must be a MobileSAM from mobilesam.load(), got {type(sam_model).__name__}")
         self.model = sam_model
         self.transform = ResizeLongestSide(IMG_SIZE)
         self._embedding: Embedding | None = None
 
     def set_image(self, image: ImageLike, image_format: str = "RGB") -> None:
-        """Encode an image, which the predictions are then about.
+        """Encode an image for the predictions that follow. After an error, the previous image remains set.
 
-        image: (H, W, 3) uint8, or all else that `MobileSAM.encode` takes. image_format: "RGB" or "BGR".
-        Raises AssertionError for another format and what `MobileSAM.encode` raises; the image set before then stays.
+        Args:
+            image: (H, W, 3) uint8, or any other image that `MobileSAM.encode` accepts.
+            image_format: "RGB" or "BGR".
+
+        Raises:
+            AssertionError: `image_format` is neither "RGB" nor "BGR".
+            OSError, TypeError, ValueError: See `MobileSAM.encode`.
         """
         if image_format not in IMAGE_FORMATS:
             raise AssertionError(f"image_format must be in {list(IMAGE_FORMATS)}, is {image_format}.")
         self._embedding = self.model.encode(image, image_format=image_format)
 
     def set_torch_image(self, transformed_image: Any, original_image_size: Sequence[int]) -> None:
-        """Encode an image that `transform` has resized: (1, 3, h, w), from 0 to 255, the longer side 1024.
+        """Encode an image that `transform` has resized.
 
-        Raises AssertionError for another shape.
+        Args:
+            transformed_image: (1, 3, h, w), values from 0 to 255, with a longer side of 1024.
+            original_image_size: (H, W) of the image before resizing.
+
+        Raises:
+            AssertionError: `transformed_image` has another shape.
         """
         shape = tuple(transformed_image.shape)
         if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != IMG_SIZE:
@@ -78,19 +88,27 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> Answers:
-        """The masks for one prompt.
+        """Predict the masks for one prompt. As in the reference, the prompt may be empty.
 
-        point_coords: (N, 2), x and y in pixels of the image; they may lie outside of it.
-        point_labels: (N,), 1 on the object, 0 not on it, -1 for a point that only fills up.
-        box: (4,) or (1, 4), x0, y0, x1, y1 in the same pixels.
-        mask_input: (1, 256, 256), logits of an earlier answer.
-        multimask_output: three masks rather than one. return_logits: masks before the threshold.
-        Returns masks (C, H, W) bool, or float32 with return_logits; each one's predicted IoU (C,) float32; and their
-        logits (C, 256, 256) float32. Without any prompt they are what the model makes of none.
-        Raises RuntimeError before an image is set, AssertionError for points without labels, ValueError or TypeError
-        for a prompt of another shape or type, or that is not finite.
+        Args:
+            point_coords: (N, 2), one (x, y) per row in pixels of the image. Points may lie outside the image.
+            point_labels: (N,), 1 for a point on the object, 0 for a point not on it, -1 for a padding point.
+            box: (4,) or (1, 4), (x0, y0, x1, y1) in pixels of the image.
+            mask_input: (1, 256, 256) logits of an earlier prediction.
+            multimask_output: Predict three masks. If false, predict one.
+            return_logits: Return mask logits instead of masks.
+
+        Returns:
+            masks: (C, H, W) bool, or float32 logits with `return_logits`.
+            scores: (C,) float32, the model's estimate of each mask's IoU with the object.
+            low_res: (C, 256, 256) float32 mask logits.
+
+        Raises:
+            AssertionError: `point_coords` is given without `point_labels`.
+            RuntimeError: No image is set.
+            TypeError, ValueError: An argument has an invalid type or shape, or is not finite.
         """
-        embedding = self._set(_NO_IMAGE)
+        embedding = self._require_embedding(_NO_IMAGE)
         size = embedding.original_size
         if point_coords is not None:
             point_coords = self.transform.apply_coords(_numbers(point_coords, "point_coords", "N", 2), size)[None]
@@ -114,14 +132,24 @@ class SamPredictor:
         multimask_output: bool = True,
         return_logits: bool = False,
     ) -> tuple[Any, Any, Any]:
-        """The masks for a batch of prompts, on arrays or tensors, in pixels of the resized image (see `transform`).
+        """Predict the masks for a batch of B prompts, given as arrays or tensors.
 
-        point_coords: (B, N, 2); point_labels: (B, N); boxes: (B, 4); mask_input: (B, 1, 256, 256), or
-        (1, 1, 256, 256) for all; otherwise as for `predict`.
-        Returns masks (B, C, H, W), predicted IoUs (B, C) and logits (B, C, 256, 256): arrays, or tensors where a
-        prompt is one. Raises as `predict`.
+        Args:
+            point_coords: (B, N, 2), in pixels of the resized image (see `transform`).
+            point_labels: (B, N).
+            boxes: (B, 4), in pixels of the resized image.
+            mask_input: (B, 1, 256, 256), or (1, 1, 256, 256) for all prompts.
+            multimask_output: See `predict`.
+            return_logits: See `predict`.
+
+        Returns:
+            Masks (B, C, H, W), scores (B, C) and mask logits (B, C, 256, 256). They are tensors if any argument is a
+            tensor, else arrays.
+
+        Raises:
+            AssertionError, RuntimeError, TypeError, ValueError: See `predict`.
         """
-        embedding = self._set(_NO_IMAGE)
+        embedding = self._require_embedding(_NO_IMAGE)
         given = (point_coords, point_labels, boxes, mask_input)
         prompts, masks = _checked_batch(*given)
         answers = _predict(embedding, prompts, masks, multimask_output, return_logits)
@@ -129,8 +157,8 @@ class SamPredictor:
         return one, two, three
 
     def get_image_embedding(self) -> F32:
-        """The embedding (1, 256, 64, 64) of the image. Raises RuntimeError before one is set."""
-        embedding = self._set("An image must be set with .set_image(...) to generate an embedding.")
+        """The embedding (1, 256, 64, 64) of the image. Raises RuntimeError if no image is set."""
+        embedding = self._require_embedding("An image must be set with .set_image(...) to generate an embedding.")
         return np.ascontiguousarray(embedding.features.transpose(2, 0, 1)[None])
 
     def reset_image(self) -> None:
@@ -139,54 +167,54 @@ class SamPredictor:
 
     @property
     def embedding(self) -> Embedding:
-        """The image set, as this package's own interface has it. Raises RuntimeError before one is set."""
-        return self._set(_NO_IMAGE)
+        """The image as an `Embedding` of this package. Raises RuntimeError if no image is set."""
+        return self._require_embedding(_NO_IMAGE)
 
     @property
     def is_image_set(self) -> bool:
-        """Whether there is an image to predict on."""
+        """Whether an image is set."""
         return self._embedding is not None
 
     @property
     def features(self) -> F32 | None:
-        """The embedding (1, 256, 64, 64) of the image, None before one is set."""
+        """The embedding (1, 256, 64, 64) of the image, or None if no image is set."""
         return self.get_image_embedding() if self.is_image_set else None
 
     @property
     def original_size(self) -> Size:
-        """(H, W) of the image. Raises RuntimeError before one is set."""
-        return self._set(_NO_IMAGE).original_size
+        """(H, W) of the image. Raises RuntimeError if no image is set."""
+        return self._require_embedding(_NO_IMAGE).original_size
 
     @property
     def input_size(self) -> Size:
-        """(h, w) of the resized image. Raises RuntimeError before one is set."""
-        return self._set(_NO_IMAGE).input_size
+        """(h, w) of the resized image. Raises RuntimeError if no image is set."""
+        return self._require_embedding(_NO_IMAGE).input_size
 
     @property
     def device(self) -> str:
-        """ "cpu", as PyTorch takes it."""
+        """Always "cpu"."""
         return self.model.device
 
-    def _set(self, otherwise: str) -> Embedding:
-        embedding = self._embedding
+    def _require_embedding(self, message: str) -> Embedding:
+        embedding = self._embedding  # read once, because another thread may set the next image
         if embedding is None:
-            raise RuntimeError(otherwise)
+            raise RuntimeError(message)
         return embedding
 
 
 @dataclass(frozen=True, eq=False)
 class _Prompt:
-    """One of a batch, in pixels of the canvas: points (N, 2) or None, labels (N,), box (4,) or None."""
+    """One prompt of a batch, in pixels of the canvas: points (N, 2) or None, labels (N,), box (4,) or None."""
 
     points: F32 | None
     labels: NDArray[np.int32]
     box: F32 | None
 
     def tokens(self, encoder: PromptEncoder) -> F32:
-        """The tokens (T, 256)."""
+        """The prompt's tokens (T, 256)."""
         if self.points is None:
             return encoder.sparse(np.empty((0, 2), np.float32), self.labels, self.box)
-        if not len(self.points) and self.box is None:  # the reference pads points that are none, but no other prompt
+        if not len(self.points) and self.box is None:  # the reference adds a padding point to an empty array of points
             return encoder.sparse(np.zeros((1, 2), np.float32), np.array([NOT_A_POINT]), None)[:1]
         return encoder.sparse(self.points, self.labels, self.box)
 
@@ -194,20 +222,21 @@ class _Prompt:
 def _predict(
     embedding: Embedding, prompts: list[_Prompt], mask_input: F32 | None, multimask_output: bool, return_logits: bool
 ) -> Answers:
-    """The answers to a batch of prompts; mask_input is (B, 256, 256), or (1, 256, 256) for all."""
+    """Predict masks for a batch of prompts. `mask_input` is (B, 256, 256), or (1, 256, 256) for all prompts."""
     model, count = embedding.model, 3 if multimask_output else 1
     masks = np.empty((len(prompts), count, *embedding.original_size), np.float32 if return_logits else np.bool_)
     scores = np.empty((len(prompts), count), np.float32)
     low_res = np.empty((len(prompts), count, LOW_RES, LOW_RES), np.float32)
     tokens = [prompt.tokens(model.prompt_encoder) for prompt in prompts]
     every_mask = [None] if mask_input is None else mask_input
-    parts = [tokens] if len(every_mask) == 1 else [[one] for one in tokens]  # prompts that share their image's tokens
+    # Prompts with the same mask input are decoded together.
+    groups = [tokens] if len(every_mask) == 1 else [[prompt_tokens] for prompt_tokens in tokens]
     answers = (
         answer
-        for mask, part in zip(every_mask, parts, strict=True)
+        for mask, group in zip(every_mask, groups, strict=True)
         for answer in model.mask_decoder.masks(
             model._image(embedding, mask),
-            part,
+            group,
             multimask=multimask_output,
         )
     )
@@ -227,7 +256,7 @@ def _predict(
 def _checked_batch(
     point_coords: Any, point_labels: Any, boxes: Any, mask_input: Any
 ) -> tuple[list[_Prompt], F32 | None]:
-    """The prompts, as many as there are points, else boxes, else masks, else one without anything; and the masks."""
+    """The prompts and the mask inputs (B, 256, 256). The arguments' first axis gives B, which is 1 if all are None."""
     points = labels = corners = masks = None
     sizes = {}
     if point_coords is not None:
@@ -245,7 +274,7 @@ def _checked_batch(
             sizes["mask_input"] = len(masks)
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{size} {name}" for name, size in sizes.items())
-        raise ValueError(f"a batch has as many of each kind of prompt as of the others, got {counts}")
+        raise ValueError(f"a batch needs the same number of each kind of prompt, got {counts}")
     none = np.empty(0, np.int32)
     return [
         _Prompt(
@@ -260,12 +289,12 @@ def _checked_batch(
 def _checked_labels(labels: NDArray[np.float64]) -> NDArray[np.int32]:
     wrong = labels[~np.isin(labels, (1, 0, NOT_A_POINT))]
     if wrong.size:
-        raise ValueError(f"a label is 1 (on the object), 0 (not on it) or -1 (to fill up), got {wrong[0]:g}")
+        raise ValueError(f"a label is 1 (on the object), 0 (not on it) or -1 (padding), got {wrong[0]:g}")
     return labels.astype(np.int32)
 
 
 def _numbers(values: Any, name: str, *shape: int | str) -> NDArray[np.float64]:
-    """An array of finite numbers of this shape, of which a letter stands for any length."""
+    """Check that `values` are finite numbers of this shape. A letter in the shape matches any length."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")

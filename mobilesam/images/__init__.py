@@ -1,3 +1,4 @@
-"""Photos: opening files and arrays as RGB pictures, sizes and coordinates, the encoder's input, and writing
-pictures. Imports `util` and the kernels.
+"""Images: opening files and arrays as RGB, sizes and coordinates, the encoder's input, and writing pictures.
+
+Imports `util` and the kernels.
 """

@@ -1,4 +1,4 @@
-"""Arrays of pixels as pictures, and their values as bytes."""
+"""Conversion of NumPy arrays and of gray PIL images with more than 8 bits to 8-bit PIL images."""
 
 import os
 from typing import IO, TypeAlias
@@ -15,13 +15,13 @@ ImageLike: TypeAlias = (
 
 
 def from_array(array: object, image_format: str) -> Image.Image:
-    """The array as a PIL image of mode RGB; see `photo.open_rgb`, which takes all else."""
+    """Convert an array to a PIL image of mode RGB. See `photo.open_rgb` for the accepted shapes and dtypes."""
     if not isinstance(array, np.ndarray):
         expected = "a path, bytes, a file object, a PIL image or a NumPy array"
         raise TypeError(f"image must be {expected}, got {type(array).__name__}")
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or not 1 <= channels <= 4 or array.size == 0:
-        expected = "(H, W), or (H, W, C) of 1 to 4 channels, and not empty"
+        expected = "(H, W), or (H, W, C) with 1 to 4 channels, and not empty"
         raise ValueError(f"an image array must be {expected}, got shape {array.shape}")
     levels = _to_uint8(array)
     if channels < 3:
@@ -31,7 +31,7 @@ def from_array(array: object, image_format: str) -> Image.Image:
 
 
 def from_levels(image: Image.Image) -> Image.Image:
-    """A gray image of more than 8 bits, of Pillow's modes F and those of I, with 8."""
+    """Convert a gray image of Pillow's modes F, I or I;16 to 8 bits."""
     levels = np.asarray(image)
     if image.mode == "I":
         if levels.min() < 0 or levels.max() > 65535:

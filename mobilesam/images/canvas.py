@@ -1,7 +1,7 @@
-"""Photos as the encoder's input.
+"""Conversion of photos to the encoder's input.
 
-Normalising and padding follow MobileSAM's `modeling/sam.py` (Sam.preprocess) bit for bit; the way back is
-`kernels.resize_logits`.
+Source: MobileSAM's modeling/sam.py (`Sam.preprocess`). Normalisation and padding are bit-identical to it. The inverse,
+from mask logits to masks of the photo's size, is `kernels.resize_logits`.
 """
 
 import numpy as np
@@ -17,10 +17,16 @@ from .rgb_photo import Photo
 def to_encoder_input(
     image: Photo | Image.Image | NDArray[np.uint8], *, threads: int | None = None
 ) -> tuple[NDArray[np.float32], Size]:
-    """What the encoder reads: resized (Pillow's BILINEAR, in uint8), normalised, zero-padded right and below.
+    """Resize (Pillow's BILINEAR in uint8), normalise and zero-pad an image for the encoder.
 
-    image: RGB, a Photo, a PIL image or a uint8 (H, W, 3) array. Returns x (1024, 1024, 3) float32 and the size
-    (new_h, new_w) of the part that the image fills.
+    The padding is on the right and at the bottom.
+
+    Args:
+        image: An RGB image: a Photo, a PIL image or a uint8 (H, W, 3) array.
+        threads: Number of threads. None for the default.
+
+    Returns:
+        The input (1024, 1024, 3) float32, and the size (h, w) of the part that the image fills.
     """
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)

@@ -1,4 +1,4 @@
-"""Sizes and coordinates: from pixels of an image to pixels of the model's canvas. Loads no NumPy until it is used.
+"""Sizes and coordinates on the model's canvas. Imports NumPy only when coordinates are converted.
 
 Source: the reference's utils/transforms.py.
 """
@@ -17,20 +17,28 @@ Size: TypeAlias = tuple[int, int]  # height, width
 
 
 def resized_size(height: int, width: int, longest: int = IMG_SIZE) -> Size:
-    """The size (new_h, new_w) on the model's canvas: the longest side becomes 1024, halves round up.
+    """The size (h, w) of an image on the model's canvas. The longest side becomes `longest`, and halves round up.
 
-    A side that would round to 0 (beyond 2048:1, where the reference fails) becomes 1.
+    A side that would round to 0 becomes 1. This happens for aspect ratios above 2048:1, for which the reference fails.
     """
     scale = longest / max(height, width)
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def to_canvas(xy: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
-    """Pixels of the image to pixels of the canvas (`apply_coords` of the reference's utils/transforms.py).
+    """Convert points from pixels of the image to pixels of the canvas.
 
-    One by one: they are few, and the first of NumPy's products takes longer than many of Python's.
+    Source: `apply_coords` of the reference's utils/transforms.py. A Python loop is used, because NumPy's first product
+    in a process takes longer than the loop over a few points.
+
+    Args:
+        xy: (P, 2) float64, one (x, y) per row.
+        size: (h, w) of the image.
+
+    Returns:
+        (P, 2) float32.
     """
-    import numpy as np  # which `photo` does without
+    import numpy as np  # imported here, because `images/photo.py` uses this module without NumPy
 
     (new_h, new_w), (h, w) = resized_size(*size), size
     across, down = new_w / w, new_h / h

@@ -1,4 +1,4 @@
-"""Masks as pictures, and pictures as files, whole or none."""
+"""Masks as gray images, and writing of images to files."""
 
 import io
 import os
@@ -12,18 +12,20 @@ from ..util.files import check_folder, whole_file
 
 
 def mask_image(mask: NDArray[np.bool_]) -> Image.Image:
-    """A bool (H, W) mask as an 8-bit gray image of 0 and 255."""
+    """Convert a bool (H, W) mask to an 8-bit gray image, 255 inside the mask and 0 outside."""
     return Image.fromarray(mask.view(np.uint8) * np.uint8(255))
 
 
 def check_output(path: str | os.PathLike[str], mode: str = "L") -> Path:
-    """The path, where an image of this PIL mode can be written; nothing is created.
+    """Check that an image of a PIL mode can be written to the path, without creating a file. Returns the path.
 
-    Raises ValueError for an extension that Pillow cannot write in that mode, OSError as `files.check_folder`.
+    Raises:
+        OSError: See `files.check_folder`.
+        ValueError: Pillow cannot write an image of this mode in the format of the extension.
     """
     path = Path(path)
     trial = io.BytesIO()
-    trial.name = path.name  # whose extension says the format
+    trial.name = path.name  # Pillow takes the format from the extension
     try:
         Image.new(mode, (1, 1)).save(trial)
     except (KeyError, OSError, ValueError):
@@ -33,9 +35,10 @@ def check_output(path: str | os.PathLike[str], mode: str = "L") -> Path:
 
 
 def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write the image, in the format of the path's extension, beside the path and then over it in one step.
+    """Write an image in the format of the path's extension. A failure leaves no partial file.
 
-    Raises what `check_output` raises, before anything is written; a failure leaves no file behind.
+    Raises:
+        OSError, ValueError: See `check_output`, which is called before writing.
     """
     path = check_output(path, image.mode)
     with whole_file(path) as partial:

@@ -1,6 +1,6 @@
-"""A photo that has been read: its pixels as RGB, and resized for the model's canvas. By Pillow alone.
+"""A photo in memory: its pixels as RGB, and resized for the model's canvas. This module does not import NumPy.
 
-Resizing follows MobileSAM's `utils/transforms.py` (ResizeLongestSide) bit for bit.
+Source: MobileSAM's utils/transforms.py (`ResizeLongestSide`). Resizing is bit-identical to it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from .geometry import Size, resized_size
 
 
 class Photo:
-    """A PIL image of mode RGB, and the same on the model's canvas, made when it is first wanted or ahead of that."""
+    """A PIL image of mode RGB, and the same image resized for the model's canvas."""
 
     def __init__(self, rgb: Image.Image) -> None:
         self.rgb = rgb
@@ -23,7 +23,7 @@ class Photo:
 
     @property
     def resized(self) -> Image.Image:
-        """As the encoder sees it, Pillow's BILINEAR in uint8: the longest side 1024."""
+        """The image with a longest side of 1024, resized with Pillow's BILINEAR in uint8 on first access."""
         resized = self._resized
         if resized is None:
             height, width = resized_size(*self.original_size)

@@ -1,3 +1,4 @@
-"""Masks: run lengths, polygons and regions; segmented objects, and what they become as pictures and text. Imports
-`images` and `util`.
+"""Masks: run lengths, polygons, small regions, and segmented objects as pictures, text and files.
+
+Imports `images` and `util`.
 """

@@ -1,4 +1,4 @@
-"""Masks on photos: overlays, prompts, cut-outs, label maps."""
+"""Drawing of masks: overlays, prompts, cut-outs and label maps."""
 
 from __future__ import annotations
 
@@ -25,30 +25,39 @@ NEGATIVE_COLOUR = (215, 40, 50)
 
 
 def draw_overlay(image: ImageLike, mask: NDArray[np.bool_]) -> Image.Image:
-    """The image in its own size, the mask (H, W) bool on it as a translucent colour with a two-tone outline.
+    """Draw a mask (H, W) bool on the image, as a translucent colour with a two-tone outline.
 
-    Raises ValueError where the sizes differ.
+    Raises:
+        OSError, TypeError, ValueError: The image cannot be opened. See `mobilesam.images.photo.open_rgb`.
+        ValueError: The sizes of the image and the mask differ.
     """
     photo = open_rgb(image)
     height, width = mask.shape
     if photo.size != (width, height):
         raise ValueError(f"the mask is {width}x{height} but the image is {photo.width}x{photo.height} pixels")
     inside = mask_image(mask)
-    # A box blur costs the same at any radius; it is strictly between 0 and 255 near the contour only.
+    # The blurred mask lies strictly between 0 and 255 only near the contour. A box blur is fast at any radius.
     blurred = np.asarray(inside.filter(ImageFilter.BoxBlur(max(1, round(max(photo.size) / 800)))))
     contour = (blurred > 0) & (blurred < 255)
-    drawn = photo.copy()
-    drawn.paste(FILL_COLOUR, mask=inside.point([0] * 255 + [round(255 * FILL_ALPHA)]))
-    drawn.paste(INNER_LINE_COLOUR, mask=mask_image(contour & mask))
-    drawn.paste(OUTER_LINE_COLOUR, mask=mask_image(contour & ~mask))
-    return drawn
+    result = photo.copy()
+    result.paste(FILL_COLOUR, mask=inside.point([0] * 255 + [round(255 * FILL_ALPHA)]))
+    result.paste(INNER_LINE_COLOUR, mask=mask_image(contour & mask))
+    result.paste(OUTER_LINE_COLOUR, mask=mask_image(contour & ~mask))
+    return result
 
 
 def draw_prompt(
     picture: Image.Image, points: NDArray[np.number], labels: NDArray[np.integer], box: NDArray[np.number] | None
 ) -> Image.Image:
-    """The RGB picture with a prompt drawn in: a plus on points (P, 2) of label 1, a minus on others, the box (4,)."""
-    from PIL import ImageDraw  # which loads fonts
+    """Draw a prompt on an RGB picture: a plus at each point of label 1, a minus at all other points, and the box.
+
+    Args:
+        picture: The RGB picture. It is not changed.
+        points: (P, 2), one (x, y) per row.
+        labels: (P,).
+        box: (x0, y0, x1, y1), or None.
+    """
+    from PIL import ImageDraw  # imported here, because it loads fonts
 
     drawn = picture.copy()
     line = max(2, round(max(picture.size) / 600))
@@ -65,7 +74,10 @@ def draw_prompt(
 
 
 def _marker(radius: int, *, positive: bool) -> Image.Image:
-    """A disc with a plus or a minus, RGBA, 2·radius + 1 pixels a side; drawn larger and shrunk for smooth edges."""
+    """A disc with a plus or a minus, as an RGBA image of 2·radius + 1 pixels per side.
+
+    The disc is drawn larger and then shrunk, for smooth edges.
+    """
     from PIL import ImageDraw
 
     side, zoom = 2 * radius + 1, 8
@@ -83,27 +95,36 @@ def _marker(radius: int, *, positive: bool) -> Image.Image:
 
 FILL_OPACITY = 0.5
 LINE_COLOUR = (255, 255, 255)
-BAND = 512  # rows of a photo drawn at a time
-GOLDEN_RATIO = (5**0.5 - 1) / 2  # multiples of it, modulo 1, keep far from each other
+BAND = 512  # rows that `overlay` draws at a time
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples modulo 1 are far apart, so the hues of consecutive colours are too
 
 
 def overlay(image: ImageLike, objects: Sequence[SegmentedObject], *, smallest_on_top: bool = False) -> Image.Image:
-    """The image with each object in its colour, translucent, and a white line around what is seen of it.
+    """Draw all objects on the image, each in its own translucent colour, with a white line around its visible part.
 
-    Of several on a pixel it shows the one that `label_map` has. Raises ValueError where sizes differ, and what reading
-    the image raises.
+    If several objects cover a pixel, the pixel shows the object that `label_map` gives it.
+
+    Args:
+        image: Any image that `mobilesam.images.photo.open_rgb` accepts.
+        objects: The objects.
+        smallest_on_top: See `label_map`.
+
+    Raises:
+        OSError, TypeError, ValueError: The image cannot be opened. See `mobilesam.images.photo.open_rgb`.
+        ValueError: The sizes of the image and the masks differ.
     """
     photo = _photo(image, objects)
     labels = label_map(objects, size=(photo.height, photo.width), smallest_on_top=smallest_on_top)
     palette = np.array([(0, 0, 0), *own_colours(objects)], np.uint8)
-    radius = round(max(photo.size) / 1600)  # of the line, which is a pixel wide on small photos
-    drawn = photo.copy()
-    for top in range(0, photo.height, BAND):  # so that little is held besides the photo and its copy
+    radius = round(max(photo.size) / 1600)  # blur radius of the line; 0 on small photos, for a line one pixel wide
+    result = photo.copy()
+    for top in range(0, photo.height, BAND):  # bands keep the temporary arrays small
         end = min(top + BAND, photo.height)
-        first, last = max(0, top - radius - 1), min(end + radius + 1, photo.height)  # what a line comes in from
+        # The band is drawn with a margin, because lines outside the band reach into it.
+        first, last = max(0, top - radius - 1), min(end + radius + 1, photo.height)
         band = _draw_labels(photo.crop((0, first, photo.width, last)), labels[first:last], palette, radius)
-        drawn.paste(band.crop((0, top - first, photo.width, end - first)), (0, top))
-    return drawn
+        result.paste(band.crop((0, top - first, photo.width, end - first)), (0, top))
+    return result
 
 
 def _draw_labels(
@@ -121,10 +142,16 @@ def _draw_labels(
 
 
 def cutout(image: ImageLike, objects: Sequence[SegmentedObject], *, crop: bool = False) -> Image.Image:
-    """The image with nothing but the objects: RGBA, transparent and black everywhere else.
+    """Cut the objects out of the image. The result is RGBA, transparent and black outside the objects.
 
-    crop: only the smallest box around them. Raises ValueError where sizes differ or crop finds no pixel, and what
-    reading the image raises.
+    Args:
+        image: Any image that `mobilesam.images.photo.open_rgb` accepts.
+        objects: The objects.
+        crop: Crop the result to the smallest box around the objects.
+
+    Raises:
+        OSError, TypeError, ValueError: The image cannot be opened. See `mobilesam.images.photo.open_rgb`.
+        ValueError: The sizes of the image and the masks differ, or all masks are empty and `crop` is true.
     """
     photo = _photo(image, objects)
     width, height = photo.size
@@ -143,16 +170,25 @@ def cutout(image: ImageLike, objects: Sequence[SegmentedObject], *, crop: bool =
 def label_map(
     objects: Sequence[SegmentedObject], *, size: Size | None = None, smallest_on_top: bool = False
 ) -> NDArray[np.uint16]:
-    """Each pixel's object (H, W) uint16: its number in the sequence, from 1; 0 for none.
+    """The number of the object at each pixel, from 1 in the order of `objects`, and 0 for no object.
 
-    Of several objects on a pixel it is the last, or with smallest_on_top the one of the smallest area. size: (h, w) of
-    the image, needed where there is no object. `PIL.Image.fromarray` makes a 16-bit picture of it. Masks that are RLEs
-    are not unpacked. Raises ValueError where there is neither object nor size, sizes differ, or there are over 65535
-    objects.
+    `PIL.Image.fromarray` converts the label map to a 16-bit image. RLE masks are not decoded.
+
+    Args:
+        objects: The objects, at most 65535.
+        size: (h, w) of the image. Required only if there are no objects.
+        smallest_on_top: If several objects cover a pixel, the pixel shows the object with the smallest area. By default
+            it shows the last of these objects.
+
+    Returns:
+        (H, W) uint16.
+
+    Raises:
+        ValueError: There are neither objects nor a size, sizes differ, or there are more than 65535 objects.
     """
     height, width = common_size(objects, size)
     if len(objects) > np.iinfo(np.uint16).max:
-        raise ValueError(f"a label map holds 65535 objects, got {len(objects)}")
+        raise ValueError(f"a label map holds at most 65535 objects, got {len(objects)}")
     order = range(len(objects))
     columns = np.zeros(height * width, np.uint16)
     for i in sorted(order, key=lambda i: -objects[i].area) if smallest_on_top else order:
@@ -162,7 +198,7 @@ def label_map(
 
 
 def colours(count: int) -> list[Colour]:
-    """Colours (r, g, b) that neighbours in the list do not share; the first is that of overlays."""
+    """A list of `count` colours (r, g, b). Neighbours in the list differ clearly. The first is the overlay's colour."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(level / 255 for level in FILL_COLOUR))
     hues = ((hue + i * GOLDEN_RATIO) % 1 for i in range(count))
     shades = (colorsys.hsv_to_rgb(hue, saturation, value) for hue in hues)
@@ -170,12 +206,12 @@ def colours(count: int) -> list[Colour]:
 
 
 def own_colours(objects: Sequence[SegmentedObject]) -> list[Colour]:
-    """Each object's colour, or the one that `colours` has for its place."""
+    """The colour of each object. An object without a colour gets the colour at its index in `colours`."""
     return [item.colour or colour for item, colour in zip(objects, colours(len(objects)))]
 
 
 def _photo(image: ImageLike, objects: Sequence[SegmentedObject]) -> Image.Image:
-    """The image, where it is of the masks' size."""
+    """Open the image. Raises ValueError if its size is not the masks' size."""
     photo = open_rgb(image)
     height, width = common_size(objects) if objects else (photo.height, photo.width)
     if photo.size != (width, height):

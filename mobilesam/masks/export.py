@@ -1,4 +1,4 @@
-"""Segmented objects as text: COCO JSON, GeoJSON, SVG; and as files."""
+"""Export of segmented objects as COCO JSON, GeoJSON or SVG."""
 
 from __future__ import annotations
 
@@ -29,13 +29,23 @@ def coco(
     info: Mapping[str, Any] | None = None,
     polygons: bool = False,
 ) -> dict[str, Any]:
-    """COCO's JSON of an image: `images` with one, `annotations` in the objects' order, `categories` of their names.
+    """COCO JSON of one image, as a dict. There is one annotation per object and one category per object name.
 
-    An annotation's segmentation is a compressed RLE, which is exact and which pycocotools reads; it has COCO's area and
-    bbox, the score where there is one, and the object's attributes. file_name: the image's. size: its (h, w), needed
-    where there is no object. info: what COCO's `info` shall say. polygons: also give each object's `polygons`, each
-    a list of rings of [x, y], the outer one first, then its holes (of which COCO's own polygons have none); needs the
-    extra [polygons]. Raises ValueError where there is neither object nor size, or sizes differ.
+    The segmentation of an annotation is a compressed RLE, which is exact and which pycocotools reads. An annotation
+    also has COCO's area and bbox, the object's score if it has one, and the object's attributes.
+
+    Args:
+        objects: The objects. Annotations are in this order.
+        file_name: File name of the image.
+        size: (h, w) of the image. Required only if there are no objects.
+        info: Content of COCO's `info`.
+        polygons: Also write `polygons`, a list of polygons, to each annotation. A polygon is a list of rings of [x, y],
+            the outer ring first and then the holes, which COCO's own polygons cannot have. This needs the extra
+            [polygons].
+
+    Raises:
+        ModuleNotFoundError: `polygons` is true and the extra [polygons] is not installed.
+        ValueError: There are neither objects nor a size, or sizes differ.
     """
     height, width = common_size(objects, size)
     names = list(dict.fromkeys(item.name for item in objects))
@@ -66,10 +76,15 @@ def coco(
 
 
 def geojson(objects: Sequence[SegmentedObject]) -> dict[str, Any]:
-    """A GeoJSON FeatureCollection, for each object a MultiPolygon with its name, area in pixels, score and attributes.
+    """A GeoJSON FeatureCollection, as a dict. Each object is a MultiPolygon feature.
 
-    Coordinates are pixels of the image, y downwards, not places on Earth; rings are closed and wound as RFC 7946 asks.
-    Needs the extra [polygons]. Raises ValueError where there is no object or the masks' sizes differ.
+    A feature's properties are the object's name, its area in pixels, its score if it has one, and its attributes.
+    Coordinates are pixels of the image with y downwards, not positions on Earth. Rings are closed and have the winding
+    order of RFC 7946.
+
+    Raises:
+        ModuleNotFoundError: The extra [polygons] is not installed.
+        ValueError: There are no objects, or the masks' sizes differ.
     """
     common_size(objects)
     features = []
@@ -85,12 +100,15 @@ def geojson(objects: Sequence[SegmentedObject]) -> dict[str, Any]:
 
 
 def svg(objects: Sequence[SegmentedObject]) -> str:
-    """An SVG picture of the image's size, for each object a path with its holes and its name as the title.
+    """An SVG picture of the image's size. Each object is a path, with holes, that has the object's name as title.
 
-    Later objects lie over earlier ones. Needs the extra [polygons]. Raises ValueError where there is no object or the
-    masks' sizes differ.
+    Later objects are drawn on top of earlier objects.
+
+    Raises:
+        ModuleNotFoundError: The extra [polygons] is not installed.
+        ValueError: There are no objects, or the masks' sizes differ.
     """
-    from html import escape  # its table of entities takes a millisecond to load
+    from html import escape  # imported here, because loading its table of entities takes a millisecond
 
     height, width = common_size(objects)
     lines = [
@@ -111,12 +129,18 @@ def _path(ring: NDArray[np.float64]) -> str:
 
 
 def check_output(path: str | os.PathLike[str], *, polygons: bool = False) -> Path:
-    """The path, where `save` can write it; nothing is created. Raises what `save` raises for a path."""
+    """Check that `save` can write to the path, without creating a file. Returns the path.
+
+    Raises:
+        ModuleNotFoundError: The format needs the extra [polygons], which is not installed.
+        OSError: See `files.check_folder`.
+        ValueError: The extension is not .json, .geojson or .svg.
+    """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"objects are written as {', '.join(SUFFIXES)}, got {path}")
+        raise ValueError(f"objects can be written as {', '.join(SUFFIXES)}, got {path}")
     if polygons or path.suffix.lower() != ".json":
-        import_module(f"{__package__}.polygons")  # which says what is missing
+        import_module(f"{__package__}.polygons")  # raises ModuleNotFoundError if contourpy is not installed
     check_folder(path)
     return path
 
@@ -130,10 +154,20 @@ def save(
     info: Mapping[str, Any] | None = None,
     polygons: bool = False,
 ) -> None:
-    """Write `coco` as .json, `geojson` as .geojson or `svg` as .svg, whole or not at all.
+    """Write objects to a file: `coco` as .json, `geojson` as .geojson, `svg` as .svg. A failure leaves no partial file.
 
-    file_name, size, info and polygons are for `coco`. Raises ValueError for another extension, OSError for a folder
-    that is missing or not writable, and what these functions raise.
+    Args:
+        objects: The objects.
+        path: The file to write. Its extension sets the format.
+        file_name: See `coco`. GeoJSON and SVG ignore this argument and the following arguments.
+        size: See `coco`.
+        info: See `coco`.
+        polygons: See `coco`.
+
+    Raises:
+        ModuleNotFoundError: The format needs the extra [polygons], which is not installed.
+        OSError: The folder does not exist or is not writable.
+        ValueError: The extension is not supported, sizes differ, or there are no objects.
     """
     path = check_output(path, polygons=polygons)
     match path.suffix.lower():

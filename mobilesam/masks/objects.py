@@ -1,4 +1,4 @@
-"""What is found in an image: a record of everything-mode, a segmented object with its name and score."""
+"""Types for masks with metadata: records of everything-mode, and segmented objects with a name and a score."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 
 class Record(TypedDict):
-    """One mask of an image of H×W pixels.
+    """One mask of everything-mode, for an image of H×W pixels.
 
-    segmentation: bool (H, W), or an RLE, as `output_mode` says. area: its pixels. bbox: [x, y, w, h] with w and h the
-    distance of the first from the last column and row. predicted_iou: the mask's IoU with an object as the model
-    predicts it. point_coords: [[x, y]], the point that it answers. stability_score: the IoU between the masks of a
-    higher and a lower threshold. crop_box: [x, y, w, h] of the crop it was found in.
+    Attributes:
+        segmentation: The mask: bool (H, W) or an RLE, depending on `output_mode`.
+        area: Number of pixels in the mask.
+        bbox: [x, y, w, h]. As in the reference, w is the last column minus the first column, and h is the last row
+            minus the first row.
+        predicted_iou: The model's estimate of the mask's IoU with an object.
+        point_coords: [[x, y]], the point prompt of the mask.
+        stability_score: IoU between the masks at a higher and a lower threshold.
+        crop_box: [x, y, w, h] of the crop that the mask was found in.
     """
 
     segmentation: NDArray[np.bool_] | UncompressedRLE | CompressedRLE
@@ -43,10 +48,14 @@ UNNAMED = "object"
 
 @dataclass(frozen=True, eq=False)
 class SegmentedObject:
-    """An object of an image: its mask, bool (H, W) or an RLE, and what is known of it.
+    """An object of an image: a mask with its metadata.
 
-    name: what it is called, or the class it belongs to. score: its mask's predicted IoU. colour: (r, g, b) from 0 to
-    255 to draw it in, else one that `colours` gives. attributes: what else COCO's JSON and GeoJSON shall say of it.
+    Attributes:
+        mask: bool (H, W) or an RLE.
+        name: Name or class of the object. It becomes the category in COCO JSON.
+        score: The mask's predicted IoU, or None.
+        colour: (r, g, b) from 0 to 255, or None for a colour from `colours`.
+        attributes: Additional values for COCO JSON and GeoJSON.
     """
 
     mask: Mask
@@ -57,9 +66,10 @@ class SegmentedObject:
 
     @classmethod
     def from_record(cls, record: Record, name: str = UNNAMED) -> SegmentedObject:
-        """The object of a record of everything-mode, whose scores, point and crop become attributes of their names.
+        """Convert a record of everything-mode.
 
-        The stability of an empty mask, which is not a number, becomes None.
+        The record's scores, point and crop become attributes with the same keys. The stability score of an empty mask
+        is NaN, which JSON cannot hold, and becomes None.
         """
         attributes: dict[str, Any] = {
             key: record[key] for key in ("predicted_iou", "point_coords", "stability_score", "crop_box")
@@ -78,7 +88,7 @@ class SegmentedObject:
 
     @property
     def area(self) -> int:
-        """Its pixels."""
+        """Number of pixels in the mask."""
         return rle.area(self.mask) if isinstance(self.mask, Mapping) else int(self.mask.sum())
 
     def pixels(self) -> NDArray[np.bool_]:
@@ -90,16 +100,17 @@ class SegmentedObject:
         return self.mask if isinstance(self.mask, Mapping) else rle.encode(self.mask)
 
     def polygons(self) -> list[Polygon]:
-        """The mask's polygons; `mobilesam.masks.polygons.outlines` says what they are and raises."""
+        """The mask's outlines. See `mobilesam.masks.polygons.outlines`. Needs the extra [polygons]."""
         from .polygons import outlines
 
         return outlines(self.pixels())
 
 
 def common_size(objects: Sequence[SegmentedObject], size: Size | None = None) -> Size:
+    """The size (h, w) of all masks and, if given, `size`. Raises ValueError if there is no size or sizes differ."""
     sizes = sorted({item.size for item in objects} | ({size} if size else set()))
     if not sizes:
-        raise ValueError("no objects: at least one is needed")
+        raise ValueError("no objects: at least one object is needed, or the size of the image")
     if len(sizes) > 1:
-        raise ValueError(f"the masks must be of one size (h, w), got {' and '.join(map(str, sizes))}")
+        raise ValueError(f"the masks must have one size (h, w), got {' and '.join(map(str, sizes))}")
     return sizes[0]

@@ -1,4 +1,4 @@
-"""Outlines of masks as polygons with holes. Needs contourpy: `pip install 'mobilesam[polygons]'`."""
+"""Outlines of masks as polygons with holes. Requires contourpy: `pip install 'mobilesam[polygons]'`."""
 
 from itertools import pairwise
 from typing import TypeAlias
@@ -16,15 +16,16 @@ Polygon: TypeAlias = list[Ring]
 
 
 def outlines(mask: NDArray[np.bool_]) -> list[Polygon]:
-    """The polygons of a mask (H, W) bool, each its outer ring and then its holes.
+    """The polygons of a mask (H, W) bool.
 
-    A ring is (N, 2), x and y in the image's pixels, where the pixel in column x and row y covers x to x + 1 and y to
-    y + 1; it is closed without repeating its first point. Outer rings run counterclockwise and holes clockwise as
-    numbers go, as GeoJSON has it, which on a screen, with y downwards, looks the other way round.
+    A polygon is a list of rings: the outer ring, then the holes. A ring is (N, 2) float64, x and y in pixels of the
+    image. The pixel in column x and row y covers x to x + 1 and y to y + 1. The first point of a ring is not repeated
+    at the end. As in GeoJSON, outer rings are counterclockwise and holes are clockwise for y upwards. On a screen, with
+    y downwards, the directions are reversed.
 
-    The line runs half-way between the centres of pixels inside and outside and cuts corners at 45°. So it is exact in
-    this sense: a pixel belongs to the mask where its centre lies within a polygon. Pixels that touch at a corner only
-    are apart. Points on a straight line are left out.
+    Outlines run half-way between the centres of inner and outer pixels and cut corners at 45°. A pixel belongs to the
+    mask exactly if its centre lies within a polygon. Pixels that touch only at a corner belong to different polygons.
+    Points on straight lines are left out.
     """
     if not mask.any():
         return []
@@ -32,7 +33,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[Polygon]:
     top, left = rows[0], columns[0]
     levels = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.float64), 1)
     contours = contour_generator(z=levels, name="serial", fill_type=FillType.OuterOffset)
-    # Index 1 is the first row or column of the mask within its box; its centre is half a pixel on.
+    # Because of the padding, index 1 is the mask's first row or column. Its centre is at half a pixel.
     origin = np.array([left, top]) - 0.5
     return [
         [_without_straight(points[start : end - 1] + origin) for start, end in pairwise(offsets)]

@@ -1,7 +1,7 @@
-"""Small regions of masks removed, and duplicates among boxes.
+"""Removal of small regions from masks, and non-maximum suppression of boxes.
 
-Regions are the 8-connected components of a mask's runs, found by union of the runs that touch: no map of labels. The
-rules are those of the reference's `remove_small_regions` (utils/amg.py) and of torchvision's `nms`.
+Regions are the 8-connected components of a mask. They are computed from the mask's runs by union-find, without an array
+of the image's size. Source: the reference's `remove_small_regions` (utils/amg.py), and torchvision's `nms`.
 """
 
 from collections.abc import Mapping
@@ -30,18 +30,27 @@ def remove_small_regions(mask: Mask, area_thresh: float, mode: Mode) -> tuple[Ma
 @overload
 def remove_small_regions(mask: RLE, area_thresh: float, mode: Mode) -> tuple[RLE, bool]: ...
 def remove_small_regions(mask: Mask | RLE, area_thresh: float, mode: Mode) -> tuple[Mask | RLE, bool]:
-    """The mask without holes or islands of fewer than `area_thresh` pixels, and whether there were any.
+    """Remove holes or islands of fewer than `area_thresh` pixels from a mask.
 
-    mask: bool (H, W) or an RLE; the result is of the same kind, the mask itself where there were none.
-    mode: "holes" fills the small regions outside the mask, those at the border too; "islands" drops the small ones
-    inside, but where all are small keeps the largest, of several the one that is met first, row by row.
-    Raises ValueError for another mode, and as `rle.encode` or `rle.decompress` for what is no mask.
+    Args:
+        mask: bool (H, W) or an RLE.
+        area_thresh: Regions of fewer pixels are removed.
+        mode: "holes" fills small regions outside the mask, including regions at the image's border. "islands" removes
+            small regions inside the mask. If all islands are small, the largest island is kept. If several are the
+            largest, the island with the first pixel in row-major order is kept.
+
+    Returns:
+        The new mask in the form of `mask`, and whether anything was removed. If not, the mask is `mask` itself.
+
+    Raises:
+        TypeError: `mask` is not a mask. See `rle.encode` and `rle.decompress`.
+        ValueError: `mode` is unknown, or `mask` is not a mask.
     """
     if mode not in ("holes", "islands"):
         raise ValueError(f"mode must be 'holes' or 'islands', got {mode!r}")
     plain = mask if isinstance(mask, Mapping) else rle.encode(mask)
     size, counts = rle.checked(plain)
-    # The runs outside the mask are those inside its complement, which begins with a run of no pixel.
+    # The holes are the runs of the complement. A leading 0 in the counts swaps inside and outside.
     runs = rle.to_runs({"size": size, "counts": np.concatenate([[0], counts])} if mode == "holes" else plain)
     if not len(runs):
         return mask, False
@@ -60,9 +69,17 @@ def remove_small_regions(mask: Mask | RLE, area_thresh: float, mode: Mode) -> tu
 
 
 def label_runs(runs: Runs, height: int) -> NDArray[np.int64]:
-    """The number (R,), from 0, of each run's 8-connected component; runs (R, 3) as `rle.to_runs` has them."""
+    """The 8-connected component of each run.
+
+    Args:
+        runs: (R, 3) from `rle.to_runs`.
+        height: Height of the image.
+
+    Returns:
+        (R,) component numbers, from 0.
+    """
     column, first, end = runs.T
-    # Touched by a run: in the column before, what ends at its first row or later and begins at its end or earlier.
+    # A run touches the runs of the previous column that end at its first row or later and begin at its end or earlier.
     before = (column - 1) * (height + 1)
     low = np.searchsorted(column * (height + 1) + end, before + first, side="left")
     high = np.searchsorted(column * (height + 1) + first, before + end, side="right")
@@ -71,7 +88,7 @@ def label_runs(runs: Runs, height: int) -> NDArray[np.int64]:
     other = np.arange(len(one)) + np.repeat(low - (np.cumsum(touched) - touched), touched)
     parent = np.arange(len(runs))
     while len(one):
-        # Each root takes the smallest root that it touches for its parent; then all look for their roots again.
+        # The smallest root that touches a root becomes its parent. Then all runs point to their roots again.
         np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
         while not np.array_equal(parent, grand := parent[parent]):
             parent = grand
@@ -82,17 +99,27 @@ def label_runs(runs: Runs, height: int) -> NDArray[np.int64]:
 
 
 def _first_by_row(runs: Runs, labels: NDArray[np.int64], among: NDArray[np.bool_]) -> int:
-    """Of the components that are `among`, the one whose first pixel comes first, row by row."""
+    """The component in `among` that contains the first pixel in row-major order. `among` is a bool per component."""
     mine = np.flatnonzero(among[labels])
     return int(labels[mine[np.lexsort((runs[mine, 0], runs[mine, 1]))[0]]])
 
 
 def nms(boxes: ArrayLike, scores: ArrayLike, iou_threshold: float) -> NDArray[np.int64]:
-    """The indices of the boxes that stay, by falling score, the earlier first where scores are equal.
+    """Non-maximum suppression. Computes in float32, like torchvision.
 
-    A box goes where its IoU with one that stays and comes before it exceeds `iou_threshold`. boxes: (N, 4) as
-    (x0, y0, x1, y1), areas (x1 - x0)·(y1 - y0); scores: (N,). In float32, as torchvision.
-    Raises ValueError for other shapes.
+    A box is dropped if its IoU with a kept box of higher score exceeds `iou_threshold`. If two scores are equal, the
+    box with the lower index counts as higher.
+
+    Args:
+        boxes: (N, 4), (x0, y0, x1, y1). The area of a box is (x1 - x0)·(y1 - y0).
+        scores: (N,).
+        iou_threshold: The threshold.
+
+    Returns:
+        Indices of the kept boxes, in descending order of score.
+
+    Raises:
+        ValueError: `boxes` or `scores` has another shape.
     """
     boxes, scores = np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
     if boxes.shape == (0,):
@@ -109,7 +136,7 @@ def nms(boxes: ArrayLike, scores: ArrayLike, iou_threshold: float) -> NDArray[np
         width = np.minimum(x1[i], x1[i + 1 :]) - np.maximum(x0[i], x0[i + 1 :])
         height = np.minimum(y1[i], y1[i + 1 :]) - np.maximum(y0[i], y0[i + 1 :])
         both = np.maximum(width, 0) * np.maximum(height, 0)
-        with np.errstate(invalid="ignore"):  # two boxes without area: NaN, which exceeds nothing
+        with np.errstate(invalid="ignore"):  # the IoU of two boxes without area is NaN, so neither is dropped
             shared = both / (areas[i] + areas[i + 1 :] - both)
         alive[i + 1 :] &= ~(shared.astype(np.float64) > iou_threshold)
     return order[alive]

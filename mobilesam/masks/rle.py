@@ -1,9 +1,11 @@
-"""COCO run lengths: a mask as the lengths of its runs of equal pixels, column by column.
+"""COCO's run-length encoding (RLE): a mask as the lengths of its runs of equal pixels, column by column.
 
-An RLE is a dict. `size` is [h, w]. `counts` are the run lengths, of pixels outside the mask first (0 where the first
-pixel is inside), then inside, and so on, over the columns from left to right, each from the top; or a string that
-packs the same numbers, which COCO's tools call a compressed RLE. Every function here takes both forms and never
-unpacks a mask to answer about it, except `decode`. Results are pycocotools' own; it is not needed.
+An RLE is a dict with keys `size` and `counts`. `size` is [h, w]. `counts` are the run lengths in column-major order.
+Runs outside and inside the mask alternate. The first run is outside, and its length is 0 if the first pixel is inside.
+
+`counts` may also be a string that encodes the same numbers. COCO's tools call this form a compressed RLE. All functions
+here accept both forms, and only `decode` allocates an array of the mask's size. The results equal those of pycocotools,
+which is not required.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,34 +34,36 @@ __all__ = [
 ]
 
 Counts: TypeAlias = NDArray[np.int64]
-Runs: TypeAlias = NDArray[np.int64]  # (R, 3): column, first row, row behind the last
+Runs: TypeAlias = NDArray[np.int64]  # (R, 3): column, first row, end row (exclusive)
 RLE: TypeAlias = Mapping[str, Any]
 
-BLOCK = 64  # columns transposed at once: a cache line of each row
+BLOCK = 64  # columns transposed at once: one cache line per row
 FIRST_CHARACTER = ord("0")
-LONGEST = 12  # characters of a number, beyond which it would not fit 64 bits
-# Numbers from −2^(5k − 1) to 2^(5k − 1) − 1 take k characters of 5 bits.
+LONGEST = 12  # most characters per number; a longer number would not fit into 64 bits
+# A number from −2^(5k − 1) to 2^(5k − 1) − 1 takes k characters of 5 bits.
 LIMITS = np.left_shift(1, 5 * np.arange(1, LONGEST) - 1, dtype=np.int64)
 
 
 class UncompressedRLE(TypedDict):
-    """size [h, w] and the run lengths."""
+    """An RLE whose `counts` is a list of run lengths."""
 
     size: list[int]
     counts: list[int]
 
 
 class CompressedRLE(TypedDict):
-    """size [h, w] and the run lengths as COCO's string."""
+    """An RLE whose `counts` is COCO's string."""
 
     size: list[int]
     counts: str
 
 
 def encode(mask: NDArray[np.bool_]) -> UncompressedRLE:
-    """The run lengths of a bool mask (H, W).
+    """Encode a mask (H, W) bool.
 
-    Raises TypeError where it is no bool array, ValueError where it is not two-dimensional or has no pixel.
+    Raises:
+        TypeError: `mask` is not a bool array.
+        ValueError: `mask` is not two-dimensional, or has no pixels.
     """
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_:
         kind = f"dtype {mask.dtype}" if isinstance(mask, np.ndarray) else type(mask).__name__
@@ -78,7 +82,7 @@ def encode(mask: NDArray[np.bool_]) -> UncompressedRLE:
 
 
 def decode(rle: RLE) -> NDArray[np.bool_]:
-    """The mask (H, W) bool. Raises as `decompress`."""
+    """Decode an RLE to a mask (H, W) bool. See `decompress` for the errors."""
     (height, width), counts = checked(rle)
     pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height)
     mask = np.empty((height, width), np.bool_)
@@ -88,31 +92,32 @@ def decode(rle: RLE) -> NDArray[np.bool_]:
 
 
 def compress(rle: RLE) -> CompressedRLE:
-    """The same mask with COCO's string for `counts`. Raises as `decompress`."""
+    """Convert `counts` to COCO's string. See `decompress` for the errors."""
     (height, width), counts = checked(rle)
     return {"size": [height, width], "counts": _to_string(counts)}
 
 
 def decompress(rle: RLE) -> UncompressedRLE:
-    """The same mask with a list of run lengths for `counts`.
+    """Convert `counts` to a list of run lengths.
 
-    Raises TypeError where `rle` is no mapping or its counts are no whole numbers, ValueError where it has no size or
-    counts, they do not fill the size, or a string is not COCO's.
+    Raises:
+        TypeError: `rle` is not a mapping, or its counts are not whole numbers.
+        ValueError: `rle` has no size or no counts, the counts do not add up to the size, or a string is invalid.
     """
     (height, width), counts = checked(rle)
     return {"size": [height, width], "counts": counts.tolist()}
 
 
 def area(rle: RLE) -> int:
-    """The number of pixels inside the mask. Raises as `decompress`."""
+    """Number of pixels inside the mask. See `decompress` for the errors."""
     return int(checked(rle)[1][1::2].sum())
 
 
 def bbox(rle: RLE) -> list[int]:
-    """[x, y, width, height] in pixels of the smallest box around the mask, as COCO has it; zeros for an empty mask.
+    """The bounding box [x, y, width, height] in pixels, as in COCO. All zeros for an empty mask.
 
-    The `bbox` of everything-mode's records follows SAM instead, whose width and height are one less. Raises as
-    `decompress`.
+    In records of everything-mode, `bbox` follows SAM, whose width and height are one less. See `decompress` for the
+    errors.
     """
     (height, _), counts = checked(rle)
     first, end = _inside(counts)
@@ -125,14 +130,23 @@ def bbox(rle: RLE) -> list[int]:
 
 
 def iou(a: RLE | Sequence[RLE], b: RLE | Sequence[RLE]) -> NDArray[np.float64]:
-    """Intersection over union of each mask of a with each of b, (len(a), len(b)); a single RLE counts as one mask.
+    """Intersection over union of each mask in `a` with each mask in `b`. The IoU of two empty masks is 0.
 
-    0 where both masks are empty. Raises ValueError where the masks are not all of one size, and as `decompress`.
+    Args:
+        a: An RLE, or a sequence of RLEs.
+        b: An RLE, or a sequence of RLEs.
+
+    Returns:
+        (len(a), len(b)) float64. A single RLE counts as a sequence of length 1.
+
+    Raises:
+        TypeError: See `decompress`.
+        ValueError: The masks have different sizes, or an RLE is invalid (see `decompress`).
     """
     rows, columns = ([checked(rle) for rle in ([some] if isinstance(some, Mapping) else some)] for some in (a, b))
     sizes = {size for size, _ in rows + columns}
     if len(sizes) > 1:
-        raise ValueError(f"the masks must be of one size (h, w), got {' and '.join(map(str, sorted(sizes)))}")
+        raise ValueError(f"the masks must have one size (h, w), got {' and '.join(map(str, sorted(sizes)))}")
     result = np.zeros((len(rows), len(columns)))
     if not result.size:
         return result
@@ -149,15 +163,18 @@ def iou(a: RLE | Sequence[RLE], b: RLE | Sequence[RLE]) -> NDArray[np.float64]:
 
 
 def spans(rle: RLE) -> Counts:
-    """Where each run of the mask begins and ends (exclusive), (R, 2), in pixels, column by column.
+    """Start and end (exclusive) of each run inside the mask, (R, 2), as pixel indices in column-major order.
 
-    Raises as `decompress`.
+    A run may extend over several columns. See `decompress` for the errors.
     """
     return np.stack(_inside(checked(rle)[1]), axis=1)
 
 
 def to_runs(rle: RLE) -> Runs:
-    """The mask's runs within columns, (R, 3) int64: column, first row, row behind the last. Raises as `decompress`."""
+    """The mask's runs, split at column borders: (R, 3) int64, column, first row, end row (exclusive).
+
+    See `decompress` for the errors.
+    """
     (height, _), counts = checked(rle)
     first, end = _inside(counts)
     left, right = first // height, (end - 1) // height
@@ -172,9 +189,14 @@ def to_runs(rle: RLE) -> Runs:
 
 
 def from_runs(runs: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.uint32]:
-    """The `counts` of a mask of `size` (h, w) with these runs within columns, (R, 3) as `to_runs` has them.
+    """Convert runs within columns to `counts`, the inverse of `to_runs`.
 
-    They are in order and do not overlap; one may begin where another ends, also at the next column's top.
+    Args:
+        runs: (R, 3), in order and without overlap. Adjacent runs are merged, also across columns.
+        size: (h, w) of the mask.
+
+    Returns:
+        Run lengths, uint32.
     """
     height, width = size
     changes = (runs[:, :1].astype(np.int64) * height + runs[:, 1:]).ravel()
@@ -185,12 +207,12 @@ def from_runs(runs: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.ui
 
 
 def checked(rle: RLE) -> tuple[tuple[int, int], Counts]:
-    """The size (h, w) and the run lengths. Raises as `decompress`."""
+    """Check an RLE. Returns its size (h, w) and its run lengths. See `decompress` for the errors."""
     if not isinstance(rle, Mapping):
         raise TypeError(f"an RLE must be a dict of size and counts, got {type(rle).__name__}")
     missing = [key for key in ("size", "counts") if key not in rle]
     if missing:
-        raise ValueError(f"an RLE must be a dict of size and counts, got one without {' and '.join(missing)}")
+        raise ValueError(f"an RLE must be a dict of size and counts, got a dict without {' and '.join(missing)}")
     height, width = _checked_size(rle["size"])
     counts = _checked_counts(rle["counts"])
     total = int(counts.sum())
@@ -206,7 +228,7 @@ def _checked_size(size: object) -> tuple[int, int]:
         if height < 1 or width < 1:
             raise ValueError
     except (AttributeError, TypeError, ValueError):
-        raise ValueError(f"an RLE's size must be [h, w], whole numbers from 1, got {size!r}") from None
+        raise ValueError(f"an RLE's size must be [h, w], two whole numbers of at least 1, got {size!r}") from None
     return height, width
 
 
@@ -231,14 +253,14 @@ def _checked_counts(counts: object) -> Counts:
 
 
 def _inside(counts: Counts) -> tuple[Counts, Counts]:
-    """Where the mask's runs begin and end (exclusive), those of no pixel left out."""
+    """Starts and ends (exclusive) of the runs inside the mask, without runs of length 0."""
     ends = np.cumsum(counts)[1::2]
     lengths = counts[1::2]
     return (ends - lengths)[lengths > 0], ends[lengths > 0]
 
 
 def _pixels_before(counts: Counts, position: Counts) -> Counts:
-    """How many pixels of the mask come before each position."""
+    """Number of mask pixels before each position, in column-major order."""
     ends = np.cumsum(counts)
     inside = np.cumsum(counts * (np.arange(len(counts)) % 2))
     run = np.minimum(np.searchsorted(ends, position, side="left"), len(counts) - 1)
@@ -246,8 +268,11 @@ def _pixels_before(counts: Counts, position: Counts) -> Counts:
 
 
 def _to_string(counts: Counts) -> str:
-    """Five bits a character, the lowest first, the sixth bit set where more follow; from the fourth number on, the
-    difference to the last but one."""
+    """Encode counts as COCO's string.
+
+    From the fourth number on, the difference to the number two places before is encoded. A character holds five bits of
+    a number, lowest bits first. A sixth bit is set in all characters but the number's last.
+    """
     numbers = counts.copy()
     numbers[3:] -= counts[1:-2]
     lengths = 1 + np.searchsorted(LIMITS, numbers ^ (numbers >> 63), side="right")
@@ -267,7 +292,7 @@ def _from_string(string: bytes) -> Counts:
     ends = np.flatnonzero(groups < 32) + 1
     lengths = np.diff(ends, prepend=0)
     if not len(ends) or ends[-1] != len(groups) or lengths.max() > LONGEST:
-        raise ValueError(f"an RLE's string ends within a number or has one of over {LONGEST} characters")
+        raise ValueError(f"an RLE's string ends within a number, or has a number of over {LONGEST} characters")
     starts = ends - lengths
     place = np.arange(len(groups)) - np.repeat(starts, lengths)
     numbers = np.add.reduceat((groups & 31) << (5 * place), starts)

@@ -1,3 +1,4 @@
-"""Helpers that commands and library share: files that appear whole or not at all, lines on a terminal, options of
-commands, work in the background, facts of the host. Imports no other package of `mobilesam`.
+"""Helpers for the library and the commands: atomic file writes, console output, options, background work, host facts.
+
+Imports no other package of `mobilesam`.
 """

@@ -1,45 +1,47 @@
-"""What commands say: an error in one line, how far a long run is."""
+"""Console output of commands: one-line errors and progress lines."""
 
 import sys
 import time
 from pathlib import Path
 
-INTERVAL = 0.1  # seconds between two looks of a progress line
+INTERVAL = 0.1  # seconds between updates of a progress line
 BAR = 24  # characters
 
 
 def describe(error: BaseException) -> str:
-    """The error in one line."""
+    """The error message in one line."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.strerror}: {error.filename}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def without_home(path: Path) -> str:
-    """The path, from ~ if it is in the home folder: fit for an issue that anybody reads."""
+    """The path with ~ for the home folder, because issues are public and should not show user names."""
     home = Path.home()
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def say_failed(file: object, reason: str) -> None:
-    """That an input failed, and why, in a line on stderr that names it once."""
+    """Print to stderr that an input failed, and why. The file is named once, even if the reason contains its name."""
     print(f"mobilesam: failed: {reason if str(file) in reason else f'{file}: {reason}'}", file=sys.stderr)
 
 
 def show(text: str) -> None:
-    """What a long run is at, in a line that is written over; nothing where stderr is no terminal."""
+    """Replace the progress line on stderr. Does nothing if stderr is not a terminal."""
     if sys.stderr.isatty():
-        from shutil import get_terminal_size  # here, as it loads every format of archives
+        from shutil import get_terminal_size  # imported here, because shutil loads many modules for archives
 
         columns = get_terminal_size().columns
         print(f"\r\033[K{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
 
 
 class Progress:
-    """How far a long run is, its rate and the time left, in a line that is written over.
+    """A progress line: the amount done, the rate and the time left. As a context manager it clears the line at the end.
 
-    total: how much there is to do, None if that is not known; unit: what is counted, in the plural; done: how much an
-    earlier run did. As a context manager it clears the line at the end.
+    Attributes:
+        total: Amount to do, or None if unknown.
+        unit: Name of the counted items, in the plural.
+        done: Amount done, including the amount that an earlier run did.
     """
 
     def __init__(self, total: float | None, unit: str, done: float = 0) -> None:
@@ -58,11 +60,11 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._started
 
     def update(self, done: float, note: str = "") -> None:
-        """Show that so much is done; `note` goes to the end of the line."""
+        """Set the amount done and update the line. `note` is shown at the end of the line."""
         self.done = done
         now = time.monotonic()
         if now - self._shown >= INTERVAL:
@@ -70,7 +72,7 @@ class Progress:
             show(self.line(now - self._started) + (f", {note}" if note else ""))
 
     def line(self, seconds: float) -> str:
-        """The line, `seconds` after the start."""
+        """The text of the line, `seconds` after the start."""
         rate = (self.done - self._before) / seconds if seconds > 0 else 0.0
         if self.total is None:
             return f"{_number(self.done)} {self.unit}, {rate:.2f} {self.unit}/s"
@@ -87,7 +89,7 @@ def _number(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds, with hours where there are any: 1:05, 2:03:20."""
+    """The duration as m:ss or h:mm:ss, such as 1:05 or 2:03:20."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

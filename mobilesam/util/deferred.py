@@ -1,4 +1,4 @@
-"""Values that threads make for one another: beside other work, or once for all who ask."""
+"""Values that are computed in the background, on first access, or once per process, and locks that survive a fork."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ P = ParamSpec("P")
 
 
 class Later(Generic[T]):
-    """Called, it waits for what is made and returns it, or raises what making it raised. Then it can be copied."""
+    """A value that another thread computes.
+
+    Calling this object waits for the value and returns it, or raises the error of its computation. After a call that
+    returned, the object can be copied.
+    """
 
     def __init__(self, thread: Executor | None, make: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> None:
-        """thread: None to make it here and now."""
+        """Submit `make(*arguments, **options)` to an executor. None computes the value immediately in this thread."""
         self._made: T | Future[T] = (
             make(*arguments, **options) if thread is None else thread.submit(make, *arguments, **options)
         )
 
     def __call__(self) -> T:
-        made = self._made  # read once: another thread may be storing what was made
+        made = self._made  # read once, because another thread may replace the future by its value
         if isinstance(made, Future):
             made = self._made = made.result()
         return made
 
 
 def by_the_way(make: Callable[[], T]) -> Future[T]:
-    """What a thread of its own makes. A process that ends, or is interrupted, does not wait for it."""
+    """Compute a value in a daemon thread. The process does not wait for this thread when it ends or is interrupted."""
     made: Future[T] = Future()
 
     def run() -> None:
@@ -44,10 +48,10 @@ def by_the_way(make: Callable[[], T]) -> Future[T]:
 
 
 class lazy(Generic[T]):
-    """A property that is computed when first asked for, and then kept in the instance's ``__dict__``.
+    """A property that is computed on first access and cached in the instance's `__dict__`.
 
-    `functools.cached_property` of Python 3.10 and 3.11 holds a lock, for which a child forked meanwhile would wait
-    without end; this property holds none. Threads that ask at the same moment may each compute the value.
+    `functools.cached_property` of Python 3.10 and 3.11 holds a lock during the computation. A child that is forked
+    meanwhile would wait forever for this lock. `lazy` holds no lock, so concurrent threads may each compute the value.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -65,13 +69,14 @@ class lazy(Generic[T]):
 
 
 class ForkSafeLock:
-    """A lock that is free in a child forked while another thread held it."""
+    """A lock that is free in a forked child process, even if another thread held it during the fork."""
 
     def __init__(self) -> None:
         self.renew()
         _locks.add(self)
 
     def renew(self) -> None:
+        """Replace the lock by a free lock."""
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
@@ -94,7 +99,10 @@ if hasattr(os, "register_at_fork"):
 
 
 class Once(Generic[T]):
-    """A value that the first thread to ask makes, while others wait. A child forked meanwhile makes its own."""
+    """A value that the first caller computes while other threads wait.
+
+    A child process that is forked during the computation computes its own value.
+    """
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make, self._lock = make, ForkSafeLock()

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, not over one another, their checksums."""
+"""Atomic file writes, checks of output paths, and checksums."""
 
 import os
 import re
@@ -12,9 +12,11 @@ _PARTIAL = re.compile(r"\.[0-9a-f]{8}-[0-9a-f]{8}\.partial\.?[^.]*")
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path beside `path`, of the same extension, to write to: renamed over `path` at the end, removed on an error.
+    """Write a file atomically.
 
-    A process that is killed leaves it behind; `remove_leftovers` knows it by the checksum of the name in it.
+    Yields a temporary path in the same folder with the same extension. At the end the temporary file replaces `path`.
+    After an error it is removed. If the process is killed it remains, and `remove_leftovers` recognises it by its name,
+    which contains a checksum of the name of `path`.
     """
     partial = path.with_name(f".{_checksum(path)}-{os.urandom(4).hex()}.partial{path.suffix}")
     try:
@@ -26,7 +28,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
-    """Remove what processes that were killed left behind of these files. Nobody else may be writing them."""
+    """Remove temporary files that killed processes left for these paths. No other process may be writing the paths."""
     checksums: dict[Path, set[str]] = {}
     for path in paths:
         checksums.setdefault(path.parent, set()).add(_checksum(path))
@@ -41,14 +43,18 @@ def _checksum(path: Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """The file's checksum, in hexadecimal."""
-    import hashlib  # loads OpenSSL: not needed to open a checkpoint
+    """SHA-256 of the file's content, in hexadecimal."""
+    import hashlib  # imported here, because it loads OpenSSL
 
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def check_folder(path: Path) -> None:
-    """Raise OSError where no file can be written: no such folder, no permission, or a folder itself."""
+    """Check that a file can be written to the path, without creating it.
+
+    Raises:
+        OSError: The folder does not exist or is not writable, or the path itself is a folder.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no such folder to write into: {path.parent}")
     if path.is_dir():
@@ -58,7 +64,7 @@ def check_folder(path: Path) -> None:
 
 
 def check_folder_to_be(path: Path) -> None:
-    """Raise OSError where this is no folder to write into, and cannot become one."""
+    """Check that files can be written to this folder, which need not exist yet. Raises OSError if not."""
     folder = next(parent for parent in (path, *path.parents) if parent.exists())
     if not folder.is_dir():
         raise NotADirectoryError(f"expected a folder to write into, got a file: {folder}")
@@ -66,10 +72,10 @@ def check_folder_to_be(path: Path) -> None:
 
 
 def check_distinct(paths: Iterable[Path]) -> None:
-    """Raise ValueError where a path comes twice: a command would write over what it reads, or writes twice."""
+    """Check that the input and output paths of a command are all different files. Raises ValueError if not."""
     seen: set[str] = set()
     for path in paths:
         real = os.path.realpath(path)
         if real in seen:
-            raise ValueError(f"would overwrite a file of this same command: {path}")
+            raise ValueError(f"this command would overwrite its own input or output file: {path}")
         seen.add(real)

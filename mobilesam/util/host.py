@@ -5,6 +5,7 @@ from pathlib import Path
 
 
 def cpu_name() -> str:
+    """The CPU's model name."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -281,20 +281,20 @@ REFUSED = {
     "crop_nms_thresh must be a number of at least 0, got -1": {"crop_nms_thresh": -1},
     "crop_overlap_ratio must be a number from 0 to 1, got 1.5": {"crop_overlap_ratio": 1.5},
     "crop_n_points_downscale_factor must be a whole number of at least 1, got 0": {"crop_n_points_downscale_factor": 0},
-    "points_per_side must leave a point a side in every layer: at least 9 with crop_n_layers 2 and "
+    "points_per_side must leave a point per side in each layer: at least 9 with crop_n_layers 2 and "
     "crop_n_points_downscale_factor 3, got 8": {
         "points_per_side": 8, "crop_n_layers": 2, "crop_n_points_downscale_factor": 3,
     },
     "min_mask_region_area must be a number of at least 0, got -5": {"min_mask_region_area": -5},
     "output_mode must be one of binary_mask, uncompressed_rle, coco_rle, got 'png'": {"output_mode": "png"},
-    "point_grids must have a grid for each of 2 layers, got 1": {
+    "point_grids must have a grid for each of the 2 layers, got 1": {
         "points_per_side": None, "point_grids": [[(0.5, 0.5)]], "crop_n_layers": 1,
     },
     "point_grids must have x and y from 0 to 1, got (0.5, 3)": {"points_per_side": None, "point_grids": [[(0.5, 3)]]},
     "point_grids must hold arrays (N, 2) of at least one point, got shape (1, 3)": {
         "points_per_side": None, "point_grids": [[(0.5, 0.5, 0.5)]],
     },
-    "point_grids must be a list of one (N, 2) array for each layer, got shape (4, 2)": {
+    "point_grids must be a list with one (N, 2) array per layer, got shape (4, 2)": {
         "points_per_side": None, "point_grids": np.full((4, 2), 0.5),
     },
 }  # fmt: skip
@@ -308,7 +308,7 @@ def test_parameters_that_are_refused(model, message):
 
 
 def test_a_model_of_another_kind_is_refused():
-    with pytest.raises(TypeError, match=r"model must be what mobilesam\.load\(\) gives, got str"):
+    with pytest.raises(TypeError, match=r"model must be a MobileSAM from mobilesam\.load\(\), got str"):
         SamAutomaticMaskGenerator("mobile_sam.pt")
 
 

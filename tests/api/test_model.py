@@ -42,7 +42,7 @@ def assert_same(one: mobilesam.Segmentation, other: mobilesam.Segmentation) -> N
 NOT_A_PROMPT = [
     ({}, ValueError, "no prompt: give points, a box or a mask_input"),
     ({"labels": [1]}, ValueError, "labels without points"),
-    ({"points": (20, 30)}, ValueError, r"points must be (P, 2), one (x, y) a row, got shape (2,)"),
+    ({"points": (20, 30)}, ValueError, r"points must be (P, 2), one (x, y) per row, got shape (2,)"),
     ({"points": [(20, 30, 1)]}, ValueError, "got shape (1, 3)"),
     ({"points": np.empty((0, 2))}, ValueError, "got shape (0, 2)"),
     ({"points": [(1, 2), (3,)]}, ValueError, "points must be a regular array of numbers, got [(1, 2), (3,)]"),
@@ -68,7 +68,7 @@ NOT_A_PROMPT = [
     ({"box": (1, 2, 500, 40)}, ValueError, "box corner (500, 40) lies outside the image of 451x300 pixels"),
     ({"box": (1, np.nan, 50, 40)}, ValueError, "box corner (1, nan) lies outside"),
     ({"mask_input": LOGITS[:64]}, ValueError, "must be (256, 256) or (1, 256, 256), got shape (64, 256)"),
-    ({"mask_input": LOGITS > 0}, TypeError, "must be float logits (an answer's low_res), got dtype bool"),
+    ({"mask_input": LOGITS > 0}, TypeError, "must be float logits (from a segmentation's low_res), got dtype bool"),
     ({"mask_input": np.full_like(LOGITS, np.nan)}, ValueError, "mask_input holds NaN or infinity"),
 ]
 

@@ -120,7 +120,7 @@ def test_measure_loss_prints_a_line_a_photo(tmp_path, capsys, precision):
 REFUSED = {
     "No such file": ["no.png"],
     "--grid must be at least 1, got 0": [CHELSEA, "--grid", "0"],
-    "a file of this same command": ["cat.png", "--overlay", "cat.png"],
+    "its own input or output file": ["cat.png", "--overlay", "cat.png"],
     "cannot write an image as '.txt'": [CHELSEA, "--overlay", "worst.txt"],
     "no such folder to write into: gone": [CHELSEA, "--overlay", "gone/worst.png"],
     "no such checkpoint: no.safetensors": [CHELSEA, "--weights", "no.safetensors"],

@@ -129,7 +129,7 @@ REFUSED = {
     "--crop is for --cutout": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--crop"],
     "no such folder to write into: none": [CHELSEA, "--point", "1,1", "--output", "none/object.svg"],
     "would overwrite": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--overlay", "./mask.png"],
-    "a file of this same command: cut.png": ["cut.png", "--point", "1,1", "--output", "cut.png"],
+    "its own input or output file: cut.png": ["cut.png", "--point", "1,1", "--output", "cut.png"],
     "no such checkpoint: no.safetensors": [
         CHELSEA, "--point", "1,1", "--output", "mask.png", "--weights", "no.safetensors",
     ],

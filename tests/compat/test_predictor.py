@@ -245,7 +245,7 @@ REFUSED_BATCHES = [
     ({"point_coords": POINT[None]}, AssertionError, "point_labels must be supplied"),
     ({"point_coords": POINT, "point_labels": LABEL}, ValueError, "must be of shape (B, N, 2), got (1, 2)"),
     ({"boxes": BOX}, ValueError, "boxes must be of shape (B, 4), got (4,)"),
-    ({"boxes": [BOX] * 3, "mask_input": [LOGITS] * 2}, ValueError, "of the others, got 3 boxes, 2 mask_input"),
+    ({"boxes": [BOX] * 3, "mask_input": [LOGITS] * 2}, ValueError, "kind of prompt, got 3 boxes, 2 mask_input"),
 ]
 
 
@@ -292,7 +292,7 @@ def test_a_wrong_image_leaves_the_one_before(model):
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(TypeError, match=re.escape("sam_model must be what mobilesam.load() gives, got str")):
+    with pytest.raises(TypeError, match=re.escape("sam_model must be a MobileSAM from mobilesam.load(), got str")):
         SamPredictor("mobile_sam.pt")
 
 
@@ -311,7 +311,7 @@ def test_a_converted_checkpoint_is_taken(model):
 
 
 def test_another_model_or_file_is_refused(tmp_path):
-    with pytest.raises(KeyError, match="vit_h: this package has vit_t only"):
+    with pytest.raises(KeyError, match="vit_h: this package has only vit_t"):
         sam_model_registry["vit_h"]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         build_sam_vit_t(tmp_path / "nowhere.pt")
@@ -321,6 +321,6 @@ def test_another_model_or_file_is_refused(tmp_path):
 
 def test_another_device_is_refused(model):
     assert model.to("cpu") is model
-    with pytest.raises(ValueError, match="device must be 'cpu', the only one that this package runs on, got 'cuda'"):
+    with pytest.raises(ValueError, match="only device that this package supports, got 'cuda'"):
         model.to(device="cuda")
     assert mobilesam.MobileSAM.device.fget(model) == "cpu"

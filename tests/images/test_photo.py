@@ -220,7 +220,7 @@ REFUSED = {
     "int64": (RGB.astype(int), TypeError, "uint8, uint16, bool or float in [0, 1], got dtype int64"),
     "complex": (RGB.astype(complex), TypeError, "got dtype complex128"),
     "objects": (RGB.astype(object), TypeError, "got dtype object"),
-    "no dimension": (np.array(3, np.uint8), ValueError, "(H, W), or (H, W, C) of 1 to 4 channels, and not empty, got"),
+    "no dimension": (np.array(3, np.uint8), ValueError, "(H, W, C) with 1 to 4 channels, and not empty, got"),
     "a batch": (RGB[None], ValueError, "got shape (1, 2, 3, 3)"),
     "channels first": (np.zeros((3, 20, 30), np.uint8), ValueError, "got shape (3, 20, 30)"),
     "no channel": (RGB[..., :0], ValueError, "got shape (2, 3, 0)"),

@@ -177,7 +177,7 @@ def test_which_of_several_a_label_map_has(form, smallest_on_top, order):
 def test_a_label_map_of_none_and_of_too_many():
     labels = results.label_map([], size=(40, 60))
     assert labels.shape == (40, 60) and not labels.any()
-    with pytest.raises(ValueError, match="holds 65535 objects, got 65536"):
+    with pytest.raises(ValueError, match="holds at most 65535 objects, got 65536"):
         results.label_map([SegmentedObject(STACK[0])] * 65536)
 
 
@@ -287,7 +287,7 @@ def test_the_overlay_shows_the_prompt(segmentation):
 
 @pytest.mark.parametrize("make", [results.coco, results.geojson, results.svg, results.label_map])
 def test_sizes_must_agree(make):
-    with pytest.raises(ValueError, match="no objects: at least one is needed"):
+    with pytest.raises(ValueError, match="no objects: at least one object is needed"):
         make([])
     with pytest.raises(ValueError, match=re.escape("one size (h, w), got (9, 11) and (60, 90)")):
         make([SegmentedObject(DISC), SegmentedObject(RING)])
@@ -307,7 +307,7 @@ def test_a_cutout_that_cannot_be():
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("objects.png", ValueError, "objects are written as .json, .geojson, .svg, got"),
+        ("objects.png", ValueError, "objects can be written as .json, .geojson, .svg, got"),
         ("nowhere/objects.json", FileNotFoundError, "no such folder to write into"),
         ("folder.svg", IsADirectoryError, "over a folder"),
     ],

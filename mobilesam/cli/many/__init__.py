@@ -1,3 +1,4 @@
-"""`mobilesam segment` on many images: finding them, overlapping the work, writing the results. Imports `api` and
-the layers below it.
+"""`mobilesam segment` on many images: finds the images, overlaps reading, encoding and writing, writes the results.
+
+Imports `api` and the layers below it.
 """

@@ -1,4 +1,4 @@
-"""Many images: what is to be done, from folders, globs and files of prompts."""
+"""Tasks for many images, collected from images, folders, globs and files of prompts."""
 
 import os
 import re
@@ -12,7 +12,13 @@ _MAGIC = re.compile(r"[*?[]")
 
 
 class Task(NamedTuple):
-    """A prompt on an image; `output` is the file of its answer, relative to the output folder."""
+    """One prompt to segment.
+
+    Attributes:
+        image: Path of the image.
+        prompt: The prompt.
+        output: File for the mask, relative to the output folder.
+    """
 
     image: Path
     prompt: WrittenPrompt
@@ -20,16 +26,24 @@ class Task(NamedTuple):
 
 
 def is_many(sources: Sequence[str]) -> bool:
-    """Whether the sources are more than one image."""
+    """Whether the sources are anything other than a single image."""
     return len(sources) > 1 or _is_prompts(sources[0]) or _is_glob(sources[0]) or Path(sources[0]).is_dir()
 
 
 def find_tasks(sources: Sequence[str], prompt: WrittenPrompt | None, suffix: str) -> list[Task]:
-    """A task for each image of the sources: images, folders, globs (`**` is any number of folders), files of prompts.
+    """Collect the tasks of all sources.
 
-    prompt: that of every image, and of each row of a file that has none. suffix: of outputs that no row names. An
-    output keeps the image's path as seen from the folder, from the glob's fixed part or from the file's folder.
-    Raises OSError, or ValueError where there is no image, no prompt, or one output for two images.
+    By default an output file has the relative path of its image, with extension `suffix`. The path is relative to the
+    given folder, to the folder before a glob's first wildcard, or to the folder of the file of prompts.
+
+    Args:
+        sources: Images, folders, globs (`**` matches any number of folders) and files of prompts.
+        prompt: Prompt for all images, and for rows without a prompt.
+        suffix: Extension of the output files that no row of a file of prompts names.
+
+    Raises:
+        OSError: A file of prompts cannot be read.
+        ValueError: A source has no image, an image has no prompt, or two tasks have the same output file.
     """
     tasks: list[Task] = []
     for source in sources:
@@ -41,13 +55,14 @@ def find_tasks(sources: Sequence[str], prompt: WrittenPrompt | None, suffix: str
         if other is not task:
             both = str(task.image) if task.image == other.image else f"{other.image} and {task.image}"
             raise ValueError(
-                f"two results would be {task.output}, of {both}: name each in a file of prompts ('output')"
+                f"two results would be written to {task.output}, for {both}: give each its own file as 'output' in a "
+                "file of prompts"
             )
     return tasks
 
 
 def by_image(tasks: Iterable[Task]) -> list[list[Task]]:
-    """The tasks of each image together, so that it is encoded once."""
+    """Group the tasks by image, because an image is encoded once for all its tasks."""
     images: dict[Path, list[Task]] = {}
     for task in tasks:
         images.setdefault(task.image, []).append(task)
@@ -64,28 +79,35 @@ def _is_glob(source: str) -> bool:
 
 def _of_images(source: str, prompt: WrittenPrompt | None, suffix: str) -> Iterator[Task]:
     if prompt is None:
-        raise ValueError("no prompt: give --point X,Y or --box X0,Y0,X1,Y1, or a file of prompts")
+        raise ValueError("no prompt: give --point X,Y, --box X0,Y0,X1,Y1, or a file of prompts")
     for image, name in images_of(source):
         yield Task(image, prompt, name.with_suffix(suffix))
 
 
 def images_of(source: str) -> list[tuple[Path, PurePath]]:
-    """The images that an image, a folder or a glob stands for, each with its path as seen from there.
+    """The images of a source: an image, a folder or a glob.
 
-    Raises ValueError where there is none.
+    Returns:
+        Each image's path, and its path relative to the source's folder.
+
+    Raises:
+        ValueError: The folder or the glob has no image.
     """
     base, images = _images(source)
     return [(image, _relative(image, base)) for image in images]
 
 
 def _images(source: str) -> tuple[Path, list[Path]]:
-    """The images of a source, and the folder from which their paths are seen."""
+    """The folder that the output paths are relative to, and the images of a source."""
     path = Path(source)
     if path.is_dir():
         extensions = _readable_extensions()
         images = _visible(file for file in path.iterdir() if file.suffix.lower() in extensions)
         if not images:
-            raise ValueError(f"no image in folder {path} (by extension; for those in its folders, '{path}/**/*.jpg')")
+            raise ValueError(
+                f"no image in folder {path}: expected files with an image's extension (to search its subfolders, give "
+                f"'{path}/**/*.jpg')"
+            )
         return path, images
     if not _is_glob(source):
         return path.parent, [path]
@@ -113,19 +135,19 @@ def _of_prompts(path: Path, default: WrittenPrompt | None, suffix: str) -> Itera
     for row in read_prompts(path):
         prompt = row.prompt or default
         if prompt is None:
-            raise ValueError(f"{path}, line {row.line}: no prompt: give points or a box, there or as options")
+            raise ValueError(f"{path}, line {row.line}: no prompt: give points or a box in this line, or as options")
         image = path.parent / row.image
         if row.output is None:
             output = _relative(image, path.parent).with_suffix(suffix)
         else:
             output = PurePath(row.output)
             if output.is_absolute() or ".." in output.parts or not output.suffix:
-                expected = "a file of the output folder, with an extension"
+                expected = "a file in the output folder, with an extension"
                 raise ValueError(f"{path}, line {row.line}: output: expected {expected}, got {row.output!r}")
         yield Task(image, prompt, output)
 
 
 def _relative(image: Path, base: Path) -> PurePath:
-    """The image's path from the folder `base`, its name alone if it is not in there."""
+    """The image's path relative to folder `base`, or its bare name if the image is not inside `base`."""
     inside = image.is_relative_to(base) and ".." not in image.relative_to(base).parts
     return image.relative_to(base) if inside else PurePath(image.name)

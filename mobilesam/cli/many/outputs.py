@@ -1,4 +1,4 @@
-"""The files that an answer of `mobilesam segment` becomes: whether they can be written, and writing them."""
+"""Output files of `mobilesam segment`: checks that they can be written, and writes them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +15,13 @@ Files: TypeAlias = Iterable[tuple[Kind, Path]]
 
 
 class Style(NamedTuple):
-    """name: what the object is called; crop: cut-outs to the object's box; polygons: in COCO's JSON too."""
+    """Options of the output files.
+
+    Attributes:
+        name: Name of the object in COCO JSON, GeoJSON and SVG.
+        crop: Crop cut-outs to the object's box.
+        polygons: Add polygons to COCO JSON.
+    """
 
     name: str
     crop: bool
@@ -23,7 +29,15 @@ class Style(NamedTuple):
 
 
 def write(files: Files, answer: Segmentation, photo: Image.Image, image: Path, style: Style) -> None:
-    """Write an answer's files in their order, each whole or not at all. image: the photo's path."""
+    """Write the files of a segmentation, in order. A failure leaves no partial file.
+
+    Args:
+        files: Kind and path of each file.
+        answer: The segmentation.
+        photo: The photo as RGB.
+        image: Path of the photo.
+        style: Options of the files.
+    """
     for kind, path in files:
         if kind == "overlay":
             save_image(answer.overlay(photo), path)
@@ -38,9 +52,12 @@ def write(files: Files, answer: Segmentation, photo: Image.Image, image: Path, s
 
 
 def check(kind: Kind, path: Path, style: Style) -> None:
-    """Raise where such a file cannot be written; nothing is created.
+    """Check that a file can be written, without creating it.
 
-    Raises ValueError for an extension, OSError for a folder, ModuleNotFoundError for a package that is not installed.
+    Raises:
+        ModuleNotFoundError: A package that the format needs is not installed.
+        OSError: The folder does not exist or is not writable, or the path is a folder.
+        ValueError: The extension is not supported.
     """
     if kind != "mask":
         check_output(path, "RGBA" if kind == "cutout" else "RGB")

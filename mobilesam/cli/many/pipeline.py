@@ -1,7 +1,7 @@
-"""Many images at once: some are read and some answers written while one is encoded.
+"""The pipeline for many images: photos are read and results written in threads while the main thread encodes.
 
-Photos ahead of the encoder and answers behind it are few, whatever there is to do, so memory is bounded by the largest
-photos and not by their number.
+At most AHEAD photos are read in advance and at most AHEAD results wait to be written, so memory does not grow with the
+number of photos.
 """
 
 from collections import deque
@@ -17,14 +17,14 @@ from ...images.rgb_photo import Photo
 from ...util.console import describe
 from .batch import Task
 
-AHEAD = 2  # photos read before their turn; also answers that wait to be written, and the threads for either
+AHEAD = 2  # number of photos read in advance, of results that wait to be written, and of threads for each
 
 Write = Callable[[Task, Image.Image, Segmentation], None]
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A task that has no answer, and why, in one line."""
+    """A task that failed, and the reason in one line."""
 
     task: Task
     reason: str
@@ -32,7 +32,13 @@ class Failure:
 
 @dataclass
 class Report:
-    """What a run did: images gone through, answers written, tasks that failed."""
+    """Progress of a run.
+
+    Attributes:
+        images: Number of images that are done.
+        written: Number of tasks whose files were written.
+        failures: Tasks that failed.
+    """
 
     images: int = 0
     written: int = 0
@@ -48,11 +54,19 @@ def run(
     multimask: bool = True,
     after_image: Callable[[], None] = lambda: None,
 ) -> None:
-    """Answer the tasks of each image, in order, and keep `report`.
+    """Segment the tasks of all images, in order, and update `report`.
 
-    write: called in threads, to write the answer of a task. An image that cannot be read, or a prompt that does not fit
-    it, is a failure in the report and the others go on; an answer that cannot be written ends the run with its error.
-    That, as an interrupt, waits for the answers that are being written.
+    If an image cannot be read or a prompt does not fit its image, the report gets a failure and the run continues. If a
+    result cannot be written, the run ends with the error of `write`. After an error or an interrupt, the run still
+    waits for results that are being written.
+
+    Args:
+        images: The tasks, one sequence per image.
+        model: The model.
+        write: Called in a thread to write the result of a task.
+        report: Updated during the run, so it is valid after an error too.
+        multimask: Predict three masks per prompt. If false, predict one.
+        after_image: Called after each image.
     """
     writing: deque[Future[None]] = deque()
 
@@ -83,7 +97,7 @@ def run(
 def _ahead(
     readers: ThreadPoolExecutor, images: Iterable[Sequence[Task]]
 ) -> Iterator[tuple[Sequence[Task], Future[Photo]]]:
-    """Each image's tasks and its photo, of which AHEAD are read before they are asked for."""
+    """The tasks and the photo of each image. The threads read AHEAD photos in advance."""
     pending: deque[tuple[Sequence[Task], Future[Photo]]] = deque()
     for tasks in images:
         pending.append((tasks, readers.submit(read_photo, tasks[0].image)))
@@ -106,7 +120,7 @@ def _answers(
     for task in tasks:
         try:
             answer = embedding.segment(**task.prompt.on(*size), multimask=multimask)
-            _ = answer.mask  # made here, where a lack of memory is this task's failure
+            _ = answer.mask  # computed here, because running out of memory must be a failure of this task only
             yield task, answer
         except (MemoryError, TypeError, ValueError) as error:
             yield task, Failure(task, describe(error))

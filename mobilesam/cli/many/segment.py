@@ -1,4 +1,4 @@
-"""mobilesam segment for many images: what is planned, the run, the report."""
+"""mobilesam segment for many images: plans the output files, runs the pipeline, prints the report."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from .batch import Task, by_image, find_tasks
 from .outputs import Kind, Style
 
 DEFAULT_FORMAT = "png"
-OVERLAY_SUFFIX = ".jpg"  # as PNG, a large photo takes longer to write than to segment
+OVERLAY_SUFFIX = ".jpg"  # because writing a large photo as PNG takes longer than segmenting it
 CUTOUT_SUFFIX = ".png"
 
 Folders = Mapping[Kind, Path]
@@ -25,16 +25,22 @@ Folders = Mapping[Kind, Path]
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where the files go. suffixes: the masks' formats."""
+    """The output files of a run.
+
+    Attributes:
+        folders: Output folder of each kind of file.
+        suffixes: Extensions of the mask files.
+        style: Options of the files.
+    """
 
     folders: Folders
     suffixes: Sequence[str]
     style: Style
 
     def files(self, task: Task) -> list[tuple[Kind, Path]]:
-        """The task's files, in the order in which they are written.
+        """The files of a task, in the order in which they are written.
 
-        A task that names its output has its mask in that format, and in all but the first of `suffixes`.
+        The first mask file is `task.output`. Further mask files have the same name and the extensions `suffixes[1:]`.
         """
         names = {
             "mask": [task.output, *(task.output.with_suffix(suffix) for suffix in self.suffixes[1:])],
@@ -48,7 +54,7 @@ class _Plan:
 
 
 def run(arguments: argparse.Namespace, prompt: WrittenPrompt | None) -> int:
-    """Returns the exit code: 0, or 1 where an image or a prompt failed."""
+    """Returns the exit code: 0, or 1 if an image or a prompt failed."""
     allow_large_photos()
     plan = _plan(arguments)
     tasks = find_tasks(arguments.images, prompt, plan.suffixes[0])
@@ -79,7 +85,10 @@ def run(arguments: argparse.Namespace, prompt: WrittenPrompt | None) -> int:
 
 def _plan(arguments: argparse.Namespace) -> _Plan:
     if len(arguments.outputs) > 1:
-        raise ValueError("for many images give one --output, a folder, and the formats as --format png,json")
+        raise ValueError(
+            "for many images give one --output, a folder, and the formats as --format png,json, got "
+            f"{len(arguments.outputs)} --output options"
+        )
     given: dict[Kind, Path | None] = {
         "mask": next(iter(arguments.outputs), None),
         "cutout": arguments.cutout,
@@ -94,21 +103,26 @@ def _plan(arguments: argparse.Namespace) -> _Plan:
 
 
 def _check(tasks: Sequence[Task], plan: _Plan) -> None:
-    """Raise, before anything is written, where an answer cannot be or would go over a file of this command."""
+    """Check, before any file is written, that all files can be written and that none overwrites another file.
+
+    Raises:
+        ModuleNotFoundError, OSError: See `outputs.check`.
+        ValueError: An extension is not supported, or a file would overwrite an image or another output file.
+    """
     checked = set()
     files = [file for task in tasks for file in plan.files(task)]
     for kind, path in files:
         folder = next(parent for parent in path.parents if parent.exists())
         if (kind, folder, path.suffix) not in checked:
             if not folder.is_dir():
-                raise NotADirectoryError(f"for many images expected a folder to write into, got a file: {folder}")
+                raise NotADirectoryError(f"for many images, expected a folder to write into, got a file: {folder}")
             outputs.check(kind, folder / f"{kind}{path.suffix}", plan.style)
             checked.add((kind, folder, path.suffix))
     check_distinct([*{task.image for task in tasks}, *(path for _, path in files)])
 
 
 def _say(report: pipeline.Report, skipped: int, progress: Progress, images: int, folders: Folders) -> None:
-    """What was done, on stdout; what failed and why, on stderr."""
+    """Print the counts of the run to stdout, and each failure with its reason to stderr."""
     for failure in report.failures:
         say_failed(failure.task.image, failure.reason)
     seconds = progress.seconds

@@ -83,12 +83,12 @@ def test_rows_of_one_image_come_together(photos):
     [
         (["empty"], "no image in folder empty"),
         (["photos/*.gif"], "no file matches photos/*.gif"),
-        (["photos", "photos/a.png"], "two results would be a.png, of photos/a.png"),
-        (["photos/a.png", "photos/p.csv"], "two results would be a.png, of photos/a.png"),
-        (["photos/twice.csv"], "two results would be a.png"),
+        (["photos", "photos/a.png"], "two results would be written to a.png, for photos/a.png"),
+        (["photos/a.png", "photos/p.csv"], "two results would be written to a.png, for photos/a.png"),
+        (["photos/twice.csv"], "two results would be written to a.png"),
         (
             ["photos/outside.csv"],
-            "line 2: output: expected a file of the output folder, with an extension, got '../a",
+            "line 2: output: expected a file in the output folder, with an extension, got '../a",
         ),
         (["photos/absolute.csv"], "got '/a.png'"),
         (["photos/bare.csv"], "with an extension, got 'mask'"),
