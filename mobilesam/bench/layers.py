@@ -1,8 +1,8 @@
 """The time of each pass of the image encoder: `scripts/benchmark.py --layers`.
 
-A pass is a part of the encoder, named after the reference's modules that it computes. Every round runs the passes one after
-another, each on the output of the previous pass, and then the whole encoder. All run on the full canvas, even if the
-photo fills only a part.
+A pass is a part of the encoder, named after the reference's modules that it computes. Every round runs the passes one
+after another, each on the output of the previous pass, and then the whole encoder. All run on the full canvas, even if
+the photo fills only a part.
 
     FLOPs: nominal, 2 per multiply-add of the convolutions, the linear layers and attention's two products. Padding of
         windows counts only as keys: every token has window² keys. Norms, GELU, softmax, biases and shortcuts are not

@@ -3,8 +3,8 @@
 Every engine gets the same photo, point, weights and number of threads. The other engines run in float32. The column
 `difference` compares an engine's result with this package's result. ONNX Runtime and OpenVINO run the pair that this
 package exports, which is laid out for the speed of ONNX Runtime. ONNX Runtime also runs the pairs given with --onnx. If
-the weights of such a pair are different, the column `difference` shows it. Without ONNX Runtime, this package is measured
-alone.
+the weights of such a pair are different, the column `difference` shows it. Without ONNX Runtime, this package is
+measured alone.
 """
 
 from __future__ import annotations

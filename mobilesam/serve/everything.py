@@ -1,4 +1,4 @@
-"""All masks of an image, as a stream of lines while they are found."""
+"""Finding all masks of an image, and streaming them as JSON lines while the search runs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ logger = logging.getLogger("mobilesam.serve")
 
 
 class Stopped(Exception):
-    """The client has gone."""
+    """Raised inside a search to end it, because its client has closed the connection."""
 
 
 class Search:
-    """Finds the masks in a worker thread, and hands their lines to the event loop that made this.
+    """A search for all masks. It runs in a worker thread, and passes JSON lines to the event loop that created it.
 
-    Lines wait in memory for a client that reads slowly, not the thread: they are no more than the masks' run lengths.
-    Raises Refused (422) for impossible parameters.
+    If the client reads slowly, the lines wait in memory and the thread does not wait. The lines are small: they hold
+    run lengths.
+
+    Raises:
+        Refused: 422, if the parameters are invalid.
     """
 
     def __init__(self, model: MobileSAM, request: EverythingRequest) -> None:
@@ -51,7 +54,7 @@ class Search:
         self._told = 0.0
 
     def run(self, open_picture: Callable[[], Image.Image]) -> None:
-        """Search; in a worker thread."""
+        """Search the picture. Runs in a worker thread."""
         try:
             records = self._generator.generate_iter(open_picture(), progress=self._progress)
             for record in records:
@@ -60,12 +63,16 @@ class Search:
             pass
         except Exception:
             logger.exception("everything failed")
-            self._say(EverythingLine(error="the server failed on this request; its log says how"))
+            self._say(EverythingLine(error="the server failed on this request; its log has the details"))
         finally:
             self._loop.call_soon_threadsafe(self._lines.put_nowait, None)
 
     async def lines(self, work: Future[None]) -> AsyncIterator[str]:
-        """The lines as they come; `work` is what runs. Closing this stops the search."""
+        """Yield the lines as the search finds them. Closing the iterator stops the search.
+
+        Args:
+            work: the future of `run`.
+        """
         try:
             while (line := await self._lines.get()) is not None:
                 yield line
@@ -104,6 +111,6 @@ class Search:
 
 
 def _sampled(runs: rle.RLE, size: Size, smaller: Size) -> rle.RLE:
-    """The mask at the middles of fewer, larger pixels."""
+    """The mask resampled to a smaller size (h, w), by the nearest pixel to the centre of each new pixel."""
     rows, columns = (((np.arange(few) + 0.5) * (many / few)).astype(np.intp) for few, many in zip(smaller, size))
     return rle.encode(rle.decode(runs)[rows[:, None], columns])
