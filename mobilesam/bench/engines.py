@@ -27,7 +27,7 @@ from .onnx_segment import F32, Run
 
 openvino: Any = import_module("openvino") if find_spec("openvino") else None
 VERSIONS = {engine.__name__: engine.__version__ for engine in (onnxruntime, openvino) if engine}
-LOW_RES, FULL = ("low_res_masks", "iou_predictions"), ("masks", "iou_predictions")
+LOW_RES_OUTPUTS, FULL_OUTPUTS = ("low_res_masks", "iou_predictions"), ("masks", "iou_predictions")
 Call: TypeAlias = Callable[[], Sequence[F32]]
 BAND = 64  # rows of a channel that the im2col baseline unfolds in one step
 
@@ -63,13 +63,13 @@ class Pair:
             point: (x, y) in pixels of the image.
             threads: number of threads.
         """
-        run, inputs = self._decoder(threads, *LOW_RES), onnx_segment.decoder_inputs(features, size, point)
+        run, inputs = self._decoder(threads, *LOW_RES_OUTPUTS), onnx_segment.decoder_inputs(features, size, point)
         del inputs["orig_im_size"]  # only needed for masks at the image's size
-        return lambda: run(LOW_RES, inputs)
+        return lambda: run(LOW_RES_OUTPUTS, inputs)
 
     def segment(self, image: Path, point: tuple[float, float], threads: int) -> Callable[[], NDArray[np.bool_]]:
         """A call that segments an image file: from reading the file to the best mask."""
-        encoder, decoder = self._encoder(threads), self._decoder(threads, *FULL)
+        encoder, decoder = self._encoder(threads), self._decoder(threads, *FULL_OUTPUTS)
         return lambda: onnx_segment.segment(encoder, decoder, str(image), point)
 
     def _encoder(self, threads: int) -> Run:

@@ -132,7 +132,7 @@ class Options:
 
 
 def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> dict[str, list[float]]:
-    """Time the cases in rounds, after a warm-up. A round calls each case once, and each round starts at the next case.
+    """Time the cases in rounds, after a warm-up. A round calls each case once, and each round starts with another case.
 
     Args:
         cases: the calls by name.

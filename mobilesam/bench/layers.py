@@ -48,7 +48,7 @@ class Cost:
 
     Attributes:
         flops: floating-point operations.
-        traffic: bytes read and written at least.
+        traffic: least number of bytes read and written.
     """
 
     flops: int
@@ -108,7 +108,7 @@ def _cost(name: str, x: Map, y: Map, *, side: int | None = None) -> Cost:
 
 
 def _product_flops(stage: Stage) -> int:
-    """FLOPs of q·kᵀ and of the weighted sum of v: every token of the map has the window² keys of its window."""
+    """FLOPs of q·kᵀ and of the weighted sum of v. Every token of the map attends to the window² keys of its window."""
     return 2 * 2 * stage.resolution**2 * stage.window**2 * stage.dim
 
 

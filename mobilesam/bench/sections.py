@@ -62,7 +62,7 @@ class Bench(LayersBench):
 
     @lazy
     def onnx_runtime(self) -> list[Pair]:
-        """ONNX Runtime with this package's export and with every pair of --onnx. Empty without ONNX Runtime."""
+        """ONNX Runtime with this package's export and with every pair of --onnx, or an empty list without it."""
         if not self.others:
             return []
         from .engines import onnx_runtime_pairs
@@ -171,7 +171,7 @@ class Bench(LayersBench):
         return [Table("peak memory of the command", "MB", self._children[1])]
 
     def depthwise(self) -> list[Table]:
-        """The section `depthwise`: one convolution, into an allocated buffer."""
+        """The section `depthwise`: the depthwise convolution alone, with a preallocated output."""
         return [self._depthwise(side, channels) for side, channels in DEPTHWISE_CASES]
 
     def _depthwise(self, side: int, channels: int) -> Table:

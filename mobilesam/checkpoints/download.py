@@ -40,7 +40,7 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
         CheckpointError: the file is not the published file. CheckpointError is a ValueError.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"no published checkpoint {name!r}; there is {', '.join(PUBLISHED)}")
+        raise ValueError(f"no published checkpoint {name!r}; the published names are {', '.join(PUBLISHED)}")
     published, target = PUBLISHED[name], cached_path(name)
     if target.exists():
         try:
@@ -56,7 +56,7 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
         return convert(url, target, dtype="fp32")
     unfinished = unfinished_path(name)
     unfinished.parent.mkdir(exist_ok=True)
-    manually = f"or get that file in another way, then: mobilesam download --checkpoint {name} --from FILE"
+    manually = f"if you have a copy of the file, run: mobilesam download --checkpoint {name} --from FILE"
     _fetch(url, unfinished, manually)
     try:
         _check(unfinished, published)
@@ -107,4 +107,4 @@ def _read(response: http.client.HTTPResponse, url: str, done: int) -> bytes:
 
 
 def _broken(url: str, done: int, detail: str) -> str:
-    return f"the connection to {url} broke after {done / MB:.1f} MB {detail}: run the same command again to go on"
+    return f"the connection to {url} broke after {done / MB:.1f} MB {detail}: run the same command again to continue"

@@ -144,7 +144,7 @@ def _parameters(op: str, module: str, position: int, value: Array) -> Iterator[t
 def _fold_attention_bias(module: str, table: Array) -> Array:
     """A table (heads, N, N) of attention biases as the parameter (heads, offsets).
 
-    The row of the first query has them in order: from the corner of the window, each offset occurs once.
+    The first query is a corner of the window, so its row contains every offset once and in order.
     """
     biases = table[:, 0]
     index = architecture.attention_bias_index(math.isqrt(table.shape[1]))

@@ -1,10 +1,11 @@
 """Partial encoding: if a photo is not square, the encoder skips most of the zero part of the canvas.
 
-Every layer before the 64×64 map is local: a convolution, or attention in windows. Beyond the reach of the photo, a
-layer's feature map therefore equals the map of an all-zero canvas. That map is periodic along the axis that the photo
-does not fill: one repeated line after a convolution, one repeated window of lines after attention. Only the last few
-lines, at the canvas's edge, differ. These constant lines are computed once. Stages 0 and 1 then compute the photo's
-lines and a halo, and the constant lines complete the map. The result equals the full computation, bit for bit.
+Every layer before the 64×64 map is local: a convolution, or attention in windows. At positions that the photo does not
+influence, a layer's feature map therefore equals the map of an all-zero canvas. The zero canvas's map is periodic along
+the axis that the photo does not fill: one line repeats after a convolution, one window of lines after attention. Only
+the last few lines, at the canvas's edge, differ. These constant lines are computed once. Stages 0 and 1 then compute
+the photo's lines and a halo, and the constant lines complete the map. The result equals the full computation, bit for
+bit.
 
 A line is a row of a map if the axis is 0, a column if the axis is 1.
 """
@@ -87,10 +88,10 @@ class PartialCanvas:
             filled: number of lines that the photo fills.
         """
         reached0 = halved(halved(filled))
-        lines0 = reached0 + 2 * STAGES[0].depth + 2  # the photo's lines in stage 0 and a halo
+        lines0 = reached0 + 2 * STAGES[0].depth + 2  # the lines that the photo influences in stage 0, and a halo
         reached1 = halved(reached0 + STAGES[0].depth)
-        # ends[i]: number of lines that the photo reaches after i blocks of stage 1. Attention spreads it over whole
-        # windows, the local convolution over one more line.
+        # ends[i]: number of lines that the photo influences after i blocks of stage 1. Attention extends its influence
+        # to whole windows, the local convolution to one more line.
         ends = [reached1]
         for _ in range(STAGES[1].depth):
             ends.append(up_to_window(ends[-1]) + 1)
@@ -166,7 +167,7 @@ class PartialCanvas:
 
 
 def halved(filled: int) -> int:
-    """The number of output lines that ``filled`` input lines reach in a 3×3 convolution of stride 2 and pad 1."""
+    """The number of output lines that ``filled`` input lines influence in a 3×3 convolution of stride 2 and pad 1."""
     return (filled + 2) // 2
 
 

@@ -51,19 +51,19 @@ class Search:
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
-        self._told = 0.0
+        self._progress_time = 0.0
 
     def run(self, open_picture: Callable[[], Image.Image]) -> None:
         """Search the picture. Runs in a worker thread."""
         try:
             records = self._generator.generate_iter(open_picture(), progress=self._progress)
             for record in records:
-                self._say(EverythingLine(mask=self._found(record)))
+                self._send(EverythingLine(mask=self._found(record)))
         except Stopped:
             pass
         except Exception:
             logger.exception("everything failed")
-            self._say(EverythingLine(error="the server failed on this request; its log has the details"))
+            self._send(EverythingLine(error="the server failed on this request; its log has the details"))
         finally:
             self._loop.call_soon_threadsafe(self._lines.put_nowait, None)
 
@@ -80,7 +80,7 @@ class Search:
             self._stop.set()
             work.cancel()
 
-    def _say(self, line: EverythingLine) -> None:
+    def _send(self, line: EverythingLine) -> None:
         text = line.model_dump_json(exclude_none=True) + "\n"
         self._loop.call_soon_threadsafe(self._lines.put_nowait, text)
 
@@ -88,9 +88,9 @@ class Search:
         if self._stop.is_set():
             raise Stopped
         now = time.monotonic()
-        if done == total or now - self._told > PROGRESS_SECONDS:
-            self._told = now
-            self._say(EverythingLine(progress=(done, total)))
+        if done == total or now - self._progress_time > PROGRESS_SECONDS:
+            self._progress_time = now
+            self._send(EverythingLine(progress=(done, total)))
 
     def _found(self, record: Record) -> Found:
         runs = record["segmentation"]

@@ -12,7 +12,7 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on requests, and on the images that the server keeps.
+    """Upper limits for requests, and for the images that the server keeps.
 
     Attributes:
         upload_bytes: size of an uploaded file.

@@ -11,9 +11,9 @@ export class ServerError extends Error {
 const UNREACHABLE = "The server does not answer. Is mobilesam serve still running?";
 
 async function refusal(response) {
-  const said = await response.json().catch(() => ({}));
+  const body = await response.json().catch(() => ({}));
   const retryAfter = Number(response.headers.get("Retry-After")) || 0;
-  return new ServerError(said.error ?? `The server answered ${response.status}.`, response.status, retryAfter);
+  return new ServerError(body.error ?? `The server answered ${response.status}.`, response.status, retryAfter);
 }
 
 async function ask(path, options) {
@@ -81,9 +81,9 @@ async function* lines(response) {
     const complete = (rest + value).split("\n");
     rest = complete.pop();
     for (const line of complete) {
-      const said = JSON.parse(line);
-      if (said.error) throw new ServerError(said.error, 500);
-      yield said;
+      const parsed = JSON.parse(line);
+      if (parsed.error) throw new ServerError(parsed.error, 500);
+      yield parsed;
     }
   }
 }

@@ -3,9 +3,9 @@
 const STALE_MS = 250; // a request that has run for longer is aborted by a newer one
 
 /**
- * Sends at most one request at a time. While a request runs, the newest wish waits and replaces an older waiting wish. A
- * newer wish aborts the running request only if it is slow: if every request were aborted, a mouse that keeps moving would
- * never show a preview.
+ * Sends at most one request at a time. A wish is the description of a request. While a request runs, the newest wish waits
+ * and replaces an older waiting wish. The running request is aborted only if it is slow: if every request were aborted, a
+ * mouse that keeps moving would never show a preview.
  */
 export class Latest {
   #send;

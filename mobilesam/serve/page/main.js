@@ -117,12 +117,12 @@ const previews = new Latest(
     stage.scene.preview = drawable(answer.masks[0], session.colour);
     stage.drawLive();
     // The first task after the next frame: by then the preview has been handed to the screen.
-    requestAnimationFrame(() => setTimeout(() => told(performance.now() - time)));
+    requestAnimationFrame(() => setTimeout(() => showTiming(performance.now() - time)));
   },
   (error) => toast(error.message),
 );
 
-function told(milliseconds) {
+function showTiming(milliseconds) {
   $("timing").textContent = `preview in ${milliseconds.toFixed(0)} ms`;
   $("stage").dispatchEvent(new CustomEvent("preview-drawn", { detail: milliseconds }));
 }
