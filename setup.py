@@ -86,7 +86,7 @@ class BuildExtensions(build_ext):
                 extension.extra_compile_args.append("-fopenmp")
                 extension.extra_link_args.append("-fopenmp")
         else:
-            print("mobilesam: the compiler has no OpenMP: the kernels will run on one thread", file=sys.stderr)
+            print("mobilesam: built without OpenMP: the kernels will run on one thread", file=sys.stderr)
         super().build_extensions()
 
 
