@@ -1,4 +1,4 @@
-"""Build: one static library of micro-kernels per ISA, each with its own flags, and one extension per kernel module."""
+"""The build: one static library per micro-kernel stub, each with its own flags, and one extension per kernel module."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ MODULES = sorted(Path("kernels").rglob("*.pyx"))
 
 
 def openmp_works(compiler) -> bool:
-    """Whether a program with an OpenMP pragma compiles and links; MOBILESAM_OPENMP=0 says no."""
+    """Whether a program that uses OpenMP compiles and links. Always False if MOBILESAM_OPENMP is 0."""
     if os.environ.get("MOBILESAM_OPENMP") == "0":
         return False
     compiler = copy(compiler)
-    compiler.set_libraries([])  # those of the stubs, which the probe does without
+    compiler.set_libraries([])  # the probe does not need the stubs' libraries
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
@@ -65,7 +65,7 @@ def openmp_works(compiler) -> bool:
 
 
 class BuildLibraries(build_clib):
-    """build_clib rebuilds a stub when a header changes."""
+    """build_clib that rebuilds every stub when a header changes."""
 
     def build_libraries(self, libraries) -> None:
         for _, info in libraries:
@@ -74,7 +74,7 @@ class BuildLibraries(build_clib):
 
 
 class BuildExtensions(build_ext):
-    """build_ext on all cores, with OpenMP where the compiler has it."""
+    """build_ext that uses all cores, and OpenMP if the compiler has it."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
@@ -86,7 +86,7 @@ class BuildExtensions(build_ext):
                 extension.extra_compile_args.append("-fopenmp")
                 extension.extra_link_args.append("-fopenmp")
         else:
-            print("mobilesam: no OpenMP here: the kernels will run on one thread", file=sys.stderr)
+            print("mobilesam: built without OpenMP: the kernels will run on one thread", file=sys.stderr)
         super().build_extensions()
 
 
@@ -104,7 +104,7 @@ extensions = [
 
 
 def packages() -> dict[str, str]:
-    """The packages by name, and the folder of each."""
+    """The folder of each package, by the package's name."""
     folders = [Path(root) for root in ("mobilesam", "kernels", "weights")]
     found = [path.parent for root in folders for path in root.rglob("__init__.py")]
     return {".".join(["mobilesam", *(part for part in path.parts if part != "mobilesam")]): str(path) for path in found}
@@ -113,7 +113,7 @@ def packages() -> dict[str, str]:
 setup(
     packages=sorted(packages()),
     package_dir=packages(),
-    include_package_data=False,  # MANIFEST.in is for the source distribution: no sources are installed
+    include_package_data=False,  # MANIFEST.in lists sources for the sdist, which must not be installed
     package_data={
         "mobilesam": ["py.typed"],
         **{name: ["*.pyi"] for name in packages() if name.startswith("mobilesam.kernels")},

@@ -1,4 +1,4 @@
-"""The same as `mobilesam bench`, on a photo of the tests; see --help."""
+"""Run `mobilesam bench` on a photo of the tests. See --help."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Time the page of `mobilesam serve` in a headless Chromium; see --help."""
+"""Time the page of `mobilesam serve` in a headless Chromium. See --help."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Check that no cimport and no C include closes a cycle. Exit code 1 and a line that names the files otherwise."""
+"""Check that cimports and C includes have no cycle. If they have, exit with code 1 and print the files of the cycle."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ INCLUDE = re.compile(r"^\s*#\s*include\s+\"([\w.]+)\"", re.M)
 
 
 def cython_files() -> dict[str, set[str]]:
-    """The .pxd files that each .pyx and .pxd cimports, and the headers that it declares."""
+    """For each .pyx and .pxd file, the .pxd files that it cimports and the C headers that it declares."""
     graph = {}
     for path in sorted([*KERNELS.rglob("*.pyx"), *KERNELS.rglob("*.pxd")]):
         text = path.read_text()
@@ -23,7 +23,7 @@ def cython_files() -> dict[str, set[str]]:
 
 
 def c_files() -> dict[str, set[str]]:
-    """The headers of this folder that each C file includes."""
+    """For each C file and header of kernels/micro, the headers of kernels/micro that it includes."""
     graph = {}
     for path in sorted((KERNELS / "micro").glob("*.[ch]")):
         included = {f"micro/{name}" for name in INCLUDE.findall(path.read_text())}
@@ -35,7 +35,7 @@ def main() -> int:
     try:
         TopologicalSorter({**cython_files(), **c_files()}).prepare()
     except CycleError as error:
-        print(f"check_cycles: a cycle: {' -> '.join(reversed(error.args[1]))}", file=sys.stderr)
+        print(f"check_cycles: cycle: {' -> '.join(reversed(error.args[1]))}", file=sys.stderr)
         return 1
     return 0
 

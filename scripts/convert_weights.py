@@ -1,4 +1,4 @@
-"""The same as `mobilesam convert`: SOURCE [SOURCE] --output FILE [--dtype fp16|fp32]."""
+"""Run `mobilesam convert`. Usage: convert_weights.py SOURCE [SOURCE] --output FILE [--dtype fp16|fp32]."""
 
 import sys
 

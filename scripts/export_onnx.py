@@ -1,4 +1,4 @@
-"""Write a checkpoint as ONNX: [--weights FILE] [--mask-rule single|multi|all] DIRECTORY."""
+"""Export a checkpoint to ONNX. Usage: export_onnx.py [--weights FILE] [--mask-rule single|multi|all] DIRECTORY."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""Check form, types and the direction of imports: ruff, mypy, import-linter, and cycles among cimports and C headers.
+"""Run the static checks: ruff, mypy, import-linter (the layers), and check_cycles.py (cimports and C headers).
 
-mypy and import-linter read a staged copy of the package (`stage.py`). Exit code 1 where any of them finds something.
+mypy and import-linter read a staged copy of the package (`stage.py`). The exit code is 1 if any check fails.
 """
 
 import os
@@ -21,7 +21,7 @@ def main() -> int:
             (["ruff", "check", "--no-cache"], ROOT),
             (["ruff", "format", "--no-cache", "--check"], ROOT),
             (["mypy", "--config-file", config, "--cache-dir", os.devnull, str(folder / "mobilesam"), "scripts"], ROOT),
-            (["lint-imports", "--no-cache", config], folder),  # elsewhere it would read the checkout
+            (["lint-imports", "--no-cache", config], folder),  # in another folder it would read the checkout
             ([sys.executable, "scripts/check_cycles.py"], ROOT),
         ]
         failed = []

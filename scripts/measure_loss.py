@@ -1,4 +1,4 @@
-"""Measure what bf16 or int8 changes in the masks of any photos; see --help."""
+"""Measure how much bf16 or int8 changes the masks of photos. See --help."""
 
 import sys
 

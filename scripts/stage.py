@@ -1,7 +1,7 @@
-"""Copy the package into a folder as it is installed, for tools that read source: FOLDER.
+"""Copy the package into a folder in its installed layout, for tools that read source. Usage: stage.py FOLDER.
 
-A checkout has no `mobilesam/kernels`, which is mapped in at installation. Of a Cython module the copy has the stub
-(`.pyi`), and a Python module of its imports alone.
+A checkout has no `mobilesam/kernels`: the installation maps `kernels` to that place. For a Cython module the copy has
+the type stub (`.pyi`), and a Python module that contains only the module's imports.
 """
 
 import ast
@@ -15,7 +15,7 @@ PLACES = {"mobilesam": "mobilesam", "kernels": "mobilesam/kernels", "weights": "
 
 
 def stage(folder: Path) -> Path:
-    """Copy the package into the folder, which is made, and return it."""
+    """Copy the package into the folder, which is created if it does not exist. Returns the folder."""
     for source, place in PLACES.items():
         for path in sorted((ROOT / source).rglob("*.py*")):
             copy = folder / place / path.relative_to(ROOT / source)
@@ -30,11 +30,11 @@ def stage(folder: Path) -> Path:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """The Python imports of a Cython module, one a line."""
+    """Yield the Python imports of a Cython module, one per line. cimports are left out."""
     for line in path.read_text().splitlines():
         statement = line.strip()
         if statement.startswith(("import ", "from ")) and " cimport " not in statement:
-            ast.parse(statement)  # raises SyntaxError for an import of several lines
+            ast.parse(statement)  # raises SyntaxError for an import that spans several lines
             yield f"{statement}\n"
 
 

@@ -1,3 +1,4 @@
-"""Benchmarks: this package in turns with other engines, the page in a browser, the loss of a narrow precision.
-Imports `api`, `onnx` and the layers below them; never `serve`, which it starts as a process.
+"""Benchmarks: this package against other engines, the page in a browser, the accuracy loss of a narrow precision.
+
+Imports only `api`, `onnx` and the layers below them. The server runs as a separate process.
 """

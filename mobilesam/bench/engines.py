@@ -1,6 +1,6 @@
-"""The engines that the benchmark times this package against, and its baselines of the depthwise convolution.
+"""The other engines of the benchmark, and its baselines for the depthwise convolution.
 
-ONNX Runtime is needed to import this; OpenVINO takes part where it is installed.
+Importing this module needs ONNX Runtime. OpenVINO is measured too if it is installed.
 """
 
 from __future__ import annotations
@@ -27,62 +27,85 @@ from .onnx_segment import F32, Run
 
 openvino: Any = import_module("openvino") if find_spec("openvino") else None
 VERSIONS = {engine.__name__: engine.__version__ for engine in (onnxruntime, openvino) if engine}
-LOW_RES, FULL = ("low_res_masks", "iou_predictions"), ("masks", "iou_predictions")
+LOW_RES_OUTPUTS, FULL_OUTPUTS = ("low_res_masks", "iou_predictions"), ("masks", "iou_predictions")
 Call: TypeAlias = Callable[[], Sequence[F32]]
-BAND = 64  # rows of a channel that the im2col baseline unfolds at a time
+BAND = 64  # rows of a channel that the im2col baseline unfolds in one step
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An encoder and a decoder in a folder, and the runtime that loads them."""
+    """An ONNX encoder and decoder in a folder, and the runtime that runs them.
+
+    Attributes:
+        name: name of the engine in the tables.
+        folder: the folder of encoder.onnx and decoder.onnx.
+        load: loads a model's bytes for a number of threads.
+        script: a Python script that segments an image file with such a pair.
+    """
 
     name: str
     folder: Path
     load: Callable[[bytes, int], Run]
 
-    script: ClassVar[str] = onnx_segment.__file__  # a command that segments a file
+    script: ClassVar[str] = onnx_segment.__file__
 
     def encode(self, planes: F32, threads: int) -> Call:
-        """Runs the encoder on (1, 3, 1024, 1024)."""
+        """A call that runs the encoder on a canvas (1, 3, 1024, 1024)."""
         run = self._encoder(threads)
         return lambda: run(["output"], {"input": planes})
 
     def decode(self, features: F32, size: tuple[int, int], point: tuple[float, float], threads: int) -> Call:
-        """Runs the decoder on features (1, 256, 64, 64) of an image of this (width, height): low_res and scores."""
-        run, inputs = self._decoder(threads, *LOW_RES), onnx_segment.decoder_inputs(features, size, point)
-        del inputs["orig_im_size"]  # only the masks in full depend on it
-        return lambda: run(LOW_RES, inputs)
+        """A call that runs the decoder for one point, and returns low-resolution logits and scores.
+
+        Args:
+            features: the encoder's output (1, 256, 64, 64).
+            size: (width, height) of the image.
+            point: (x, y) in pixels of the image.
+            threads: number of threads.
+        """
+        run, inputs = self._decoder(threads, *LOW_RES_OUTPUTS), onnx_segment.decoder_inputs(features, size, point)
+        del inputs["orig_im_size"]  # only needed for masks at the image's size
+        return lambda: run(LOW_RES_OUTPUTS, inputs)
 
     def segment(self, image: Path, point: tuple[float, float], threads: int) -> Callable[[], NDArray[np.bool_]]:
-        """Runs all of it, from a file to the best mask."""
-        encoder, decoder = self._encoder(threads), self._decoder(threads, *FULL)
+        """A call that segments an image file: from reading the file to the best mask."""
+        encoder, decoder = self._encoder(threads), self._decoder(threads, *FULL_OUTPUTS)
         return lambda: onnx_segment.segment(encoder, decoder, str(image), point)
 
     def _encoder(self, threads: int) -> Run:
         return self.load((self.folder / ENCODER).read_bytes(), threads)
 
     def _decoder(self, threads: int, *outputs: str) -> Run:
-        """The decoder, cut down to what these outputs need."""
+        """The decoder, reduced to the nodes that these outputs need."""
         model = pruned(onnx.load(self.folder / DECODER), outputs)
         return self.load(model.SerializeToString(), threads)
 
 
 def onnx_runtime_pairs(checkpoint: Mapping[str, NDArray[Any]], folder: Path, others: Sequence[Path]) -> list[Pair]:
-    """ONNX Runtime with this package's export, which goes into `folder`, and with every other pair."""
+    """ONNX Runtime with this package's export and with other ONNX pairs.
+
+    Args:
+        checkpoint: fused tensors, to export.
+        folder: the folder to export into.
+        others: folders of the other pairs.
+    """
     export_onnx(checkpoint, folder, mask_rule="multi")
     folders = {"our export": folder} | {str(path): path.resolve() for path in others}
     return [Pair(f"onnxruntime, {name}", path, onnx_segment.load) for name, path in folders.items()]
 
 
 def openvino_pairs(folder: Path) -> list[Pair]:
-    """OpenVINO, where it is installed, with this package's export in `folder`."""
+    """OpenVINO with this package's export in `folder`, or an empty list if OpenVINO is not installed."""
     return [Pair("openvino, our export", folder, load_openvino)] if openvino else []
 
 
 def load_openvino(model: bytes | str, threads: int, precision: str = "f32") -> Run:
-    """A compiled model, or one in a file, on the CPU, tuned for one answer at a time.
+    """Compile a model with OpenVINO for the CPU, optimised for latency.
 
-    precision: what is not quantised is computed in, "f32" or "bf16".
+    Args:
+        model: bytes of the model, or its path.
+        threads: number of threads.
+        precision: precision of the layers that are not quantised, "f32" or "bf16".
     """
     core = openvino.Core()
     settings = {
@@ -100,13 +123,13 @@ def load_openvino(model: bytes | str, threads: int, precision: str = "f32") -> R
 
 
 def pruned(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
-    """The model with only these outputs and what they need; ONNX Runtime would run all of it."""
+    """The model reduced to these outputs and the nodes that they need, because ONNX Runtime runs every node."""
     graph, wanted, kept = model.graph, set(outputs), []
     for node in reversed(graph.node):
         if wanted.intersection(node.output):
             kept.append(node)
             wanted.update(node.input)
-            for attribute in node.attribute:  # the branches of an If see the values outside
+            for attribute in node.attribute:  # the branches of an If may use values from outside
                 wanted.update(name for inner in attribute.g.node for name in inner.input)
     nodes = helper.make_graph(
         kept[::-1],
@@ -119,7 +142,13 @@ def pruned(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
 
 
 def onnx_depthwise(x: F32, weight: F32, threads: int) -> Callable[[], F32]:
-    """ONNX Runtime's convolution of x (C, H, W), a graph of one node, between buffers that are bound."""
+    """A call that runs ONNX Runtime's depthwise convolution: a graph of one node, with bound input and output buffers.
+
+    Args:
+        x: input (C, H, W).
+        weight: (C, 3, 3).
+        threads: number of threads.
+    """
     channels, height, width = x.shape
     shape = (1, channels, height, width)
     node = helper.make_node("Conv", ["x", "w"], ["y"], kernel_shape=[3, 3], pads=[1] * 4, group=channels)
@@ -143,11 +172,17 @@ def onnx_depthwise(x: F32, weight: F32, threads: int) -> Callable[[], F32]:
 def im2col_depthwise(
     x: F32, weight: F32, pool: ThreadPoolExecutor, threads: int, *, blocked: bool
 ) -> Callable[[], F32]:
-    """im2col and a matrix product, the baseline: x (C, H, W), weight (C, 3, 3), H a multiple of BAND.
+    """A call that runs the baseline of the depthwise convolution: im2col and a matrix product.
 
-    A channel's nine shifted copies are columns (9, H·W), which BLAS multiplies by its weights (1, 9), the work shared
-    out to threads. As usual, the columns of everything come first, nine times the image; with `blocked` a band's
-    columns are multiplied while they are in cache, which is the best that im2col can do.
+    A channel's nine shifted copies form a matrix (9, H·W). BLAS multiplies the channel's weights (1, 9) by it.
+
+    Args:
+        x: input (C, H, W). H must be a multiple of BAND.
+        weight: (C, 3, 3).
+        pool: the threads.
+        threads: number of threads in the pool.
+        blocked: False is the usual im2col: it first unfolds the whole image, to nine times its size. True multiplies
+            each band of BAND rows while its matrix is in cache, which is the best that im2col can do.
     """
     channels, height, width = x.shape
     out = np.empty_like(x)

@@ -1,7 +1,8 @@
-"""Everything-mode: `scripts/benchmark.py --everything`, its time over points a side, and the command's time and memory.
+"""The benchmark of everything-mode, `scripts/benchmark.py --everything`.
 
-Besides the photo as it is there are two made of it: one resized to `MIDDLE`, and `LARGE`, of 24 megapixels, in which it
-stands in `TILES` columns and rows, so that there are many objects to find.
+The benchmark measures the time for several values of points_per_side, and the time and peak memory of the command. It
+uses three photos: the given photo, the photo resized to `MIDDLE`, and a photo of 24 megapixels (`LARGE`). The large
+photo repeats the given photo in `TILES` columns and rows, so it shows many objects.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ from ..util.console import show
 from .harness import Options, Row, Table, child, interleave
 from .layers import LayersBench
 
-GRIDS = (8, 16, 32, 64)  # points a side
+GRIDS = (8, 16, 32, 64)  # values of points_per_side
 MIDDLE, MIDDLE_GRID = (1024, 683), 16
 LARGE, TILES = (6000, 4000), 4
-OPTIONS: dict[str, Sequence[str]] = {"photo": [], "large": ["--crop-n-layers", "1"]}  # of the command
+OPTIONS: dict[str, Sequence[str]] = {"photo": [], "large": ["--crop-n-layers", "1"]}  # options of the command
 
 
 class EverythingBench(LayersBench):
-    """One photo and the model; `folder` is for files of its own."""
+    """The benchmark of everything-mode on one photo. It writes its files into `folder`."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         super().__init__(options)
         self.folder = folder
 
     def everything(self) -> list[Table]:
-        """From the photo in memory to the records, as RLE; then the command, once on each photo."""
+        """Time from a photo in memory to its RLE records; then time and memory of the command, once per photo."""
         times = [self._records(self.photo, GRIDS), self._records(self.photo.resize(MIDDLE), [MIDDLE_GRID])]
         large = _tiled(self.photo)
         large.save(self.folder / "large.jpg", quality=95)
@@ -48,7 +49,7 @@ class EverythingBench(LayersBench):
         return [
             *times,
             Table("the command, from start to its files", "ms", milliseconds),
-            Table("its peak memory", "MB", megabytes),
+            Table("peak memory of the command", "MB", megabytes),
         ]
 
     def _records(self, photo: Image.Image, grids: Sequence[int]) -> Table:
@@ -56,16 +57,18 @@ class EverythingBench(LayersBench):
         for points in grids:
             generator = MaskGenerator(self.model, points, output_mode="coco_rle")
             cases[f"points_per_side {points}"] = partial(generator.generate, photo)
-        title = f"everything-mode, a photo of {_size(photo)}, to its records"
+        title = f"everything-mode, from a photo of {_size(photo)} to its records"
         return Table(title, "ms", [Row(*row) for row in interleave(cases, self.options.runs, title).items()])
 
     def _command(self, photo: Path, options: Sequence[str]) -> tuple[float, float]:
+        """Milliseconds and peak megabytes of `mobilesam everything` with these options."""
         command = [sys.executable, "-m", "mobilesam", "everything", str(photo), "--output", "masks", *options]
         weights = ["--weights", str(self.options.weights)] if self.options.weights else []
         return child([*command, "--threads", str(self.options.threads), *weights], self.folder)
 
 
 def _tiled(photo: Image.Image) -> Image.Image:
+    """A photo of size LARGE that repeats `photo` in TILES columns and rows."""
     tile = photo.resize((LARGE[0] // TILES, LARGE[1] // TILES))
     large = Image.new("RGB", LARGE)
     for i in range(TILES**2):

@@ -1,4 +1,4 @@
-"""Rounds in turns, and tables of what they took. This module loads no NumPy."""
+"""Interleaved timing of several engines, and tables of the results. This module does not import NumPy."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Answer: TypeAlias = NDArray[Any]
 
-PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, and would slow the next engine
-# A child's peak memory includes what its parent held when it forked, so a bare interpreter starts it.
+PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, which would slow down the next engine
+# A child's peak memory includes its parent's memory at the fork. So a bare interpreter starts the measured command.
 LAUNCHER = """
 import json, resource, subprocess, sys, time
 start = time.perf_counter()
@@ -34,9 +34,12 @@ sys.exit(child.returncode)
 
 @dataclass
 class Row:
-    """One engine's measurements, in its table's unit, and how far its answer is from the table's first row's.
+    """The measurements of one engine. The first row of a table is this package.
 
-    A table's first row is this package.
+    Attributes:
+        engine: name of the engine.
+        samples: the measurements, in the unit of the table.
+        difference: distance of the engine's result from the first row's result, or None if results are not compared.
     """
 
     engine: str
@@ -50,14 +53,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed, and how its result becomes an array that compares with this package's."""
+    """A call to time.
+
+    Attributes:
+        call: the call.
+        answer: converts the call's result to an array that can be compared with this package's.
+    """
 
     call: Callable[[], Any]
     answer: Callable[[Any], Answer]
 
 
 class Printable(Protocol):
-    """A table of results, as text and as what JSON can hold."""
+    """A table of results that can be printed, or written as JSON."""
 
     def lines(self) -> Iterator[str]: ...
     def as_json(self) -> dict[str, object]: ...
@@ -65,7 +73,10 @@ class Printable(Protocol):
 
 @dataclass
 class Table:
-    """One comparison. A row's ratio is its median over the first row's: above 1, this package does better."""
+    """One comparison of engines. A row's ratio is its median divided by the first row's median.
+
+    A ratio above 1 means that this package is better.
+    """
 
     title: str
     unit: str
@@ -99,7 +110,17 @@ class Table:
 
 @dataclass
 class Options:
-    """What the command line asked for."""
+    """Options of the command line.
+
+    Attributes:
+        runs: number of counted rounds.
+        threads: number of threads of every engine.
+        image: the photo.
+        weights: the checkpoint, or None for the packaged one.
+        onnx: folders of other ONNX pairs to measure.
+        precision: this package's precision, or None for the default.
+        openvino_int8: an encoder quantised for OpenVINO, or None.
+    """
 
     runs: int
     threads: int
@@ -111,7 +132,16 @@ class Options:
 
 
 def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> dict[str, list[float]]:
-    """Milliseconds of `runs` calls of each case, after a warm-up; every round begins with another case."""
+    """Time the cases in rounds, after a warm-up. A round calls each case once, and each round starts with another case.
+
+    Args:
+        cases: the calls by name.
+        runs: number of rounds.
+        title: title of the progress line.
+
+    Returns:
+        `runs` times of each case, in milliseconds.
+    """
     for call in cases.values():
         call()
     names = list(cases)
@@ -128,7 +158,7 @@ def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> di
 
 
 def child(command: Sequence[str], folder: Path) -> tuple[float, float]:
-    """Milliseconds that the command takes, and the megabytes it holds at its peak."""
+    """Run a command in a folder, and return its time in milliseconds and its peak memory in megabytes."""
     import subprocess
 
     launch = [sys.executable, "-c", LAUNCHER, *command]

@@ -1,17 +1,19 @@
-"""Where the encoder's time goes: `scripts/benchmark.py --layers`, a line for each of its passes.
+"""The time of each pass of the image encoder: `scripts/benchmark.py --layers`.
 
-A pass is named after the modules of the reference that it computes. Every round runs them one after the other, each on
-the map of the one before, then the encoder as a whole; all on the whole canvas, whatever the photo fills of it.
+A pass is a part of the encoder, named after the reference's modules that it computes. Every round runs the passes one
+after another, each on the output of the previous pass, and then the whole encoder. All run on the full canvas, even if
+the photo fills only a part.
 
-    FLOPs: nominal, 2 a multiply-add of the convolutions (depthwise ones too), the linear layers and attention's two
-        products, for what the network defines on the map's own tokens: a window's padding counts only as keys, of which
-        every token has window². Norms, GELU, softmax, biases and shortcuts count nothing. A pass that saves
-        multiplications, as by Winograd's convolution, counts in full and may exceed the peak, as may AMX's products.
-    of peak: against `kernels.fma_peak` on as many threads, the best of tries before every round.
-    bytes: compulsory traffic, each pass's input map, output map and weights once, in float32. The encoder's as a whole
-        is the sum of its passes'.
+    FLOPs: nominal, 2 per multiply-add of the convolutions, the linear layers and attention's two products. Padding of
+        windows counts only as keys: every token has window² keys. Norms, GELU, softmax, biases and shortcuts are not
+        counted. A pass that saves multiplications, for example by Winograd's convolution, counts in full. So it may
+        exceed the peak, and so may products on AMX.
+    of peak: the share of `kernels.fma_peak` on the same number of threads. The peak is measured before every round,
+        and the best counts.
+    bytes: the least possible traffic: input map, output map and weights of the pass, each once, in float32. For the
+        whole encoder, the sum of its passes.
 
-Rates are of the median time.
+Rates use the median time.
 """
 
 from __future__ import annotations
@@ -42,7 +44,12 @@ SUM, WHOLE = "sum of the passes", "image_encoder"
 
 @dataclass(frozen=True)
 class Cost:
-    """What the network defines: floating-point operations, and the bytes that have to move."""
+    """The nominal cost of a pass.
+
+    Attributes:
+        flops: floating-point operations.
+        traffic: least number of bytes read and written.
+    """
 
     flops: int
     traffic: int
@@ -53,14 +60,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Map:
-    """The size of a square feature map."""
+    """The size of a square feature map: side in pixels, and channels."""
 
     side: int
     channels: int
 
 
 def pass_costs() -> dict[str, Cost]:
-    """The cost of every pass of the encoder by name, in order, from the stage table."""
+    """The cost of every pass of the encoder by name, in the order of execution."""
     root, first = WHOLE, Map(STAGES[0].resolution, STAGES[0].dim)
     stem = _cost(f"{root}.patch_embed", Map(IMG_SIZE, 3), first, side=IMG_SIZE // 2)
     costs = {f"{root}.patch_embed": stem}
@@ -83,7 +90,14 @@ def pass_costs() -> dict[str, Cost]:
 
 
 def _cost(name: str, x: Map, y: Map, *, side: int | None = None) -> Cost:
-    """Of a pass from x to y: its first layer's output has this side where that is not y's."""
+    """The cost of a pass.
+
+    Args:
+        name: name of the pass.
+        x: input map.
+        y: output map.
+        side: side of the output of the pass's first layer, if it differs from y's side.
+    """
     parent, _, modules = name.rpartition(".")
     under = tuple(f"{parent}.{module}." for module in modules.split("+"))
     specs = [spec for tensor, spec in tensor_specs().items() if tensor.startswith(under)]
@@ -94,12 +108,12 @@ def _cost(name: str, x: Map, y: Map, *, side: int | None = None) -> Cost:
 
 
 def _product_flops(stage: Stage) -> int:
-    """q·kᵀ and the weighted sum of v, for every token of the map over the window² keys of its window."""
+    """FLOPs of q·kᵀ and of the weighted sum of v. Every token of the map attends to the window² keys of its window."""
     return 2 * 2 * stage.resolution**2 * stage.window**2 * stage.dim
 
 
 def passes(encoder: ImageEncoder) -> dict[str, Callable[[F32, int], F32]]:
-    """The encoder's passes by name, in order: each takes the map of the one before and a number of threads."""
+    """The encoder's passes by name, in order. A pass takes the previous pass's output and a number of threads."""
     calls: dict[str, Callable[[F32, int], F32]] = {f"{WHOLE}.patch_embed": encoder.patch_embed}
     for i, layer in enumerate(encoder.layers):
         for j, block in enumerate(layer.blocks):
@@ -115,7 +129,14 @@ def passes(encoder: ImageEncoder) -> dict[str, Callable[[F32, int], F32]]:
 
 @dataclass
 class LayersTable:
-    """Milliseconds of each pass by its name, the cost of each, and the peak in FLOP/s."""
+    """The times and rates of the encoder's passes.
+
+    Attributes:
+        title: title of the table.
+        samples: times of each pass, in milliseconds.
+        costs: cost of each pass.
+        peak: peak of the CPU in FLOP/s.
+    """
 
     title: str
     samples: Mapping[str, list[float]]
@@ -158,7 +179,7 @@ class LayersTable:
 
 
 def time_passes(encoder: ImageEncoder, x: F32, runs: int) -> LayersTable:
-    """The passes, their sum and the whole encoder, on the canvas x (1024, 1024, 3); a first round is not counted."""
+    """Time the passes and the whole encoder on a canvas x (1024, 1024, 3). A first round is not counted."""
     title = f"encoder by pass, {IMG_SIZE}x{IMG_SIZE}, nominal FLOPs"
     calls, costs, peak = passes(encoder), pass_costs(), 0.0
     total = sum(costs.values(), Cost(0, 0))
@@ -183,7 +204,7 @@ def time_passes(encoder: ImageEncoder, x: F32, runs: int) -> LayersTable:
 
 
 class LayersBench:
-    """One photo, the model, and the section that needs no other engine."""
+    """The model, one photo, and the section `layers`, which needs no other engine."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -191,11 +212,11 @@ class LayersBench:
         self.model = load(options.weights, threads=options.threads, precision=options.precision)
 
     def engine_versions(self) -> Mapping[str, str]:
-        """The other engines', by name."""
+        """Versions of the other engines, by name."""
         return {}
 
     def environment(self) -> dict[str, str]:
-        """The facts that a number means little without."""
+        """The facts that a reader needs to interpret the results: CPU, ISA, threads, versions, checkpoint, image."""
         versions = {"mobilesam": __version__, "python": platform.python_version(), "numpy": np.__version__}
         versions |= self.engine_versions()
         return {
@@ -209,11 +230,11 @@ class LayersBench:
         }
 
     def section(self, name: str) -> list[Printable]:
-        """The tables of the section of this name."""
+        """Run the section of this name, and return its tables."""
         tables: list[Printable] = getattr(self, name.replace("-", "_"))()
         return tables
 
     def layers(self) -> list[LayersTable]:
-        """The encoder, pass by pass."""
+        """The section `layers`: time of each pass of the encoder."""
         x, _ = to_encoder_input(self.photo)
         return [time_passes(self.model.image_encoder, x, self.options.runs)]

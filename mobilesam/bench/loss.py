@@ -1,7 +1,8 @@
-"""What a precision loses: its embeddings and masks against those of fp32. `scripts/measure_loss.py` runs it.
+"""Measuring the accuracy loss of a precision: its embeddings and masks against those of fp32.
 
-For every photo, the relative error (L2) of the embedding; and for a grid of clicks the IoU of each of the three masks
-with fp32's of the same token, whichever has the best score. Two empty masks agree.
+`scripts/measure_loss.py` runs this module. For each photo it prints the relative error (L2) of the embedding. For each
+click of a grid it compares all three masks, not only the best, with the fp32 masks of the same tokens by their IoU. Two
+empty masks have an IoU of 1.
 """
 
 from __future__ import annotations
@@ -24,12 +25,20 @@ from ..util.console import describe
 from ..util.files import check_distinct
 
 GRID = 5  # clicks along each axis
-LOST, GAINED, BOTH = (230, 60, 60), (60, 200, 90), (90, 140, 255)  # colours of the overlay
+LOST, GAINED, BOTH = (230, 60, 60), (60, 200, 90), (90, 140, 255)  # RGB colours of the overlay
 
 
 @dataclass(frozen=True)
 class Worst:
-    """The masks of one token that agree least, of fp32 and of the other precision, and the click (x, y)."""
+    """The pair of masks with the lowest IoU.
+
+    Attributes:
+        iou: IoU of the two masks.
+        photo: the photo.
+        click: (x, y) in pixels of the photo.
+        token: index of the mask, 0 to 2.
+        masks: the mask in fp32 and the mask in the other precision.
+    """
 
     iou: float
     photo: Image.Image
@@ -38,7 +47,7 @@ class Worst:
     masks: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
     def overlay(self) -> Image.Image:
-        """The photo; what both found is blue, what was lost red, what was added green, the click white."""
+        """The photo with both masks: blue in both, red only in fp32, green only in the other precision, white click."""
         exact, narrow = self.masks
         pixels = np.asarray(self.photo, np.float32).copy()
         for region, colour in ((exact & narrow, BOTH), (exact & ~narrow, LOST), (narrow & ~exact, GAINED)):
@@ -50,7 +59,13 @@ class Worst:
 
 @dataclass(frozen=True)
 class Loss:
-    """A photo's: the embedding's relative error, the IoUs (clicks, 3), and the worst of them."""
+    """The loss on one photo.
+
+    Attributes:
+        embedding: relative error (L2) of the embedding.
+        ious: IoU of each mask, (clicks, 3).
+        worst: the pair of masks with the lowest IoU.
+    """
 
     embedding: float
     ious: NDArray[np.float64]
@@ -58,7 +73,7 @@ class Loss:
 
 
 def measure(photo: Image.Image, exact: MobileSAM, narrow: MobileSAM, grid: int = GRID) -> Loss:
-    """Compare two models on a photo, in RGB, for grid × grid clicks at the centres of its cells."""
+    """Compare two models on an RGB photo. The clicks are the centres of the cells of a grid × grid."""
     expected, got = exact.encode(photo), narrow.encode(photo)
     error = float(np.linalg.norm(got.features - expected.features) / np.linalg.norm(expected.features))
     ious, worst = [], None
@@ -80,12 +95,13 @@ def _clicks(size: tuple[int, int], grid: int) -> Iterator[tuple[float, float]]:
 
 
 def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """The IoU of two masks, 1 for two empty masks."""
     union = int((a | b).sum())
     return int((a & b).sum()) / union if union else 1.0
 
 
 def summary(ious: NDArray[np.float64]) -> str:
-    """The columns of `HEADER`."""
+    """The columns of `HEADER`: mean, median, 5th percentile and minimum of the IoUs."""
     values = ious.ravel()
     figures = (values.mean(), np.median(values), np.percentile(values, 5), values.min())
     return "  ".join(f"{value:8.5f}" for value in figures)
@@ -96,14 +112,14 @@ HEADER = "  ".join(f"{name:>8}" for name in ("mean", "median", "5th pc", "worst"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a photo; repeatable")
     parser.add_argument("--precision", choices=PRECISIONS[1:], default="bf16", help="default: %(default)s")
     parser.add_argument("--weights", metavar="FILE", help="a converted checkpoint (default: the packaged one)")
     parser.add_argument("--threads", type=int, metavar="N")
     parser.add_argument(
-        "--grid", type=int, default=GRID, metavar="N", help="N × N clicks a photo (default: %(default)s)"
+        "--grid", type=int, default=GRID, metavar="N", help="N × N clicks on each photo (default: %(default)s)"
     )
-    parser.add_argument("--overlay", type=Path, metavar="FILE", help="write a picture of the worst mask")
+    parser.add_argument("--overlay", type=Path, metavar="FILE", help="write a picture of the mask that changes most")
     try:
         return _run(parser.parse_args(arguments))
     except (OSError, TypeError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""A photo and a point to a mask with ONNX Runtime alone: what the benchmark times the command against.
+"""A script that segments a photo at a point with ONNX Runtime alone. The benchmark compares the command with it.
 
-It is what a user of the exported pair would write, so it leans on nothing of this package:
-python onnx_segment.py ENCODER DECODER IMAGE X,Y OUTPUT THREADS
+A user of the exported ONNX pair would write such a script, so it imports nothing from this package.
+Usage: python onnx_segment.py ENCODER DECODER IMAGE X,Y OUTPUT THREADS
 """
 
 from __future__ import annotations
@@ -22,16 +22,20 @@ STD = np.array([58.395, 57.12, 57.375], np.float32)
 
 
 class Run(Protocol):
-    """A loaded graph: the named outputs for named inputs."""
+    """A loaded model: a function that computes the named outputs from the named inputs."""
 
     def __call__(self, outputs: Sequence[str], inputs: Mapping[str, F32], /) -> Sequence[F32]: ...
 
 
 def session(model: str | bytes, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU, of a file or its bytes, with everything on that makes it faster.
+    """An ONNX Runtime session on the CPU with all optimisations.
 
-    Its workers spin while they wait inside a run. After it they stop at once, rather than go on for 40 ms and
-    take the processor from whatever is timed next; ONNX Runtime measures no slower for it.
+    The workers spin while they wait during a run, and stop at the end of the run. By default they would spin for
+    another 40 ms and slow down the next measurement. Stopping them does not make ONNX Runtime measurably slower.
+
+    Args:
+        model: path or bytes of the model.
+        threads: number of threads.
     """
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -46,7 +50,7 @@ def load(model: str | bytes, threads: int) -> Run:
 
 
 def encoder_input(photo: Image.Image) -> F32:
-    """(1, 3, 1024, 1024): resized, normalised, padded."""
+    """The encoder's input (1, 3, 1024, 1024): the photo, resized, normalised and zero-padded."""
     scale = SIZE / max(photo.size)
     width, height = (max(1, int(side * scale + 0.5)) for side in photo.size)
     pixels = np.asarray(photo.resize((width, height), Image.Resampling.BILINEAR), np.float32)
@@ -56,7 +60,13 @@ def encoder_input(photo: Image.Image) -> F32:
 
 
 def decoder_inputs(features: F32, size: tuple[int, int], point: tuple[float, float]) -> dict[str, F32]:
-    """One point, in pixels of an image of this (width, height), and the padding point."""
+    """The decoder's inputs for one point.
+
+    Args:
+        features: the encoder's output.
+        size: (width, height) of the image.
+        point: (x, y) in pixels of the image.
+    """
     scale = SIZE / max(size)
     resized = [max(1, int(side * scale + 0.5)) / side for side in size]
     return {
@@ -70,7 +80,7 @@ def decoder_inputs(features: F32, size: tuple[int, int], point: tuple[float, flo
 
 
 def segment(encoder: Run, decoder: Run, path: str, point: tuple[float, float]) -> NDArray[np.bool_]:
-    """The best mask (H, W) for the point."""
+    """The mask (H, W) with the best score for a point in an image file."""
     photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     (features,) = encoder(["output"], {"input": encoder_input(photo)})
     inputs = decoder_inputs(features, photo.size, point)

@@ -1,7 +1,7 @@
-"""Timing the page of `mobilesam serve` in a headless Chromium: from a move of the mouse to the preview that it draws.
+"""Timing the page of `mobilesam serve` in a headless Chromium: from a mouse move to the preview of the mask.
 
-The clock is the browser's own: from the time stamp of the mouse's event to the first task after the frame in which the
-mask was drawn on the canvas. What the screen itself adds is not in it.
+The browser's own clock measures the time: from the time stamp of the mouse event to the first task after the frame in
+which the mask was drawn. The delay of the screen is not included.
 """
 
 from __future__ import annotations
@@ -33,17 +33,22 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 VIEWPORT = {"width": 1280, "height": 800}
 SIZES: tuple[Size, ...] = ((1024, 683), (4000, 3000))
-PATIENCE = 120_000  # milliseconds that a step in the browser may take, on a machine that does much else
-PAUSE = 0.05  # seconds at most between a preview and the next move; drawn evenly, or moves would keep step with frames
-# Where a photo's pixel (0, 0) is on the screen, and how many CSS pixels one of its pixels takes.
+PATIENCE = 120_000  # milliseconds that a step in the browser may take: generous, because the machine may be busy
+PAUSE = 0.05  # longest wait in seconds before the next move; the waits differ, so that moves do not align with frames
+# The position of the photo's pixel (0, 0) on the screen, and the size of a photo pixel in CSS pixels.
 WHERE = "() => { const box = photo.getBoundingClientRect(); return [box.x, box.y, box.width / photo.offsetWidth]; }"
 
 
 @contextmanager
 def browser() -> Iterator[Browser]:
-    """A headless Chromium, the system's own, with a fresh profile; nothing is downloaded.
+    """The system's Chromium, headless and with a fresh profile.
 
-    Raises ImportError or FileNotFoundError, with what to install, where there is none.
+    Yields:
+        The browser.
+
+    Raises:
+        ImportError: playwright is not installed. The message says how to install it.
+        FileNotFoundError: Chromium is not installed. The message says how to install it.
     """
     try:
         from playwright.sync_api import sync_playwright
@@ -62,9 +67,16 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def run_server(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A `mobilesam serve` of its own process, on a free port: its address and process.
+    """Run `mobilesam serve` in a process, on a free port.
 
-    Raises RuntimeError where it does not start or does not stop, without a word, when it is interrupted.
+    Args:
+        options: further options of the command.
+
+    Yields:
+        The server's address, and its process.
+
+    Raises:
+        RuntimeError: the server does not start, does not end when it is interrupted, or writes to stderr.
     """
     command = [sys.executable, "-m", "mobilesam", "serve", "--port", "0", *options]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -87,19 +99,19 @@ def run_server(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 
 def open_photo(page: Page, photo: Path) -> None:
-    """Choose the photo on the page, and wait until it is encoded."""
+    """Open a photo on the page, and wait until it is encoded."""
     page.set_input_files("#chooser", photo)
     page.wait_for_selector("#stage.ready[aria-busy=false]")
 
 
 def on_screen(page: Page, x: float, y: float) -> tuple[float, float]:
-    """Where the middle of the photo's pixel (x, y) is."""
+    """The position on the screen, in CSS pixels, of the centre of the photo's pixel (x, y)."""
     left, top, scale = page.evaluate(WHERE)
     return left + (x + 0.5) * scale, top + (y + 0.5) * scale
 
 
 def preview(page: Page, x: float, y: float) -> float:
-    """Move the mouse to the photo's pixel (x, y), wait for the preview there; milliseconds from one to the other."""
+    """Move the mouse to the photo's pixel (x, y), and return the milliseconds until its preview is drawn."""
     page.evaluate(
         "() => { window.drawn = null; const told = ({ detail }) => (window.drawn = { detail });"
         " document.getElementById('stage').addEventListener('preview-drawn', told, { once: true }); }"
@@ -110,11 +122,20 @@ def preview(page: Page, x: float, y: float) -> float:
 
 
 def times(page: Page, size: Size, moves: int) -> list[float]:
-    """Milliseconds from move to preview for `moves` places all over the photo (w, h), after three to warm up."""
+    """Time mouse moves to points all over the photo, after three moves that are not counted.
+
+    Args:
+        page: the page, with the photo open.
+        size: (width, height) of the photo.
+        moves: number of moves.
+
+    Returns:
+        Milliseconds from each move to its preview.
+    """
     taken = []
     for i in range(-3, moves):
         show(f"{size[0]}x{size[1]}: move {max(i + 1, 0)} of {moves}")
-        u, v = (i * 0.7548776662) % 1, (i * 0.5698402910) % 1  # evenly spread: the R2 sequence
+        u, v = (i * 0.7548776662) % 1, (i * 0.5698402910) % 1  # the R2 sequence spreads the points evenly
         taken.append(preview(page, int(size[0] * (0.05 + 0.9 * u)), int(size[1] * (0.05 + 0.9 * v))))
         time.sleep(PAUSE * (i * 0.6180339887 % 1))
     show("")
@@ -122,24 +143,33 @@ def times(page: Page, size: Size, moves: int) -> list[float]:
 
 
 def line(size: Size, taken: Sequence[float]) -> str:
-    """The row of the table."""
+    """One row of the table: size, number of moves, minimum, median and 95th percentile in milliseconds."""
     percentile95 = statistics.quantiles(taken, n=20, method="inclusive")[-1]
     figures = "".join(f"{value:>9.1f}" for value in (min(taken), statistics.median(taken), percentile95))
     return f"{size[0]}x{size[1]:<8}{len(taken):>7}{figures}"
 
 
 def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int:
-    """The command of scripts/benchmark_page.py, whose default image is `image`. Returns the exit code."""
+    """The command of scripts/benchmark_page.py. Returns the exit code.
+
+    Args:
+        argv: arguments, None for those of the process.
+        image: default of --image. None makes --image required.
+    """
     parser = argparse.ArgumentParser(
-        description="Time the page of mobilesam serve in a headless Chromium: milliseconds from a move of the mouse to "
-        "the preview that it draws."
+        description="Time the page of mobilesam serve in a headless Chromium: milliseconds from a mouse move to the "
+        "preview of the mask."
     )
     add = parser.add_argument
-    add("--moves", type=positive, default=60, metavar="N", help="of the mouse, for each size (default: %(default)s)")
+    add("--moves", type=positive, default=60, metavar="N", help="mouse moves for each size (default: %(default)s)")
     default = " and ".join("{}x{}".format(*size) for size in SIZES)
-    add("--size", type=_size, action="append", metavar="WxH", help=f"of the photo; repeatable (default: {default})")
-    add("--image", type=Path, default=image, required=image is None, metavar="FILE", help="(default: %(default)s)")
-    add("--threads", type=positive, metavar="N", help="of the server (default: the usable CPUs)")
+    add(
+        "--size", type=_size, action="append", metavar="WxH", help=f"size of the photo; repeatable (default: {default})"
+    )
+    add(
+        "--image", type=Path, default=image, required=image is None, metavar="FILE", help="photo (default: %(default)s)"
+    )
+    add("--threads", type=positive, metavar="N", help="threads of the server (default: the usable CPUs)")
     arguments = parser.parse_args(argv)
     try:
         _run(arguments.image, arguments.size or SIZES, arguments.moves, arguments.threads)

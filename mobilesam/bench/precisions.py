@@ -1,7 +1,8 @@
-"""The benchmark's section `precisions`: every precision that this CPU has, in turns with the other engines' float32.
+"""The benchmark's section `precisions`: every precision of this CPU against the other engines.
 
-OpenVINO takes part in float32, in bf16, and in int8 with an encoder that was quantised for it (--openvino-int8). Each
-precision has a table of the same run, whose ratios are to itself.
+The other engines run in float32. OpenVINO also runs in bf16, and in int8 if an encoder quantised for it is given
+(--openvino-int8). One run gives all tables. There is one table for each precision, and its ratios are relative to that
+precision.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Bench(Protocol):
-    """What this section takes of `sections.Bench`: a photo, the engines, and a click of a model."""
+    """The part of `sections.Bench` that this section uses: the photo, the engines, and a model's click."""
 
     options: Options
     photo: Image.Image
@@ -37,7 +38,7 @@ class Bench(Protocol):
 
 
 def tables(bench: Bench) -> list[Table]:
-    """The encoder's table for each precision, then the decoder's."""
+    """Run the section. Returns the encoder's table for each precision, then the decoder's tables."""
     options = bench.options
     models = {
         precision: load(options.weights, threads=options.threads, precision=precision)
@@ -46,7 +47,7 @@ def tables(bench: Bench) -> list[Table]:
     decoders = {precision: model for precision, model in models.items() if decoder_precision(precision) == precision}
     return [
         *_by_precision("encoder", models, _encoders(bench, models), options.runs),
-        *_by_precision("decoder, one point, a known image", decoders, _decoders(bench, decoders), options.runs),
+        *_by_precision("decoder, one point, on a repeated image", decoders, _decoders(bench, decoders), options.runs),
     ]
 
 
@@ -70,7 +71,7 @@ def _encoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
 
 
 def _decoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
-    """Each on the features of the first, fp32."""
+    """The decoder's cases. All decode the features of the fp32 encoder."""
     features = models["fp32"].encode(bench.photo).features
     return {
         _ours(precision): Case(bench.click(model, features), lambda result: result[0])
@@ -79,6 +80,7 @@ def _decoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
 
 
 def _by_precision(title: str, models: dict[str, MobileSAM], cases: dict[str, Case], runs: int) -> list[Table]:
+    """Time the cases together, and return one table per precision, with that precision as its first row."""
     answers = {name: case.answer(case.call()) for name, case in cases.items()}
     times = interleave({name: case.call for name, case in cases.items()}, runs, title)
     exact = answers[_ours("fp32")]

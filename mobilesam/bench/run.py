@@ -1,7 +1,7 @@
-"""`mobilesam bench`: options, sections one after the other, tables, JSON.
+"""The command `mobilesam bench`: its options, and running its sections.
 
-What is measured is in `sections`, and for this package alone in `layers`, pass by pass, and in `everything`. This
-module loads no NumPy: its BLAS reads the number of threads from the environment, once, when it loads.
+The measurements are in `sections`, and those of this package alone in `layers` and `everything`. This module does not
+import NumPy, because NumPy's BLAS reads its number of threads from the environment once, when it loads.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ SECTIONS = (*DEFAULT_SECTIONS, "depthwise", "precisions")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--runs", type=positive, default=10, metavar="N", help="rounds, after one of warm-up (default: 10)")
+    add("--runs", type=positive, default=10, metavar="N", help="number of rounds, after a warm-up round (default: 10)")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--only",
         type=_sections,
         default=DEFAULT_SECTIONS,
         metavar="SECTION,...",
-        help=f"{', '.join(SECTIONS)} (default: the first {len(DEFAULT_SECTIONS)})",
+        help=f"sections to run: {', '.join(SECTIONS)} (default: the first {len(DEFAULT_SECTIONS)})",
     )
     what.add_argument(
-        "--layers", action="store_true", help="where the encoder's time goes, pass by pass, this package alone"
+        "--layers", action="store_true", help="the time of each pass of the encoder, for this package alone"
     )
     what.add_argument(
         "--everything",
         action="store_true",
-        help="everything-mode by points a side, and its memory, this package alone; needs --image",
+        help="time and memory of everything-mode, for this package alone; needs --image",
     )
-    add("--image", type=Path, metavar="FILE", help="a photo (default: a made-up one of 1024x683)")
+    add("--image", type=Path, metavar="FILE", help="a photo (default: a generated one of 1024x683)")
     add(
         "--onnx",
         type=Path,
         action="append",
         default=[],
         metavar="DIR",
-        help="also time the encoder.onnx and decoder.onnx in this folder; repeatable",
+        help="also measure the encoder.onnx and decoder.onnx in this folder; repeatable",
     )
     add(
         "--openvino-int8",
         type=Path,
         metavar="FILE",
-        help="in section precisions: an encoder that NNCF has quantised, as OpenVINO saves it (.xml)",
+        help="for section precisions: an encoder quantised by NNCF and saved by OpenVINO (.xml)",
     )
-    add("--json", type=Path, metavar="FILE", help="write everything measured as JSON")
+    add("--json", type=Path, metavar="FILE", help="write all measurements as JSON")
     add_model(parser)
 
 
@@ -68,13 +68,13 @@ def _sections(text: str) -> list[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    # NumPy's own threads stay out of it: the one baseline that is NumPy's has a pool of `threads`.
+    # NumPy's BLAS gets one thread: the baseline that uses NumPy has a thread pool of its own.
     os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
     alone = "--layers" if arguments.layers else "--everything" if arguments.everything else None
     if alone and arguments.onnx:
-        raise ValueError(f"--onnx is not for {alone}, which runs this package alone")
+        raise ValueError(f"--onnx cannot be used with {alone}, which measures this package alone")
     if arguments.everything and not arguments.image:
-        raise ValueError("--everything needs --image: its time depends on how many objects the photo shows")
+        raise ValueError("--everything needs --image, because its time depends on the objects in the photo")
     if arguments.json:
         check_folder(arguments.json)
 
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
-    """Print everything as it is measured; returns what JSON is to hold. `folder` is for files of its own."""
+    """Run the sections, print their tables, and return the record for JSON. Temporary files go into `folder`."""
     from .. import kernels
     from . import everything, layers
     from . import sections as comparisons
@@ -98,7 +98,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     image = arguments.image.resolve() if arguments.image else made_up_photo(folder)
     weights = arguments.weights
     if weights and Path(weights).exists():
-        weights = str(Path(weights).resolve())  # the commands run in a folder of their own
+        weights = str(Path(weights).resolve())  # the commands run in another folder
     options = Options(
         arguments.runs,
         kernels.threads.checked(threads),
@@ -128,7 +128,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def made_up_photo(folder: Path) -> Path:
-    """A JPEG of soft blots of colour, 1024x683, always the same: what it shows does not matter for the time."""
+    """Write a JPEG of blurred random colours, 1024x683, always the same. The content does not change the time."""
     import numpy as np
     from PIL import Image
 

@@ -1,9 +1,10 @@
-"""What the benchmark measures: a method of `Bench` for each section, all on one photo and one point.
+"""The sections of the benchmark: one method of `Bench` for each section.
 
-Every engine gets the same image, point, weights and number of threads, in float32, and its answer is compared
-with this package's. ONNX Runtime and OpenVINO run the pair that this package exports, which is written for
-ONNX Runtime's speed, and any pair given with --onnx, whose weights, where they differ, show as a difference.
-Where ONNX Runtime is not installed, this package is timed alone.
+Every engine gets the same photo, point, weights and number of threads. The other engines run in float32. The column
+`difference` compares an engine's result with this package's result. ONNX Runtime and OpenVINO run the pair that this
+package exports, which is laid out for the speed of ONNX Runtime. ONNX Runtime also runs the pairs given with --onnx. If
+the weights of such a pair are different, the column `difference` shows it. Without ONNX Runtime, this package is
+measured alone.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
     from .harness import Answer
 
 OURS = "mobilesam"
-DEPTHWISE_CASES = ((256, 256), (1024, 3))  # side, channels: those of github.com/ggml-org/ggml/pull/1152
+DEPTHWISE_CASES = ((256, 256), (1024, 3))  # (side, channels), the cases of github.com/ggml-org/ggml/pull/1152
 
 
 class Bench(LayersBench):
-    """One photo and one point, the model, the engines, the sections; `folder` is for files of its own."""
+    """The benchmark on one photo and one point, the photo's centre. It writes its files into `folder`."""
 
     def __init__(self, options: Options, folder: Path) -> None:
         super().__init__(options)
@@ -49,7 +50,7 @@ class Bench(LayersBench):
         for path in options.onnx:
             for name in (ENCODER, DECODER):
                 if not (path / name).is_file():
-                    raise FileNotFoundError(f"--onnx {path}: no {name} in it")
+                    raise FileNotFoundError(f"--onnx {path}: the folder has no {name}")
         self.point = self.photo.width / 2, self.photo.height / 2
 
     def engine_versions(self) -> Mapping[str, str]:
@@ -61,7 +62,7 @@ class Bench(LayersBench):
 
     @lazy
     def onnx_runtime(self) -> list[Pair]:
-        """ONNX Runtime with this package's export and with every other pair."""
+        """ONNX Runtime with this package's export and with every pair of --onnx, or an empty list without it."""
         if not self.others:
             return []
         from .engines import onnx_runtime_pairs
@@ -70,7 +71,7 @@ class Bench(LayersBench):
 
     @lazy
     def pairs(self) -> list[Pair]:
-        """The same, and OpenVINO, where it is installed, with this package's export."""
+        """The pairs of `onnx_runtime`, and OpenVINO with this package's export if OpenVINO is installed."""
         if not self.onnx_runtime:
             return []
         from .engines import openvino_pairs
@@ -78,7 +79,7 @@ class Bench(LayersBench):
         return self.onnx_runtime + openvino_pairs(self.folder)
 
     def encoder(self) -> list[Table]:
-        """The encoder's input, ready in memory, to the features."""
+        """The section `encoder`: from the canvas in memory to the features."""
         x, filled = to_encoder_input(self.photo)
         planes = np.ascontiguousarray(x.transpose(2, 0, 1)[None])
         cases = {OURS: Case(lambda: self.model.image_encoder(x, filled), lambda features: features)}
@@ -88,7 +89,7 @@ class Bench(LayersBench):
         return [self._time(f"encoder, a photo of {self.photo.width}x{self.photo.height}", cases)]
 
     def decoder(self) -> list[Table]:
-        """One point to the low-resolution logits of three masks, prompt encoder included."""
+        """The section `decoder`: from one point to the low-resolution logits of three masks, with prompt encoding."""
         features = self.model.encode(self.photo).features
 
         def best(result: tuple[F32, F32]) -> F32:
@@ -98,7 +99,7 @@ class Bench(LayersBench):
 
         cases = {
             OURS: Case(self.click(self.model, features, known=False), best),
-            f"{OURS}, on an image already asked about": Case(self.click(self.model, features), best),
+            f"{OURS}, on a repeated image": Case(self.click(self.model, features), best),
         }
         planes = np.ascontiguousarray(features.transpose(2, 0, 1)[None])
         for pair in self.pairs:
@@ -107,7 +108,14 @@ class Bench(LayersBench):
         return [self._time("decoder, one point, to low-resolution masks", cases)]
 
     def click(self, model: MobileSAM, features: F32, *, known: bool = True) -> Callable[[], tuple[F32, F32]]:
-        """From the point to low-resolution logits and scores; `known` is an image that was asked about before."""
+        """A call that decodes the point, and returns low-resolution logits and scores.
+
+        Args:
+            model: the model.
+            features: features (64, 64, 256) of the photo.
+            known: True decodes the same image in every call, so that the decoder finds the image's maps in its cache.
+                False gives the decoder a new image in every call.
+        """
         (width, height), label = self.photo.size, np.ones(1, np.int32)
         new_h, new_w = resized_size(height, width)
         point = (np.array([self.point]) * (new_w / width, new_h / height)).astype(np.float32)
@@ -121,13 +129,20 @@ class Bench(LayersBench):
         return call
 
     def precisions(self) -> list[Table]:
-        """Every precision of this CPU, encoder and decoder."""
+        """The section `precisions`: encoder and decoder in every precision of this CPU."""
         from .precisions import tables
 
         return tables(self)
 
     def narrow_encoders(self, planes: F32) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """OpenVINO's encoder in bf16 and, where there is one, in int8, on (1, 3, 1024, 1024)."""
+        """OpenVINO's encoder in bf16, and in int8 if --openvino-int8 is given.
+
+        Args:
+            planes: canvas (1, 3, 1024, 1024).
+
+        Yields:
+            Name and call.
+        """
         from .engines import load_openvino, openvino
 
         if not openvino or not self.pairs:
@@ -141,22 +156,22 @@ class Bench(LayersBench):
             yield f"openvino, {name}", lambda run=run: run(["output"], {"input": planes})  # type: ignore[misc]
 
     def end_to_end(self) -> list[Table]:
-        """A file and a point to the best mask at the photo's size, everything loaded."""
+        """The section `end-to-end`: from an image file to the best mask at the photo's size, with a loaded model."""
         image, point, threads = self.options.image, self.point, self.options.threads
         cases = {OURS: Case(lambda: segment(image, [point], model=self.model).mask, np.asarray)}
         cases |= {pair.name: Case(pair.segment(image, point, threads), np.asarray) for pair in self.pairs}
         return [self._time(f"end to end, {image.name} to mask", cases)]
 
     def cold_start(self) -> list[Table]:
-        """A new process from nothing to the mask on disk; the files are in the page cache."""
+        """The section `cold-start`: from the start of a process to the mask on disk, with files in the page cache."""
         return [Table("cold start of the command, file to mask", "ms", self._children[0])]
 
     def memory(self) -> list[Table]:
-        """The peak resident set of the same processes."""
+        """The section `memory`: peak resident set of the processes of `cold_start`."""
         return [Table("peak memory of the command", "MB", self._children[1])]
 
     def depthwise(self) -> list[Table]:
-        """The kernel alone, into a buffer that is there already: a fresh one costs all of them the same."""
+        """The section `depthwise`: the depthwise convolution alone, with a preallocated output."""
         return [self._depthwise(side, channels) for side, channels in DEPTHWISE_CASES]
 
     def _depthwise(self, side: int, channels: int) -> Table:
@@ -188,7 +203,7 @@ class Bench(LayersBench):
             return self._time(f"depthwise 3x3, {side}x{side}x{channels}", cases)
 
     def _time(self, title: str, cases: dict[str, Case]) -> Table:
-        """Interleaved times in milliseconds, and how far each answer is from the first case's."""
+        """Time the cases in interleaved rounds, and compare each case's result with the first case's."""
         answers = [case.answer(case.call()) for case in cases.values()]
         times = interleave({name: case.call for name, case in cases.items()}, self.options.runs, title)
         differences = [None, *(_difference(answer, answers[0]) for answer in answers[1:])]
@@ -196,7 +211,7 @@ class Bench(LayersBench):
 
     @lazy
     def _children(self) -> tuple[list[Row], list[Row]]:
-        """Milliseconds and megabytes of each command, run in turns; the first round is not counted."""
+        """Time and peak memory of each command, in interleaved rounds. The first round is not counted."""
         threads, point = str(self.options.threads), ",".join(map(str, self.point))
         image, output = str(self.options.image), str(self.folder / "mask.png")
         command = [sys.executable, "-m", "mobilesam", "segment", image, "--point", point, "--output", output]
@@ -212,13 +227,14 @@ class Bench(LayersBench):
             for name, command in commands.items():
                 samples[name].append(child(command, self.folder))
         milliseconds, megabytes = (
-            [Row(name, [sample[which] for sample in pairs[1:]]) for name, pairs in samples.items()] for which in (0, 1)
+            [Row(name, [sample[which] for sample in rounds[1:]]) for name, rounds in samples.items()]
+            for which in (0, 1)
         )
         return milliseconds, megabytes
 
 
 def _difference(got: Answer, expected: Answer) -> float:
-    """The share of pixels that differ, of masks; of numbers the relative L2 distance."""
+    """The distance of two results: the share of different pixels for masks, the relative L2 distance for numbers."""
     if expected.dtype == bool:
         return float((got != expected).mean())
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))

@@ -1,3 +1,4 @@
-"""Checkpoint files: this package's own format, every other format that is read, and the published checkpoints.
-Imports `util`, and the folder of the packaged weights.
+"""Checkpoint files: this package's own format, the other formats that it reads, and the published checkpoints.
+
+Imports only `util`, and `weights` for the packaged checkpoint.
 """

@@ -1,4 +1,4 @@
-"""BatchNorm, folded into the convolution before it."""
+"""Folding BatchNorm into the convolution before it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def unfused(expected: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Names and shapes before fusion: each convolution's `<x>.c.bias` is a BatchNorm `<x>.bn.*` instead."""
+    """The tensors of a checkpoint before fusion.
+
+    Args:
+        expected: names and shapes of a fused checkpoint.
+
+    Returns:
+        Names and shapes in which a BatchNorm's four tensors `<x>.bn.*` replace each bias `<x>.c.bias`.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in expected.items():
         if name.endswith(".c.bias"):
@@ -24,16 +31,16 @@ def unfused(expected: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
 
 
 def fuse_batch_norm(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """Fold each BatchNorm into the convolution before it, as the reference's `Conv2d_BN.fuse`, in float64.
+    """Fold each BatchNorm into the convolution before it, like the reference's `Conv2d_BN.fuse`.
 
-    w' = w·γ/√(σ² + ε) and b' = β - μ·γ/√(σ² + ε) per output channel, rounded to float32.
+    w' = w·γ/√(σ² + ε) and b' = β - μ·γ/√(σ² + ε) per output channel, computed in float64 and rounded to float32.
     """
     fused = {name: values for name, values in tensors.items() if ".bn." not in name}
     for name in tensors:
         if name.endswith(".bn.weight"):
             root = name.removesuffix("bn.weight")
             gamma, beta, mean, var = (tensors[f"{root}bn.{part}"].astype(np.float64) for part in _BATCH_NORM)
-            with np.errstate(all="ignore"):  # a negative variance gives NaN, which the caller refuses by name
+            with np.errstate(all="ignore"):  # the caller rejects the NaN of a negative variance
                 scale = gamma / np.sqrt(var + architecture.BATCH_NORM_EPS)
                 weight = tensors[f"{root}c.weight"] * scale[:, None, None, None]
                 fused[f"{root}c.weight"] = weight.astype(np.float32)

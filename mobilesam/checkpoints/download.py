@@ -1,4 +1,4 @@
-"""Fetching a published checkpoint: checked by its SHA-256, converted, kept in the user's cache folder."""
+"""Downloading a published checkpoint: check its SHA-256, convert it, keep it in the user's cache folder."""
 
 import http.client
 import urllib.error
@@ -13,25 +13,34 @@ from .published import PUBLISHED, Published, cached_path, unfinished_path
 from .reader import convert
 
 CHUNK = 1 << 18
-TIMEOUT = 30  # seconds without an answer
+TIMEOUT = 30  # seconds without any data from the server
 MB = 1e6
 
 
 class DownloadError(OSError):
-    """A file that could not be fetched; the message is one line that says what to do."""
+    """A file that could not be downloaded. The message is one line that says what to do."""
 
 
 def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
-    """The published checkpoint, from the cache folder if it is there, otherwise fetched, checked and converted.
+    """Open a published checkpoint. If the cache folder does not have it, download, check and convert it first.
 
-    It is converted without rounding (float32): the published weights as they are. If the connection breaks, the next
-    call goes on from there.
-    source: where to take the file from instead of its published address, a file or a mirror's http or https address.
-    Raises ValueError for a name that is not published, DownloadError (an OSError) where the file cannot be fetched,
-    CheckpointError (a ValueError) where it is not the published one.
+    The converted checkpoint is float32, so the published weights are not rounded. If the connection breaks, the next
+    call continues the download.
+
+    Args:
+        name: name of the published checkpoint.
+        source: a file, or the http or https address of a mirror, to use instead of the published address.
+
+    Returns:
+        The converted checkpoint in the cache folder, opened.
+
+    Raises:
+        ValueError: no checkpoint of this name is published.
+        DownloadError: the file could not be downloaded. DownloadError is an OSError.
+        CheckpointError: the file is not the published file. CheckpointError is a ValueError.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"no published checkpoint {name!r}; there is {', '.join(PUBLISHED)}")
+        raise ValueError(f"no published checkpoint {name!r}; the published names are {', '.join(PUBLISHED)}")
     published, target = PUBLISHED[name], cached_path(name)
     if target.exists():
         try:
@@ -39,7 +48,7 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
             if checkpoint.metadata.get("source_sha256") == published.sha256:
                 return checkpoint
         except CheckpointError:
-            pass  # damaged: made again
+            pass  # the cached file is damaged: download it again
     target.parent.mkdir(parents=True, exist_ok=True)
     url = source or published.url
     if not url.startswith(("http://", "https://")):
@@ -47,7 +56,7 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
         return convert(url, target, dtype="fp32")
     unfinished = unfinished_path(name)
     unfinished.parent.mkdir(exist_ok=True)
-    manually = f"or get that file in another way, then: mobilesam download --checkpoint {name} --from FILE"
+    manually = f"if you have a copy of the file, run: mobilesam download --checkpoint {name} --from FILE"
     _fetch(url, unfinished, manually)
     try:
         _check(unfinished, published)
@@ -64,21 +73,21 @@ def _check(path: Path, published: Published) -> None:
 
 
 def _fetch(url: str, path: Path, manually: str) -> None:
-    """The file at the address, into `path`, going on after what is there of it."""
+    """Download the file at the address into `path`. If `path` holds the beginning of the file, fetch only the rest."""
     done = path.stat().st_size if path.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and done:
-            return  # nothing is missing, or it is another file: its checksum will tell
+            return  # nothing is missing, or `path` is another file, which the checksum will detect
         raise DownloadError(f"{url}: the server answers {error.code} {error.reason}; {manually}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         raise DownloadError(f"cannot reach {url}: {getattr(reason, 'strerror', None) or reason}; {manually}") from None
     with response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
-            done = 0  # the server sends all of it
+            done = 0  # the server ignores the range and sends the whole file
         length = response.headers.get("Content-Length", "")
         total = done + int(length) if length.isdecimal() else None
         with path.open("ab" if done else "wb") as file, Progress(total and total / MB, "MB", done / MB) as progress:
@@ -98,4 +107,4 @@ def _read(response: http.client.HTTPResponse, url: str, done: int) -> bytes:
 
 
 def _broken(url: str, done: int, detail: str) -> str:
-    return f"the connection to {url} broke after {done / MB:.1f} MB {detail}: run the same command again to go on"
+    return f"the connection to {url} broke after {done / MB:.1f} MB {detail}: run the same command again to continue"

@@ -1,8 +1,7 @@
-"""Fused checkpoints, this package's own form: opening one.
+"""Opening a fused checkpoint, the package's own format.
 
-A fused checkpoint is a safetensors file with the reference's tensor names (see
-`mobilesam.architecture.tensor_specs`), every BatchNorm folded into its convolution and the unused classification
-head left out.
+A fused checkpoint is a safetensors file with the reference's tensor names (see `mobilesam.architecture.tensor_specs`).
+Every BatchNorm is folded into the convolution before it, and the unused classification head is left out.
 """
 
 from __future__ import annotations
@@ -29,9 +28,17 @@ Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 class TensorFile(Mapping[str, Array]):
-    """A safetensors file, mapped into memory: name -> a new float16, float32 or float64 array, copied when asked for.
+    """A memory-mapped safetensors file: a mapping from names to arrays.
 
-    Raises FileNotFoundError, or CheckpointError for a damaged file and, once asked for, another dtype.
+    Each lookup copies the tensor to a new array of float16, float32 or float64.
+
+    Attributes:
+        path: the file.
+        metadata: the metadata in the file's header.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged or was replaced. A lookup also raises it for a tensor of another dtype.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -43,7 +50,7 @@ class TensorFile(Mapping[str, Array]):
         self._shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
 
     def _identity(self) -> tuple[int, ...]:
-        """What tells the file from another one at its path."""
+        """Device, inode, size and modification time, to detect that another file has taken the path."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -51,7 +58,7 @@ class TensorFile(Mapping[str, Array]):
         return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     @lazy
-    def _file(self) -> Any:  # its methods are untyped
+    def _file(self) -> Any:  # the methods of safetensors are untyped
         if self._identity() != self._opened:
             raise CheckpointError(f"{self.path}: changed since it was opened")
         try:
@@ -61,11 +68,11 @@ class TensorFile(Mapping[str, Array]):
             raise CheckpointError(f"{self.path}: {problem}") from None
 
     def unmap(self) -> None:
-        """Let go of the file until a tensor is next asked for: what has been read of it stays in memory no longer."""
+        """Close the memory map, which frees the pages that were read. The next lookup maps the file again."""
         self.__dict__.pop("_file", None)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Every tensor's shape, without touching its data."""
+        """The shape of every tensor, from the header alone."""
         return dict(self._shapes)
 
     def __getitem__(self, name: str) -> Array:
@@ -85,15 +92,19 @@ class TensorFile(Mapping[str, Array]):
 
 
 class Checkpoint(TensorFile):
-    """A fused checkpoint, mapped into memory: name -> a new float16 or float32 array, copied when asked for.
+    """A memory-mapped fused checkpoint: a mapping from the reference's tensor names to arrays.
 
-    Opening reads and validates the header alone. `path` is the file, `metadata` what the conversion wrote:
-    format_version, source, source_sha256, dtype. Threads may share it.
+    Each lookup copies the tensor to a new array of float16 or float32. Opening a checkpoint reads and checks only the
+    header. Threads may share a checkpoint.
+
+    Attributes:
+        path: the file.
+        metadata: format_version, source, source_sha256 and dtype, as the conversion wrote them.
     """
 
     @lazy
     def sha256(self) -> str:
-        """The file's checksum, in hexadecimal; it is read for that when first asked for."""
+        """The file's SHA-256 in hexadecimal, computed on first use."""
         if self._identity() != self._opened:
             raise CheckpointError(f"{self.path}: changed since it was opened")
         return sha256(self.path)
@@ -113,10 +124,15 @@ class Checkpoint(TensorFile):
 
 
 def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
-    """Open a fused checkpoint: a file, a published one by its name once it is downloaded, the packaged one for None.
+    """Open a fused checkpoint. Only the header is read.
 
-    Raises FileNotFoundError, or CheckpointError for a truncated or foreign file, a missing or unexpected
-    tensor, a wrong shape or dtype. Quick: only the header is read.
+    Args:
+        path: a file, or the name of a published checkpoint that is downloaded. None opens the packaged checkpoint.
+
+    Raises:
+        FileNotFoundError: there is no such file, or the published checkpoint is not downloaded.
+        CheckpointError: the file is truncated or has another format, a tensor is missing or unexpected, or a tensor
+            has a wrong shape or dtype.
     """
     if path is None:
         from ..weights import default_path
@@ -133,7 +149,7 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
 
 
 def kind_of(path: Path) -> Literal["safetensors", "torch", "onnx", "other"]:
-    """The file's format, from its first bytes; ONNX files are known by their name."""
+    """The file's format, recognised by its first bytes, or for ONNX by its name."""
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith(b"PK\x03\x04"):
@@ -144,7 +160,7 @@ def kind_of(path: Path) -> Literal["safetensors", "torch", "onnx", "other"]:
 
 
 def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
-    """Raise CheckpointError listing the tensors that are missing, unexpected or of another shape."""
+    """Raise CheckpointError if tensors are missing, unexpected or of another shape, and list them."""
     missing = [name for name in expected if name not in shapes]
     unexpected = [f"{name!a:.100}" for name in shapes if name not in expected]
     wrong = [
@@ -162,7 +178,7 @@ def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
 
 
 def check_finite(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
-    """Raise CheckpointError naming the tensors that hold NaN or infinity. dtype: what they were converted to."""
+    """Raise CheckpointError if tensors hold NaN or infinity, and list them. `dtype` is only named in the message."""
     bad = [name for name, values in tensors.items() if not np.isfinite(values).all()]
     if bad:
         raise CheckpointError(f"{path}: NaN or infinite values, as {dtype}, in {listed(bad)}")

@@ -1,4 +1,4 @@
-"""The ONNX pair: torch exports of the encoder and SAM's decoder."""
+"""Reading a checkpoint from an ONNX pair: the encoder and SAM's decoder, as PyTorch exports them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 
 
 def read_onnx_pair(paths: Sequence[Path]) -> dict[str, Array]:
-    """Reference-named, fused float32 tensors of torch exports of the encoder and SAM's decoder, in any order.
+    """The fused float32 tensors of an ONNX pair, by their reference names.
 
-    Parameters that the export renamed get their module from the name of the node that uses them. Needs the
-    `onnx` package. Raises CheckpointError, or ModuleNotFoundError without `onnx`.
+    PyTorch's exporter renames some parameters. Their reference names are found from the nodes that use them.
+
+    Args:
+        paths: the encoder's file and the decoder's file, in any order.
+
+    Raises:
+        CheckpointError: the files are not an encoder and a decoder, or cannot be read.
+        ModuleNotFoundError: the package `onnx` is not installed.
     """
     graphs = [(path, _load_onnx(path)) for path in paths]
     graphs.sort(key=lambda item: _is_decoder(item[1]))
@@ -35,7 +41,7 @@ def read_onnx_pair(paths: Sequence[Path]) -> dict[str, Array]:
             tensors.update(_graph_tensors(graph, qualify))
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
-        except Exception as error:  # tensors whose bytes do not fit their shape, and the like
+        except Exception as error:  # for example, a tensor whose bytes do not match its shape
             raise CheckpointError(f"{path}: not a usable ONNX file ({one_line(error)})") from None
     return tensors
 
@@ -62,7 +68,7 @@ def _encoder_name(name: str) -> str:
 
 
 def _decoder_name(name: str) -> str:
-    """Node names lack the top module; initializers may carry the export wrapper's `model.`."""
+    """A name as in the state dict. Node names lack the top module; initializers may start with `model.`."""
     name = name.removeprefix("model.")
     if name.startswith(("mask_decoder.", "prompt_encoder.")):
         return name
@@ -85,7 +91,7 @@ def _graph_tensors(graph: onnx.GraphProto, qualify: Callable[[str], str]) -> dic
 
 
 def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Array]]:
-    """Float tensors of the graph by name: its initializers, and Constant nodes of three axes."""
+    """The graph's float32 tensors with their names: its initializers, and Constant nodes with three axes."""
     from onnx import TensorProto, numpy_helper
 
     for tensor in graph.initializer:
@@ -105,13 +111,20 @@ def _module(node_name: str) -> str:
     path: list[str] = []
     for part in node_name.strip("/").split("/")[:-1]:
         if path and part.startswith(f"{path[-1]}."):
-            path.pop()  # a Sequential repeats its name in its children's
+            path.pop()  # the child of a Sequential repeats the name of the Sequential
         path.append(part)
     return ".".join(path)
 
 
 def _parameters(op: str, module: str, position: int, value: Array) -> Iterator[tuple[str, Array]]:
-    """What `value`, input `position` of a node of `module`, is in the state dict; nothing if no parameter."""
+    """The parameters of the state dict, name and value, that an operand stands for; none for other operands.
+
+    Args:
+        op: operator of the node.
+        module: module path of the node, see `_module`.
+        position: index of the operand among the node's inputs.
+        value: the operand.
+    """
     match op, position:
         case "Conv" | "ConvTranspose", 1 | 2:
             yield f"{module}.{('weight', 'bias')[position - 1]}", value
@@ -129,7 +142,10 @@ def _parameters(op: str, module: str, position: int, value: Array) -> Iterator[t
 
 
 def _fold_attention_bias(module: str, table: Array) -> Array:
-    """(heads, offsets) from (heads, N, N): the first query, a corner, sees every offset once and in order."""
+    """A table (heads, N, N) of attention biases as the parameter (heads, offsets).
+
+    The first query is a corner of the window, so its row contains every offset once and in order.
+    """
     biases = table[:, 0]
     index = architecture.attention_bias_index(math.isqrt(table.shape[1]))
     if not np.array_equal(biases[:, index], table):

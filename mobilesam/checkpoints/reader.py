@@ -1,4 +1,4 @@
-"""Reading any accepted checkpoint, and converting it to a fused one."""
+"""Reading a checkpoint of any accepted format, and converting it to a fused checkpoint."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ _CLASSIFICATION_HEAD = ("image_encoder.norm_head.", "image_encoder.head.")
 
 
 class ConvertedCheckpoint(dict[str, Array]):
-    """Any source that `read` takes, converted in memory: name -> float32 array.
+    """A checkpoint of any format that `read` accepts, converted in memory: a mapping from names to float32 arrays.
 
-    `path`, `metadata` and `sha256`, that of the source, are as a `Checkpoint` has them.
+    Attributes:
+        path: the source.
+        metadata: the same entries as in a `Checkpoint`.
+        sha256: SHA-256 of the source, in hexadecimal.
     """
 
     def __init__(self, source: PathLike) -> None:
@@ -46,7 +49,7 @@ class ConvertedCheckpoint(dict[str, Array]):
 
 
 def open_source(source: PathLike) -> Checkpoint | ConvertedCheckpoint:
-    """Open a fused checkpoint, or convert in memory whatever else `read` takes. Raises as `read`."""
+    """Open a fused checkpoint, or convert any other source that `read` accepts in memory. Raises like `read`."""
     try:
         return open_checkpoint(source)
     except CheckpointError:
@@ -54,24 +57,40 @@ def open_source(source: PathLike) -> Checkpoint | ConvertedCheckpoint:
 
 
 def read(source: Source) -> dict[str, Array]:
-    """Fused float32 tensors by reference name: all of them, of the right shape, finite, in network order.
+    """Read a checkpoint of any accepted format.
 
-    `source` is one of
-    - the official `mobile_sam.pt`, or another state dict with its names saved by PyTorch >= 1.6;
-    - a safetensors file with the reference's names, with BatchNorm or fused, as float16, 32 or 64;
-    - an ONNX encoder/decoder pair, as a sequence of two files or the folder that holds them (needs `onnx`).
-    Raises FileNotFoundError, CheckpointError, or ModuleNotFoundError when `onnx` is needed and missing.
+    Args:
+        source: one of
+            - the official `mobile_sam.pt`, or another state dict with the same names, saved by PyTorch >= 1.6;
+            - a safetensors file with the reference's names, with BatchNorm or fused, as float16, float32 or float64;
+            - an ONNX encoder/decoder pair: a sequence of two files, or the folder that holds them. Needs `onnx`.
+
+    Returns:
+        The fused float32 tensors by reference name, in the order of the network. The tensors are complete, of the
+        right shapes and finite.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        CheckpointError: the source is not a MobileSAM checkpoint of an accepted format.
+        ModuleNotFoundError: `onnx` is needed and not installed.
     """
     return _read(_files(source))
 
 
 def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp32"] = "fp16") -> Checkpoint:
-    """Write `source` (see `read`) as a fused checkpoint and return it, opened.
+    """Convert a checkpoint to a fused checkpoint, and open the result. The file appears complete or not at all.
 
-    "fp16" stores the weights of convolutions and linear layers as float16 and everything else as float32;
-    "fp32" all as float32. The file appears complete or not at all.
-    Raises as `read`, and CheckpointError where a weight exceeds float16's range; OSError where `destination`
-    cannot be written.
+    Args:
+        source: any source that `read` accepts.
+        destination: the file to write.
+        dtype: "fp16" stores the weights of convolutions and linear layers as float16, everything else as float32.
+            "fp32" stores everything as float32.
+
+    Raises:
+        CheckpointError: `read` raises it, or a weight exceeds float16's range.
+        FileNotFoundError or ModuleNotFoundError: see `read`.
+        ValueError: `dtype` is neither "fp16" nor "fp32".
+        OSError: `destination` cannot be written.
     """
     if dtype not in ("fp16", "fp32"):
         raise ValueError(f"dtype must be 'fp16' or 'fp32', not {dtype!r}")
@@ -100,7 +119,7 @@ def _metadata(files: Sequence[Path], dtype: str) -> dict[str, str]:
 
 
 def _files(source: Source) -> list[Path]:
-    """The file or the pair that `source` names; all exist."""
+    """The existing file, or the two files of an ONNX pair, that `source` names."""
     paths = [Path(source)] if isinstance(source, str | os.PathLike) else [Path(path) for path in source]
     if len(paths) == 1 and paths[0].is_dir():
         folder = paths[0]
@@ -142,7 +161,7 @@ def _read(files: Sequence[Path]) -> dict[str, Array]:
         raise CheckpointError(f"{files[0]}: not floating point: {listed(integers)}")
     if has_batch_norm:
         tensors = fuse_batch_norm(tensors)
-    with np.errstate(over="ignore"):  # float64 out of float32's range: refused below
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, and is rejected below
         fused = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
     check_finite(files[0], fused, "fp32")
     return fused

@@ -1,4 +1,4 @@
-"""PyTorch's `.pt` files, read without PyTorch."""
+"""Reading PyTorch's `.pt` files without PyTorch."""
 
 from __future__ import annotations
 
@@ -20,16 +20,21 @@ _STORAGES = {"FloatStorage": "f4", "HalfStorage": "f2", "DoubleStorage": "f8", "
 
 
 class _Storage(NamedTuple):
+    """The bytes of a `torch.Storage`, and the dtype of its elements."""
+
     data: bytes
     dtype: np.dtype[Any]
 
 
 def read_torch(path: Path) -> dict[str, Array]:
-    """The tensors of a state dict saved by `torch.save` (PyTorch >= 1.6, a zip), as read-only arrays by name.
+    """The tensors of a state dict that `torch.save` wrote as a zip (PyTorch >= 1.6), as read-only arrays by name.
 
-    The pickle inside may name only what a state dict is made of: OrderedDict, the rebuilding of a tensor, and
-    storage types. Anything else is refused before it is resolved, so nothing of the file is ever executed. A
-    state dict under the key "model" or "state_dict" is accepted too. Raises CheckpointError.
+    The state dict may also be the value of a key "model" or "state_dict". The pickle in the zip may refer only to the
+    parts of a state dict: OrderedDict, the functions that rebuild tensors, and storage types. Any other name is
+    refused before it is imported, so no code from the file can run.
+
+    Raises:
+        CheckpointError: the file is damaged, is no state dict, or refers to another name.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -38,7 +43,7 @@ def read_torch(path: Path) -> dict[str, Array]:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError:
         raise
-    except Exception as error:  # a damaged zip or a malformed pickle may fail in any way
+    except Exception as error:  # damaged zips and pickles raise errors of many types
         raise CheckpointError(f"{path}: not a readable PyTorch checkpoint ({one_line(error)})") from None
     for key in ("model", "state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
@@ -52,7 +57,7 @@ def read_torch(path: Path) -> dict[str, Array]:
 
 
 class _Archive:
-    """The zip `torch.save` writes: `<folder>/data.pkl`, and `<folder>/data/<key>`, one record a storage."""
+    """The zip that `torch.save` writes: `<folder>/data.pkl`, and one record `<folder>/data/<key>` per storage."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
@@ -65,7 +70,7 @@ class _Archive:
         self._byteorder = ">" if order in archive.namelist() and self._record("byteorder") == b"big" else "<"
 
     def _record(self, name: str) -> bytes:
-        """A record's bytes; a compressed one could be a bomb, and PyTorch never writes one."""
+        """The bytes of a record. Compressed records are refused: PyTorch writes none, and they could be zip bombs."""
         info = self._archive.getinfo(self._folder + name)
         if info.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"record {name!a:.100} is compressed, which PyTorch does not do")
@@ -75,7 +80,7 @@ class _Archive:
         data = self._record("data.pkl")
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in ("PUT", "LONG_BINPUT") and argument is not None and argument > len(data):
-                # Unpickler would allocate that many slots.
+                # The unpickler would allocate a memo of this size.
                 raise CheckpointError(f"its pickle has memo index {argument} in {len(data)} bytes: refused")
         return _StateDictUnpickler(data, self.storage).load()
 
@@ -96,6 +101,8 @@ class _Archive:
 
 
 class _StateDictUnpickler(pickle.Unpickler):
+    """An unpickler that builds arrays in place of tensors, and refuses every name that a state dict does not need."""
+
     def __init__(self, data: bytes, storage: Callable[[object], _Storage]) -> None:
         super().__init__(io.BytesIO(data))
         self._storage = storage
@@ -117,7 +124,7 @@ class _StateDictUnpickler(pickle.Unpickler):
         return self._storage(pid)
 
     def _tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: object) -> Array:
-        """A view of `storage`: element (i, j, ...) is its number offset + i·stride[0] + j·stride[1] + ..."""
+        """A view of `storage`. Element (i, j, ...) is element offset + i·stride[0] + j·stride[1] + ... of `storage`."""
         if not isinstance(storage, _Storage):
             raise CheckpointError("its pickle has a tensor without a storage: refused")
         item = storage.dtype.itemsize

@@ -1,7 +1,7 @@
-"""TinyViT-5M, the image encoder, one class per module of the reference's modeling/tiny_vit_sam.py.
+"""TinyViT-5M, the image encoder: one class for each module of the reference's modeling/tiny_vit_sam.py.
 
-Maps are (H, W, C) float32, channels contiguous; names are the reference's. Every BatchNorm is folded into its
-convolution.
+Names of classes and attributes are the reference's. Feature maps are (H, W, C) float32 with contiguous channels. Every
+BatchNorm is folded into the convolution before it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from .zero_canvas import PARTIAL_LAYERS, PartialCanvas
 
 
 class PatchEmbed:
-    """(1024, 1024, 3) to (256, 256, 64): two 3×3 convolutions of stride 2 with a GELU between them."""
+    """Two 3×3 convolutions of stride 2 with a GELU between them: (1024, 1024, 3) to (256, 256, 64)."""
 
     def __init__(self, p: Parameters) -> None:
-        self.conv1 = p.conv("seq.0.c", precision="fp32")  # narrow pixels cost more accuracy than all other layers
+        # The first convolution stays in fp32: narrow, it would lose more accuracy than any other layer.
+        self.conv1 = p.conv("seq.0.c", precision="fp32")
         self.conv2 = p.conv("seq.2.c")
 
     def __call__(self, x: F32, threads: int) -> F32:
@@ -33,7 +34,10 @@ class PatchEmbed:
 
 
 class Bottleneck:
-    """1×1, GELU, depthwise 3×3, GELU, 1×1: ``PatchMerging``, and with the shortcut and a last GELU ``MBConv``."""
+    """1×1 convolution, GELU, depthwise 3×3 convolution, GELU, 1×1 convolution: the reference's ``PatchMerging``.
+
+    With ``residual`` the input is added to the output, and a last GELU follows: the reference's ``MBConv``.
+    """
 
     def __init__(self, p: Parameters, *, stride: int = 1, residual: bool = False) -> None:
         self.conv1 = p.linear("conv1.c")
@@ -51,7 +55,7 @@ class Bottleneck:
 
 
 class TinyViTBlock:
-    """x += attn(x) in windows; x = local_conv(x); x += mlp(x)."""
+    """Windowed attention, local convolution and MLP: x += attn(x); x = local_conv(x); x += mlp(x)."""
 
     def __init__(self, p: Parameters, stage: Stage) -> None:
         self.window = stage.window
@@ -84,7 +88,11 @@ class TinyViTBlock:
 
 
 class Layer:
-    """A stage, ``ConvLayer`` or ``BasicLayer``: its blocks, then the PatchMerging to the next stage's map."""
+    """A stage, the reference's ``ConvLayer`` or ``BasicLayer``: its blocks, then the PatchMerging to the next stage.
+
+    Attributes:
+        downsample: the PatchMerging, or None for the last stage.
+    """
 
     def __init__(self, p: Parameters, stage: Stage, following: Stage | None) -> None:
         self.blocks = [
@@ -102,7 +110,7 @@ class Layer:
 
 
 class Neck:
-    """1×1 and 3×3 convolutions to 256 channels, each followed by LayerNorm2d."""
+    """A 1×1 and a 3×3 convolution to 256 channels, each followed by LayerNorm2d."""
 
     def __init__(self, p: Parameters) -> None:
         self.conv1, self.norm1 = p.linear("0"), p.norm("1")
@@ -128,9 +136,13 @@ class Neck:
 
 
 class ImageEncoder:
-    """x (1024, 1024, 3) float32, normalised and zero-padded, to features (64, 64, 256) float32.
+    """The image encoder: a canvas (1024, 1024, 3) to features (64, 64, 256), both float32.
 
-    Immutable once it is loaded. Raises TypeError or ValueError for an x of another shape or dtype.
+    The encoder is immutable once it is loaded.
+
+    Attributes:
+        partial_canvas: encoders for photos that do not fill the canvas, by the axis that is not filled (0 rows,
+            1 columns).
     """
 
     img_size = IMG_SIZE
@@ -143,7 +155,15 @@ class ImageEncoder:
         *,
         thread: Executor | None = None,
     ) -> None:
-        """thread: loads the layers in their order, each waited for where it is used; None: all are loaded here."""
+        """Load the layers, or begin to load them.
+
+        Args:
+            weights: a checkpoint's tensors by their reference names.
+            threads: number of threads of each kernel call.
+            precision: precision of the products, one of `precision.PRECISIONS`.
+            thread: executor that loads the layers in their order, while the encoder waits for each layer only when
+                it uses the layer. None loads all layers before returning.
+        """
         p = Parameters(weights, precision) / "image_encoder"
         self.threads = threads
         self._patch_embed = Later(thread, PatchEmbed, p / "patch_embed")
@@ -169,12 +189,24 @@ class ImageEncoder:
         return self._neck()
 
     def loaded(self) -> ImageEncoder:
-        """The encoder, once it is whole. Raises what loading a layer raised."""
+        """Wait until all layers are loaded, and return the encoder. Raises the error of a layer that did not load."""
         _ = self.patch_embed, self.layers, self.neck
         return self
 
     def __call__(self, x: F32, filled: tuple[int, int] | None = None) -> F32:
-        """``filled`` (h, w): x is zero below line h and right of column w, which saves work and changes no bit."""
+        """Encode a canvas.
+
+        Args:
+            x: canvas (1024, 1024, 3) float32, normalised, zero-padded at the bottom and right.
+            filled: (h, w) of the photo, if it does not fill the canvas. Rows of x from h on and columns from w on
+                must be zero. The encoder then skips work; the features are identical, bit for bit.
+
+        Returns:
+            Features (64, 64, 256) float32.
+
+        Raises:
+            TypeError or ValueError: x has another shape or dtype.
+        """
         if x.shape != (IMG_SIZE, IMG_SIZE, 3):
             raise ValueError(f"x: expected shape {(IMG_SIZE, IMG_SIZE, 3)}, got {x.shape}")
         y = None

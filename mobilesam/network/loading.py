@@ -1,4 +1,4 @@
-"""The network's three parts, loaded from a checkpoint."""
+"""Loading the network's three parts from a checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..util.deferred import Later
 from .image_encoder import ImageEncoder
 from .precision import decoder_precision, resolve
 
-# Images whose maps the decoder keeps, 27 MB each, by default.
+# The default number of images whose feature maps the decoder keeps, 27 MB each.
 IMAGES = 4
 
 if TYPE_CHECKING:
@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 
 
 class Network:
-    """The image encoder, the prompt encoder and the mask decoder of a checkpoint, their weights packed.
+    """The image encoder, the prompt encoder and the mask decoder of a checkpoint, with their weights packed.
 
-    They are loaded by threads of their own, each packing its many small weights by itself: the decoder beside the
-    encoder, or with ``in_order`` after it, which is used from its first layer on meanwhile. A part that is asked for is
-    waited for.
+    Background threads load the parts, and reading a part waits for it. One thread loads the encoder, another thread
+    the prompt encoder and the decoder. With ``in_order``, or if ``threads`` is 1, a single thread loads the encoder's
+    layers first, so that the encoder can start with the layers that are loaded.
+
+    Attributes:
+        checkpoint: the checkpoint, unmapped once everything is loaded.
+        threads: number of threads of each kernel call.
+        precision: the image encoder's precision, one of `precision.PRECISIONS`.
+        images: number of images whose feature maps the decoder keeps.
     """
 
     def __init__(
@@ -39,16 +45,17 @@ class Network:
         images: int = IMAGES,
     ) -> None:
         self.checkpoint, self.threads, self.precision, self.images = checkpoint, threads, precision, images
-        thread = ThreadPoolExecutor(1)
-        beside = ThreadPoolExecutor(1) if threads > 1 and not in_order else thread
-        self.image_encoder = ImageEncoder(checkpoint, threads, precision, thread=thread)
-        self._others = Later(beside, self._load_others)
-        self._unmapped = Later(thread, self._unmap)
-        for one in (thread, beside):
-            one.shutdown(wait=False)
+        encoder_thread = ThreadPoolExecutor(1)
+        decoder_thread = ThreadPoolExecutor(1) if threads > 1 and not in_order else encoder_thread
+        self.image_encoder = ImageEncoder(checkpoint, threads, precision, thread=encoder_thread)
+        self._others = Later(decoder_thread, self._load_others)
+        self._unmapped = Later(encoder_thread, self._unmap)
+        for thread in (encoder_thread, decoder_thread):
+            thread.shutdown(wait=False)
 
     def _load_others(self) -> tuple[PromptEncoder, MaskDecoder]:
-        from .mask_decoder import MaskDecoder  # loaded beside the first image's encoding, where that has begun
+        # Imported here, so that the encoder can start before these modules are loaded.
+        from .mask_decoder import MaskDecoder
         from .prompt_encoder import PromptEncoder
 
         prompts = PromptEncoder(self.checkpoint, self.threads)
@@ -58,7 +65,7 @@ class Network:
         )
 
     def _unmap(self) -> None:
-        """After the encoder's layers, which this thread has loaded, and whatever has become of them."""
+        """Unmap the checkpoint once all parts are loaded, or one has failed. The encoder's thread calls this last."""
         try:
             self._others()
             self.image_encoder.loaded()
@@ -75,7 +82,7 @@ class Network:
         return self._others()[1]
 
     def loaded(self) -> Network:
-        """The network, once all its parts are loaded. Raises what loading a part raised."""
+        """Wait until all parts are loaded, and return the network. Raises the error of a part that did not load."""
         self._unmapped()
         return self
 
@@ -88,7 +95,11 @@ def load_network(
     in_order: bool = False,
     images: int = IMAGES,
 ) -> Network:
-    """What `mobilesam.load` loads, still being loaded; its arguments and, but for MemoryError, its errors."""
+    """Begin to load a network, and return it at once.
+
+    Args and errors are those of `mobilesam.load`, except that MemoryError is not raised here. ``in_order`` is that of
+    `Network`.
+    """
     threads = kernels.threads.default_threads() if threads is None else kernels.threads.checked(threads)
     precision = resolve(precision)
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:

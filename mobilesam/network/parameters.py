@@ -1,4 +1,4 @@
-"""A checkpoint's tensors in the form that the kernels read: channels contiguous, matrices packed once."""
+"""A checkpoint's tensors in the layout that the kernels read: contiguous channels, packed matrices."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ Tensors: TypeAlias = Mapping[str, NDArray[np.generic]]
 
 
 class Layer(NamedTuple):
-    """A linear layer or a convolution: its packed weight and its bias."""
+    """The packed weight of a linear layer or a convolution, and its bias."""
 
     weight: Panels
     bias: F32 | None
 
 
 class Vectors(NamedTuple):
-    """A weight that is read as it is, such as a norm's or a depthwise convolution's, and its bias; float32."""
+    """The weight of a norm or a depthwise convolution, which is not packed, and its bias."""
 
     weight: F32
     bias: F32
 
 
 class Rows(NamedTuple):
-    """A layer whose result is channel-major: the rows of its product, packed, and its bias."""
+    """The weight, as packed rows, and the bias of a layer whose output is channel-major.
+
+    The product is weight · inputᵀ: the weight is the left-hand matrix, and pixels are the columns.
+    """
 
     weight: PackedRows
     bias: F32
 
 
 class Parameters:
-    """The tensors under a prefix of the reference's names; ``p / "blocks" / 0`` is the prefix below.
+    """The tensors of a checkpoint whose names start with a prefix. ``p / "blocks" / 0`` has the longer prefix.
 
-    They are packed by the thread that asks for them: the network's parts are loaded side by side.
+    Each weight is packed on the calling thread alone, because several threads load the network's parts in parallel.
     """
 
     def __init__(self, tensors: Tensors, precision: str = "fp32", prefix: str = "") -> None:
@@ -56,27 +59,32 @@ class Parameters:
         return self._prefix + name in self._tensors
 
     def tensor(self, name: str) -> F32:
-        """A tensor as it is in the checkpoint, in float32."""
+        """A tensor in the checkpoint's layout, as float32."""
         return np.ascontiguousarray(self._tensors[self._prefix + name], np.float32)
 
     def linear(self, name: str) -> Layer:
-        """(N, K), or the (OC, C, 1, 1) of a 1×1 convolution, packed."""
+        """Weight (N, K) of a linear layer, or (OC, C, 1, 1) of a 1×1 convolution; packed, with its bias."""
         weight = self._tensors[f"{self._prefix}{name}.weight"]
         return self._layer(weight.reshape(weight.shape[0], -1), name)
 
     def conv(self, name: str, *, precision: str | None = None) -> Layer:
-        """(OC, C, KH, KW) as (OC, KH, KW, C), packed, in the model's precision unless another is given."""
+        """Weight (OC, C, KH, KW) of a convolution; packed as (OC, KH, KW, C), with its bias.
+
+        Args:
+            name: name of the layer, below the prefix.
+            precision: precision of the packed weight. None is the model's.
+        """
         return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name, precision)
 
     def conv3x3(self, name: str) -> WinogradPanels | Panels:
-        """(OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, packed; in fp32 transformed before."""
+        """Weight (OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias; packed, in fp32 for Winograd."""
         weight = self.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
         if self.precision == "fp32":
             return kernels.pack_winograd(weight, threads=1)
         return kernels.pack(weight, precision=self.precision, threads=1)
 
     def transposed(self, name: str) -> Rows:
-        """(C, OC, 2, 2) of a transposed convolution as the rows (2, 2, OC) of a matrix with C columns."""
+        """Weight (C, OC, 2, 2) of a transposed convolution; packed as a matrix of rows (2, 2, OC) and C columns."""
         weight = self.tensor(f"{name}.weight")
         rows = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1, weight.shape[0])
         return Rows(kernels.pack_rows(rows, precision=self.precision), self.tensor(f"{name}.bias"))
@@ -87,11 +95,12 @@ class Parameters:
         return kernels.pack_rows(np.concatenate(weights), precision=self.precision)
 
     def depthwise(self, name: str) -> Vectors:
-        """(C, 1, KH, KW) as (KH, KW, C)."""
+        """Weight (C, 1, KH, KW) of a depthwise convolution; as (KH, KW, C), with its bias."""
         weight = self.tensor(f"{name}.weight")[:, 0].transpose(1, 2, 0)
         return Vectors(np.ascontiguousarray(weight), self.tensor(f"{name}.bias"))
 
     def norm(self, name: str) -> Vectors:
+        """Weight (C,) and bias (C,) of a LayerNorm."""
         return Vectors(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"))
 
     def _layer(self, weight: NDArray[np.generic], name: str, precision: str | None = None) -> Layer:

@@ -1,7 +1,7 @@
-"""In what arithmetic the products with weights are computed, and what each costs in accuracy.
+"""The precision of products with weights: fp32, bf16 or int8.
 
 Everything else (LayerNorm, softmax, GELU, depthwise convolutions, sums) is float32 in every precision.
-`kernels.reference` defines the roundings; `scripts/measure_loss.py` measures what they do to masks.
+`kernels.reference` defines the rounding. `scripts/measure_loss.py` measures how the masks change.
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ AUTO = "auto"
 
 
 def resolve(precision: str | None) -> str:
-    """One of PRECISIONS: what is asked for, or MOBILESAM_PRECISION, or "fp32"; "auto" is what `fastest` says.
+    """The precision to use, one of PRECISIONS.
 
-    Raises ValueError for one that does not exist, or that the CPU lacks under the ISA in force.
+    Args:
+        precision: one of PRECISIONS, or "auto" for the choice of `fastest`. None reads the environment variable
+            MOBILESAM_PRECISION, and takes "fp32" if the variable is not set.
+
+    Raises:
+        ValueError: the precision does not exist, or the CPU lacks it under the ISA in force.
     """
     name, wanted = "precision", precision
     if wanted is None:
@@ -38,21 +43,22 @@ def resolve(precision: str | None) -> str:
 
 
 def decoder_precision(precision: str) -> str:
-    """What the mask decoder computes in: a few tokens against an image's are no place for int8."""
+    """The mask decoder's precision in a model of this precision: bf16, or else fp32, takes the place of int8."""
     return "bf16" if precision == "int8" and "bf16" in kernels.isa.precisions() else precision.replace("int8", "fp32")
 
 
 def fastest() -> str:
-    """What "auto" is here, the fastest that changes little.
+    """The precision that "auto" stands for on this CPU: bf16 if its products are faster than fp32's, else fp32.
 
-    That is bf16 where its products are faster than float32's, as a trial of a millisecond shows. Not all
-    are: without AMX, Intel's take twice the time of float32's. int8 is never chosen, for what it does to masks.
+    A trial of a millisecond decides, because bf16 is not always faster: on Intel CPUs without AMX its products take
+    twice the time of fp32's. int8 is never chosen, because it changes the masks too much.
     """
     return _faster(kernels.isa.current()) if "bf16" in kernels.isa.precisions() else "fp32"
 
 
 @cache
 def _faster(isa: str) -> str:
+    """The faster of "fp32" and "bf16" in a small product on one thread."""
     x = np.ones((64, 320), np.float32)
     seconds = {}
     for precision in ("fp32", "bf16"):

@@ -1,10 +1,13 @@
-"""Encoding only what a photo reaches: below or beside one that is not square, the canvas is zero.
+"""Partial encoding: if a photo is not square, the encoder skips most of the zero part of the canvas.
 
-Where the photo has not yet reached at a layer, the layer's map is what an all-zero canvas gives at the same place.
-Before the 64×64 map every layer is local, a convolution or attention in windows, so these constants are few: along the
-axis that is not filled, a convolution's map repeats one line and an attention's a window of them, except for the last
-few lines at the canvas's end. So stages 0 and 1 compute the photo's lines and a halo, and the result is the whole
-canvas's, bit for bit.
+Every layer before the 64×64 map is local: a convolution, or attention in windows. At positions that the photo does not
+influence, a layer's feature map therefore equals the map of an all-zero canvas. The zero canvas's map is periodic along
+the axis that the photo does not fill: one line repeats after a convolution, one window of lines after attention. Only
+the last few lines, at the canvas's edge, differ. These constant lines are computed once. Stages 0 and 1 then compute
+the photo's lines and a halo, and the constant lines complete the map. The result equals the full computation, bit for
+bit.
+
+A line is a row of a map if the axis is 0, a column if the axis is 1.
 """
 
 from __future__ import annotations
@@ -24,13 +27,13 @@ WINDOW = STAGES[1].window
 
 
 class Module(Protocol):
-    """A map (H, W, C) to a map."""
+    """A module of the encoder: a feature map (H, W, C) to a feature map."""
 
     def __call__(self, x: F32, threads: int) -> F32: ...
 
 
 class Layer(Protocol):
-    """A stage: its blocks, and what merges its map to the next stage's."""
+    """A stage of the encoder: its blocks, and the PatchMerging to the next stage."""
 
     @property
     def blocks(self) -> Sequence[Module]: ...
@@ -39,10 +42,13 @@ class Layer(Protocol):
 
 
 class Constants(NamedTuple):
-    """The zero canvas's lines along the axis that the photo does not fill.
+    """Constant lines of the zero canvas's feature maps.
 
-    stage0: one line for the map before the blocks and after each; stage1: likewise WINDOW lines, by their place in a
-    window; merged: the last lines of the 64×64 map, with those of a whole period before the canvas's end is felt.
+    Attributes:
+        stage0: the repeated line of stage 0's maps: before the first block, then after each block.
+        stage1: WINDOW repeated lines of stage 1's maps, in the same order. Line i is line i of every window.
+        merged: the last lines of the 64×64 map: at least one period of WINDOW lines, then the lines that the
+            canvas's edge changes.
     """
 
     stage0: list[F32]
@@ -51,10 +57,14 @@ class Constants(NamedTuple):
 
 
 class PartialCanvas:
-    """Patch embedding, stage 0 and stage 1 for canvases filled up to some line of ``axis``: 0 rows, 1 columns.
+    """Patch embedding, stage 0 and stage 1 of canvases that a photo fills only up to some line of an axis.
 
-    The modules are asked for when they are used. The constants are computed on first use, from 23 and 30 of the 128
-    lines in stage 1's two blocks, and kept.
+    ``patch_embed`` and ``layers`` are functions that return a module, called when the module is used: the encoder may
+    still be loading.
+
+    Attributes:
+        axis: the axis that the photo does not fill: 0 rows, 1 columns.
+        constants: the constant lines, computed on first use and then kept.
     """
 
     def __init__(
@@ -65,17 +75,24 @@ class PartialCanvas:
         self.threads = threads
 
     def _stage(self, i: int) -> tuple[Sequence[Module], Module]:
-        """Stage i's blocks, and the merge that follows."""
+        """The blocks of stage i, and the PatchMerging after them."""
         layer = self._layers[i]()
-        assert layer.downsample is not None, "a merge follows both"
+        assert layer.downsample is not None, "stages 0 and 1 end in a PatchMerging"
         return layer.blocks, layer.downsample
 
     def __call__(self, x: F32, filled: int) -> F32 | None:
-        """The 64×64 map of a canvas x (1024, 1024, 3), zero from line ``filled`` on, or None: too full to save."""
+        """The input of stage 2, a 64×64 map. None if the canvas is so full that nothing would be saved.
+
+        Args:
+            x: canvas (1024, 1024, 3), zero from line ``filled`` on.
+            filled: number of lines that the photo fills.
+        """
         reached0 = halved(halved(filled))
-        lines0 = reached0 + 2 * STAGES[0].depth + 2  # reached by stage 0, with a halo, and even for the merge
+        lines0 = reached0 + 2 * STAGES[0].depth + 2  # the lines that the photo influences in stage 0, and a halo
         reached1 = halved(reached0 + STAGES[0].depth)
-        ends = [reached1]  # what each block of stage 1 reaches: whole windows, and a line by its local convolution
+        # ends[i]: number of lines that the photo influences after i blocks of stage 1. Attention extends its influence
+        # to whole windows, the local convolution to one more line.
+        ends = [reached1]
         for _ in range(STAGES[1].depth):
             ends.append(up_to_window(ends[-1]) + 1)
         lines1 = up_to_window(ends[-2]) + WINDOW
@@ -100,13 +117,13 @@ class PartialCanvas:
 
     @lazy
     def constants(self) -> Constants:
-        """The zero canvas near its end. A map's first computed line lacks its neighbour, and is dropped."""
+        """Computed from the last lines of a zero canvas. A map's first line lacks its neighbour, so it is dropped."""
         shape = [IMG_SIZE, IMG_SIZE, 3]
         shape[self.axis] = 32
         y = self._lines(self._patch_embed()(np.zeros(shape, np.float32), self.threads), 4, 5)
         stage0, end = [y], self._lines(y, 0, 0)
         blocks, merge = self._stage(0)
-        for block in blocks:  # end: the lines at the canvas's end that differ from the repeated one
+        for block in blocks:  # end: the map's last lines, which differ from the repeated line
             y = self._lines(block(self._join(*[stage0[-1]] * 4, end), self.threads), 2, None)
             stage0.append(self._lines(y, 0, 1))
             end = self._lines(y, 1, None)
@@ -116,18 +133,18 @@ class PartialCanvas:
         stage1, before = [self._join(*[repeated] * WINDOW)], LINES1 % WINDOW
         end = self._join(*[repeated] * (before - end.shape[self.axis]), end)
         blocks, merge = self._stage(1)
-        for block in blocks:  # end: from the first window that differs on
+        for block in blocks:  # end: the map's last lines, from the first window that differs
             y = block(self._join(*[stage1[-1]] * 3, end), self.threads)
             end = self._lines(y, 2 * WINDOW, None)
             stage1.append(self._join(self._lines(end, 0, 1), self._lines(y, WINDOW + 1, 2 * WINDOW)))
-        # an even first line, a period of merged lines and one more before the end
+        # Enough lines for one period of merged lines and the line to drop. The first line is even: the stride is 2.
         lines = self._join(*[stage1[-1]] * 3, end)
         first = LINES1 - lines.shape[self.axis]
         merged = merge(self._lines(lines, first % 2, None), self.threads)
         return Constants(stage0, stage1, self._lines(merged, 1, None))
 
     def _tail(self, first: int) -> F32:
-        """The 64×64 map's constant lines from ``first`` on."""
+        """Lines ``first`` to the last of the zero canvas's 64×64 map."""
         merged = self.constants.merged
         have = LINES2 - merged.shape[self.axis]
         if first >= have:
@@ -136,7 +153,7 @@ class PartialCanvas:
         return self._join(np.take(merged, back, axis=self.axis), merged)
 
     def _period(self, lines: F32, first: int, end: int) -> F32:
-        """Lines first to end of a map that repeats ``lines``, which start with a window."""
+        """Lines first to end (exclusive) of a map in which every window consists of the WINDOW lines ``lines``."""
         return np.take(lines, np.arange(first, end) % WINDOW, axis=self.axis)
 
     def _lines(self, x: F32, first: int, end: int | None) -> F32:
@@ -150,9 +167,10 @@ class PartialCanvas:
 
 
 def halved(filled: int) -> int:
-    """Lines that a 3×3 convolution of stride 2 and pad 1 reaches from ``filled`` lines."""
+    """The number of output lines that ``filled`` input lines influence in a 3×3 convolution of stride 2 and pad 1."""
     return (filled + 2) // 2
 
 
 def up_to_window(filled: int) -> int:
+    """``filled`` lines, rounded up to whole windows."""
     return -(-filled // WINDOW) * WINDOW

@@ -1,1 +1,1 @@
-"""The network as ONNX graphs, which needs the package `onnx`. Imports `checkpoints` and `util`."""
+"""The network as ONNX graphs. Needs the package `onnx`. Imports only `checkpoints`, `util` and the layers below."""

@@ -1,12 +1,15 @@
 """The prompt encoder and mask decoder as one ONNX graph, with the inputs and outputs of SAM's own export.
 
-Source: the reference's utils/onnx.py (the interface), modeling/prompt_encoder.py, mask_decoder.py and
-transformer.py. The batch axis is dropped inside: tokens are (T, 256), the image 4096 tokens of 256 channels.
-2×2 convolutions of stride 2, transposed or not, are linear layers between blocks of 2×2 pixels and pixels.
+Source: the reference's utils/onnx.py for the interface; modeling/prompt_encoder.py, mask_decoder.py and transformer.py.
 
-Cross-attention is folded onto the side of the T prompt tokens, which are few: with K = X Wkᵀ, a head's scores
-q Kᵀ are (q Wk) Xᵀ, and its mix P V = P (X Wvᵀ) is (P X) Wvᵀ, so the 4096 image tokens need no projection.
-That halves the work at one point; beyond a dozen points it costs more than it saves, and stays exact.
+Inside the graph there is no batch axis. Prompt tokens are (T, 256), the image is (4096, 256). A 2×2 convolution of
+stride 2 is a linear layer from rows that hold a block of 2×2 pixels to rows that hold one pixel. A transposed
+convolution is the reverse.
+
+Cross-attention does not project the 4096 image tokens X. Its weights are applied to the few prompt tokens instead:
+with K = X Wkᵀ, a head's scores q Kᵀ equal (q Wk) Xᵀ; with V = X Wvᵀ, its output P V equals (P X) Wvᵀ. For a prompt of
+one point this halves the work. For more than a dozen points it costs more than it saves. The result is exact for any
+number of points.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ DECODER = "mask_decoder"
 
 
 def build_decoder(tensors: Tensors, mask_rule: MaskRule) -> ModelProto:
-    """The graph that `export_onnx` describes."""
+    """The decoder's graph, whose inputs, outputs and mask rules `export_onnx` describes."""
     g = Graph(tensors)
     tokens = _tokens(g)
     queries, image = _transformer(g, tokens, _image_tokens(g), g.constant("image_pe", _image_pe(g)))
@@ -68,14 +71,14 @@ def build_decoder(tensors: Tensors, mask_rule: MaskRule) -> ModelProto:
 
 
 def _tokens(g: Graph) -> str:
-    """(5 + num_points, 256): the IoU token, the mask tokens, the points."""
+    """The prompt tokens (5 + num_points, 256): the IoU token, the four mask tokens, the points."""
     gaussian = g.weight(f"{PROMPT}.pe_layer.positional_encoding_gaussian_matrix")
     xy = g.add(g.reshape("point_coords", -1, 2), g.constant("half", 0.5))
     xy = g.node("Sub", g.node("Mul", xy, g.constant("two_by_size", 2 / IMG_SIZE)), g.constant("one", 1))
     angle = g.node("Mul", g.matmul(xy, gaussian), g.constant("two_pi", 2 * np.pi))
     encoding = g.node("Concat", g.node("Sin", angle), g.node("Cos", angle), axis=-1)
 
-    # Label -1 is padding: it has an embedding, not_a_point, and no position.
+    # A padding point (label -1) has the embedding not_a_point and no positional encoding.
     label = g.reshape("point_labels", -1)
     names = ["not_a_point_embed", *(f"point_embeddings.{i}" for i in range(POINT_EMBEDDINGS))]
     table = g.constant("labels", np.concatenate([g.tensor(f"{PROMPT}.{name}.weight") for name in names]))
@@ -89,7 +92,7 @@ def _tokens(g: Graph) -> str:
 
 
 def _image_pe(g: Graph) -> F32:
-    """(4096, 256): the positional encoding of the centres of the embedding's pixels."""
+    """The positional encoding (4096, 256) of the image tokens, at the centres of their pixels."""
     gaussian = g.tensor(f"{PROMPT}.pe_layer.positional_encoding_gaussian_matrix")
     centre = (np.arange(EMBED_SIZE) + 0.5) / EMBED_SIZE * 2 - 1
     xy = np.stack([np.tile(centre, EMBED_SIZE), np.repeat(centre, EMBED_SIZE)], axis=1)
@@ -98,7 +101,7 @@ def _image_pe(g: Graph) -> F32:
 
 
 def _image_tokens(g: Graph) -> str:
-    """(4096, 256): the image's embedding plus the mask's, if there is one, or no_mask_embed."""
+    """The image tokens (4096, 256): the image embedding plus the mask prompt's embedding, or plus no_mask_embed."""
     image = g.transpose(g.reshape("image_embeddings", EMBED_DIM, PIXELS), 1, 0)
     has_mask = g.node("Greater", g.reshape("has_mask_input", 1), g.constant("half", 0.5))
     no_mask = g.weight(f"{PROMPT}.no_mask_embed.weight")
@@ -112,7 +115,7 @@ def _image_tokens(g: Graph) -> str:
 
 
 def _mask_downscaling(g: Graph) -> str:
-    """The mask prompt to (4096, 256): convolutions 2×2, 2×2 and 1×1, of rows that hold a block of pixels."""
+    """The mask prompt's embedding (4096, 256): convolutions 2×2, 2×2 and 1×1, as linear layers on blocks of pixels."""
     name, half = f"{PROMPT}.mask_downscaling", MASK_INPUT_CHANNELS // 4
     blocks = g.reshape("mask_input", EMBED_SIZE, 2, 2, EMBED_SIZE, 2, 2)
     x = g.reshape(g.transpose(blocks, 0, 3, 1, 4, 2, 5), PIXELS * 4, 4)
@@ -123,78 +126,78 @@ def _mask_downscaling(g: Graph) -> str:
 
 
 def _block_conv(g: Graph, x: str, name: str) -> str:
-    """A 2×2 convolution of stride 2, of rows (2, 2, C)."""
+    """A 2×2 convolution of stride 2. Each row of x holds a block (2, 2, C)."""
     weight = g.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
     return g.affine(x, name, weight.reshape(len(weight), -1), g.tensor(f"{name}.bias"))
 
 
 def _transformer(g: Graph, tokens: str, image: str, image_pe: str) -> tuple[str, str]:
-    """The two-way transformer: the tokens (T, 256) and the image (4096, 256) after it."""
+    """The two-way transformer. Returns the tokens (T, 256) and the image (4096, 256)."""
     queries = tokens
     for index in range(DECODER_DEPTH):
         name = f"{DECODER}.transformer.layers.{index}"
         if index == 0:
             queries = _self_attention(g, queries, queries, f"{name}.self_attn")
         else:
-            at = g.add(queries, tokens)
-            queries = g.add(queries, _self_attention(g, at, queries, f"{name}.self_attn"))
+            with_pe = g.add(queries, tokens)
+            queries = g.add(queries, _self_attention(g, with_pe, queries, f"{name}.self_attn"))
         queries = g.layer_norm(queries, f"{name}.norm1")
-        image_at = g.add(image, image_pe)
-        mixed = _token_to_image(g, g.add(queries, tokens), image_at, image, f"{name}.cross_attn_token_to_image")
-        queries = g.layer_norm(g.add(queries, mixed), f"{name}.norm2")
+        image_with_pe = g.add(image, image_pe)
+        attended = _token_to_image(g, g.add(queries, tokens), image_with_pe, image, f"{name}.cross_attn_token_to_image")
+        queries = g.layer_norm(g.add(queries, attended), f"{name}.norm2")
         hidden = g.relu(g.linear(queries, f"{name}.mlp.lin1"))
         queries = g.layer_norm(g.add(queries, g.linear(hidden, f"{name}.mlp.lin2")), f"{name}.norm3")
         image = _image_to_token(
-            g, image_at, image, g.add(queries, tokens), queries, f"{name}.cross_attn_image_to_token"
+            g, image_with_pe, image, g.add(queries, tokens), queries, f"{name}.cross_attn_image_to_token"
         )
         image = g.layer_norm(image, f"{name}.norm4")
     name = f"{DECODER}.transformer"
-    at, image_at = g.add(queries, tokens), g.add(image, image_pe)
-    mixed = _token_to_image(g, at, image_at, image, f"{name}.final_attn_token_to_image")
-    return g.layer_norm(g.add(queries, mixed), f"{name}.norm_final_attn"), image
+    with_pe, image_with_pe = g.add(queries, tokens), g.add(image, image_pe)
+    attended = _token_to_image(g, with_pe, image_with_pe, image, f"{name}.final_attn_token_to_image")
+    return g.layer_norm(g.add(queries, attended), f"{name}.norm_final_attn"), image
 
 
-def _self_attention(g: Graph, at: str, x: str, name: str) -> str:
-    """Attention among the tokens x (T, 256), whose queries and keys come from `at`, x with its encoding."""
+def _self_attention(g: Graph, with_pe: str, x: str, name: str) -> str:
+    """Self-attention of tokens x (T, 256), with queries and keys from x plus positional encoding (`with_pe`)."""
     head_dim = EMBED_DIM // DECODER_HEADS
-    q = _heads(g, _scaled_query(g, at, name, head_dim), head_dim)
-    k = g.transpose(g.reshape(g.linear(at, f"{name}.k_proj"), -1, DECODER_HEADS, head_dim), 1, 2, 0)
+    q = _heads(g, _scaled_query(g, with_pe, name, head_dim), head_dim)
+    k = g.transpose(g.reshape(g.linear(with_pe, f"{name}.k_proj"), -1, DECODER_HEADS, head_dim), 1, 2, 0)
     v = _heads(g, g.linear(x, f"{name}.v_proj"), head_dim)
-    mixed = g.matmul(g.softmax(g.matmul(q, k)), v)
-    return g.linear(g.reshape(g.transpose(mixed, 1, 0, 2), -1, EMBED_DIM), f"{name}.out_proj")
+    attended = g.matmul(g.softmax(g.matmul(q, k)), v)
+    return g.linear(g.reshape(g.transpose(attended, 1, 0, 2), -1, EMBED_DIM), f"{name}.out_proj")
 
 
-def _token_to_image(g: Graph, tokens: str, image_at: str, image: str, name: str) -> str:
+def _token_to_image(g: Graph, tokens: str, image_with_pe: str, image: str, name: str) -> str:
     """Attention from the tokens to the image, (T, 256).
 
-    The key's bias is left out: it adds the same number to all scores of a row, which the softmax ignores.
+    The bias of the keys is left out: it adds one number to all scores of a row, which does not change the softmax.
     """
     by_head = DECODER_HEADS, HEAD_DIM, EMBED_DIM
     q = _heads(g, _scaled_query(g, tokens, name, HEAD_DIM), HEAD_DIM)
     key_weight = g.constant(f"{name}.k_heads", g.tensor(f"{name}.k_proj.weight").reshape(by_head))
     folded = g.reshape(g.matmul(q, key_weight), -1, EMBED_DIM)
-    scores = g.node("Gemm", folded, image_at, transB=1)  # (heads·T, 4096)
-    mixed = g.reshape(g.matmul(g.softmax(scores), image), DECODER_HEADS, -1, EMBED_DIM)
+    scores = g.node("Gemm", folded, image_with_pe, transB=1)  # (heads·T, 4096)
+    attended = g.reshape(g.matmul(g.softmax(scores), image), DECODER_HEADS, -1, EMBED_DIM)
     weight = g.tensor(f"{name}.v_proj.weight").reshape(by_head).transpose(0, 2, 1)
     bias = g.tensor(f"{name}.v_proj.bias").reshape(DECODER_HEADS, 1, HEAD_DIM)
-    mixed = g.matmul(mixed, g.constant(f"{name}.v_heads", weight))
-    mixed = g.transpose(g.add(mixed, g.constant(f"{name}.v_heads.bias", bias)), 1, 0, 2)
-    return g.linear(g.reshape(mixed, -1, CROSS_ATTENTION_DIM), f"{name}.out_proj")
+    attended = g.matmul(attended, g.constant(f"{name}.v_heads", weight))
+    attended = g.transpose(g.add(attended, g.constant(f"{name}.v_heads.bias", bias)), 1, 0, 2)
+    return g.linear(g.reshape(attended, -1, CROSS_ATTENTION_DIM), f"{name}.out_proj")
 
 
-def _image_to_token(g: Graph, image_at: str, image: str, tokens_at: str, tokens: str, name: str) -> str:
+def _image_to_token(g: Graph, image_with_pe: str, image: str, tokens_with_pe: str, tokens: str, name: str) -> str:
     """The image (4096, 256) plus its attention to the tokens."""
     by_head = DECODER_HEADS, HEAD_DIM, EMBED_DIM
     scale = np.float32(HEAD_DIM**-0.5)
     weight = scale * g.tensor(f"{name}.q_proj.weight").reshape(by_head)
     bias = scale * g.tensor(f"{name}.q_proj.bias").reshape(DECODER_HEADS, HEAD_DIM, 1)
-    k = _heads(g, g.linear(tokens_at, f"{name}.k_proj"), HEAD_DIM)
+    k = _heads(g, g.linear(tokens_with_pe, f"{name}.k_proj"), HEAD_DIM)
     folded = g.reshape(g.matmul(k, g.constant(f"{name}.q_heads", weight)), -1, EMBED_DIM)
     offset = g.reshape(g.matmul(k, g.constant(f"{name}.q_heads.bias", bias)), -1)
-    scores = g.node("Gemm", image_at, folded, offset, transB=1)  # (4096, heads·T)
+    scores = g.node("Gemm", image_with_pe, folded, offset, transB=1)  # (4096, heads·T)
     weights = g.reshape(g.softmax(g.reshape(scores, PIXELS, DECODER_HEADS, -1)), PIXELS, -1)
 
-    # A head's weights add up to 1, so the output's bias is given out in equal parts to the heads.
+    # A head's softmax weights sum to 1, so each head's values can carry an equal part of the output's bias.
     out_weight = g.tensor(f"{name}.out_proj.weight").T.reshape(by_head)
     out_bias = g.tensor(f"{name}.out_proj.bias") / DECODER_HEADS
     v = _heads(g, g.linear(tokens, f"{name}.v_proj"), HEAD_DIM)
@@ -204,7 +207,7 @@ def _image_to_token(g: Graph, image_at: str, image: str, tokens_at: str, tokens:
 
 
 def _scaled_query(g: Graph, x: str, name: str, head_dim: int) -> str:
-    """The query's projection with the scale of the scores folded in."""
+    """The query projection, with the scale of the scores folded in."""
     scale = np.float32(head_dim**-0.5)
     name = f"{name}.q_proj"
     return g.affine(x, name, scale * g.tensor(f"{name}.weight"), scale * g.tensor(f"{name}.bias"))
@@ -216,7 +219,7 @@ def _heads(g: Graph, x: str, head_dim: int) -> str:
 
 
 def _iou_prediction_head(g: Graph, queries: str) -> str:
-    """The scores of the four masks, (1, 4)."""
+    """The scores (1, 4) of the four masks."""
     x, name = g.slice(queries, 0, 1, axis=0), f"{DECODER}.iou_prediction_head.layers"
     for layer in range(2):
         x = g.relu(g.linear(x, f"{name}.{layer}"))
@@ -224,7 +227,7 @@ def _iou_prediction_head(g: Graph, queries: str) -> str:
 
 
 def _hypernetworks(g: Graph, queries: str) -> str:
-    """(4, 32): each mask token through its own MLP, the four as one batch."""
+    """The output (4, 32) of the hypernetworks: one MLP per mask token, computed as a batch of four."""
     x = g.reshape(g.slice(queries, 1, 1 + MASK_TOKENS, axis=0), MASK_TOKENS, 1, EMBED_DIM)
     for layer in range(3):
         names = [f"{DECODER}.output_hypernetworks_mlps.{i}.layers.{layer}" for i in range(MASK_TOKENS)]
@@ -236,7 +239,7 @@ def _hypernetworks(g: Graph, queries: str) -> str:
 
 
 def _select(g: Graph, scores: str, masks: str, mask_rule: MaskRule) -> tuple[str, str]:
-    """The columns of `scores` (1, 4) and the rows of `masks` (4, 32) that the rule wants."""
+    """Select columns of `scores` (1, 4) and rows of `masks` (4, 32) by the mask rule."""
     if mask_rule == "all":
         return scores, masks
     if mask_rule == "multi":
@@ -249,7 +252,11 @@ def _select(g: Graph, scores: str, masks: str, mask_rule: MaskRule) -> tuple[str
 
 
 def _upscaling(g: Graph, image: str) -> str:
-    """(4096, 256) to (64, 64, 2, 2, 2, 2) rows of 32 channels: blocks of 2×2 blocks of 2×2 pixels."""
+    """The upscaled image: (4096, 256) to (65536, 32).
+
+    The rows are not in the order of the 256×256 image. Their order is (64, 64, 2, 2, 2, 2): blocks of 2×2 blocks of
+    2×2 pixels.
+    """
     name = f"{DECODER}.output_upscaling"
     half, out = UPSCALE_DIMS
     x = g.reshape(_block_conv_transpose(g, image, f"{name}.0"), PIXELS * 4, half)
@@ -258,20 +265,20 @@ def _upscaling(g: Graph, image: str) -> str:
 
 
 def _block_conv_transpose(g: Graph, x: str, name: str) -> str:
-    """A transposed 2×2 convolution of stride 2, to rows (2, 2, OC)."""
+    """A transposed 2×2 convolution of stride 2. Each row of the result holds a block (2, 2, OC)."""
     weight = g.tensor(f"{name}.weight").transpose(2, 3, 1, 0)
     return g.affine(x, name, weight.reshape(-1, weight.shape[3]), np.tile(g.tensor(f"{name}.bias"), 4))
 
 
 def _low_res_masks(g: Graph, masks: str, upscaled: str, count: int) -> str:
-    """Each mask's product with the upscaled image, its pixels put in order: (1, count, 256, 256)."""
+    """The product of each mask's weights with the upscaled image, with the pixels in order: (1, count, 256, 256)."""
     x = g.reshape(g.node("Gemm", masks, upscaled, transB=1), count, EMBED_SIZE, EMBED_SIZE, 2, 2, 2, 2)
     x = g.transpose(x, 0, 1, 3, 5, 2, 4, 6)
     return g.reshape(x, 1, count, LOW_RES, LOW_RES, output="low_res_masks")
 
 
 def _masks_in_full(g: Graph, low_res: str, count: int) -> str:
-    """The logits at the original image's size: resized to the padded canvas, cropped, resized again."""
+    """The logits at the original image's size: resized to the padded canvas, cropped to the image, resized again."""
     bilinear = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
     x = g.node("Resize", low_res, "", "", g.ints(1, count, IMG_SIZE, IMG_SIZE), **bilinear)
     longest = g.node("ReduceMax", "orig_im_size", keepdims=1)

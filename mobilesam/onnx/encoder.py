@@ -1,8 +1,7 @@
-"""The image encoder as an ONNX graph, in the form that ONNX Runtime runs fastest.
+"""The image encoder as an ONNX graph, laid out for the speed of ONNX Runtime.
 
-Convolutions are NCHW (ONNX Runtime blocks their channels itself) and everything else runs on tokens
-(H·W, C), so that linear layers are single Gemm nodes. Functions are the reference's modules
-(modeling/tiny_vit_sam.py).
+Convolutions are NCHW, because ONNX Runtime blocks their channels itself. Everything else runs on tokens (H·W, C), so
+each linear layer is a single Gemm node. Each function builds one module of the reference's modeling/tiny_vit_sam.py.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ I32 = NDArray[np.int32]
 
 
 def build_encoder(tensors: Tensors) -> ModelProto:
-    """`input` (1, 3, 1024, 1024) float32, normalised and padded, to `output` (1, 256, 64, 64)."""
+    """The encoder's graph, whose input and output `export_onnx` describes."""
     g = Graph(tensors)
     x = _patch_embed(g, "input")
     for index, stage in enumerate(STAGES):
@@ -42,7 +41,7 @@ def build_encoder(tensors: Tensors) -> ModelProto:
 
 
 def _to_tokens(g: Graph, x: str, stage: Stage) -> str:
-    # ONNX Runtime merges a four-axis transpose into its own change of layout around the convolution.
+    # ONNX Runtime merges a transpose of four axes with its own layout change around the convolution.
     return g.reshape(g.transpose(x, 0, 2, 3, 1), stage.resolution**2, stage.dim)
 
 
@@ -77,10 +76,10 @@ def _tiny_vit_block(g: Graph, x: str, name: str, stage: Stage) -> str:
 def _attention(g: Graph, x: str, name: str, stage: Stage) -> str:
     """Windowed attention of tokens (L, C).
 
-    The reference pads the map with zeros, which the norm inside turns into its bias: a padded token's
-    (q, k, v) is a constant. So the projections run on the L real tokens alone, that constant is appended as
-    row L, and one Gather each for q, k and v pads, cuts into windows and separates the heads; another one
-    undoes all three.
+    The reference pads the map with zeros before the norm, and the norm of a zero token is the norm's bias. So q, k and
+    v of a padded token are constants. The projections run on the L real tokens only, and the constants are appended as
+    row L. For each of q, k and v, one Gather pads the map, splits it into windows and separates the heads. One more
+    Gather does the reverse for the result.
     """
     tokens, dim, heads = stage.resolution**2, stage.dim, stage.heads
     head_dim = dim // heads
@@ -97,13 +96,16 @@ def _attention(g: Graph, x: str, name: str, stage: Stage) -> str:
     )
     table = g.tensor(f"{name}.attention_biases")[:, attention_bias_index(stage.window)]
     scores = g.add(g.matmul(q, g.transpose(k, 0, 1, 3, 2)), g.constant(f"{name}.attention_biases", table))
-    mixed = g.reshape(g.matmul(g.softmax(scores), v), to_windows[0].size, head_dim)
-    mixed = g.node("Gather", mixed, g.constant(f"token_rows_{kind}", to_tokens), axis=0)
-    return g.linear(g.reshape(mixed, tokens, dim), f"{name}.proj")
+    attended = g.reshape(g.matmul(g.softmax(scores), v), to_windows[0].size, head_dim)
+    attended = g.node("Gather", attended, g.constant(f"token_rows_{kind}", to_tokens), axis=0)
+    return g.linear(g.reshape(attended, tokens, dim), f"{name}.proj")
 
 
 def _scaled_qkv(g: Graph, name: str, heads: int) -> tuple[F32, F32]:
-    """The weight (3C, C) and bias (3C,), rows per head as (q, k, v), q with the scale of the scores."""
+    """Weight (3C, C) and bias (3C,) of the q, k, v projection, with the scale of the scores folded into q.
+
+    Each head has its rows of q, k and v next to one another, as in the reference.
+    """
     weight, bias = g.tensor(f"{name}.weight"), g.tensor(f"{name}.bias")
     scale = np.ones((heads, 3, len(bias) // (3 * heads)), np.float32)
     scale[:, 0] = scale.shape[2] ** -0.5
@@ -111,10 +113,11 @@ def _scaled_qkv(g: Graph, name: str, heads: int) -> tuple[F32, F32]:
 
 
 def _window_rows(stage: Stage) -> tuple[I32, I32]:
-    """Where the rows of `head_dim` numbers go that make up the tokens.
+    """Row indices for the Gathers before and after windowed attention. A row holds `head_dim` numbers.
 
-    to_windows (3, windows, heads, N): for q, k and v, a row of the (L + 1, heads, 3) before the attention,
-    L being the padding. to_tokens (L, heads): a row of the (windows, heads, N) after it.
+    Returns:
+        to_windows (3, windows, heads, N), for q, k and v: indices of rows (L + 1, heads, 3). Token L is the padding.
+        to_tokens (L, heads): indices of rows (windows, heads, N).
     """
     resolution, window, heads = stage.resolution, stage.window, stage.heads
     side, tokens, n = -(-resolution // window), resolution**2, window**2
@@ -124,10 +127,10 @@ def _window_rows(stage: Stage) -> tuple[I32, I32]:
     head = np.arange(heads)
     to_windows = np.arange(3).reshape(3, 1, 1, 1) + 3 * (token * heads + head[:, None])
 
-    place = np.empty(tokens + 1, int)
-    place[token.ravel()] = np.arange(token.size)
-    at, position = np.divmod(place[:tokens, None], n)
-    return to_windows.astype(np.int32), ((at * heads + head) * n + position).astype(np.int32)
+    index_of_token = np.empty(tokens + 1, int)
+    index_of_token[token.ravel()] = np.arange(token.size)
+    window_index, position = np.divmod(index_of_token[:tokens, None], n)
+    return to_windows.astype(np.int32), ((window_index * heads + head) * n + position).astype(np.int32)
 
 
 def _neck(g: Graph, x: str) -> str:

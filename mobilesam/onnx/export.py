@@ -1,4 +1,4 @@
-"""Export of a checkpoint to ONNX, as encoder.onnx and decoder.onnx. Needs the package `onnx`."""
+"""Exporting a checkpoint to ONNX, as encoder.onnx and decoder.onnx. Needs the package `onnx`."""
 
 from __future__ import annotations
 
@@ -20,32 +20,46 @@ ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 def export_onnx(
     checkpoint: Tensors, directory: str | os.PathLike[str], *, mask_rule: MaskRule = "single"
 ) -> tuple[Path, Path]:
-    """Write encoder.onnx and decoder.onnx into a folder, float32, opset 20, and return their paths.
+    """Write encoder.onnx and decoder.onnx into a folder. Both are float32 and opset 20.
 
-    checkpoint: fused tensors by reference name, from `open_checkpoint` or `read`.
+    The encoder has one input and one output:
 
-    Encoder: `input` (1, 3, 1024, 1024), RGB normalised and then zero-padded right and bottom, to `output`
-    (1, 256, 64, 64).
+    - `input` (1, 3, 1024, 1024): the RGB image, normalised, then zero-padded at the right and the bottom;
+    - `output` (1, 256, 64, 64): the image embedding.
 
-    Decoder, in SAM's usual form, all float32. Inputs:
-    - image_embeddings (1, 256, 64, 64): the encoder's output;
-    - point_coords (1, N, 2): (x, y) pixels of the image resized to a longest side of 1024;
-    - point_labels (1, N): 1 on the object, 0 not on it, 2 and 3 a box's upper left and lower right corner,
-      -1 a padding point, which points without a box must end in;
-    - mask_input (1, 1, 256, 256): logits of an earlier answer; has_mask_input (1,): 1 to use them, 0 not to;
-    - orig_im_size (2,): the original image's (height, width).
-    Outputs, for C masks: masks (1, C, height, width) logits, on the object where above 0; iou_predictions
-    (1, C); low_res_masks (1, C, 256, 256) logits.
+    The decoder has the inputs and outputs of SAM's own export, all float32. Its inputs:
 
-    mask_rule, of the model's four masks:
-    - "single": one, by the rule of the reference's ONNX export: the argmax of the scores after token 0's has
-      been changed by (N - 2.5)·1000. So N up to 2 points, padding included, give the best of tokens 1 to 3,
-      and more give token 0, whatever the scores;
-    - "multi": tokens 1 to 3, the reference's multimask_output=True and this package's multimask=True;
-    - "all": tokens 0 to 3; the first is multimask=False.
+    - `image_embeddings` (1, 256, 64, 64): the encoder's output;
+    - `point_coords` (1, N, 2): (x, y) in pixels of the image resized to a longest side of 1024;
+    - `point_labels` (1, N): 1 on the object, 0 not on the object, 2 the upper left corner of a box, 3 the lower right
+      corner, -1 a padding point. Points without a box must end with a padding point;
+    - `mask_input` (1, 1, 256, 256): low-resolution logits from an earlier call;
+    - `has_mask_input` (1,): 1 to use `mask_input`, 0 to ignore it;
+    - `orig_im_size` (2,): (height, width) of the original image.
 
-    Each file is written beside its place and renamed. Raises ValueError for an unknown rule, OSError where
-    the folder cannot be written to, ModuleNotFoundError without `onnx`.
+    Its outputs, for C masks:
+
+    - `masks` (1, C, height, width): logits, above 0 on the object;
+    - `iou_predictions` (1, C): scores;
+    - `low_res_masks` (1, C, 256, 256): low-resolution logits.
+
+    Args:
+        checkpoint: fused tensors by reference name, from `open_checkpoint` or `read`.
+        directory: the folder to write into.
+        mask_rule: which of the model's four masks the decoder returns:
+            - "single": one mask, by the rule of the reference's ONNX export. The rule adds (N - 2.5)·1000 to the score
+              of token 0 and takes the best score. So up to 2 points, padding included, give the best of tokens 1
+              to 3, and more points give token 0;
+            - "multi": tokens 1 to 3, like multimask_output=True of the reference and multimask=True of this package;
+            - "all": tokens 0 to 3. Token 0 is the mask of multimask=False.
+
+    Returns:
+        The paths of the encoder and the decoder. Each file appears complete or not at all.
+
+    Raises:
+        ValueError: `mask_rule` is unknown.
+        OSError: the folder cannot be written to.
+        ModuleNotFoundError: the package `onnx` is not installed.
     """
     if mask_rule not in get_args(MaskRule):
         raise ValueError(f"mask_rule must be one of {', '.join(get_args(MaskRule))}, got {mask_rule!r}")
@@ -66,7 +80,7 @@ def export_onnx(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command of scripts/export_onnx.py. Returns the exit code: 0, or 2 for an error, in one line."""
+    """The command of scripts/export_onnx.py. Returns the exit code: 0, or 2 after an error message of one line."""
     parser = argparse.ArgumentParser(description="Write a checkpoint as encoder.onnx and decoder.onnx.")
     parser.add_argument("directory", metavar="DIRECTORY", help="the folder to write into")
     parser.add_argument("--weights", metavar="FILE", help="any checkpoint (default: the packaged one)")
@@ -74,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--mask-rule",
         choices=get_args(MaskRule),
         default="single",
-        help="masks that the decoder gives: one, by the rule of the reference's ONNX export; tokens 1 to 3; "
-        "or all four (default: %(default)s)",
+        help="the masks that the decoder returns. single: one, by the rule of the reference's ONNX export; "
+        "multi: those of tokens 1 to 3; all: all four (default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     try:

@@ -1,4 +1,4 @@
-"""A small layer over `onnx.helper`: building a graph reads like calling functions on named values."""
+"""A graph builder on top of `onnx.helper`: each operation is a method that takes and returns names of values."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from .types import Tensors
 
 F32 = NDArray[np.float32]
 OPSET = 20  # the first with Gelu
-IR_VERSION = 9  # what opset 20 came with: older runtimes refuse newer ones
+IR_VERSION = 9  # the version that came with opset 20: older runtimes refuse newer versions
 
 
 def value_info(name: str, *shape: int | str) -> ValueInfoProto:
-    """A float32 input or output; an axis of unknown length has a name."""
+    """A float32 input or output. A string in the shape names an axis of unknown length."""
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
 
 class Graph:
-    """The nodes and constants of a graph in the making.
+    """An ONNX graph under construction: its nodes and constants.
 
-    Values go by name, and every method returns its result's. The `name` of a layer is its name in the
-    reference: its tensors are `name.weight` and `name.bias`.
+    Each value has a name. A method that adds a node takes the names of its inputs and returns the name of its output.
+    For a layer, `name` is the name in the reference: the layer's tensors are `name.weight` and `name.bias`.
+
+    Args:
+        tensors: fused tensors by reference name.
     """
 
     def __init__(self, tensors: Tensors) -> None:
@@ -37,28 +40,28 @@ class Graph:
         self._count = 0
 
     def tensor(self, name: str) -> F32:
-        """A tensor of the checkpoint, to be folded or laid out anew."""
+        """A tensor of the checkpoint, as float32. It is not added to the graph."""
         return np.asarray(self._tensors[name], np.float32)
 
     def constant(self, name: str, array: ArrayLike) -> str:
-        """A constant of the graph: int32 as such, everything else as float32."""
+        """Add a constant to the graph. int32 stays int32, every other dtype becomes float32."""
         values = np.asarray(array)
         values = np.ascontiguousarray(values, np.int32 if values.dtype == np.int32 else np.float32)
         self._constants[name] = numpy_helper.from_array(values, name)
         return name
 
     def weight(self, name: str) -> str:
-        """A tensor of the checkpoint as a constant."""
+        """Add a tensor of the checkpoint as a constant."""
         return self.constant(name, self.tensor(name))
 
     def ints(self, *values: int) -> str:
-        """An int64 vector: a shape, axes, bounds of a slice."""
+        """Add an int64 vector as a constant: a shape, axes, or the bounds of a slice."""
         name = f"ints_{'_'.join(map(str, values))}"
         self._constants[name] = numpy_helper.from_array(np.array(values, np.int64), name)
         return name
 
     def node(self, op: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
-        """An operation with one output."""
+        """Add a node with one output."""
         self._count += 1
         name = output or f"{op}_{self._count}"
         self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
@@ -89,20 +92,23 @@ class Graph:
         return self.node("Slice", x, self.ints(start), self.ints(stop), self.ints(axis))
 
     def affine(self, x: str, name: str, weight: F32, bias: F32 | None) -> str:
-        """x (M, K) · weightᵀ + bias, for weight (N, K) and bias (N,), which become constants of that name."""
+        """x · weightᵀ + bias, for x (M, K), weight (N, K) and bias (N,). Weight and bias become constants."""
         constants = [self.constant(f"{name}.weight", weight)]
         if bias is not None:
             constants.append(self.constant(f"{name}.bias", bias))
         return self.node("Gemm", x, *constants, output=name, transB=1)
 
     def linear(self, x: str, name: str) -> str:
-        """A linear layer, or a 1×1 convolution as one, of x (M, K); without a bias where it has none."""
+        """A linear layer, or a 1×1 convolution as a linear layer, on x (M, K)."""
         weight = self.tensor(f"{name}.weight")
         bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self._tensors else None
         return self.affine(x, name, weight.reshape(weight.shape[0], -1), bias)
 
     def conv(self, x: str, name: str, *, stride: int = 1) -> str:
-        """A convolution of x (1, C, H, W), dense or depthwise as the weight says, padded to keep the size."""
+        """A convolution of x (1, C, H, W) with zero padding that keeps the size at stride 1.
+
+        The convolution is depthwise if the weight has one input channel, otherwise dense.
+        """
         inputs = [self.weight(f"{name}.weight")]
         if f"{name}.bias" in self._tensors:
             inputs.append(self.weight(f"{name}.bias"))
@@ -119,12 +125,18 @@ class Graph:
         )
 
     def layer_norm(self, x: str, name: str, eps: float = LAYER_NORM_EPS) -> str:
-        """Over the last axis: LayerNorm of tokens, and LayerNorm2d where the channels come last."""
+        """LayerNorm over the last axis. On channels-last values it is also the reference's LayerNorm2d."""
         constants = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.node("LayerNormalization", x, *constants, output=name, axis=-1, epsilon=eps)
 
     def branch(self, name: str, build: Callable[[], str], *shape: int) -> GraphProto:
-        """A branch of an If: what `build` adds, which ends in a value of this shape."""
+        """A branch of an If node.
+
+        Args:
+            name: name of the branch.
+            build: adds the branch's nodes, and returns the name of its result.
+            shape: shape of the result.
+        """
         outer, self._nodes = self._nodes, []
         result = build()
         nodes, self._nodes = self._nodes, outer
@@ -133,6 +145,7 @@ class Graph:
     def model(
         self, name: str, inputs: Sequence[ValueInfoProto], outputs: Sequence[ValueInfoProto], doc: str
     ) -> ModelProto:
+        """The finished model with these inputs, outputs and documentation."""
         graph = helper.make_graph(self._nodes, name, inputs, outputs, list(self._constants.values()))
         return helper.make_model(
             graph,

@@ -1,4 +1,4 @@
-"""Types of the export, which need no package besides NumPy."""
+"""Types of the export, in a module that needs NumPy but not `onnx`."""
 
 from collections.abc import Mapping
 from typing import Literal, TypeAlias

@@ -1,4 +1,4 @@
-"""From a prompt to the JSON of its masks; runs in a worker thread."""
+"""Answering a prompt: from the prompt to the JSON of its masks. Runs in a worker thread."""
 
 from __future__ import annotations
 
@@ -22,9 +22,19 @@ from .schema import Mask, Masks, MasksRequest, Prompt, RunLengths
 def segment(
     embedding: Embedding, prompt: Prompt, size: Size | None = None, *, only_best: bool = False
 ) -> list[ScoredRLE]:
-    """The library's answer. Raises Refused (422) for a prompt that it refuses."""
+    """The masks for a prompt.
+
+    Args:
+        embedding: the encoded image.
+        prompt: the prompt.
+        size: (height, width) of the masks, None for the size of the image.
+        only_best: return only the mask with the best score.
+
+    Raises:
+        Refused: 422, if the prompt is empty or invalid.
+    """
     if prompt.points is None and prompt.box is None:
-        raise Refused(422, "no prompt: give points or a box")
+        raise Refused(422, "no prompt: expected points or a box")
     try:
         return embedding.segment_rle(
             prompt.points,
@@ -39,7 +49,7 @@ def segment(
 
 
 def masks(embedding: Embedding, request: MasksRequest) -> Masks:
-    """The answer to the request. Raises Refused (422)."""
+    """The answer to a request for masks. Raises Refused (422) for an invalid prompt."""
     height, width = size = display_size(embedding.original_size, request.max_side)
     found = segment(embedding, request, size, only_best=request.candidates == "best")
     best = max(found, key=lambda one: one.score)
@@ -47,7 +57,7 @@ def masks(embedding: Embedding, request: MasksRequest) -> Masks:
 
 
 def display_size(size: Size, max_side: int | None) -> Size:
-    """The image's size (h, w), made smaller where its longest side exceeds `max_side`."""
+    """The size (h, w), scaled down if its longest side exceeds `max_side`."""
     scale = 1.0 if max_side is None else min(1.0, max_side / max(size))
     return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
 
@@ -66,7 +76,7 @@ def _mask(found: ScoredRLE, form: str) -> Mask:
 
 
 def run_lengths(runs: rle.RLE) -> RunLengths:
-    """An RLE in any form as the API's."""
+    """The API's form of an RLE."""
     packed = rle.compress(runs)
     height, width = packed["size"]
     return RunLengths(size=(height, width), counts=packed["counts"])

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, and how errors are said."""
+"""The ASGI application: its routes and error responses."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from .store import Photo, PhotoStore
 T = TypeVar("T")
 
 PAGE = Path(__file__).parent / "page"
-SEARCHES = 4  # one runs, the others wait
+SEARCHES = 4  # one search runs, at most three wait
 EXPIRY_SECONDS = 30.0
 NDJSON = "application/x-ndjson"
-GONE = 499  # nobody reads it
+GONE = 499  # "client closed request": nobody reads the response
 
 ImageId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
@@ -44,23 +44,23 @@ logger = logging.getLogger("mobilesam.serve")
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """How OpenAPI documents these statuses."""
-    said = {
-        400: "Not a request that can be read",
-        403: "A write from another site's page",
+    """The OpenAPI description of these error statuses, and of those that every route may return."""
+    descriptions = {
+        400: "The request cannot be parsed",
+        403: "The request changes something and comes from another site's page",
         404: "No such image",
         408: "The request came too slowly",
-        413: "Too large",
-        415: "Not a picture",
-        421: "Addressed by a name that is not this server's",
-        422: "Understood, but wrong",
-        503: "Overloaded: try again after Retry-After seconds",
+        413: "The request or the image is too large",
+        415: "Not an image in an accepted format",
+        421: "The Host header does not name this server",
+        422: "The request can be parsed but is invalid",
+        503: "The server is overloaded: try again after Retry-After seconds",
     }
-    return {status: {"model": Error, "description": said[status]} for status in (*statuses, 421, 503)}
+    return {status: {"model": Error, "description": descriptions[status]} for status in (*statuses, 421, 503)}
 
 
 class Service:
-    """A model, the images it has encoded and the threads it works in."""
+    """A model, the images that it has encoded, and the threads that work for the requests."""
 
     def __init__(self, model: MobileSAM, limits: Limits) -> None:
         self.model, self.limits = model, limits
@@ -71,7 +71,7 @@ class Service:
         self.searching = Lane("find everything", workers=1, places=SEARCHES, share=SEARCHES)
 
     async def upload(self, request: Request) -> tuple[str, Photo]:
-        """Read, decode and encode the image of the request's body."""
+        """Read, decode and encode the image in the request's body. Returns its id and the photo."""
         data = await request.body()
         embedding = await self.encoding.run(request, "", lambda: self._encode(data))
         photo = Photo(data, embedding)
@@ -81,17 +81,17 @@ class Service:
         return self.model.encode(pictures.decode(data, self.limits.pixels))
 
     async def on(self, lane: Lane, request: Request, identity: str, work: Callable[[Photo], T]) -> T:
-        """Work on an image that is held."""
+        """Run `work` for a kept image in a thread of the lane, and return its result."""
         photo = self.photos.get(identity)
         return await lane.run(request, identity, lambda: work(photo))
 
     def search(self, identity: str, parameters: EverythingRequest) -> AsyncIterator[str]:
-        """Start to find all masks of an image that is held; their lines."""
+        """Start to search a kept image for all masks, and return the lines of the response."""
         photo, search = self.photos.get(identity), Search(self.model, parameters)
         return search.lines(self.searching.submit(identity, lambda: search.run(lambda: self.picture(photo))))
 
     def picture(self, photo: Photo) -> PIL.Image.Image:
-        """The photo's pixels; in a worker thread."""
+        """The decoded photo. Runs in a worker thread."""
         return pictures.decode(photo.data, self.limits.pixels)
 
     async def keep_expiring(self) -> None:
@@ -107,7 +107,10 @@ class Service:
 def create_app(model: MobileSAM, limits: Limits | None = None, *, hosts: Iterable[str] = ()) -> ASGIApp:
     """The application, for any ASGI server.
 
-    hosts: names, besides addresses and localhost, under which it answers.
+    Args:
+        model: the model.
+        limits: bounds on requests and kept images, None for the defaults.
+        hosts: further host names of the server. IP addresses and localhost are always accepted.
     """
     limits = limits or Limits()
     service = Service(model, limits)
@@ -138,7 +141,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     photo_body = {
         "requestBody": {
             "required": True,
-            "description": f"The file itself: {', '.join(pictures.FORMATS)}. EXIF orientation is honoured.",
+            "description": f"The bytes of the file: {', '.join(pictures.FORMATS)}. EXIF orientation is applied.",
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     }
@@ -155,19 +158,17 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         response.headers["Location"] = f"/api/images/{identity}"
         return _image(identity, photo)
 
-    @app.get("/api/images/{identity}", summary="What is held of an image", responses=refusals(404, 422))
+    @app.get("/api/images/{identity}", summary="The size of a kept image", responses=refusals(404, 422))
     async def get_image(identity: ImageId) -> Image:
         return _image(identity, service.photos.get(identity))
 
-    @app.delete(
-        "/api/images/{identity}", status_code=204, summary="Let go of an image", responses=refusals(403, 404, 422)
-    )
+    @app.delete("/api/images/{identity}", status_code=204, summary="Delete an image", responses=refusals(403, 404, 422))
     async def delete_image(identity: ImageId) -> None:
         service.photos.remove(identity)
 
     @app.get(
         "/api/images/{identity}/picture",
-        summary="The upright image as JPEG, for a display",
+        summary="The upright image as JPEG, for display",
         responses={**refusals(404, 422), 200: {"content": {"image/jpeg": {}}, "description": "JPEG"}},
         response_class=Response,
     )
@@ -193,10 +194,13 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/api/images/{identity}/everything",
         summary="All masks, as a stream of JSON lines",
-        description="Answers at once and ends when all is searched. Hang up to stop it.",
+        description="The response starts at once and ends with the search. Close the connection to stop the search.",
         responses={
             **refusals(400, 403, 404, 408, 413, 422),
-            200: {"content": {NDJSON: {"schema": EverythingLine.model_json_schema()}}, "description": "One a line"},
+            200: {
+                "content": {NDJSON: {"schema": EverythingLine.model_json_schema()}},
+                "description": "One object per line",
+            },
         },
         response_class=StreamingResponse,
     )
@@ -244,7 +248,7 @@ def _add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, MemoryError):
             overloaded = Overloaded("the server is out of memory", seconds=5)
             return JSONResponse({"error": overloaded.detail}, 503, overloaded.headers)
-        return JSONResponse({"error": "the server failed on this request; its log says how"}, 500)
+        return JSONResponse({"error": "the server failed on this request; its log has the details"}, 500)
 
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, wrong)
@@ -253,7 +257,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 
 def _sentence(problem: dict[str, Any]) -> str:
-    """One of pydantic's problems, as `points.0.1: Input should be ...`."""
+    """A sentence for one of pydantic's errors, such as `points.0.1: Input should be ...`."""
     if problem["type"] == "json_invalid":
         return f"the body is not JSON: {problem['ctx']['error']}"
     if problem["type"] == "model_attributes_type":

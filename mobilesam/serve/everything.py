@@ -1,4 +1,4 @@
-"""All masks of an image, as a stream of lines while they are found."""
+"""Finding all masks of an image, and streaming them as JSON lines while the search runs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ logger = logging.getLogger("mobilesam.serve")
 
 
 class Stopped(Exception):
-    """The client has gone."""
+    """Raised inside a search to end it, because its client has closed the connection."""
 
 
 class Search:
-    """Finds the masks in a worker thread, and hands their lines to the event loop that made this.
+    """A search for all masks. It runs in a worker thread, and passes JSON lines to the event loop that created it.
 
-    Lines wait in memory for a client that reads slowly, not the thread: they are no more than the masks' run lengths.
-    Raises Refused (422) for impossible parameters.
+    If the client reads slowly, the lines wait in memory and the thread does not wait. The lines are small: they hold
+    run lengths.
+
+    Raises:
+        Refused: 422, if the parameters are invalid.
     """
 
     def __init__(self, model: MobileSAM, request: EverythingRequest) -> None:
@@ -48,24 +51,28 @@ class Search:
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
-        self._told = 0.0
+        self._progress_time = 0.0
 
     def run(self, open_picture: Callable[[], Image.Image]) -> None:
-        """Search; in a worker thread."""
+        """Search the picture. Runs in a worker thread."""
         try:
             records = self._generator.generate_iter(open_picture(), progress=self._progress)
             for record in records:
-                self._say(EverythingLine(mask=self._found(record)))
+                self._send(EverythingLine(mask=self._found(record)))
         except Stopped:
             pass
         except Exception:
             logger.exception("everything failed")
-            self._say(EverythingLine(error="the server failed on this request; its log says how"))
+            self._send(EverythingLine(error="the server failed on this request; its log has the details"))
         finally:
             self._loop.call_soon_threadsafe(self._lines.put_nowait, None)
 
     async def lines(self, work: Future[None]) -> AsyncIterator[str]:
-        """The lines as they come; `work` is what runs. Closing this stops the search."""
+        """Yield the lines as the search finds them. Closing the iterator stops the search.
+
+        Args:
+            work: the future of `run`.
+        """
         try:
             while (line := await self._lines.get()) is not None:
                 yield line
@@ -73,7 +80,7 @@ class Search:
             self._stop.set()
             work.cancel()
 
-    def _say(self, line: EverythingLine) -> None:
+    def _send(self, line: EverythingLine) -> None:
         text = line.model_dump_json(exclude_none=True) + "\n"
         self._loop.call_soon_threadsafe(self._lines.put_nowait, text)
 
@@ -81,9 +88,9 @@ class Search:
         if self._stop.is_set():
             raise Stopped
         now = time.monotonic()
-        if done == total or now - self._told > PROGRESS_SECONDS:
-            self._told = now
-            self._say(EverythingLine(progress=(done, total)))
+        if done == total or now - self._progress_time > PROGRESS_SECONDS:
+            self._progress_time = now
+            self._send(EverythingLine(progress=(done, total)))
 
     def _found(self, record: Record) -> Found:
         runs = record["segmentation"]
@@ -104,6 +111,6 @@ class Search:
 
 
 def _sampled(runs: rle.RLE, size: Size, smaller: Size) -> rle.RLE:
-    """The mask at the middles of fewer, larger pixels."""
+    """The mask resampled to a smaller size (h, w), by the nearest pixel to the centre of each new pixel."""
     rows, columns = (((np.arange(few) + 0.5) * (many / few)).astype(np.intp) for few, many in zip(smaller, size))
     return rle.encode(rle.decode(runs)[rows[:, None], columns])

@@ -1,4 +1,4 @@
-"""Kept objects as files: cut-outs, a label map, COCO JSON, GeoJSON, SVG; runs in a worker thread."""
+"""Exporting objects as a file: cut-outs, a label map, COCO JSON, GeoJSON or SVG. Runs in a worker thread."""
 
 from __future__ import annotations
 
@@ -22,13 +22,19 @@ from .schema import ExportObject, ExportRequest
 from .store import Photo
 
 FORMS = ("image/png", "application/zip", "application/json", "application/geo+json", "image/svg+xml")
-IN_MEMORY = 8 << 20  # bytes of a file, beyond which it goes to the disk
+IN_MEMORY = 8 << 20  # bytes: larger files are written to disk
 CHUNK = 1 << 16
 
 
 @dataclass(frozen=True)
 class File:
-    """A file to download, open at its beginning; deleted when it is closed."""
+    """A temporary file to send, open at its start and deleted when it is closed.
+
+    Attributes:
+        content: the open file.
+        media_type: media type of the content.
+        name: file name for the download.
+    """
 
     content: IO[bytes]
     media_type: str
@@ -40,7 +46,7 @@ class File:
 
 
 def export(photo: Photo, request: ExportRequest, open_picture: Callable[[], Image.Image]) -> File:
-    """The objects in the format that is asked for. Raises Refused (422) for an object that is not in the photo."""
+    """Export objects in the requested format. Raises Refused (422) if an object does not fit the photo."""
     objects = [_object(photo, i, wanted) for i, wanted in enumerate(request.objects)]
     content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
     try:
@@ -55,7 +61,7 @@ def export(photo: Photo, request: ExportRequest, open_picture: Callable[[], Imag
 def _write(
     file: IO[bytes], objects: list[SegmentedObject], request: ExportRequest, open_picture: Callable[[], Image.Image]
 ) -> tuple[str, str]:
-    """The file's media type and name."""
+    """Write the objects into the file, and return its media type and name."""
     if request.format == "labels":
         Image.fromarray(draw.label_map(objects)).save(file, "PNG")
         return "image/png", "labels.png"
@@ -72,7 +78,7 @@ def _write(
     if len(objects) == 1:
         _cutout(file, picture, objects[0], request.crop)
         return "image/png", "cutout.png"
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
         for number, item in enumerate(objects, 1):
             with archive.open(f"{number:03} {_plain(item.name)}.png", "w") as member:
                 _cutout(member, picture, item, request.crop)
@@ -85,7 +91,7 @@ def _cutout(file: IO[bytes], picture: Image.Image, item: SegmentedObject, crop: 
 
 
 def _plain(name: str) -> str:
-    """The name without what a file's name may not hold somewhere."""
+    """The name without characters that some file system forbids in file names."""
     return re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]+', "_", name).strip(" .") or "object"
 
 
@@ -98,14 +104,14 @@ def _object(photo: Photo, index: int, wanted: ExportObject) -> SegmentedObject:
             found = answers.segment(photo.embedding, wanted.prompt, only_best=wanted.choice is None)
             choice = wanted.choice or 0
             if choice >= len(found):
-                raise Refused(422, f"the prompt has {len(found)} candidate masks, there is no {choice}")
+                raise Refused(422, f"choice: the prompt has {len(found)} candidate masks, got index {choice}")
             runs, score = found[choice].rle, found[choice].score
         elif wanted.rle is not None:
             if wanted.rle.size != size:
-                raise Refused(422, f"the rle is of size {wanted.rle.size}, the image of {size}")
+                raise Refused(422, f"rle: expected the image's size {size}, got {wanted.rle.size}")
             runs = rle.decompress(wanted.rle.model_dump())
         else:
-            raise Refused(422, "give a prompt or an rle")
+            raise Refused(422, "expected a prompt or an rle, got neither")
     except Refused as refused:
         raise Refused(422, f"objects.{index}: {refused.detail}") from None
     except (TypeError, ValueError) as error:

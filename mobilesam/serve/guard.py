@@ -1,4 +1,4 @@
-"""What every request passes first: who asks (Host, Origin), how much how slowly, and the headers of every answer."""
+"""Checks of every request: Host, Origin, size and speed of the body. Adds security headers to every response."""
 
 from __future__ import annotations
 
@@ -32,18 +32,29 @@ HEADERS = {
 
 @dataclass
 class _Body:
-    """How much of a request's body has come, and whether that is all."""
+    """How much of a request's body was received.
+
+    Attributes:
+        taken: bytes received.
+        whole: whether the body is complete.
+    """
 
     taken: int = 0
     whole: bool = False
 
 
 class Guard:
-    """ASGI middleware around the whole application.
+    """ASGI middleware around the application, against hostile pages and clients.
 
-    A name that an attacker's DNS can point at this machine (DNS rebinding) never passes the check of Host: only
-    addresses, `localhost` and the names in `hosts` do. A write that a browser sends for another site carries that
-    site's Origin. A body is counted as it comes, and nobody waits for a client that stalls.
+    - DNS rebinding: an attacker can point a name of his own at this machine. So the Host header must be an IP address,
+      `localhost` or a name in `hosts`.
+    - Cross-site requests: a browser sends the Origin of the page. A request that changes something must come from the
+      server's own page.
+    - Large or slow requests: the bytes of a body are counted as they arrive, and waiting has a time limit.
+
+    Attributes:
+        under_way: number of requests being answered.
+        held: bytes of their bodies in memory.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, hosts: Iterable[str] = ()) -> None:
@@ -60,7 +71,7 @@ class Guard:
         try:
             self._check(scope)
             await self.app(scope, self._counted(scope, receive, body), answer)
-        except Refused as refused:  # only where nothing was answered yet: the application answers its own
+        except Refused as refused:  # only from the checks here: the application handles its own errors
             response = JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
             await response(scope, receive, answer)
         finally:
@@ -73,13 +84,15 @@ class Guard:
         if not self._is_ours(host):
             raise Refused(
                 421,
-                f"this server does not answer to the name {host[:100]!r}: use its address or localhost, "
+                f"this server does not accept the host name {host[:100]!r}: use its IP address or localhost, "
                 "or start it with --allow-host NAME",
             )
         if scope["method"] not in SAFE_METHODS and not _same_site(headers, host):
-            raise Refused(403, "this came from another site's page, which may not change anything here")
+            raise Refused(
+                403, "the request came from another site's page, which may not change anything on this server"
+            )
         if self.under_way > self.limits.requests:
-            raise Overloaded(f"{self.limits.requests} requests are under way already")
+            raise Overloaded(f"the server is busy: it is answering {self.limits.requests} requests")
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > self._most(scope):
             raise self._too_large(scope)
@@ -101,10 +114,13 @@ class Guard:
     def _too_large(self, scope: Scope) -> Refused:
         most = self._most(scope) / (1 << 20)
         # The rest of the body is not read, so the connection cannot serve another request.
-        return Refused(413, f"the request is larger than {most:g} MiB, the most that is taken", {"Connection": "close"})
+        return Refused(413, f"the request is larger than {most:g} MiB, the limit", {"Connection": "close"})
 
     def _counted(self, scope: Scope, receive: Receive, body: _Body) -> Receive:
-        """`receive`, which refuses a body that is too long or too slow; it waits for the disconnect at will."""
+        """A `receive` that refuses a body that is too large or too slow.
+
+        After the body, `receive` waits for the disconnect, without a time limit.
+        """
         deadline = time.monotonic() + self.limits.upload_seconds
 
         async def counted() -> Message:
@@ -114,7 +130,7 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), patience)
             except asyncio.TimeoutError:
-                raise Refused(408, "the rest of the request did not come in time", {"Connection": "close"}) from None
+                raise Refused(408, "the rest of the request did not arrive in time", {"Connection": "close"}) from None
             length = len(message.get("body", b""))
             body.taken += length
             self.held += length
@@ -122,7 +138,7 @@ class Guard:
             if body.taken > self._most(scope):
                 raise self._too_large(scope)
             if self.held > self.limits.held_bytes:
-                raise Overloaded("too much is being uploaded at once", seconds=2)
+                raise Overloaded("too many bytes are being uploaded at once", seconds=2)
             return message
 
         return counted
@@ -141,7 +157,7 @@ def _with_headers(send: Send) -> Send:
 
 
 def _same_site(headers: Headers, host: str) -> bool:
-    """Whether a write comes from our own page or from no page at all."""
+    """Whether a request comes from the server's own page, or not from a page at all."""
     if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
         return False
     origin = headers.get("origin")

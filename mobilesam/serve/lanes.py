@@ -1,4 +1,4 @@
-"""Work off the event loop: a few threads for each kind of it, with a bounded queue in front."""
+"""Running work outside the event loop: a few threads for each kind of work, with a bounded queue."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ T = TypeVar("T")
 
 
 class ClientGone(Exception):
-    """Nobody is left to answer."""
+    """The client has closed the connection and gets no response."""
 
 
 class Lane:
-    """Threads for one kind of work. Every method is called on the event loop.
+    """Threads and a queue for one kind of work. Every method must be called on the event loop.
 
-    workers threads; places, how many pieces may be under way or wait; share, how many of these for one image.
+    Args:
+        name: name of the work, for messages.
+        workers: number of threads.
+        places: how many tasks may run or wait.
+        share: how many tasks for one image may run or wait.
     """
 
     def __init__(self, name: str, *, workers: int, places: int, share: int) -> None:
@@ -31,7 +35,12 @@ class Lane:
         self._pending: Counter[str] = Counter()
 
     def submit(self, owner: str, work: Callable[[], T]) -> Future[T]:
-        """Queue the work for the image `owner`. Raises Overloaded where there is no place."""
+        """Queue work for an image. Raises Overloaded if the queue is full.
+
+        Args:
+            owner: id of the image.
+            work: the function to run.
+        """
         if self._pending.total() >= self.places:
             raise Overloaded(f"the server is busy: {self.places} requests to {self.name} wait already")
         if self._pending[owner] >= self.share:
@@ -53,7 +62,14 @@ class Lane:
             del self._pending[owner]
 
     async def run(self, request: Request, owner: str, work: Callable[[], T]) -> T:
-        """The result of the work. Work that still waits when its client goes is dropped: raises ClientGone."""
+        """Queue work, wait for it, and return its result.
+
+        If the client disconnects first, work that has not started is dropped.
+
+        Raises:
+            ClientGone: the client has disconnected.
+            Overloaded: the queue is full.
+        """
         future = self.submit(owner, work)
         result = asyncio.wrap_future(future)
         gone = asyncio.ensure_future(disconnected(request))
@@ -66,14 +82,14 @@ class Lane:
         finally:
             gone.cancel()
             if not result.done():
-                result.cancel()  # and with it the future, unless it runs already
+                result.cancel()  # this cancels the future too, unless the work has started
 
     def close(self) -> None:
-        """Wait for what runs and what waits."""
+        """Wait for all tasks, then stop the threads."""
         self._executor.shutdown(wait=True)
 
 
 async def disconnected(request: Request) -> None:
-    """Return when the client goes; its request has been read."""
+    """Return when the client disconnects. Its request must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

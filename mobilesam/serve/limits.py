@@ -1,4 +1,4 @@
-"""What the server takes, and how a request is refused: always JSON with a sentence, `{"error": "..."}`."""
+"""The server's limits, and its errors. The response to a refused request is always JSON: `{"error": "a sentence"}`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on what a client may ask for, and on what the server keeps.
+    """Upper limits for requests, and for the images that the server keeps.
 
-    upload_bytes and pixels of a photo; json_bytes of any other request; held_bytes of all requests under way, and the
-    number of these; images kept at once, each for idle_seconds after its last use; places in the queue before each kind
-    of work, of which one image may hold image_places; stall_seconds without a byte from a client, and upload_seconds
-    for a whole request.
+    Attributes:
+        upload_bytes: size of an uploaded file.
+        held_bytes: bytes of all requests being received or answered.
+        pixels: pixels of an image.
+        json_bytes: size of any other request's body.
+        images: number of images kept.
+        idle_seconds: how long an image is kept after its last use.
+        requests: number of requests at once.
+        places: number of tasks of one kind that may run or wait.
+        image_places: the same for one image.
+        stall_seconds: longest wait for the next bytes of a request.
+        upload_seconds: longest time for a whole request to arrive.
     """
 
     upload_bytes: int = 64 * MIB
@@ -34,14 +42,14 @@ class Limits:
 
 
 class Refused(HTTPException):
-    """A request that is answered with this status and sentence."""
+    """A refused request, with the status and the sentence of the response."""
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, sentence, headers)
 
 
 class Overloaded(Refused):
-    """503: nothing wrong with the request, but too many others came first."""
+    """A request that is refused (503) because there are too many others. The client should try again later."""
 
     def __init__(self, what: str, seconds: int = 1) -> None:
         super().__init__(503, f"{what}; try again in {seconds} s", {"Retry-After": str(seconds)})

@@ -16,9 +16,11 @@ KEEP_ALIVE_SECONDS = 5
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that hangs up on a client whose request's first lines do not come, or that does not read its answer.
+    """HTTP/1.1 that disconnects slow clients, for which uvicorn alone would wait forever.
 
-    uvicorn alone would wait for ever.
+    Attributes:
+        header_seconds: longest wait for the headers of a request.
+        unread_seconds: longest time in which a client reads nothing of the response.
     """
 
     header_seconds = 10.0
@@ -71,9 +73,15 @@ class PatientProtocol(H11Protocol):
 
 
 def listen(host: str, port: int | None, default: int) -> socket.socket:
-    """A listening socket. Without a `port` the default one, or where that is taken any free one.
+    """A listening socket.
 
-    Raises OSError, in words, where the address cannot be listened on.
+    Args:
+        host: the address to listen on.
+        port: the port. None takes the default port, or any free port if the default port is in use.
+        default: the default port.
+
+    Raises:
+        OSError: the server cannot listen on this address. The message names the address and the reason.
     """
     try:
         return _listen(host, default if port is None else port)
@@ -98,7 +106,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 class AnnouncedServer(uvicorn.Server):
-    """Says that it is there when a request, or an interrupt, would be answered."""
+    """A server that calls `announce` as soon as it can answer requests and react to interrupts."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -110,9 +118,13 @@ class AnnouncedServer(uvicorn.Server):
 
 
 def create(app: ASGIApp, announce: Callable[[], None] = lambda: None) -> uvicorn.Server:
-    """Its `run(sockets=[listener])` serves until interrupted, then finishes what runs; a second interrupt ends it.
+    """The server for an application. `run(sockets=[listener])` serves until an interrupt.
 
-    announce is called once it serves.
+    After an interrupt the server finishes the requests that are under way. A second interrupt ends it at once.
+
+    Args:
+        app: the application.
+        announce: called once, when the server is ready.
     """
     config = uvicorn.Config(
         app,
@@ -128,7 +140,7 @@ def create(app: ASGIApp, announce: Callable[[], None] = lambda: None) -> uvicorn
 
 
 def address(listener: socket.socket) -> str:
-    """Where a browser finds it."""
+    """The URL at which a browser on this machine finds the server."""
     host, port = listener.getsockname()[:2]
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"

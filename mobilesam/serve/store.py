@@ -1,4 +1,4 @@
-"""The encoded images that clients may ask about: bounded in number and in time."""
+"""The store of encoded images. Their number and their time in the store are limited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,12 @@ from .limits import Refused
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """An image as uploaded, `data`, and encoded."""
+    """An uploaded image.
+
+    Attributes:
+        data: bytes of the uploaded file.
+        embedding: the encoded image.
+    """
 
     data: bytes
     embedding: Embedding
@@ -30,9 +35,14 @@ class Photo:
 
 
 class PhotoStore:
-    """At most `images` photos, each until `idle_seconds` after its last use; the one used longest ago goes first.
+    """A store of photos, for use in one thread, the event loop's.
 
-    Ids cannot be guessed: whoever has one may use the photo. For one thread, the event loop's.
+    A photo's id cannot be guessed. Any client that knows the id may use the photo.
+
+    Args:
+        images: largest number of photos. If the store is full, the least recently used photo is removed.
+        idle_seconds: how long a photo is kept after its last use.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, images: int, idle_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,7 +53,7 @@ class PhotoStore:
         return len(self._kept)
 
     def add(self, photo: Photo) -> str:
-        """Keep the photo; its id."""
+        """Keep a photo, and return its id."""
         self.expire()
         while len(self._kept) >= self.images:
             self._kept.popitem(last=False)
@@ -52,7 +62,7 @@ class PhotoStore:
         return identity
 
     def get(self, identity: str) -> Photo:
-        """The photo, used now. Raises Refused (404)."""
+        """The photo of an id, which counts as a use. Raises Refused (404) if there is no such photo."""
         self.expire()
         if identity not in self._kept:
             raise self._unknown()
@@ -62,17 +72,18 @@ class PhotoStore:
         return photo
 
     def remove(self, identity: str) -> None:
-        """Let go of the photo. Raises Refused (404)."""
+        """Remove a photo. Raises Refused (404) if there is no such photo."""
         self.expire()
         if self._kept.pop(identity, None) is None:
             raise self._unknown()
 
     def expire(self) -> None:
-        """Let go of the photos whose time is over."""
+        """Remove the photos whose time is over."""
         oldest = self._clock() - self.idle_seconds
         while self._kept and next(iter(self._kept.values()))[0] < oldest:
             self._kept.popitem(last=False)
 
     def _unknown(self) -> Refused:
-        kept = f"the last {self.images} images are kept, each for {self.idle_seconds / 60:g} min after its last use"
-        return Refused(404, f"no image of this id is held ({kept}): upload it again")
+        minutes = self.idle_seconds / 60
+        kept = f"the server keeps the last {self.images} images, each for {minutes:g} min after its last use"
+        return Refused(404, f"the server has no image of this id: upload it again ({kept})")

@@ -174,9 +174,9 @@ def test_without_other_engines_this_package_is_timed_alone(tmp_path: Path) -> No
     assert "onnxruntime" not in record["environment"]["versions"]
     assert record["environment"]["image"] == "photo.jpg (1024x683)"
     engines = [[row["engine"] for row in table["rows"]] for table in record["tables"]]
-    asked_about = "mobilesam, on an image already asked about"
+    repeated = "mobilesam, on a repeated image"
     segment = ["mobilesam segment"]
-    assert engines == [["mobilesam"], ["mobilesam", asked_about], ["mobilesam"], segment, segment]
+    assert engines == [["mobilesam"], ["mobilesam", repeated], ["mobilesam"], segment, segment]
     assert all(row["min"] > 0 for table in record["tables"] for row in table["rows"])
     assert all(table["title"] in printed for table in record["tables"])
     options = ["bench", "--only", "depthwise"]
@@ -229,11 +229,11 @@ def test_everything_needs_no_other_engine(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--image", "no-such.png"], "no-such.png"),
-        (["--onnx", "."], "--onnx .: no encoder.onnx in it"),
+        (["--onnx", "."], "--onnx .: the folder has no encoder.onnx"),
         (["--json", "no-such-folder/times.json"], "no-such-folder"),
         (["--weights", "no-such.safetensors"], "no-such.safetensors"),
-        (["--onnx", ".", "--layers"], "--onnx is not for --layers"),
-        (["--onnx", ".", "--everything"], "--onnx is not for --everything"),
+        (["--onnx", ".", "--layers"], "--onnx cannot be used with --layers"),
+        (["--onnx", ".", "--everything"], "--onnx cannot be used with --everything"),
         (["--everything"], "--everything needs --image"),
         (["--threads", "0"], "threads: expected"),
     ],

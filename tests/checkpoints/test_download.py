@@ -162,7 +162,7 @@ def test_another_file_is_refused_and_not_kept(server, tmp_path, capsys, begun):
 def test_a_missing_file_says_what_to_do(server, tmp_path, capsys):
     server.behaviour = "missing"
     said = refused(capsys)
-    assert "the server answers 404 Not Found; or get that file in another way, then: mobilesam download" in said
+    assert "the server answers 404 Not Found; if you have a copy of the file, run: mobilesam download" in said
     assert "/weights/mobile_sam.pt" in said
     assert cached(tmp_path) == []
 
@@ -173,7 +173,7 @@ def test_without_a_network_it_is_taken_from_a_file(pt, tmp_path, monkeypatch, ca
         port = free.getsockname()[1]
     publish(monkeypatch, pt, tmp_path, f"http://127.0.0.1:{port}/mobile_sam.pt")
     said = refused(capsys)
-    assert f"cannot reach http://127.0.0.1:{port}/mobile_sam.pt: Connection refused; or get that file" in said
+    assert f"cannot reach http://127.0.0.1:{port}/mobile_sam.pt: Connection refused; if you have a copy" in said
     assert said.endswith("--from FILE\n")
 
     copy = tmp_path / "copy.pt"

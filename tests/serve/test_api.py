@@ -199,7 +199,10 @@ def bomb() -> bytes:
 
 WRONG_PICTURES = {
     "the request has no body": (422, lambda: b""),
-    "not an image in a format that is read here (": (415, lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+    "not an image in an accepted format: save it as one of ": (
+        415,
+        lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    ),
     "damaged": (422, lambda: CHELSEA[:100_000]),
     "at most 1 megapixels": (413, lambda: picture(1200, 1000)),
     "more than is safe to decode": (413, bomb),
@@ -448,11 +451,13 @@ def test_masks_as_polygons(client, chelsea, embedding):
 
 WRONG_OBJECTS = {
     "objects: List should have at least 1 item": [],
-    "objects.1: give a prompt or an rle": [OBJECTS[0], {"name": "nothing"}],
+    "objects.1: expected a prompt or an rle": [OBJECTS[0], {"name": "nothing"}],
     "objects.0: no prompt": [{"prompt": {}}],
     "objects.0: point (452, 1) lies outside": [{"prompt": {"points": [[452, 1]]}}],
-    "objects.0: the prompt has 1 candidate masks": [{"prompt": {"points": [[1, 1]], "multimask": False}, "choice": 1}],
-    "objects.0: the rle is of size (9, 9), the image of (300, 451)": [{"rle": {"size": [9, 9], "counts": "Q2"}}],
+    "objects.0: choice: the prompt has 1 candidate masks": [
+        {"prompt": {"points": [[1, 1]], "multimask": False}, "choice": 1}
+    ],
+    "objects.0: rle: expected the image's size (300, 451), got (9, 9)": [{"rle": {"size": [9, 9], "counts": "Q2"}}],
     "objects.0: an RLE's counts must": [{"rle": {"size": [300, 451], "counts": "Q2"}}],
     "objects.0: an RLE's string": [{"rle": {"size": [300, 451], "counts": "é"}}],
     "objects.0.colour: ": [{**OBJECTS[0], "colour": "red"}],

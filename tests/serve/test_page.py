@@ -333,7 +333,7 @@ def test_a_file_that_is_no_photo_is_refused_in_words(visit, tmp_path):
     broken.write_bytes(b"no photo")
     visit.tab.set_input_files("#chooser", broken)
     visit.tab.wait_for_selector("#toast", state="visible")
-    assert "Not an image in a format that is read here" in visit.tab.text_content("#toast")
+    assert "Not an image in an accepted format" in visit.tab.text_content("#toast")
     assert visit.tab.is_visible("#empty")
     visit.errors.clear()  # the browser's own note of the answer 415
     visit.open(CHELSEA)

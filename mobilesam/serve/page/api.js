@@ -1,4 +1,4 @@
-// The server's HTTP API. A refusal is thrown as ServerError with the server's own sentence.
+// The server's HTTP API. If the server refuses a request, a ServerError with the server's sentence is thrown.
 
 export class ServerError extends Error {
   constructor(message, status, retryAfter = 0) {
@@ -11,9 +11,9 @@ export class ServerError extends Error {
 const UNREACHABLE = "The server does not answer. Is mobilesam serve still running?";
 
 async function refusal(response) {
-  const said = await response.json().catch(() => ({}));
+  const body = await response.json().catch(() => ({}));
   const retryAfter = Number(response.headers.get("Retry-After")) || 0;
-  return new ServerError(said.error ?? `The server answered ${response.status}.`, response.status, retryAfter);
+  return new ServerError(body.error ?? `The server answered ${response.status}.`, response.status, retryAfter);
 }
 
 async function ask(path, options) {
@@ -31,10 +31,10 @@ function post(path, body, signal) {
   return ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal });
 }
 
-/** Upload a file; onProgress(fraction) until the last byte is sent. Resolves to {id, width, height}. */
+/** Upload a file. Calls onProgress(fraction sent) during the upload. Resolves to {id, width, height}. */
 export function upload(file, onProgress) {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest(); // fetch does not tell how much of a body is sent
+    const request = new XMLHttpRequest(); // fetch does not report the progress of an upload
     request.open("POST", "api/images");
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.responseType = "json";
@@ -52,7 +52,7 @@ export function release(id) {
   fetch(`api/images/${id}`, { method: "DELETE", keepalive: true }).catch(() => {});
 }
 
-/** The answer to a prompt {points, labels, box}: {width, height, best, masks}. */
+/** The masks for a prompt {points, labels, box}. Resolves to {width, height, best, masks}. */
 export async function masks(id, prompt, { candidates, maxSide, signal }) {
   const response = await post(`api/images/${id}/masks`, { ...prompt, candidates, max_side: maxSide }, signal);
   return response.json();
@@ -62,12 +62,12 @@ export async function picture(id) {
   return (await ask(`api/images/${id}/picture`)).blob();
 }
 
-/** The objects as a file: a Blob. */
+/** Export objects. Resolves to the file, a Blob. */
 export async function exported(id, request) {
   return (await post(`api/images/${id}/export`, request)).blob();
 }
 
-/** Search for every object. Resolves, once the search runs, to its lines {progress} or {mask} as they come. */
+/** Search for every object. Resolves to an async iterator over the lines {progress} or {mask} of the search. */
 export async function everything(id, parameters, signal) {
   return lines(await post(`api/images/${id}/everything`, parameters, signal));
 }
@@ -81,9 +81,9 @@ async function* lines(response) {
     const complete = (rest + value).split("\n");
     rest = complete.pop();
     for (const line of complete) {
-      const said = JSON.parse(line);
-      if (said.error) throw new ServerError(said.error, 500);
-      yield said;
+      const parsed = JSON.parse(line);
+      if (parsed.error) throw new ServerError(parsed.error, 500);
+      yield parsed;
     }
   }
 }

@@ -1,10 +1,11 @@
 // Requests of which only the latest matters, such as previews under a moving mouse.
 
-const STALE_MS = 250;
+const STALE_MS = 250; // a request that has run for longer is aborted by a newer one
 
 /**
- * One request is under way at most. A newer wish replaces the one that waits, and aborts the one under way where that
- * is slow; a quick one may still arrive, or a mouse that never rests would see nothing.
+ * Sends at most one request at a time. A wish is the description of a request. While a request runs, the newest wish waits
+ * and replaces an older waiting wish. The running request is aborted only if it is slow: if every request were aborted, a
+ * mouse that keeps moving would never show a preview.
  */
 export class Latest {
   #send;
@@ -14,7 +15,10 @@ export class Latest {
   #controller = null;
   #since = 0;
 
-  /** send(wish, signal) makes the request; done(wish, answer) takes what it resolves to, failed(error) what it throws. */
+  /**
+   * send(wish, signal) sends a request and returns a promise. done(wish, answer) is called with its result,
+   * failed(error) with its error.
+   */
   constructor(send, done, failed) {
     this.#send = send;
     this.#done = done;

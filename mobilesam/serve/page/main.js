@@ -1,4 +1,4 @@
-// The page: wires the photo, the stage, the session and the panel together.
+// The page: connects the photo, the stage, the session and the panel.
 
 import * as api from "./api.js";
 import { Latest } from "./latest.js";
@@ -10,8 +10,8 @@ import { Session, shown, wire } from "./session.js";
 import { Stage } from "./stage.js";
 import { toggleTheme } from "./theme.js";
 
-const MAX_SIDE = 1024; // of masks to look at: the side of the model's own canvas
-// A grid over the photo and a coarser one over each of four crops, whose masks come first.
+const MAX_SIDE = 1024; // longest side of masks for display, equal to the side of the model's input
+// Parameters of the search for every object: a grid on the photo, and a coarser grid on each of four crops.
 const EVERYTHING = { points_per_side: 16, crop_n_layers: 1, crop_n_points_downscale_factor: 2 };
 const TOAST_MS = 6000;
 
@@ -26,7 +26,7 @@ let search = null;
 
 // Drawing
 
-const drawables = new WeakMap(); // a mask's outline is worked out once
+const drawables = new WeakMap(); // caches the outline of each mask
 
 function drawable(mask, colour) {
   if (!drawables.has(mask)) {
@@ -40,7 +40,7 @@ function show() {
   const mask = started ? shown(current) : null;
   stage.scene.kept = objects
     .filter((object) => object.visible)
-    .sort((a, b) => b.mask.area - a.mask.area) // the small ones on top
+    .sort((a, b) => b.mask.area - a.mask.area) // small objects on top
     .map((object) => ({ ...drawable(object.mask, object.colour), strong: object.key === highlighted }));
   stage.scene.live = mask && drawable(mask, colour);
   Object.assign(stage.scene, { points: current.points, labels: current.labels, box: current.box });
@@ -58,7 +58,7 @@ function show() {
 
 let frame = 0;
 
-/** Changes may come many at a time; one look a frame is enough. */
+/** Redraw in the next frame. Several changes in one frame cause one redraw. */
 function showSoon() {
   $("stage").setAttribute("aria-busy", true);
   frame ||= requestAnimationFrame(() => {
@@ -105,7 +105,7 @@ function progress(text, fraction = null, onStop = null) {
   $("stop").onclick = onStop;
 }
 
-// Asking
+// Requests
 
 function ask(prompt, signal, candidates) {
   return photo.ask((id) => api.masks(id, wire(prompt), { candidates, maxSide: MAX_SIDE, signal }));
@@ -116,13 +116,13 @@ const previews = new Latest(
   ({ time }, answer) => {
     stage.scene.preview = drawable(answer.masks[0], session.colour);
     stage.drawLive();
-    // A task after the next frame: what is drawn has been handed to the screen.
-    requestAnimationFrame(() => setTimeout(() => told(performance.now() - time)));
+    // The first task after the next frame: by then the preview has been handed to the screen.
+    requestAnimationFrame(() => setTimeout(() => showTiming(performance.now() - time)));
   },
   (error) => toast(error.message),
 );
 
-function told(milliseconds) {
+function showTiming(milliseconds) {
   $("timing").textContent = `preview in ${milliseconds.toFixed(0)} ms`;
   $("stage").dispatchEvent(new CustomEvent("preview-drawn", { detail: milliseconds }));
 }
@@ -168,10 +168,10 @@ session.addEventListener("change", () => {
   showSoon();
 });
 
-// What the user does
+// User actions
 
 stage.addEventListener("point", ({ detail: { point, label } }) => {
-  previews.cancel(); // what is drawn of it stays until the answer
+  previews.cancel(); // the drawn preview stays until the answer arrives
   session.addPoint(point, label);
 });
 stage.addEventListener("box", ({ detail }) => session.setBox(detail));
@@ -231,7 +231,7 @@ async function open(file) {
   }
 }
 
-/** Every object that the model finds joins the list, as it is found. */
+/** Finds every object in the photo, and adds each object to the list as soon as it is found. */
 async function findEverything() {
   if (!photo?.id || search) return;
   const mine = photo;
@@ -249,7 +249,7 @@ async function findEverything() {
       }
       if (passed) progress(count ? `${count} objects found` : "Looking for every object", passed[0] / passed[1], stop);
     }
-    if (!count) toast("Nothing here is distinct enough to find by itself. Click what you are after.");
+    if (!count) toast("No distinct object was found. Click the object that you want.");
   } catch (error) {
     if (error.name !== "AbortError") toast(error.message);
   } finally {
@@ -260,7 +260,7 @@ async function findEverything() {
 
 const ENDINGS = { labels: "labels.png", coco: "coco.json", svg: "svg", geojson: "geojson" };
 
-/** Download what is kept, and the current object, in one of the formats. */
+/** Downloads the kept objects and the current object in a format. */
 async function exportAs({ dataset: { format } }) {
   const { objects, current, colour } = session;
   const all = objects.map(({ name, colour, prompt, rle }) => ({ name, colour, ...(prompt ? chosen(prompt) : { rle }) }));
@@ -351,7 +351,7 @@ addEventListener("drop", (event) => {
   $("stage").classList.remove("over");
   const file = event.dataTransfer.files[0];
   if (file) open(file);
-  else toast("That was no file. Drop a photo from a folder, or copy the image and paste it here.");
+  else toast("That was not a file. Drop a photo from a folder, or copy the image and paste it here.");
 });
 addEventListener("paste", (event) => {
   const file = event.clipboardData.files[0];

@@ -1,6 +1,6 @@
-// From a mask's run lengths to a smooth outline that a canvas fills and strokes at any zoom.
+// Converts the run lengths of a mask to a smooth outline, which a canvas can fill and stroke at any zoom.
 
-/** COCO's packed string: the run lengths, outside first, column by column. */
+/** The run lengths in COCO's compressed string, column by column. The first run is outside the mask. */
 export function unpack(string) {
   const counts = [];
   let at = 0;
@@ -18,7 +18,7 @@ export function unpack(string) {
   return counts;
 }
 
-/** For each column the rows where its runs begin and end: from the empty column left of the mask to that right of it. */
+/** For each column, the rows where its runs begin and end. An empty column is added on the left and on the right. */
 function columns({ size: [height, width], counts }) {
   const flips = Array.from({ length: width + 2 }, () => []);
   let position = 0, inside = false;
@@ -38,9 +38,9 @@ function columns({ size: [height, width], counts }) {
 const UP = 1, DOWN = 2, LEFT = 4, RIGHT = 8;
 
 /**
- * The edges between inside and outside. Corners are numbered column by column, `stride` in each; a bit of leaving[corner]
- * says that an edge leaves that way, with the inside on its right hand. Only where runs begin, end or differ from those
- * of the column before is there anything to do. Returns also the corners that are left.
+ * The edges between inside and outside. Corners of pixels are numbered column by column, `stride` per column. A bit of
+ * leaving[corner] means that an edge leaves the corner in that direction, with the inside on its right. `corners` lists
+ * the corners that an edge leaves.
  */
 function edges(flips, stride) {
   const leaving = new Uint8Array(flips.length * stride);
@@ -55,7 +55,7 @@ function edges(flips, stride) {
       leave(top + here[i], RIGHT);
       leave(top + here[i + 1] + stride, LEFT);
     }
-    // Down both columns at once, from one run's beginning or end to the next: i and j of them have been passed.
+    // Walk down both columns together. i and j count the run starts and ends passed in each column: odd is inside.
     for (let i = 0, j = 0, y = 0; i < before.length || j < here.length; ) {
       const next = Math.min(before[i] ?? Infinity, here[j] ?? Infinity);
       if ((i ^ j) & 1) {
@@ -71,7 +71,7 @@ function edges(flips, stride) {
 
 const RIGHT_TURN = { [UP]: [RIGHT, UP, LEFT], [RIGHT]: [DOWN, RIGHT, UP], [DOWN]: [LEFT, DOWN, RIGHT], [LEFT]: [UP, LEFT, DOWN] };
 
-/** The outlines of a mask as flat arrays [x, y, x, y, ...], in the mask's pixels, corners rounded off. */
+/** The outlines of a mask as flat arrays [x, y, x, y, ...], in pixels of the mask, with rounded corners. */
 export function outlines(rle) {
   const stride = rle.size[0] + 1;
   const { leaving, corners } = edges(columns(rle), stride);
@@ -79,7 +79,7 @@ export function outlines(rle) {
   const loops = [];
   for (const start of corners) {
     while (leaving[start]) {
-      const middles = []; // of the edges: half a pixel from a corner
+      const middles = []; // midpoints of the edges
       let corner = start;
       let way = leaving[start] & -leaving[start];
       do {
@@ -95,7 +95,7 @@ export function outlines(rle) {
   return loops;
 }
 
-/** Each point moved towards the middle of its neighbours; points on a straight line dropped. */
+/** Moves each point towards the midpoint of its neighbours, and drops points in the middle of a straight line. */
 function smooth(loop) {
   const n = loop.length;
   const result = [];
@@ -118,7 +118,7 @@ function smooth(loop) {
   return result;
 }
 
-/** The mask's outline as one path, to fill with "evenodd". */
+/** The mask's outline as one path, to be filled with the rule "evenodd". */
 export function toPath(rle) {
   const path = new Path2D();
   for (const loop of outlines(rle)) {

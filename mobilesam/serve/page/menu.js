@@ -1,6 +1,6 @@
 // A button with a menu of commands below it.
 
-/** choose(item) is called with the button in the menu that was picked. */
+/** Opens the menu `sheet` when `button` is clicked. Calls choose(item) with the menu item that was picked. */
 export function attachMenu(button, sheet, choose) {
   const items = [...sheet.querySelectorAll("[role=menuitem]")];
 

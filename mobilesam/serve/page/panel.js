@@ -1,4 +1,4 @@
-// The column beside the photo: the current object, the list of those kept, the keys.
+// The panel beside the photo: the current object, the list of kept objects, and the keys.
 
 import { shown } from "./session.js";
 
@@ -7,19 +7,19 @@ export const KEYS = [
   ["Right click", "does not belong to it"],
   ["Drag", "a box around it"],
   ["N", "keep it, start the next"],
-  ["Backspace", "take back"],
+  ["Backspace", "undo"],
 ];
 
 export const MORE_KEYS = [
   ["Alt + Click", "does not belong to it"],
   ["1 · 2 · 3", "choose among the candidate masks"],
-  ["Esc", "drop the current object"],
+  ["Esc", "discard the current object"],
   ["M", "find every object"],
   ["A · E · B", "click adds, click excludes, drag a box"],
-  ["Wheel", "zoom, as + and − do"],
+  ["Wheel", "zoom, like the keys + and −"],
   ["Space + Drag", "move the photo"],
   ["F", "fit to the window"],
-  ["Shift + Ctrl + Z", "do again what was taken back"],
+  ["Shift + Ctrl + Z", "redo"],
   ["O", "open another photo"],
 ];
 
@@ -61,12 +61,12 @@ export function share(mask, total) {
 
 function invitation(photo) {
   if (!photo) return "Open a photo to begin.";
-  if (!photo.id) return "One look at the whole photo, then every click is answered at once.";
+  if (!photo.id) return "The photo is prepared once. After that, every click is answered at once.";
   if (matchMedia("(hover: none)").matches) return "Tap what you want to select.";
   return "Move over the photo to see what a click would select, then click.";
 }
 
-/** What is said of the current object. */
+/** Writes the text about the current object. */
 export function writeCurrent(element, session) {
   const mask = shown(session.current);
   if (!session.started || !mask) {
@@ -83,7 +83,7 @@ export function writeCurrent(element, session) {
   );
 }
 
-/** The list of kept objects; onHover(key or null) while the pointer is over one. */
+/** Writes the list of kept objects. Calls onHover(key) when the pointer enters an object, onHover(null) when it leaves. */
 export function writeList(list, session, onHover) {
   list.replaceChildren(
     ...session.objects.map((object) => {

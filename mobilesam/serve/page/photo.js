@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 
-/** A picture that this browser can show, as {url, width, height}, or null. */
+/** Opens an image. Resolves to {url, width, height}, or null if this browser cannot show the image. */
 async function read(blob) {
   const url = URL.createObjectURL(blob);
   const image = new Image();
@@ -25,28 +25,28 @@ export class Photo {
     this.shown = null;
   }
 
-  /** Its name without the ending. */
+  /** The file name without its extension. */
   get stem() {
     return this.name.replace(/(.)\.[^.]*$/, "$1");
   }
 
-  /** Read the file here. Resolves to {url, width, height} or null, where only the server may be able to. */
+  /** Open the file in the browser. Resolves to {url, width, height}, or null if the browser cannot. */
   async preview() {
     this.shown = await read(this.file);
     return this.shown;
   }
 
-  /** Send it to the server, which encodes it. */
+  /** Upload the photo. The server encodes it. */
   async send(onProgress) {
     const { id, width, height } = await api.upload(this.file, onProgress);
     Object.assign(this, { id, width, height });
     if (this.shown?.width === width && this.shown.height === height) return;
-    // Not a picture for this browser, or one that it turns another way: show what the server sees.
+    // The browser cannot show the file, or orients it differently: show the server's picture instead.
     if (this.shown) URL.revokeObjectURL(this.shown.url);
     this.shown = await read(await api.picture(id));
   }
 
-  /** ask(id), and once more where the server has let go of the image meanwhile. */
+  /** Calls question(id). If the server no longer has the image, uploads it again and calls question(new id). */
   async ask(question) {
     const id = this.id;
     try {

@@ -1,10 +1,10 @@
-// The API's documentation, written from its OpenAPI description.
+// Writes the documentation of the API from its OpenAPI description.
 
 import "./theme.js";
 
 const api = await (await fetch("openapi.json")).json();
 
-/** An element with text, code in `backquotes`, or other elements in it. */
+/** An element with text or other elements as children. */
 function make(tag, className, ...children) {
   const element = document.createElement(tag);
   element.className = className;
@@ -14,7 +14,7 @@ function make(tag, className, ...children) {
 
 const nameOf = (schema) => schema.$ref.split("/").pop();
 
-/** A schema in one line, as a reader says it. */
+/** One readable line for a schema. */
 function typeOf(schema) {
   if (!schema) return "";
   if (schema.$ref) {

@@ -1,4 +1,4 @@
-// What the user has done: the object under way, the objects kept, and the way back.
+// The user's work: the current object, the kept objects, undo and redo.
 
 export const COLOURS = [
   "#2f86ff", "#ff6a3d", "#21b46b", "#b25cff", "#f0ad1b", "#11b3bd", "#ff4d8d", "#7a83ff", "#8dc149", "#d9632b",
@@ -6,21 +6,23 @@ export const COLOURS = [
 
 const EMPTY = Object.freeze({ points: [], labels: [], box: null, choice: null, answer: null, stale: false });
 
-/** What the server needs of a prompt. */
+/** The part of a prompt that is sent to the server. */
 export function wire({ points, labels, box }) {
   return { ...(points.length && { points, labels }), ...(box && { box }) };
 }
 
-/** The mask of a prompt's answer that is shown: the chosen candidate, else the best. */
+/** The mask to show for a prompt: the chosen candidate, or the best if none is chosen. */
 export function shown({ answer, choice }) {
   return answer && (answer.masks.find((mask) => mask.index === (choice ?? answer.best)) ?? null);
 }
 
 /**
- * Every change makes a new state and keeps the old one, so taking back works for all of them alike. Dispatches
- * "change". A state: {current, objects, made}; current a prompt {points, labels, box, choice, answer,
- * stale: the answer is that of the prompt before}; objects of
- * {key, name, colour, visible, mask, prompt or rle}; made, how many objects there have been.
+ * Every change makes a new state and keeps the old state, so that every change can be undone in the same way. Dispatches
+ * "change". A state is {current, objects, made}:
+ * - current: the prompt of the current object, {points, labels, box, choice, answer, stale}. stale means that answer
+ *   belongs to the previous prompt.
+ * - objects: the kept objects, each {key, name, colour, visible, mask, and prompt or rle}.
+ * - made: the number of objects ever kept.
  */
 export class Session extends EventTarget {
   photo = null;
@@ -72,7 +74,7 @@ export class Session extends EventTarget {
     if (this.current.answer && this.current.answer.masks.length > 1) this.#step({ current: { ...this.current, choice } });
   }
 
-  /** The server's answer to the current prompt; no step of its own. */
+  /** Store the server's answer to the current prompt. This is not a step to undo. */
   setAnswer(answer) {
     this.#set({ ...this.state, current: { ...this.current, answer, stale: false } });
   }
@@ -81,7 +83,7 @@ export class Session extends EventTarget {
     if (this.started) this.#step({ current: EMPTY });
   }
 
-  /** The current object joins the list, and the next begins. Returns whether there was one. */
+  /** Add the current object to the list and start the next object. Returns whether an object was added. */
   keep() {
     const mask = shown(this.current);
     if (!this.started || this.current.stale || !mask) return false;
@@ -91,13 +93,16 @@ export class Session extends EventTarget {
     return true;
   }
 
-  /** Something was found that will come in pieces: one step to take back for all. Returns what `add` needs. */
+  /** Begin a step that adds objects over some time and is undone as a whole. Returns the argument `begun` for `add`. */
   begin() {
     this.#step({});
     return this.#past.length;
   }
 
-  /** Objects of {mask, rle} join the list, also in the states since `begun`, so that taking those back leaves them. */
+  /**
+   * Add objects {mask, rle} to the list. They are also added to the states after `begun`, so that undoing a later step does
+   * not remove them.
+   */
   add(begun, found) {
     const join = (state) => {
       const objects = found.map(({ mask, rle }, i) => {

@@ -1,14 +1,21 @@
-// The photo, the masks on it, and what the pointer does to them. Positions: CSS pixels of the stage, or photo pixels.
+// The stage: shows the photo and the masks, and handles the pointer. Positions are in CSS pixels of the stage or in photo
+// pixels.
 
 const MARGIN = 28;
 const TOOLS_HEIGHT = 76;
-const DRAG = 5; // CSS pixels that make a drag of a click
+const DRAG = 5; // CSS pixels: a click that moves farther becomes a drag
 const LARGEST_ZOOM = 32;
 
 /**
- * Events: "hover" (detail {point, label, time} or null), "point" ({point, label}), "box" (detail [x0, y0, x1, y1]).
- * `scene` is what is drawn: {kept: [{path, scale, colour, strong}], live: {path, scale, colour} or null, preview: the same or
- * null, points, labels, box}; a path is in the pixels of a mask, each of `scale` photo pixels.
+ * Events: "hover" (detail {point, label, time}, or null outside the photo), "point" (detail {point, label}), "box" (detail
+ * [x0, y0, x1, y1]).
+ *
+ * `scene` holds the masks and the prompt to draw:
+ * - kept: the kept objects' masks, each {path, scale, colour, strong};
+ * - live: the current object's mask {path, scale, colour}, or null;
+ * - preview: the mask under the mouse {path, scale, colour}, or null;
+ * - points, labels, box: the prompt.
+ * A path is in pixels of its mask. Each mask pixel is `scale` photo pixels wide.
  */
 export class Stage extends EventTarget {
   tool = "add";
@@ -44,7 +51,7 @@ export class Stage extends EventTarget {
     addEventListener("keyup", (event) => this.#key(event, false));
   }
 
-  /** Show an image element's source of width × height photo pixels. */
+  /** Show the image at a URL, of width × height photo pixels. */
   open(url, width, height) {
     this.#photo.src = url;
     this.#photo.style.width = `${width}px`;
@@ -101,7 +108,7 @@ export class Stage extends EventTarget {
     this.draw();
   }
 
-  /** The photo pixel under a position, or null beside the photo; clamped to it if asked. */
+  /** The photo pixel under a position. Outside the photo: the nearest pixel if `clamped`, otherwise null. */
   #pixel({ x, y }, clamped = false) {
     if (!this.#size) return null;
     const { width, height } = this.#size;
@@ -171,7 +178,7 @@ export class Stage extends EventTarget {
     this.#emit("hover", this.#hovered);
   }
 
-  /** Alt changes what a click would do, also under a mouse that rests; Space held down makes a drag move the photo. */
+  /** Alt changes the label of a click, even while the mouse does not move. While Space is down, a drag moves the photo. */
   #key(event, down) {
     if (event.code === "Space" && event.target === document.body) this.#space = down;
     if (event.key !== "Alt" || !this.#hovered) return;
@@ -180,7 +187,7 @@ export class Stage extends EventTarget {
     this.#emit("hover", this.#hovered);
   }
 
-  /** Announce again what is under the mouse. */
+  /** Dispatch the last "hover" event again. */
   rehover() {
     if (this.#hovered) this.#emit("hover", { ...this.#hovered, time: performance.now() });
   }
@@ -244,7 +251,7 @@ export class Stage extends EventTarget {
     this.drawLive();
   }
 
-  /** Only the layer of the current object and the preview, which change most. */
+  /** Redraw only the layer of the current object and the preview, because it changes most often. */
   drawLive() {
     const context = this.#begin(this.#live);
     const { live, preview, points, labels } = this.scene;
@@ -270,7 +277,7 @@ export class Stage extends EventTarget {
     return context;
   }
 
-  /** Canvas units become those of a mask with `scale` photo pixels each; returns screen pixels in one of them. */
+  /** Set the canvas units to mask pixels of `scale` photo pixels each. Returns the size of a mask pixel in CSS pixels. */
   #into(context, scale) {
     const { scale: zoom, x, y } = this.#view;
     const unit = zoom * scale * devicePixelRatio;

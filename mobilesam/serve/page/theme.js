@@ -1,4 +1,4 @@
-// Light or dark: as the system has it, until the user says otherwise.
+// The light or dark theme: the system's, until the user chooses another.
 
 const system = matchMedia("(prefers-color-scheme: dark)");
 
