@@ -1,4 +1,4 @@
-"""Prompts as written: pixels and per cent, CSV and JSON lines, and what is refused with its line."""
+"""Prompts as text: pixels and per cent, CSV and JSON lines files, and errors with their line numbers."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from mobilesam.cli.written_prompt import WrittenPrompt, coordinates, read_prompts
 
-# The same prompts, in either form.
+# The same prompts in both formats.
 CSV = """image,points,labels,box,output
 a.jpg,220 140 420 40,1 0,,cat.png
 a.jpg,"50%,25.5%",,60 20 430 290,

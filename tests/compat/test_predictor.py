@@ -1,4 +1,4 @@
-"""SamPredictor and sam_model_registry: the reference's own answers, its notebook's steps, and what is refused."""
+"""SamPredictor and sam_model_registry: the reference's outputs, the steps of its notebook, and errors."""
 
 import re
 import sys
@@ -41,7 +41,7 @@ def assert_answers(got: tuple, expected: tuple) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-# The reference's answers
+# The reference's outputs
 
 
 def check(answers: tuple, name: str, reference: dict[str, np.ndarray]) -> None:
@@ -52,7 +52,7 @@ def check(answers: tuple, name: str, reference: dict[str, np.ndarray]) -> None:
     seen = masks[..., ::4, ::4]
     expected = np.unpackbits(reference[f"{name}/masks"], axis=-1, count=seen.shape[-1]).astype(bool)
     assert seen.shape == expected.shape
-    # A logit within the rounding error of 0 may be drawn either way: one pixel of the 8475 at most.
+    # A logit within its rounding error of 0 has an arbitrary sign: at most one of the 8475 pixels may differ.
     assert (seen != expected).sum(axis=(-2, -1)).max() <= 1
     np.testing.assert_allclose(scores, reference[f"{name}/iou"], rtol=0, atol=5e-4)
     assert relative_l2(low_res[..., ::16, ::16], reference[f"{name}/low_res"]) <= 1e-4
@@ -99,7 +99,7 @@ def test_the_golden_prompts(model, photo):
         np.testing.assert_allclose(refined_scores, arguments["refined_iou"], rtol=0, atol=5e-4)
 
 
-# A script written for MobileSAM, as its notebook goes
+# A script written for MobileSAM, with the steps of its notebook
 
 
 def test_the_notebook(model):
@@ -129,7 +129,7 @@ def test_the_notebook(model):
 
 
 class Tensor:
-    """What of PyTorch's tensors is touched; the tests need no PyTorch."""
+    """The methods of torch.Tensor that the predictor uses, so that the tests do not need PyTorch."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -226,7 +226,7 @@ def test_threads_predict_while_the_image_changes(model):
         assert any((low_res == other).all() for _, _, other in expected)
 
 
-# What is refused
+# Errors
 
 REFUSED = [
     ({"point_coords": POINT}, AssertionError, "point_labels must be supplied if point_coords is supplied."),

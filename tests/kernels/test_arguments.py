@@ -1,4 +1,4 @@
-"""What every kernel refuses, in words that name the argument. No check of an argument depends on the ISA."""
+"""Errors of every kernel for wrong arguments. The checks do not depend on the ISA."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_a_wrong_shape_is_named(case: Case, name: str):
         case(arrays | {name: longer})
     message = str(error.value)
     assert "\n" not in message
-    if name not in ("x", "source"):  # a wrong width of x may be reported as the weight's, which does not fit it
+    if name not in ("x", "source"):  # for a wrong width of x, the error may name the weight
         assert message.startswith(f"{name}:")
         assert str(longer.shape) in message
 

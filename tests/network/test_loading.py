@@ -1,4 +1,4 @@
-"""Loading the network's parts: in any order the same model, and errors that reach who asks."""
+"""Loading the network's parts: the same model in any order, and errors raised when a part is used."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ DECODERS_OWN = "mask_decoder.iou_token.weight"
 
 
 class Lacking(dict):
-    """A checkpoint without the tensor that the decoder starts with, found out when that is loaded."""
+    """A checkpoint without a tensor of the decoder. The error occurs when the decoder is loaded."""
 
     path, metadata, sha256 = None, {}, ""
 
@@ -64,7 +64,7 @@ def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
 
 @pytest.mark.parametrize("in_order", [False, True])
 def test_the_encoder_begins_with_the_layers_that_are_there(monkeypatch, in_order):
-    """Its last one is loaded only after the others have been used."""
+    """The neck, the encoder's last layer, is loaded only after the layers before have been used."""
     others_used = threading.Event()
 
     class Neck(image_encoder.Neck):
@@ -100,11 +100,11 @@ def test_a_layer_that_fails_leaves_no_checkpoint_mapped(monkeypatch, in_order):
     assert network.mask_decoder is network.mask_decoder
 
 
-def test_the_command_loads_in_order_and_hands_python_over_often_meanwhile(monkeypatch, tmp_path, capsys):
-    asked = []
+def test_the_command_loads_in_order_with_a_short_switch_interval(monkeypatch, tmp_path, capsys):
+    calls = []
 
     def load(*arguments, in_order=False):
-        asked.append((in_order, sys.getswitchinterval()))
+        calls.append((in_order, sys.getswitchinterval()))
         raise ValueError("no network here")
 
     monkeypatch.setattr(loading, "load_network", load)
@@ -112,7 +112,7 @@ def test_the_command_loads_in_order_and_hands_python_over_often_meanwhile(monkey
     words = ["segment", "photo.png", "--point", "1,1", "--output", str(tmp_path / "mask.png")]
     assert cli.main(words) == 2
     assert "no network here" in capsys.readouterr().err
-    assert asked == [(True, pytest.approx(50e-6))]
+    assert calls == [(True, pytest.approx(50e-6))]
     assert sys.getswitchinterval() == before
 
 

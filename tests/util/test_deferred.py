@@ -1,4 +1,4 @@
-"""What threads make meanwhile: handed over, or raised, whoever asks first."""
+"""Values computed by background threads: results, errors and copies."""
 
 import copy
 import sys
@@ -15,7 +15,7 @@ def test_what_is_made_later_is_waited_for_and_can_be_copied(threads):
     go = threading.Event()
     executor = ThreadPoolExecutor(1) if threads else None
     if executor is None:
-        go.set()  # made at once
+        go.set()  # without an executor, the value is computed immediately
     later = Later(executor, lambda: [go.wait(60)])
     go.set()
     assert later() == [True]

@@ -1,4 +1,4 @@
-"""Large outputs use memory again once their last array is gone, and never before."""
+"""The buffer pool: memory of a large array is reused after its last view is gone, and not before."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ from tolerances import assert_same, normal
 from mobilesam import kernels
 from mobilesam.kernels.core import memory
 
-LARGE = (256, 1024)  # 1 MB; POOL_LEAST of pool.h is a quarter
+LARGE = (256, 1024)  # 1 MiB in float32, above the pool's smallest block (POOL_LEAST in pool.h)
 
 
 def address(array: np.ndarray) -> int:
@@ -22,7 +22,10 @@ def address(array: np.ndarray) -> int:
 
 @pytest.fixture
 def drained() -> list[np.ndarray]:
-    """Arrays in use, untouched, of each size more than the pool has slots (POOL_SLOTS), so that it holds none."""
+    """An empty buffer pool.
+
+    The fixture allocates more arrays of each size than the pool has slots (POOL_SLOTS) and keeps them.
+    """
     return [memory.empty((64 << i, 1024)) for i in reversed(range(8)) for _ in range(17)]
 
 
@@ -40,7 +43,7 @@ def test_as_numpys_empty(shape, dtype):
 
 @pytest.mark.parametrize("shape", [(), (0, 5), (3,), LARGE, (5 << 20,)], ids=str)
 def test_lasting_arrays_are_apart(shape):
-    """Whatever their sizes, and as long as one of them is left."""
+    """`lasting` arrays of any size do not overlap, even after some of them are gone."""
     kept = []
     for i in range(20):
         array = memory.lasting(shape, np.uint32)
@@ -109,22 +112,22 @@ def test_a_kernels_result_is_not_written_by_the_next():
 
 
 def test_little_is_kept():
-    """At most 60 MB of it (POOL_LIMIT), however much was in use."""
-    many = [memory.empty((8 << 20,)) for _ in range(6)]  # 32 MB each
+    """The pool keeps at most 60 MiB (POOL_LIMIT) of free memory."""
+    many = [memory.empty((8 << 20,)) for _ in range(6)]  # 32 MiB each
     places = {address(array) for array in many}
     del many
     gc.collect()
     again = [memory.empty((8 << 20,)) for _ in range(6)]
     for array in again:
-        array[:: 1 << 18] = 1  # what the pool has let go is the system's, and zero
+        array[:: 1 << 18] = 1  # touches the memory
     assert len({address(array) for array in again}) == 6
     assert len(places) == 6
 
 
 def test_threads_never_share_memory():
     def work(number: int) -> bool:
-        for turn in range(200):
-            array = memory.empty((70_000 + 5_000 * (turn % 7),))
+        for i in range(200):
+            array = memory.empty((70_000 + 5_000 * (i % 7),))
             array[...] = number
             if not (array == number).all():
                 return False
@@ -146,14 +149,14 @@ def resident():
 
 before = resident()
 for count in range(200):
-    memory.empty(((4 + count % 5) << 20,))[...] = 1  # 16 to 32 MB
+    memory.empty(((4 + count % 5) << 20,))[...] = 1  # 16 to 32 MiB
 print(resident() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc/self/statm")
 def test_memory_does_not_grow():
-    assert int(output(RESIDENT)) < 92 << 20  # POOL_LIMIT and what is in use
+    assert int(output(RESIDENT)) < 92 << 20  # POOL_LIMIT and one array in use
 
 
 FORKS = """
