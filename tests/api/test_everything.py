@@ -154,7 +154,7 @@ def plainly(photo: np.ndarray, model: mobilesam.MobileSAM, min_area: int) -> lis
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("min_area", [0, 100])
-def test_crops_and_small_regions_are_those_of_the_plain_stages(model, min_area):
+def test_crops_and_small_regions_agree_with_the_simple_implementation(model, min_area):
     with Image.open(PHOTOS["astronaut"]) as image:
         photo = np.asarray(image.resize((401, 300)))
     expected = plainly(photo, model, min_area)
@@ -185,7 +185,7 @@ def records(model):
     return SamAutomaticMaskGenerator(model, 6, **LOOSE).generate(PHOTOS["rocket"])
 
 
-def test_the_function_is_the_class(records):
+def test_the_function_gives_the_records_of_the_class(records):
     """The function uses the packaged model. Here its image is an array."""
     again = mobilesam.everything(open_rgb(PHOTOS["rocket"]), points_per_side=6, **LOOSE)
     assert len(again) == len(records) > 5
@@ -204,13 +204,13 @@ def test_output_modes_hold_the_same_masks(model, records):
             check_alone(other)
 
 
-def test_binary_masks_are_of_the_images_size(records):
+def test_binary_masks_have_the_size_of_the_image(records):
     for record in records:
         assert record["segmentation"].dtype == bool
         assert record["segmentation"].shape == (427, 640)
 
 
-def test_records_come_as_soon_as_their_crop_is_done(model):
+def test_records_are_yielded_after_each_crop(model):
     generator = SamAutomaticMaskGenerator(model, 3, **LOOSE, crop_n_layers=1, output_mode="coco_rle")
     steps: list[tuple[int, int]] = []
     arrived = []
@@ -222,7 +222,7 @@ def test_records_come_as_soon_as_their_crop_is_done(model):
     assert arrived == sorted(arrived)
 
 
-def test_a_candidate_that_fails_by_its_score_is_never_drawn(model, monkeypatch):
+def test_a_candidate_with_a_low_score_is_never_drawn(model, monkeypatch):
     def draw(self: object, *_: object) -> None:
         raise AssertionError("drawn")
 
@@ -232,7 +232,7 @@ def test_a_candidate_that_fails_by_its_score_is_never_drawn(model, monkeypatch):
         SamAutomaticMaskGenerator(model, 2, pred_iou_thresh=0).generate(PHOTOS["rocket"])
 
 
-def test_no_mask_is_stable_enough(model):
+def test_no_records_if_no_mask_is_stable_enough(model):
     parameters = {"stability_score_thresh": 1.01, "crop_n_layers": 1, "min_mask_region_area": 5}
     assert SamAutomaticMaskGenerator(model, 1, **parameters).generate(PHOTOS["rocket"]) == []
 
@@ -308,7 +308,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_parameters_that_are_refused(model, message):
+def test_wrong_parameters_are_refused(model, message):
     with pytest.raises(ValueError) as error:
         SamAutomaticMaskGenerator(model, **REFUSED[message])
     assert message in str(error.value)
@@ -319,6 +319,6 @@ def test_a_model_of_another_kind_is_refused():
         SamAutomaticMaskGenerator("mobile_sam.pt")
 
 
-def test_an_image_is_read_before_the_first_record_is_asked_for(model, tmp_path):
+def test_an_image_is_read_before_the_first_record_is_requested(model, tmp_path):
     with pytest.raises(FileNotFoundError):
         SamAutomaticMaskGenerator(model).generate_iter(tmp_path / "no.png")

@@ -80,18 +80,18 @@ class NeverEncodes:
 
 @pytest.mark.parametrize(("prompt", "error", "message"), NOT_A_PROMPT, ids=[case[2] for case in NOT_A_PROMPT])
 def test_a_wrong_prompt_is_refused_before_work_starts(embedding, prompt, error, message):
-    asks = (
+    calls = (
         embedding.segment,
         lambda **given: mobilesam.segment(CHELSEA, **given, model=NeverEncodes()),
         lambda **given: embedding.segment_many([{"points": [(1, 1)]}, given]),
     )
-    for ask in asks:
+    for call in calls:
         with pytest.raises(error, match=re.escape(message)) as caught:
-            ask(**prompt)
+            call(**prompt)
         assert "\n" not in str(caught.value)
 
 
-def test_what_is_wrong_with_one_of_many_prompts_is_said_with_its_number(embedding):
+def test_an_error_in_one_of_many_prompts_names_its_index(embedding):
     with pytest.raises(ValueError, match=r"^prompt 1: no prompt"):
         embedding.segment_many([{"points": [(1, 1)]}, {}])
     with pytest.raises(
@@ -166,7 +166,7 @@ def test_embedding(model, embedding):
     np.testing.assert_array_equal(embedding.features, model.image_encoder(to_encoder_input(Image.open(CHELSEA))[0]))
 
 
-def test_what_a_prompt_shows_is_a_line(embedding):
+def test_repr_is_one_line(embedding):
     result = embedding.segment([(220, 140)])
     scores = ", ".join(f"{score:.3f}" for score in result.scores)
     assert repr(result) == f"<Segmentation: masks of 451x300 pixels, scores {scores}>"
@@ -231,7 +231,7 @@ def test_many_prompts_give_the_bits_of_each_alone_in_order(embedding, multimask)
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 29, 30, 60])
-def test_every_form_of_the_decoder_has_one_answer(embedding, monkeypatch, count):
+def test_both_forms_of_the_decoder_agree(embedding, monkeypatch, count):
     """The low-rank form and the plain form agree within the bound of the golden outputs."""
     points = [(7 + (31 * i) % 440, 5 + (17 * i) % 290) for i in range(count)]
     prompt = check_prompt(embedding.original_size, points, None, None, None)
@@ -243,12 +243,12 @@ def test_every_form_of_the_decoder_has_one_answer(embedding, monkeypatch, count)
 
 
 def test_many_prompts_are_answered_a_few_at_a_time(model, embedding, monkeypatch):
-    asked: list[int] = []
+    encoded: list[int] = []
     sparse = model.prompt_encoder.sparse
-    monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: asked.append(1) or sparse(*given))
+    monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: encoded.append(1) or sparse(*given))
     answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(2 * mask_decoder.TOGETHER + 1)])
-    assert asked == []
-    taken = [len(asked) for _ in answers]
+    assert encoded == []
+    taken = [len(encoded) for _ in answers]
     few = mask_decoder.TOGETHER
     assert taken == [*[few] * few, *[2 * few] * few, 2 * few + 1]
 
@@ -284,7 +284,7 @@ def test_refining_is_the_same_prompt_with_the_best_logits_and_the_new_points(emb
         first.refine(labels=[1])
 
 
-def test_one_prompt_for_a_photo_prepares_for_no_others():
+def test_segmenting_a_photo_once_does_not_compute_the_low_rank_constants():
     model = mobilesam.load()
     answer = mobilesam.segment(CHELSEA, [(220, 140)], model=model)
     constants = model.mask_decoder.low_rank.constants
@@ -330,7 +330,7 @@ def test_odd_sizes(model, size):
     np.testing.assert_array_equal(result.masks[decided], logits[decided] > 0)
 
 
-def test_prompts_in_turns_are_answered_as_alone(model, embedding):
+def test_prompts_in_any_order_give_the_results_of_each_alone(model, embedding):
     """Plans are reused for later prompts. The results must not depend on earlier prompts."""
     prompts = [{"points": [(x, 99)] * n, "multimask": m} for x in (80, 222) for n in (1, 2, 20) for m in (True, False)]
     same = embedding.features, embedding.original_size, embedding.input_size, model

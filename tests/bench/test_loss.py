@@ -65,7 +65,7 @@ def test_a_model_loses_nothing_against_itself(models):
 
 
 @narrow
-def test_the_worst_is_the_worst(losses, models, precision):
+def test_the_worst_mask_has_the_lowest_iou(losses, models, precision):
     for one in losses[precision]:
         assert one.worst.iou == one.ious.min()
         exact, got = one.worst.masks

@@ -99,7 +99,7 @@ def refused(capsys, *options: str) -> str:
 
 
 @pytest.mark.parametrize("behaviour", grids.first(["redirects", "", "sends no length"]))
-def test_it_is_fetched_converted_and_found_by_name(server, tmp_path, capsys, behaviour):
+def test_a_download_is_converted_and_loaded_by_name(server, tmp_path, capsys, behaviour):
     server.behaviour = behaviour
     assert main(["download", "--checkpoint", "mobile_sam"]) == 0
     said = capsys.readouterr()
@@ -124,7 +124,7 @@ def test_it_is_fetched_converted_and_found_by_name(server, tmp_path, capsys, beh
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_connection_is_gone_on_with(server, pt, tmp_path, capsys, ranges):
+def test_a_broken_download_is_continued(server, pt, tmp_path, capsys, ranges):
     server.behaviour = "breaks off"
     third = len(pt) // 3
     said = refused(capsys)
@@ -136,7 +136,7 @@ def test_a_broken_connection_is_gone_on_with(server, pt, tmp_path, capsys, range
     assert cached(tmp_path) == ["mobile_sam.safetensors"]
 
 
-def test_a_file_that_was_whole_already_is_not_sent_again(server, pt, tmp_path):
+def test_a_complete_unfinished_file_is_not_downloaded_again(server, pt, tmp_path):
     unfinished = published.unfinished_path("mobile_sam")
     unfinished.parent.mkdir(parents=True)
     unfinished.write_bytes(pt)
@@ -169,7 +169,7 @@ def test_a_missing_file_says_what_to_do(server, tmp_path, capsys):
     assert cached(tmp_path) == []
 
 
-def test_without_a_network_it_is_taken_from_a_file(pt, tmp_path, monkeypatch, capsys):
+def test_without_a_network_a_local_file_is_used(pt, tmp_path, monkeypatch, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

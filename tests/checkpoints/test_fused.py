@@ -227,7 +227,7 @@ def test_threads_share_a_checkpoint() -> None:
             assert_same(tensors, expected)
 
 
-def test_a_loaded_model_lets_go_of_its_file(tmp_path: Path) -> None:
+def test_a_loaded_model_does_not_need_its_file(tmp_path: Path) -> None:
     """Constants that a model computes later, such as the decoder's low-rank form, do not need the file any more."""
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights.default_path().read_bytes())

@@ -152,7 +152,7 @@ def test_attention_bias_that_does_not_fold_is_refused(tmp_path: Path, onnx_folde
         reader.read([tmp_path / "encoder.onnx", onnx_folder / "decoder.onnx"])
 
 
-def test_onnx_that_is_no_pair_is_refused(tmp_path: Path, onnx_folder: Path) -> None:
+def test_onnx_files_that_are_not_a_pair_are_refused(tmp_path: Path, onnx_folder: Path) -> None:
     encoder = onnx_folder / "encoder.onnx"
     with pytest.raises(CheckpointError, match="an ONNX encoder and its decoder"):
         reader.read(encoder)

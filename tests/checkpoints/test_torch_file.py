@@ -219,7 +219,7 @@ def test_other_zip_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_file_never_fails_otherwise(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_file_raises_only_checkpoint_errors(tmp_path: Path, data: st.DataObject) -> None:
     state = {
         "a": rebuild(Storage("0", TWELVE), 0, (3, 4), (4, 1)),
         "b": rebuild(Storage("0", TWELVE), 2, (2,), (1,)),

@@ -55,7 +55,7 @@ def folder(finished, tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_it_writes_what_the_generator_finds(finished, model):
+def test_files_hold_the_masks_of_the_generator(finished, model):
     folder, shown, written = finished
     assert (shown.returncode, shown.stderr) == (0, "")  # progress is shown on terminals only
     assert sorted(written) == sorted(name + end for name in NAMES for end in ENDS)
@@ -151,7 +151,7 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
 
 
 @pytest.mark.parametrize("limit", ["100000", "many"])
-def test_the_limit_of_a_photos_size_is_the_commands(folder, monkeypatch, capsys, limit):
+def test_the_limit_of_a_photos_size_comes_from_the_environment(folder, monkeypatch, capsys, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restores the value that the command sets
     monkeypatch.setenv("MOBILESAM_MAX_PIXELS", limit)
     assert main(["everything", "photos/a.png", "-o", "out"]) == 2
@@ -231,7 +231,7 @@ def test_interrupted_and_resumed_ends_with_the_same_files(finished, folder, wher
     assert (folder / "out" / "a.json").stat().st_mtime_ns == before
 
 
-def test_resume_does_again_what_is_not_all_there(finished, folder, capsys):
+def test_resume_repeats_photos_with_missing_files(finished, folder, capsys):
     shutil.copytree(finished[0] / "out", folder / "out")
     (folder / "out" / "b_labels.png").unlink()
     assert main([*COMMAND, "--resume"]) == 0
@@ -250,7 +250,7 @@ def test_without_resume_everything_is_done_again(finished, folder):
     assert files(folder / "out") == {name: data for name, data in finished[2].items() if name.startswith("a")}
 
 
-def test_a_terminal_shows_how_far_it_is(folder, capsys, monkeypatch):
+def test_a_terminal_shows_progress(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("mobilesam.util.console.INTERVAL", 0)
     monkeypatch.setenv("COLUMNS", "120")

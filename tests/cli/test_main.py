@@ -164,13 +164,13 @@ def test_convert_writes_a_checkpoint_that_loads(folder, capsys):
     assert mobilesam.load("all.safetensors").checkpoint.metadata["dtype"] == "fp32"
 
 
-def test_convert_refuses_what_is_no_checkpoint(folder, capsys):
+def test_convert_refuses_other_files(folder, capsys):
     assert main(["convert", CHELSEA, "--output", "new.safetensors"]) == 2
     assert "chelsea.png" in capsys.readouterr().err
     assert files(folder) == []
 
 
-def test_info_is_a_block_to_paste(capsys, monkeypatch):
+def test_info_prints_a_markdown_block(capsys, monkeypatch):
     packaged = mobilesam.load().checkpoint.path
     monkeypatch.setenv("HOME", str(packaged.parents[1]))
     monkeypatch.setenv("MOBILESAM_NUM_THREADS", "1")

@@ -36,7 +36,7 @@ def triangle_weights(old: int, new: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_encoder_input_agrees_with_the_contract(size):
+def test_encoder_input_agrees_with_its_definition(size):
     rgb = noise(*size)
     x, (new_h, new_w) = to_encoder_input(rgb)
     assert (x.shape, x.dtype) == ((1024, 1024, 3), np.float32)

@@ -125,7 +125,7 @@ TAKEN = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("what", TAKEN)
-def test_what_is_taken(what):
+def test_accepted_images(what):
     given, expected = TAKEN[what]
     rgb = read_image(given)
     assert rgb.dtype == np.uint8
@@ -151,7 +151,7 @@ def test_paths(tmp_path, path):
 @pytest.mark.parametrize(
     "name", ["picture", "picture.PNG", "picture.jpg", "picture.gif", "picture.tiff", "picture.txt"]
 )
-def test_an_extension_need_not_say_what_a_file_is(tmp_path, name):
+def test_the_format_does_not_depend_on_the_extension(tmp_path, name):
     (tmp_path / name).write_bytes(encoded(Image.fromarray(RGB), "PNG"))
     np.testing.assert_array_equal(read_image(tmp_path / name), RGB)
 
@@ -248,7 +248,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused(what):
+def test_refused_images(what):
     given, error, message = REFUSED[what]
     with pytest.raises(error, match=re.escape(message)) as caught:
         open_rgb(given)
@@ -305,7 +305,7 @@ def test_a_photo_of_48_megapixels_is_read():
     assert open_rgb(encoded(Image.new("L", (8000, 6000)))).size == (8000, 6000)
 
 
-def test_the_interface_takes_what_can_be_read(model):
+def test_the_model_accepts_the_same_images(model):
     with Image.open(PHOTOS["chelsea"]) as picture:
         rgb = np.asarray(picture)
     expected = model.encode(rgb).features

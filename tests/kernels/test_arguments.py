@@ -23,7 +23,7 @@ def test_other_dtypes_are_refused(case: Case, name: str, dtype):
 
 
 @every_array
-def test_what_is_no_array_is_refused(case: Case, name: str):
+def test_other_types_are_refused(case: Case, name: str):
     arrays = case.arrays()
     for value in ("text", 1.0, arrays[name].tolist()):
         with pytest.raises(TypeError, match=rf"\b{name}\b"):
@@ -103,7 +103,7 @@ def test_panels_of_another_shape_are_refused(case: Case):
             assert str(shape) in str(error.value)
 
 
-def test_float32_is_known_whatever_describes_it():
+def test_float32_with_metadata_is_accepted():
     x, described = np.ones((2, 3), np.float32), np.dtype(np.float32, metadata={"unit": "m"})
     more = np.ones(3, np.float32), np.zeros(3, np.float32)
     assert np.array_equal(kernels.layer_norm(x.astype(described), *more), kernels.layer_norm(x, *more))

@@ -36,7 +36,7 @@ def test_polygons_drawn_again_are_the_mask(mask):
 
 
 @given(arrays(bool, SHAPES))
-def test_rings_are_plain(mask):
+def test_rings_are_simple(mask):
     for polygon in outlines(mask):
         assert [np.sign(signed_area(ring)) for ring in polygon] == [1] + [-1] * (len(polygon) - 1)
         for ring in polygon:

@@ -96,7 +96,7 @@ def test_labels_are_the_components():
     assert pairs.shape == (2, count)  # the labels correspond one to one
 
 
-def test_what_is_refused():
+def test_wrong_arguments_are_refused():
     mask = np.ones((3, 3), bool)
     with pytest.raises(ValueError, match="mode must be 'holes' or 'islands', got 'both'"):
         regions.remove_small_regions(mask, 5, "both")

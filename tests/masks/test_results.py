@@ -167,14 +167,14 @@ def painted(order: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("form", [lambda mask: mask, rle.encode, lambda mask: rle.compress(rle.encode(mask))])
 @pytest.mark.parametrize(("smallest_on_top", "order"), [(False, (1, 2, 3, 4)), (True, BY_FALLING_AREA)])
-def test_which_of_several_a_label_map_has(form, smallest_on_top, order):
+def test_label_map_of_overlapping_objects(form, smallest_on_top, order):
     objects = [SegmentedObject(form(mask)) for mask in STACK]
     labels = results.label_map(objects, smallest_on_top=smallest_on_top)
     assert labels.dtype == np.uint16
     np.testing.assert_array_equal(labels, painted(order))
 
 
-def test_a_label_map_of_none_and_of_too_many():
+def test_label_map_of_no_objects_and_of_too_many():
     labels = results.label_map([], size=(40, 60))
     assert labels.shape == (40, 60) and not labels.any()
     with pytest.raises(ValueError, match="holds 65535 objects, got 65536"):
@@ -299,7 +299,7 @@ def test_an_image_of_another_size(draw):
         draw(CHELSEA, OBJECTS)
 
 
-def test_a_cutout_that_cannot_be():
+def test_cropping_to_an_empty_mask_is_refused():
     with pytest.raises(ValueError, match="there is nothing to crop to: the masks are empty"):
         results.cutout(np.zeros((9, 11, 3), np.uint8), [SegmentedObject(RING & False)], crop=True)
 

@@ -179,7 +179,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("value", "message"), REFUSED.values(), ids=REFUSED)
-def test_what_is_no_rle_is_refused(value, message):
+def test_wrong_rles_are_refused(value, message):
     for function in (
         rle.decode,
         rle.compress,

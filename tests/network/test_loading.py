@@ -117,7 +117,7 @@ def test_the_command_loads_in_order_with_a_short_switch_interval(monkeypatch, tm
 
 
 @pytest.mark.parametrize("in_order", [False, True])
-def test_what_fails_in_a_part_is_raised_where_that_is_asked_for(lacking, in_order):
+def test_an_error_in_a_part_is_raised_when_the_part_is_used(lacking, in_order):
     broken = loading.Network(lacking, 2, in_order=in_order)
     assert broken.image_encoder is broken.image_encoder
     with pytest.raises(KeyError, match=DECODERS_OWN):
@@ -127,7 +127,7 @@ def test_what_fails_in_a_part_is_raised_where_that_is_asked_for(lacking, in_orde
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
-def test_models_and_answers_are_copied(copied):
+def test_models_and_results_can_be_copied_and_pickled(copied):
     result = answer(api.load(threads=2))
     twin = copied(result)
     np.testing.assert_array_equal(twin.masks, result.masks)

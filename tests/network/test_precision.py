@@ -43,7 +43,7 @@ def test_fp32_is_the_default(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", here(*PRECISIONS))
-def test_each_that_the_cpu_has(models, precision):
+def test_each_precision_of_this_cpu(models, precision):
     model = models[precision]
     assert model.precision == precision
     score = model.encode(CHELSEA).segment([CAT]).scores.max()
@@ -119,7 +119,7 @@ def test_a_precision_that_the_isa_lacks(lacking, precision):
     assert f"(ISA {lacking}); available here: fp32, auto" in str(error.value)
 
 
-def test_the_environments_mistake_names_the_variable(monkeypatch):
+def test_an_error_in_the_environment_names_the_variable(monkeypatch):
     monkeypatch.setenv("MOBILESAM_PRECISION", "fp8")
     with pytest.raises(ValueError, match=r"^MOBILESAM_PRECISION: 'fp8': not a precision; available here: fp32, "):
         mobilesam.load()
@@ -138,7 +138,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("variables", [{"MOBILESAM_PRECISION": "fp8"}, {"MOBILESAM_PRECISION": "bf16"}], ids=str)
-def test_a_process_that_cannot_have_its_precision(tmp_path, variables):
+def test_an_unavailable_precision_ends_the_command_in_one_line(tmp_path, variables):
     """One variable is wrong, the other names a precision that the forced ISA does not support."""
     variables = variables | {"MOBILESAM_ISA": kernels.isa.available()[-1]}
     command = [sys.executable, "-m", "mobilesam", *COMMAND]

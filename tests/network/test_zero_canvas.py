@@ -41,7 +41,7 @@ def test_stages_0_and_1_give_the_whole_canvas_to_the_bit(encoder: ImageEncoder, 
     assert partial == len(FILLED) - 1
 
 
-def test_an_embedding_does_not_depend_on_it(encoder: ImageEncoder):
+def test_an_embedding_does_not_depend_on_the_shortcut(encoder: ImageEncoder):
     canvas = np.zeros((SIDE, SIDE, 3), np.float32)
     canvas[:576] = np.random.default_rng(2).normal(size=(576, SIDE, 3))
     np.testing.assert_array_equal(encoder(canvas, (576, SIDE)), encoder(canvas))

@@ -160,7 +160,7 @@ def test_masks_at_odd_sizes(all_masks: Decoder, size: tuple[int, int]) -> None:
     np.testing.assert_allclose(logits, expected, rtol=0, atol=bound)
 
 
-def test_graphs_are_valid_and_of_single_nodes(pair: tuple[Path, Path]) -> None:
+def test_graphs_are_valid_and_use_single_nodes_for_gelu_and_layer_norm(pair: tuple[Path, Path]) -> None:
     for path, gelus, norms in zip(pair, (23, 4), (22, 12)):
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)

@@ -133,7 +133,7 @@ def test_the_picture_is_upright(client):
         assert shown.size == (300, 451)
 
 
-def test_an_image_goes_when_it_is_deleted(client):
+def test_a_deleted_image_is_gone(client):
     place = client.post("/api/images", content=CHELSEA).headers["location"]
     assert client.get(place).status_code == 200
     assert client.delete(place).status_code == 204
@@ -231,7 +231,7 @@ def test_too_many_bytes_at_once_are_an_overload(model):
         assert client.post("/api/images", content=picture(64, 48)).status_code == 201
 
 
-def test_a_body_is_counted_where_its_length_is_not_told(strict):
+def test_a_body_without_a_declared_length_is_limited(strict):
     answer = strict.post("/api/images", content=(bytes(1 << 20) for _ in range(3)))
     assert answer.status_code == 413
     assert "larger than 2 MiB" in said(answer)
@@ -247,7 +247,7 @@ def test_the_images_used_longest_ago_go_first(strict):
     assert [strict.get(place).status_code for place in (first, second, third)] == [200, 404, 200]
 
 
-def test_an_image_goes_some_time_after_its_last_use():
+def test_an_image_expires_after_its_last_use():
     now = [0.0]
     store = PhotoStore(images=5, idle_seconds=10, clock=lambda: now[0])
     photo = object()
@@ -333,13 +333,13 @@ def test_the_page_loads_nothing_from_elsewhere(client):
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/api/nothing", "/../app.py", "/%2e%2e/app.py", "/api/images/a%00b"])
-def test_what_is_not_there_is_said_in_json(client, path):
+def test_unknown_paths_give_json_errors(client, path):
     answer = client.get(path)
     assert answer.status_code in (404, 422)
     assert said(answer)
 
 
-def test_overload_is_said_with_when_to_come_back(model, monkeypatch):
+def test_an_overload_response_says_when_to_retry(model, monkeypatch):
     """With one place per image, the second of two simultaneous prompts is refused. A later prompt is accepted."""
     entered, leave = threading.Event(), threading.Event()
     answer_masks = answers.masks
@@ -363,7 +363,7 @@ def test_overload_is_said_with_when_to_come_back(model, monkeypatch):
         assert client.post(f"{place}/masks", json=PROMPTS["a point"]).status_code == 200
 
 
-def test_a_failure_of_ours_is_said_and_the_next_request_served(model, monkeypatch):
+def test_an_internal_error_is_reported_and_the_next_request_succeeds(model, monkeypatch):
     with connect(model) as client:
         place = client.post("/api/images", content=CHELSEA).headers["location"]
         for error, status in ((ZeroDivisionError("secret"), 500), (MemoryError(), 503)):

@@ -234,7 +234,7 @@ def test_a_newer_preview_cancels_an_older_one_that_is_slow(visit):
     assert visit.ink("live") > 0
 
 
-def test_an_overloaded_server_is_asked_again_when_it_says(visit, embedding):
+def test_an_overloaded_server_is_asked_again_after_retry_after(visit, embedding):
     visit.open(CHELSEA)
     refusals = iter([{"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": "busy"}}] * 2)
 
@@ -357,7 +357,7 @@ def test_a_photo_that_only_the_server_reads_is_shown(visit, tmp_path):
     assert visit.ink("live") > 0
 
 
-def test_an_image_that_the_server_let_go_of_is_sent_again(visit, embedding):
+def test_an_image_that_the_server_has_dropped_is_uploaded_again(visit, embedding):
     visit.open(CHELSEA)
     visit.click(30, 30)
     image = next(filter(None, (re.match("(.*/api/images/.+)/masks", url) for url in visit.requested)))[1]

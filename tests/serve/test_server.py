@@ -56,7 +56,7 @@ def closes(connection: socket.socket) -> bytes:
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_a_client_that_stalls_is_hung_up_on_and_holds_up_nobody(impatient):
+def test_a_stalled_client_is_disconnected_and_blocks_nobody(impatient):
     upload = b"POST /api/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf of it"
     beginnings = {b"": b"", b"GET / HT": b"", b"GET / HTTP/1.1\r\nHost: local": b"", upload: b"HTTP/1.1 408"}
     stalled = [socket.create_connection(impatient) for _ in beginnings for _ in range(10)]
@@ -71,7 +71,7 @@ def test_a_client_that_stalls_is_hung_up_on_and_holds_up_nobody(impatient):
         assert closes(idle).endswith(b"</svg>\n")
 
 
-def test_a_client_that_does_not_read_is_hung_up_on(impatient):
+def test_a_client_that_does_not_read_is_disconnected(impatient):
     address = "http://{}:{}".format(*impatient)
     held = httpx.post(f"{address}/api/images", content=CHELSEA).json()["id"]
     request = f"GET /api/images/{held}/picture HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -86,7 +86,7 @@ def test_a_client_that_does_not_read_is_hung_up_on(impatient):
 
 
 @pytest.mark.parametrize("rubbish", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\0" * 5000])
-def test_what_is_no_http_is_answered_with_400(impatient, rubbish):
+def test_bytes_that_are_not_http_are_answered_with_400(impatient, rubbish):
     with socket.create_connection(impatient) as connection:
         connection.sendall(rubbish + b"\r\n\r\n")
         assert closes(connection).startswith(b"HTTP/1.1 400")
@@ -104,7 +104,7 @@ class Request:
         return {"type": "http.disconnect"}
 
 
-def test_work_whose_client_has_gone_is_not_begun():
+def test_work_of_a_disconnected_client_is_not_started():
     lane = Lane("test", workers=1, places=2, share=2)
     leave, begun = threading.Event(), []
 
@@ -142,7 +142,7 @@ def test_stopping_finishes_what_runs():
 
 
 @pytest.mark.exhaustive
-def test_hanging_up_stops_a_search():
+def test_disconnecting_stops_a_search():
     """Eight long searches are started and abandoned. If the server did not stop them, the ninth would time out."""
     with run_server() as (address, _):
         held = httpx.post(f"{address}/api/images", content=CHELSEA).json()["id"]
@@ -201,7 +201,7 @@ def test_many_clients_click_at_once(model):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only on Linux is all of 127.0.0.0/8 this machine")
-def test_nothing_but_this_machine_reaches_it_unless_told():
+def test_other_machines_cannot_connect_by_default():
     for options, reached in [((), False), (("--host", "0.0.0.0"), True)]:
         with run_server(*options) as (address, _):
             host, port = re.fullmatch(r"http://(.+):(\d+)", address).groups()
@@ -210,7 +210,7 @@ def test_nothing_but_this_machine_reaches_it_unless_told():
                 assert (connection.connect_ex(("127.0.0.2", int(port))) == 0) is reached
 
 
-def test_the_port_it_is_told_or_another_one(capsys):
+def test_a_given_port_is_required_and_the_default_port_is_replaced(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -46,7 +46,7 @@ def test_an_error_leaves_what_was_there(tmp_path, error):
     assert names(tmp_path) == ["mask.png"]
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+def test_only_files_left_by_killed_processes_are_removed(tmp_path):
     kept = [".mask.png", ".0123abcd-0123abcd.partial.png", ".partial", "mask.partial.png", "other.png"]
     for name in kept:
         (tmp_path / name).touch()

@@ -94,7 +94,7 @@ def test_rows_of_one_image_come_together(photos):
         (["photos/bare.csv"], "with an extension, got 'mask'"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(photos, sources, message):
+def test_wrong_sources_are_refused(photos, sources, message):
     (photos / "p.csv").write_text("image\na.png\n")
     (photos / "twice.csv").write_text("image,points\na.png,1 2\na.png,3 4\n")
     for name, output in (("outside", "../a.png"), ("absolute", "/a.png"), ("bare", "mask")):

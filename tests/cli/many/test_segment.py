@@ -78,7 +78,7 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @grids.both
-def test_a_folder_ends_with_its_results_and_its_failures_named(finished, model):
+def test_a_folder_gives_results_and_names_its_failures(finished, model):
     folder, shown, results = finished
     assert shown.returncode == 1
     assert sorted(results["masks"]) == [f"{Path(name).stem}.png" for name in GOOD]
@@ -308,7 +308,7 @@ class CountingModel:
             self.written += 1
 
 
-def test_reading_and_writing_overlap_with_encoding_and_what_is_held_is_bounded(monkeypatch):
+def test_reading_and_writing_overlap_with_encoding_and_the_queues_are_bounded(monkeypatch):
     model, report = CountingModel(), pipeline.Report()
     monkeypatch.setattr(pipeline, "read_photo", model.open)
     prompt = WrittenPrompt((coordinates("1,1", 2, "X,Y"),), (1,), None)

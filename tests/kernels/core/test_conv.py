@@ -112,7 +112,7 @@ def test_network_depthwise(channels, stride):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("at", grids.some([(0, 0), (4, 6), (8, 10)], [(4, 6), (8, 10)]))
 @pytest.mark.parametrize("geometry", [{"pad": 1}, {"stride": 2, "pad": 1}, {"stride": 2, "pad": 2, "dilation": 2}])
-def test_a_bad_pixel_spoils_only_what_sees_it(name, value, at, geometry):
+def test_a_bad_pixel_affects_only_outputs_that_use_it(name, value, at, geometry):
     x, weight = normal(9, 11, 21), normal(*weight_shape(name, (3, 3), 21))
     operation = getattr(kernels, name)
     clean = operation(x, weight, **geometry)
@@ -128,7 +128,7 @@ def test_a_bad_pixel_spoils_only_what_sees_it(name, value, at, geometry):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_batch_is_its_images(name):
+def test_a_batch_gives_the_bits_of_its_images(name):
     x, weight = normal(3, 9, 8, 21), normal(*weight_shape(name, (3, 3), 21))
     operation = getattr(kernels, name)
     y = operation(x, weight, stride=2, pad=1)

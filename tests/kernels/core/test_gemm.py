@@ -103,7 +103,7 @@ def test_packing_half_precision_is_exact():
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_packing_half_precision_never_misreads_what_is_not_finite(value):
+def test_packing_half_precision_keeps_or_refuses_nan_and_infinity(value):
     weight = np.full((3, 2), value, np.float16)
     try:
         y = kernels.linear(np.ones((1, 2), np.float32), kernels.pack(weight))

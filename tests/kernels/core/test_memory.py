@@ -31,7 +31,7 @@ def drained() -> list[np.ndarray]:
 
 @pytest.mark.parametrize("shape", [(), (0, 5), (3,), (65535,), LARGE, (2, 3, 129, 513)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.bool_, np.int64])
-def test_as_numpys_empty(shape, dtype):
+def test_empty_is_like_numpys(shape, dtype):
     got, expected = memory.empty(shape, dtype), np.empty(shape, dtype)
     assert (got.shape, got.dtype, got.strides) == (expected.shape, expected.dtype, expected.strides)
     assert got.flags.writeable
@@ -42,7 +42,7 @@ def test_as_numpys_empty(shape, dtype):
 
 
 @pytest.mark.parametrize("shape", [(), (0, 5), (3,), LARGE, (5 << 20,)], ids=str)
-def test_lasting_arrays_are_apart(shape):
+def test_lasting_arrays_do_not_overlap(shape):
     """`lasting` arrays of any size do not overlap, even after some of them are gone."""
     kept = []
     for i in range(20):
@@ -101,7 +101,7 @@ def test_memory_stays_while_a_view_lives(view):
     assert address(memory.empty(LARGE)) == before
 
 
-def test_a_kernels_result_is_not_written_by_the_next():
+def test_a_result_is_not_overwritten_by_later_calls():
     weight = kernels.pack(normal(256, 64))
     first = kernels.linear(normal(1024, 64), weight)
     kept, part = first.copy(), first[100:200]
@@ -111,7 +111,7 @@ def test_a_kernels_result_is_not_written_by_the_next():
     assert_same(part, kept[100:200])
 
 
-def test_little_is_kept():
+def test_the_pool_is_bounded():
     """The pool keeps at most 60 MiB (POOL_LIMIT) of free memory."""
     many = [memory.empty((8 << 20,)) for _ in range(6)]  # 32 MiB each
     places = {address(array) for array in many}
@@ -181,5 +181,5 @@ print("apart")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_has_its_own():
+def test_a_forked_child_has_its_own_pool():
     assert output(FORKS) == "apart"

@@ -162,7 +162,7 @@ def test_a_row_alone_gives_the_bits_it_has_among_others(every_narrow):  # noqa: 
         assert_same(kernels.linear(x[i], weight, bias, activation="gelu"), together[i])
 
 
-def test_panels_run_under_their_own_isa_whatever_is_in_force(every_narrow):  # noqa: F811
+def test_panels_run_under_the_isa_that_packed_them(every_narrow):  # noqa: F811
     x, weight = normal(40, 37), kernels.pack(normal(67, 37), precision=every_narrow)
     expected = kernels.linear(x, weight)
     for name in isa.available():
@@ -194,7 +194,7 @@ def test_every_isa_gives_the_same_sums(precision):
 # --- special values ---
 
 
-def test_gelu_keeps_its_promise(every_narrow):  # noqa: F811
+def test_gelu_is_within_its_error(every_narrow):  # noqa: F811
     """The numbers are given as a bias of products that are 0, so that only GELU rounds."""
     bias = np.concatenate([np.linspace(-12, 12, 200_000), np.geomspace(1e-30, 12, 999), -np.geomspace(1e-30, 12, 999)])
     bias = bias.astype(np.float32)
@@ -204,7 +204,7 @@ def test_gelu_keeps_its_promise(every_narrow):  # noqa: F811
 
 
 @pytest.mark.parametrize("n", [4, 32, 37])
-def test_gelu_of_what_is_not_finite(every_narrow, n):  # noqa: F811
+def test_gelu_of_infinity_and_nan(every_narrow, n):  # noqa: F811
     bias = np.resize(np.float32([np.inf, -np.inf, np.nan, -3e38]), n)
     y = packed_linear(every_narrow, np.zeros((3, 1), np.float32), np.zeros((n, 1), np.float32), bias, activation="gelu")
     assert_within(y, np.broadcast_to(reference.gelu(bias), (3, n)), GELU_ERROR)
@@ -229,7 +229,7 @@ def test_rows_of_zeros_give_the_bias(every_narrow):  # noqa: F811
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_stays_in_its_row_and_column(every_narrow, value):  # noqa: F811
+def test_nan_and_infinity_stay_in_their_row_and_column(every_narrow, value):  # noqa: F811
     x, weight = normal(40, 133), normal(70, 133)
     clean = packed_linear(every_narrow, x, weight)
     x[17, 5] = weight[33, 132] = value
@@ -251,7 +251,7 @@ def without(precision: str) -> list[str]:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_what_the_isa_lacks_is_refused(precision):
+def test_a_precision_that_the_isa_lacks_is_refused(precision):
     """x86-64-v2 and NEON support neither precision."""
     assert without(precision)
     for name in without(precision):
@@ -273,7 +273,7 @@ def test_unknown_precisions_are_refused(precision):
 
 
 @pytest.mark.parametrize("precision", [None, 8])
-def test_a_precision_is_text(precision):
+def test_a_precision_must_be_a_string(precision):
     with pytest.raises(TypeError, match="'precision'"):
         kernels.pack(normal(3, 5), precision=precision)
 

@@ -29,7 +29,7 @@ def pairs():
 
 
 @pytest.mark.parametrize("k", DEPTHS)
-def test_every_place_of_a_period_is_exact(k):
+def test_every_depth_is_exact(k):
     """Sums of small integers are exact, also from pairs of terms, so any wrong term is detected."""
     for m, n in itertools.product((1, 2, 11, 12, 13, 25, 49, 168, 169), (1, 31, 32, 33, 65)):
         x, weight, bias = integers(m, k), integers(n, k), integers(n)
@@ -75,7 +75,7 @@ def test_below_the_normal_numbers():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_spoils_its_row_or_column(value):
+def test_nan_and_infinity_stay_in_their_row_or_column(value):
     x, weight = normal(30, 100), normal(40, 100)
     clean = kernels.linear(x, weight)
     x[7, 50] = weight[9, 5] = value
@@ -95,7 +95,7 @@ def test_segments(channels, dilation):
     assert np.array_equal(y, reference.conv2d(x, weight, pad=1, dilation=dilation))
 
 
-def test_it_is_another_form_than_the_usual():
+def test_the_result_differs_from_avx512():
     """Otherwise these tests would check avx512's product."""
     x, weight = normal(64, 160), normal(64, 160)
     with isa.use("avx512"):

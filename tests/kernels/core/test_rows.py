@@ -55,7 +55,7 @@ def test_layer_norm_of_a_constant_row_is_the_bias(value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_layer_norm_of_a_bad_row_stays_there(value):
+def test_layer_norm_keeps_nan_and_infinity_in_their_row(value):
     x, weight, bias = normal(9, 37), normal(37), normal(1, 37)[0]
     clean = kernels.layer_norm(x, weight, bias)
     x[4, 36] = value
@@ -141,7 +141,7 @@ def test_normalize(shape: tuple[int, int, int], size: tuple[int, int]):
     assert_same(kernels.normalize(wide[:, ::2], mean, std, size=size), kernels.normalize(image, mean, std, size=size))
 
 
-def test_normalize_refuses_in_words():
+def test_normalize_errors_name_the_argument():
     image, mean = np.zeros((4, 5, 3), np.uint8), normal(3)
     for arguments, size, error, name in (
         ((image.astype(np.float32), mean, mean), (4, 5), TypeError, "image"),

@@ -48,7 +48,7 @@ def test_equals_the_convolution(size: tuple[int, int], channels: int, outputs: i
     assert_within(kernels.winograd_conv3x3(x, weight), expected, bound(x, weight))
 
 
-def test_the_bound_is_not_idle():
+def test_the_bound_is_small():
     """The bound is small compared with the result, so that it detects errors."""
     x, weight = normal(6, 7, 64), normal(32, 3, 3, 64)
     assert bound(x, weight).max() < 2e-4 * abs(reference.conv2d(x, weight, pad=1)).max()
@@ -61,7 +61,7 @@ def test_the_networks_own_size():
     assert difference < 16 * U  # 256 roundings of random sign grow like √256
 
 
-def test_what_does_not_fit_is_refused_in_words():
+def test_wrong_shapes_are_refused():
     x, packed = normal(5, 6, 32), kernels.pack_winograd(normal(32, 3, 3, 32))
     for arguments, name in (
         ((normal(5, 6, 24), normal(32, 3, 3, 24)), "x"),

@@ -203,10 +203,10 @@ def test_window_attention_in_place(every_narrow):  # noqa: F811
     assert_same(weights["x"], whole)
 
 
-def attention(every: str, height: int = 11, width: int = 9, **changed: np.ndarray) -> np.ndarray:
-    """`window_attention` with two heads and 4×4 windows in the precision `every`, with some arguments changed."""
+def attention(precision: str, height: int = 11, width: int = 9, **changed: np.ndarray) -> np.ndarray:
+    """`window_attention` with two heads and 4×4 windows in a precision, with some arguments changed."""
     case = Case("window_attention", attention_shapes(height, width, 24, 2, 4), {"window": 4})
-    return case(packed(case, case.arrays() | changed, every))
+    return case(packed(case, case.arrays() | changed, precision))
 
 
 def test_a_bad_token_stays_in_its_window(every_narrow):  # noqa: F811
@@ -219,7 +219,7 @@ def test_a_bad_token_stays_in_its_window(every_narrow):  # noqa: F811
     assert_same(y, clean)
 
 
-def test_a_bad_score_is_seen(every_narrow):  # noqa: F811
+def test_an_undefined_score_gives_nan(every_narrow):  # noqa: F811
     """The bias makes a softmax undefined. Its output must be NaN although all values v are finite."""
     for value, row in ((np.nan, 3), (np.inf, 3), (-np.inf, slice(None))):
         bias = normal(2, 16, 16)

@@ -122,7 +122,7 @@ def test_attention_bias_packed_beforehand_gives_the_same_bits():
         ([[0.5, 1], [2, 3]], "integers, got float64"),
     ],
 )
-def test_an_attention_bias_is_packed_of_what_its_table_holds(index, problem):
+def test_a_wrong_attention_bias_index_is_refused(index, problem):
     with pytest.raises((TypeError, ValueError), match=f"^index: expected .*{problem}$"):
         kernels.pack_attention_bias(normal(2, 4), np.array(index))
 

@@ -92,7 +92,7 @@ def test_thresholds_and_offsets(threshold, offset):
     check(blobs(3, 37, 41), threshold=threshold, offset=offset, **SHAPES)
 
 
-def test_leaving_out_what_cannot_matter_changes_no_bit():
+def test_skipping_regions_changes_no_bit():
     """An infinite offset forces the kernel to compute every pixel."""
     x = blobs(5, 37, 41)
     part, _ = kernels.mask_runs(x, **SHAPES)
