@@ -29,7 +29,7 @@ def save(name: str, x: torch.Tensor, y: torch.Tensor, convs: dict[str, Conv2d_BN
         x: Input (1, C, H, W), saved as (H, W, C).
         y: Output (1, C, H, W), saved as (H, W, C).
         convs: Convolutions by name. Weights are saved as (OC, 3, 3, C), as (3, 3, C) if depthwise, as (OC, C) if 1×1.
-        **arrays: Arrays that are saved unchanged.
+        **arrays: Other arrays, saved unchanged.
     """
     for key, conv in convs.items():
         fused = conv.fuse()

@@ -102,7 +102,7 @@ def test_out_is_written_nowhere_else(case: Case):
     arrays = case.arrays()
     expected = case(arrays)
     memory = np.full(expected.size + 2 * 1021, 7, np.float32)
-    out = memory[1021:-1021].reshape(expected.shape)  # not aligned to a vector
+    out = memory[1021:-1021].reshape(expected.shape)  # not aligned to a vector, which must be allowed
     assert_same(case(arrays, out=out), expected)
     assert (memory[:1021] == 7).all()
     assert (memory[-1021:] == 7).all()

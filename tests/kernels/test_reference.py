@@ -127,7 +127,7 @@ def test_softmax():
 def test_cross_attention(heads):
     q, k, v = normal(5, 16), normal(1, 7, 16)[0], normal(1, 1, 7, 16)[0, 0]
     y = onnx_op("Attention", q[None], k[None], v[None], opset=23, q_num_heads=heads, kv_num_heads=heads)[0]
-    # Scores of order 1 are sums of at most 16 terms. Then come exponentials and means of 7 values.
+    # Scores of order 1 are sums of at most 16 terms. Exponentials and weighted means of 7 values follow.
     assert_within(y, reference.cross_attention(q, k, v, heads=heads), 16 * 23 * U)
 
 

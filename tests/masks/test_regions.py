@@ -16,7 +16,7 @@ def expected(mask: np.ndarray, area_thresh: float, mode: str) -> tuple[np.ndarra
     """A simple `remove_small_regions`. If all islands are small, the largest one is kept.
 
     Returns:
-        The cleaned mask, and whether it has small regions.
+        The cleaned mask, and whether the given mask has small regions.
     """
     holes = mode == "holes"
     labels, count = ndimage.label(mask ^ holes, EIGHT)

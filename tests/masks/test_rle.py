@@ -121,7 +121,7 @@ def test_masks_in_any_memory_order():
 @any_case(200)
 @given(st.lists(st.one_of(st.integers(0, 2**24 - 2), st.integers(0, 2**32 - 1)), min_size=1, max_size=9))
 def test_strings_of_any_counts(counts):
-    """pycocotools allocates 6 characters per number, which is 30 bits. It is not called if numbers might need more."""
+    """pycocotools allocates 6 characters per count, too few for large ones. It is only called for counts below 2²⁴."""
     height = max(1, sum(counts))
     counts[-1] += height - sum(counts)
     plain = {"size": [height, 1], "counts": counts}

@@ -190,7 +190,7 @@ static void elementwise(void)
             t[j] = fabsf(t[j]) + 0.01f;
             levels[j] = j * 37;
             index[j] = j * 2 / 3;
-            far[j] = j * 3; /* indices farther apart than two vectors */
+            far[j] = j * 3; /* a vector's indices span more than two vectors */
             x1[j] = j % 3 ? x1[j] : odd[j / 3 % ODD];
         }
         u->add(added, x0, x0 + 1, n);

@@ -121,7 +121,7 @@ def test_an_error_in_a_part_is_raised_when_the_part_is_used(lacking, in_order):
     broken = loading.Network(lacking, 2, in_order=in_order)
     assert broken.image_encoder is broken.image_encoder
     with pytest.raises(KeyError, match=DECODERS_OWN):
-        broken.mask_decoder  # noqa: B018 (a property that waits)
+        broken.mask_decoder  # noqa: B018 (the property raises)
     with pytest.raises(KeyError, match=DECODERS_OWN):
         broken.loaded()
 

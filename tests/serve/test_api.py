@@ -383,7 +383,7 @@ OBJECTS = [
 
 @pytest.fixture(scope="module")
 def objects(embedding):
-    """OBJECTS as the library's objects, and a stripe, which is uploaded as run lengths."""
+    """SegmentedObjects for OBJECTS, computed by the library, and a stripe, which the client sends as run lengths."""
     cat, box = embedding.segment([(220, 140)]), embedding.segment(box=(60, 20, 200, 190))
     stripe = np.zeros((300, 451), np.bool_)
     stripe[40:50] = True

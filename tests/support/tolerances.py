@@ -229,7 +229,8 @@ def whole_numbers(precision: str, *shape: int) -> np.ndarray:
     return x
 
 
-NARROW_SPACING = {"bf16": 2.0**-7, "int8": 6 / 127}  # distance of neighbouring values, for values of order 1 below 6
+# Distance of neighbouring values, if values are of order 1 and at most 6.
+NARROW_SPACING = {"bf16": 2.0**-7, "int8": 6 / 127}
 
 
 def narrow_pass_bound(precision: str, *depths: int, gelus: int = 0, roundings: int, count: int) -> float:

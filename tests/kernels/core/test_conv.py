@@ -118,7 +118,7 @@ def test_a_bad_pixel_affects_only_outputs_that_use_it(name, value, at, geometry)
     clean = operation(x, weight, **geometry)
     x[(*at, 7)] = value
     y = operation(x, weight, **geometry)
-    with np.errstate(invalid="ignore"):  # ∞ − ∞
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN
         expected = getattr(reference, name)(x, weight, **geometry)
     seen = ~np.isfinite(expected)
     expected = as_products_give(expected, 9 * 21) if name == "conv2d" else expected

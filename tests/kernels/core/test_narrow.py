@@ -195,7 +195,7 @@ def test_every_isa_gives_the_same_sums(precision):
 
 
 def test_gelu_is_within_its_error(every_narrow):  # noqa: F811
-    """The numbers are given as a bias of products that are 0, so that only GELU rounds."""
+    """The numbers are the bias. The product is 0, so that only GELU rounds."""
     bias = np.concatenate([np.linspace(-12, 12, 200_000), np.geomspace(1e-30, 12, 999), -np.geomspace(1e-30, 12, 999)])
     bias = bias.astype(np.float32)
     nothing = np.zeros((bias.size, 1), np.float32)
@@ -220,7 +220,7 @@ def test_special_values_reach_the_epilogue(every_narrow, activation, n):  # noqa
 
 
 def test_rows_of_zeros_give_the_bias(every_narrow):  # noqa: F811
-    """Rows of subnormal numbers too: bf16 rounds them to 0, and their int8 scale is not finite."""
+    """Rows of subnormal numbers count as zeros: bf16 rounds them to 0, and in int8 the factor 127/max overflows."""
     x, weight, bias = normal(40, 23), normal(70, 23), normal(70)
     x[[3, 17]], x[39], weight[33], weight[34] = 0, -1e-38, 0, 1e-38
     y = packed_linear(every_narrow, x, weight, bias)

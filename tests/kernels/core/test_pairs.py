@@ -89,14 +89,14 @@ def test_nan_and_infinity_stay_in_their_row_or_column(value):
 @pytest.mark.parametrize("channels", [16, 21, 32, 96])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_segments(channels, dilation):
-    """A row of a convolution's product consists of segments, which may end within a vector."""
+    """A convolution reads the inputs of an output pixel in segments of memory, which may end within a vector."""
     x, weight = integers(9, 14, channels), integers(33, 3, 3, channels)
     y = kernels.conv2d(x, weight, pad=1, dilation=dilation)
     assert np.array_equal(y, reference.conv2d(x, weight, pad=1, dilation=dilation))
 
 
 def test_the_result_differs_from_avx512():
-    """Otherwise these tests would check avx512's product."""
+    """zen4's result differs from avx512's. Equal results would mean that these tests did not run zen4's product."""
     x, weight = normal(64, 160), normal(64, 160)
     with isa.use("avx512"):
         usual = kernels.linear(x, weight)

@@ -90,7 +90,7 @@ def windows(x: np.ndarray, kernel: tuple[int, int], stride: int, pad: int, dilat
     [((3, 3), 1, 1, 1), ((3, 3), 2, 1, 1), ((3, 2), 1, 0, 1), ((3, 3), 1, 2, 2), ((1, 1), 1, 0, 1), ((1, 1), 2, 0, 1)],
 )
 def test_conv2d(every_narrow, channels, kernel, stride, pad, dilation):  # noqa: F811
-    """A row of the convolution's product consists of segments, which end anywhere in a tile.
+    """A convolution reads the inputs of an output pixel in segments of memory, which may end anywhere in a tile.
 
     With dilation, every tap of the kernel is a segment.
     """
@@ -155,7 +155,7 @@ MIXED = {
 
 @pytest.mark.parametrize("operation", MIXED)
 def test_precisions_mix_in_a_pass(every_narrow, operation):  # noqa: F811
-    """One of the pass's two weights is in `every_narrow`, the other in each other precision of the ISA."""
+    """One of the pass's two weights has the precision `every_narrow`, the other has another precision of the ISA."""
     first, second = MIXED[operation]
     for other in isa.precisions():
         if other != every_narrow:
