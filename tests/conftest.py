@@ -1,9 +1,10 @@
-"""One model and one encoded photo for every test that needs no other; which tests run."""
+"""Fixtures that most tests share, and the selection of tests."""
 
 import os
 from pathlib import Path
 
-os.environ.setdefault("MOBILESAM_GUARDS", "1")  # before the kernels are loaded: they find writes past their buffers
+# Makes the kernels detect writes past a buffer's end. They read the variable when they are loaded.
+os.environ.setdefault("MOBILESAM_GUARDS", "1")
 
 import grids
 import pytest
@@ -18,9 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     grids.configure(config)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
+@pytest.hookimpl(tryfirst=True)  # runs before pytest applies -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The kernels' tests run with the full grid too: they are then the grid."""
+    """With the full grid, mark every kernel test as exhaustive, so that `-m exhaustive` selects it."""
     if grids.exhaustive():
         for item in items:
             if item.path.is_relative_to(KERNELS):
@@ -34,5 +35,5 @@ def model() -> mobilesam.MobileSAM:
 
 @pytest.fixture(scope="session")
 def embedding(model: mobilesam.MobileSAM) -> mobilesam.Embedding:
-    """The photo chelsea, 451x300."""
+    """The embedding of the photo chelsea, 451x300 pixels."""
     return model.encode(PHOTOS["chelsea"])

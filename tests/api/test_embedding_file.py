@@ -1,4 +1,4 @@
-"""Embeddings saved and loaded: the same answers, and what does not fit is said."""
+"""Embedding files: loaded embeddings give the same masks, and unsuitable files raise errors."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from mobilesam.checkpoints.reader import convert
 
 @pytest.fixture(scope="module")
 def saved(embedding, tmp_path_factory) -> bytes:
-    """chelsea's embedding as a file."""
+    """The content of an embedding file of the photo chelsea."""
     path = tmp_path_factory.mktemp("saved") / "chelsea.safetensors"
     embedding.save(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -25,7 +25,7 @@ def saved(embedding, tmp_path_factory) -> bytes:
 
 
 def changed(saved: bytes, **metadata: str | None) -> bytes:
-    """The file with other metadata, None for none of that name."""
+    """The file with changed metadata. None removes an entry."""
     with_all = safe_metadata(saved) | metadata
     tensors = safetensors.numpy.load(saved)
     return safetensors.numpy.save(tensors, {key: value for key, value in with_all.items() if value is not None})
@@ -54,7 +54,7 @@ def test_the_packaged_model_is_the_default(embedding, saved, tmp_path, monkeypat
     assert Embedding.load(tmp_path / "file").model is embedding.model
 
 
-def test_what_encoded_it_is_written(model, saved):
+def test_metadata_names_the_checkpoint_and_precision(model, saved):
     assert safe_metadata(saved) == {
         "format": "mobilesam embedding",
         "format_version": "1",
@@ -66,7 +66,7 @@ def test_what_encoded_it_is_written(model, saved):
     assert re.fullmatch("[0-9a-f]{64}", model.checkpoint.sha256)
 
 
-def test_another_checkpoint_is_said(model, saved, tmp_path):
+def test_another_checkpoint_is_refused(model, saved, tmp_path):
     (tmp_path / "file").write_bytes(saved)
     convert(model.checkpoint.path, tmp_path / "other.safetensors", dtype="fp32")
     other = mobilesam.load(tmp_path / "other.safetensors")
@@ -121,7 +121,7 @@ def test_another_file_is_refused(model, saved, tmp_path, message):
         assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_is_no_embedding(model):
+def test_a_checkpoint_file_is_refused(model):
     with pytest.raises(ValueError, match="not a saved embedding"):
         Embedding.load(model.checkpoint.path, model)
 

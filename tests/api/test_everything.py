@@ -1,4 +1,4 @@
-"""Everything-mode against MobileSAM in PyTorch, against its stages in plain steps, and what it refuses."""
+"""Everything-mode against MobileSAM in PyTorch, against a simple implementation of its stages, and its errors."""
 
 import json
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ LOOSE = {"pred_iou_thresh": 0.5, "stability_score_thresh": 0.6}
 
 
 def check_against_golden(records: list[Record], golden: list[dict[str, Any]]) -> None:
-    """The same records in the same order."""
+    """Assert that both lists hold the same records in the same order."""
     assert len(records) == len(golden)
     for record, expected in zip(records, golden):
         assert rle.iou(record["segmentation"], expected["segmentation"])[0, 0] >= 0.999
@@ -37,7 +37,7 @@ def check_against_golden(records: list[Record], golden: list[dict[str, Any]]) ->
 
 
 def check_alone(record: Record) -> None:
-    """A record's numbers follow from its mask, and are plain numbers."""
+    """Assert that area and bbox of a record match its mask, and that the record can be written as JSON."""
     mask = record["segmentation"]
     assert record["area"] == rle.area(mask)
     x, y, width, height = rle.bbox(mask)
@@ -50,7 +50,7 @@ def run(name: str, model: mobilesam.MobileSAM) -> list[Record]:
     return generator.generate(PHOTOS[GOLDEN[name]["photo"]])
 
 
-# Of the others one has the reference's defaults, a grid of 32×32, and one has crops.
+# Quick cases. The slower ones include one with the reference's defaults (a grid of 32×32) and one with crops.
 SHORT = ("rocket", "coffee, crops and small regions")
 
 
@@ -77,10 +77,11 @@ def test_any_number_of_threads_and_batch_gives_the_same_bits(model):
     assert records[0] == records[1] == records[2]
 
 
-# The stages, as plainly as possible: every candidate in full, every stage on all of them
+# A simple implementation: every candidate mask at full size, one stage after the other
 
 
 def candidates(photo: np.ndarray, model: mobilesam.MobileSAM, crop: list[int], grid: np.ndarray) -> Iterable[dict]:
+    """The three masks of every grid point (x and y from 0 to 1) in a crop (x0, y0, x1, y1)."""
     x0, y0, x1, y1 = crop
     embedding = model.encode(np.ascontiguousarray(photo[y0:y1, x0:x1]))
     for point in grid * (x1 - x0, y1 - y0):
@@ -99,6 +100,7 @@ def xyxy(mask: np.ndarray) -> list[int]:
 
 
 def cut_off(box: list[int], crop: list[int], size: tuple[int, int]) -> bool:
+    """Whether a box is within 20 pixels of an edge of the crop that is not an edge of the image."""
     image = [0, 0, size[1], size[0]]
     return any(abs(b - c) <= 20 and not abs(b - i) <= 20 for b, c, i in zip(box, crop, image))
 
@@ -111,6 +113,7 @@ def box_iou(a: list[int], b: list[int]) -> float:
 
 
 def without_duplicates(found: list[dict], rank: str, threshold: float) -> list[dict]:
+    """Non-maximum suppression by the number under the key `rank`."""
     kept: list[dict] = []
     for one in sorted(found, key=lambda one: -one[rank]):
         if all(box_iou(xyxy(one["mask"]), xyxy(other["mask"])) <= threshold for other in kept):
@@ -119,7 +122,11 @@ def without_duplicates(found: list[dict], rank: str, threshold: float) -> list[d
 
 
 def plainly(photo: np.ndarray, model: mobilesam.MobileSAM, min_area: int) -> list[dict]:
-    """One layer of crops, 4 points a side, 2 in the crops, the defaults of the rest."""
+    """Everything-mode with one layer of crops, 4 points per side in the image and 2 in each crop, and LOOSE thresholds.
+
+    Returns:
+        The masks with their scores, points and crops.
+    """
     height, width = photo.shape[:2]
     overlap = int(512 / 1500 * min(height, width))
     crop_w, crop_h = -(-(overlap + width) // 2), -(-(overlap + height) // 2)
@@ -147,7 +154,7 @@ def plainly(photo: np.ndarray, model: mobilesam.MobileSAM, min_area: int) -> lis
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("min_area", [0, 100])
-def test_crops_and_small_regions_are_those_of_the_plain_stages(model, min_area):
+def test_crops_and_small_regions_agree_with_the_simple_implementation(model, min_area):
     with Image.open(PHOTOS["astronaut"]) as image:
         photo = np.asarray(image.resize((401, 300)))
     expected = plainly(photo, model, min_area)
@@ -170,7 +177,7 @@ def test_crops_and_small_regions_are_those_of_the_plain_stages(model, min_area):
         assert record["crop_box"] == [x0, y0, x1 - x0, y1 - y0]
 
 
-# What it promises besides
+# Other guarantees
 
 
 @pytest.fixture(scope="module")
@@ -178,8 +185,8 @@ def records(model):
     return SamAutomaticMaskGenerator(model, 6, **LOOSE).generate(PHOTOS["rocket"])
 
 
-def test_the_function_is_the_class(records):
-    """With the packaged model, and an image given as an array."""
+def test_the_function_gives_the_records_of_the_class(records):
+    """The function uses the packaged model. Here its image is an array."""
     again = mobilesam.everything(open_rgb(PHOTOS["rocket"]), points_per_side=6, **LOOSE)
     assert len(again) == len(records) > 5
     for one, other in zip(again, records):
@@ -197,13 +204,13 @@ def test_output_modes_hold_the_same_masks(model, records):
             check_alone(other)
 
 
-def test_binary_masks_are_of_the_images_size(records):
+def test_binary_masks_have_the_size_of_the_image(records):
     for record in records:
         assert record["segmentation"].dtype == bool
         assert record["segmentation"].shape == (427, 640)
 
 
-def test_records_come_as_soon_as_their_crop_is_done(model):
+def test_records_are_yielded_after_each_crop(model):
     generator = SamAutomaticMaskGenerator(model, 3, **LOOSE, crop_n_layers=1, output_mode="coco_rle")
     steps: list[tuple[int, int]] = []
     arrived = []
@@ -215,7 +222,7 @@ def test_records_come_as_soon_as_their_crop_is_done(model):
     assert arrived == sorted(arrived)
 
 
-def test_a_candidate_that_fails_by_its_score_is_never_drawn(model, monkeypatch):
+def test_a_candidate_with_a_low_score_is_never_drawn(model, monkeypatch):
     def draw(self: object, *_: object) -> None:
         raise AssertionError("drawn")
 
@@ -225,20 +232,20 @@ def test_a_candidate_that_fails_by_its_score_is_never_drawn(model, monkeypatch):
         SamAutomaticMaskGenerator(model, 2, pred_iou_thresh=0).generate(PHOTOS["rocket"])
 
 
-def test_no_mask_is_stable_enough(model):
+def test_no_records_if_no_mask_is_stable_enough(model):
     parameters = {"stability_score_thresh": 1.01, "crop_n_layers": 1, "min_mask_region_area": 5}
     assert SamAutomaticMaskGenerator(model, 1, **parameters).generate(PHOTOS["rocket"]) == []
 
 
 def test_thresholds_of_zero_let_everything_pass(model):
-    """Three masks of one point, empty ones too, but for duplicates: with these thresholds there are none."""
+    """One point gives three masks. None is removed, not even an empty or duplicate one."""
     off = {"pred_iou_thresh": 0, "stability_score_thresh": 0, "box_nms_thresh": 1}
     records = SamAutomaticMaskGenerator(model, 1, **off, output_mode="coco_rle").generate(PHOTOS["rocket"])
     assert len(records) == 3
     assert [record["point_coords"] for record in records] == [[[320.0, 213.5]]] * 3
 
 
-def test_points_of_ones_own(model):
+def test_point_grids(model):
     grids = [np.array([(0.25, 0.5), (1, 0)]), np.array([(0.5, 0.5)])]
     generator = SamAutomaticMaskGenerator(
         model, None, point_grids=grids, crop_n_layers=1, pred_iou_thresh=0, stability_score_thresh=0
@@ -253,7 +260,7 @@ def test_points_of_ones_own(model):
 
 @pytest.mark.parametrize("size", grids.first([pytest.param((1, 1)), pytest.param((3, 700))]))
 def test_tiny_images_with_many_layers(model, size):
-    """The reference fails on crops without a pixel."""
+    """Some crops of a tiny image have no pixels. The reference fails on them."""
     photo = np.full((*size, 3), 127, np.uint8)
     photo[:, ::2] = 255
     generator = SamAutomaticMaskGenerator(model, 1, crop_n_layers=2, pred_iou_thresh=0, stability_score_thresh=0)
@@ -301,7 +308,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_parameters_that_are_refused(model, message):
+def test_wrong_parameters_are_refused(model, message):
     with pytest.raises(ValueError) as error:
         SamAutomaticMaskGenerator(model, **REFUSED[message])
     assert message in str(error.value)
@@ -312,6 +319,6 @@ def test_a_model_of_another_kind_is_refused():
         SamAutomaticMaskGenerator("mobile_sam.pt")
 
 
-def test_an_image_is_read_before_the_first_record_is_asked_for(model, tmp_path):
+def test_an_image_is_read_before_the_first_record_is_requested(model, tmp_path):
     with pytest.raises(FileNotFoundError):
         SamAutomaticMaskGenerator(model).generate_iter(tmp_path / "no.png")

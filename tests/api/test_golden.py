@@ -1,4 +1,4 @@
-"""Whole images against MobileSAM in PyTorch, for every ISA of this machine and several thread counts."""
+"""Masks of whole photos against MobileSAM in PyTorch, for every ISA of this machine and several numbers of threads."""
 
 import grids
 import numpy as np
@@ -11,7 +11,7 @@ from mobilesam import kernels
 
 @pytest.fixture(scope="module", params=PHOTOS)
 def photo(request, model):
-    """A photo's golden outputs and its embedding."""
+    """The golden outputs and the embedding of a photo."""
     return Golden(request.param), model.encode(PHOTOS[request.param])
 
 
@@ -27,7 +27,7 @@ def test_prompt_and_its_refinement(photo, prompt):
 
 
 def masks(isa_name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Every prompt's masks and their undecided pixels on one ISA, each checked against the golden ones."""
+    """Masks of every prompt on one ISA with their undecided pixels, checked against the golden outputs."""
     golden = Golden("rocket")
     with kernels.isa.use(isa_name):
         embedding = mobilesam.load().encode(PHOTOS["rocket"])

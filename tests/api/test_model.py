@@ -1,4 +1,4 @@
-"""The public interface: prompts and what is refused, results, odd sizes, immutability, many threads."""
+"""The public interface: prompts, errors, results, unusual image sizes, immutability, several threads."""
 
 import dataclasses
 import re
@@ -36,7 +36,7 @@ def assert_same(one: mobilesam.Segmentation, other: mobilesam.Segmentation) -> N
     np.testing.assert_array_equal(one.masks, other.masks)
 
 
-# What is refused
+# Errors
 
 
 NOT_A_PROMPT = [
@@ -80,18 +80,18 @@ class NeverEncodes:
 
 @pytest.mark.parametrize(("prompt", "error", "message"), NOT_A_PROMPT, ids=[case[2] for case in NOT_A_PROMPT])
 def test_a_wrong_prompt_is_refused_before_work_starts(embedding, prompt, error, message):
-    asks = (
+    calls = (
         embedding.segment,
         lambda **given: mobilesam.segment(CHELSEA, **given, model=NeverEncodes()),
         lambda **given: embedding.segment_many([{"points": [(1, 1)]}, given]),
     )
-    for ask in asks:
+    for call in calls:
         with pytest.raises(error, match=re.escape(message)) as caught:
-            ask(**prompt)
+            call(**prompt)
         assert "\n" not in str(caught.value)
 
 
-def test_what_is_wrong_with_one_of_many_prompts_is_said_with_its_number(embedding):
+def test_an_error_in_one_of_many_prompts_names_its_index(embedding):
     with pytest.raises(ValueError, match=r"^prompt 1: no prompt"):
         embedding.segment_many([{"points": [(1, 1)]}, {}])
     with pytest.raises(
@@ -119,13 +119,13 @@ def test_the_source_folder_says_how_to_import_the_installed_package(tmp_path):
     (tmp_path / "mobilesam").mkdir()
     for name in ("__init__.py", "version.py"):
         (tmp_path / "mobilesam" / name).write_bytes(Path(mobilesam.__file__).with_name(name).read_bytes())
-    command = [sys.executable, "-S", "-c", "import mobilesam"]  # -S: nothing is installed
+    command = [sys.executable, "-S", "-c", "import mobilesam"]  # -S hides installed packages
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 1
     assert "pip install -e ." in run.stderr.splitlines()[-1]
 
 
-# What comes back
+# Results
 
 
 @pytest.mark.parametrize(("multimask", "count"), [(True, 3), (False, 1)])
@@ -135,7 +135,7 @@ def test_shapes_and_dtypes(embedding, multimask, count):
     assert (result.scores.shape, result.scores.dtype) == ((count,), np.float32)
     assert (result.low_res.shape, result.low_res.dtype) == ((count, 256, 256), np.float32)
     with pytest.raises(ValueError, match="read-only"):
-        result.low_res[0] = 0  # masks are made of it when they are asked for
+        result.low_res[0] = 0  # `masks` is computed from `low_res` later
 
 
 def test_mask_is_the_best_by_score(embedding):
@@ -166,7 +166,7 @@ def test_embedding(model, embedding):
     np.testing.assert_array_equal(embedding.features, model.image_encoder(to_encoder_input(Image.open(CHELSEA))[0]))
 
 
-def test_what_a_prompt_shows_is_a_line(embedding):
+def test_repr_is_one_line(embedding):
     result = embedding.segment([(220, 140)])
     scores = ", ".join(f"{score:.3f}" for score in result.scores)
     assert repr(result) == f"<Segmentation: masks of 451x300 pixels, scores {scores}>"
@@ -197,7 +197,7 @@ def test_a_prompt_reaches_the_model_in_pixels_of_the_canvas(model, monkeypatch):
     seen = []
     sparse = model.prompt_encoder.sparse
     monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: seen.append(given) or sparse(*given))
-    portrait = model.encode(np.zeros((640, 427, 3), np.uint8))  # fills 1024x683
+    portrait = model.encode(np.zeros((640, 427, 3), np.uint8))  # 683x1024 on the canvas
     portrait.segment([(427, 640), (100, 30)], [1, 0], box=(0, 0, 427, 320))
     points, labels, box = seen[0]
     np.testing.assert_array_equal(points, np.float32([(683, 1024), (100 * (683 / 427), 30 * (1024 / 640))]))
@@ -231,24 +231,24 @@ def test_many_prompts_give_the_bits_of_each_alone_in_order(embedding, multimask)
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 29, 30, 60])
-def test_every_form_of_the_decoder_has_one_answer(embedding, monkeypatch, count):
-    """The low-rank form and the plain one, within the golden outputs' bound."""
+def test_both_forms_of_the_decoder_agree(embedding, monkeypatch, count):
+    """The low-rank form and the plain form agree within the bound of the golden outputs."""
     points = [(7 + (31 * i) % 440, 5 + (17 * i) % 290) for i in range(count)]
     prompt = check_prompt(embedding.original_size, points, None, None, None)
     monkeypatch.setattr(mask_decoder, "FEW_TOKENS", 99)
     low_rank = embedding.segment(points).low_res
     plain = embedding.model._answer(embedding, prompt, True, once=True).low_res
     assert np.linalg.norm(plain - low_rank) < 1e-4 * np.linalg.norm(low_rank)
-    assert (plain != low_rank).any()  # the forms are not one and the same
+    assert (plain != low_rank).any()  # two different forms were compared
 
 
 def test_many_prompts_are_answered_a_few_at_a_time(model, embedding, monkeypatch):
-    asked: list[int] = []
+    encoded: list[int] = []
     sparse = model.prompt_encoder.sparse
-    monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: asked.append(1) or sparse(*given))
+    monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: encoded.append(1) or sparse(*given))
     answers = embedding.segment_many([{"points": [(x, 9)]} for x in range(2 * mask_decoder.TOGETHER + 1)])
-    assert asked == []
-    taken = [len(asked) for _ in answers]
+    assert encoded == []
+    taken = [len(encoded) for _ in answers]
     few = mask_decoder.TOGETHER
     assert taken == [*[few] * few, *[2 * few] * few, 2 * few + 1]
 
@@ -284,7 +284,7 @@ def test_refining_is_the_same_prompt_with_the_best_logits_and_the_new_points(emb
         first.refine(labels=[1])
 
 
-def test_one_prompt_for_a_photo_prepares_for_no_others():
+def test_segmenting_a_photo_once_does_not_compute_the_low_rank_constants():
     model = mobilesam.load()
     answer = mobilesam.segment(CHELSEA, [(220, 140)], model=model)
     constants = model.mask_decoder.low_rank.constants
@@ -297,7 +297,7 @@ def test_a_path_a_picture_and_an_array_give_the_same(model, embedding):
     expected = mobilesam.segment(CHELSEA, [(220, 140)], model=model)
     kept = embedding.segment([(220, 140)])
     error = np.linalg.norm(kept.low_res - expected.low_res) / np.linalg.norm(kept.low_res)
-    assert error <= pass_bound(*[256] * 24)  # another way to the same sums, some two dozen deep
+    assert error <= pass_bound(*[256] * 24)  # the decoder's other form: about two dozen sums
     with Image.open(CHELSEA) as picture:
         for image in (str(CHELSEA), picture, np.asarray(picture)):
             assert_same(mobilesam.segment(image, [(220, 140)], model=model), expected)
@@ -324,14 +324,14 @@ def test_odd_sizes(model, size):
     assert result.masks.shape == (3, height, width)
     assert np.isfinite(result.low_res).all()
     assert np.isfinite(result.scores).all()
-    # Back to the image: 256 to 1024, the part that the image fills, to its size; logit > 0.
+    # Resize 256x256 to 1024x1024, crop to the image, resize to the image's size; the mask is logit > 0.
     logits = reference.resize_logits(result.low_res, crop=embedding.input_size, size=size)
     decided = abs(logits) > 1e-5 * abs(result.low_res).max()
     np.testing.assert_array_equal(result.masks[decided], logits[decided] > 0)
 
 
-def test_prompts_in_turns_are_answered_as_alone(model, embedding):
-    """A plan that serves one prompt after another keeps nothing of them, whatever lies between."""
+def test_prompts_in_any_order_give_the_results_of_each_alone(model, embedding):
+    """Plans are reused for later prompts. The results must not depend on earlier prompts."""
     prompts = [{"points": [(x, 99)] * n, "multimask": m} for x in (80, 222) for n in (1, 2, 20) for m in (True, False)]
     same = embedding.features, embedding.original_size, embedding.input_size, model
     alone = [mobilesam.Embedding(*same).segment(**prompt) for prompt in prompts]
@@ -342,7 +342,7 @@ def test_prompts_in_turns_are_answered_as_alone(model, embedding):
             np.testing.assert_array_equal(got.low_res, alone[i].low_res)
             np.testing.assert_array_equal(got.scores, alone[i].scores)
     kept = [(embedding.segment(**prompts[i]), alone[i]) for i in (0, 6, 0)]
-    for got, expected in kept:  # an answer is its own
+    for got, expected in kept:  # later prompts do not overwrite earlier results
         np.testing.assert_array_equal(got.low_res, expected.low_res)
         np.testing.assert_array_equal(got.scores, expected.scores)
 

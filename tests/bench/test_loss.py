@@ -1,4 +1,4 @@
-"""What bf16 and int8 cost in masks, and the script that measures it."""
+"""The change of masks in bf16 and int8 compared with fp32, and the script that measures it."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ CHELSEA = str(PHOTOS["chelsea"])
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, mobilesam.MobileSAM]:
-    """One of each precision that this CPU has."""
+    """A model in each precision that this CPU supports."""
     return {precision: mobilesam.load(precision=precision) for precision in HERE}
 
 
 @pytest.fixture(scope="module")
 def losses(models) -> dict[str, list[loss.Loss]]:
-    """Of every photo of data/, 25 clicks with three masks each, for every narrow precision."""
+    """Losses in every narrow precision, for each photo in data/: 25 points with three masks each."""
     photos = [open_rgb(path) for path in PHOTOS.values()]
     return {name: [loss.measure(p, models["fp32"], models[name]) for p in photos] for name in HERE if name != "fp32"}
 
 
-BARS = {"bf16": (0.998, 0.993), "int8": (0.99, 0.975)}  # median and mean IoU with fp32, token by token
+BARS = {"bf16": (0.998, 0.993), "int8": (0.99, 0.975)}  # median and mean IoU with fp32's mask of the same token
 
 
 @narrow
@@ -42,13 +42,13 @@ def test_documented_loss(losses, precision):
 
 @narrow
 def test_embedding_loss(losses, precision):
-    """bf16 rounds to a relative 2⁻⁹, int8 to some hundredths; ten layers and more add up."""
+    """The relative rounding error is 2⁻⁹ in bf16 and a few hundredths in int8. It adds up over more than ten layers."""
     assert all(0 < one.embedding < {"bf16": 0.03, "int8": 0.15}[precision] for one in losses[precision])
 
 
 def test_iou():
     a, b = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
-    assert loss.iou(a, b) == 1.0  # two empty masks agree
+    assert loss.iou(a, b) == 1.0  # two empty masks are equal
     a[:2] = True
     assert (loss.iou(a, b), loss.iou(b, a), loss.iou(a, a)) == (0.0, 0.0, 1.0)
     b[1:3] = True
@@ -65,7 +65,7 @@ def test_a_model_loses_nothing_against_itself(models):
 
 
 @narrow
-def test_the_worst_is_the_worst(losses, models, precision):
+def test_the_worst_mask_has_the_lowest_iou(losses, models, precision):
     for one in losses[precision]:
         assert one.worst.iou == one.ious.min()
         exact, got = one.worst.masks

@@ -1,4 +1,4 @@
-"""mobilesam download against a server on this machine: never the network."""
+"""`mobilesam download` from a server on this machine. The tests never use the network."""
 
 import hashlib
 import socket
@@ -22,21 +22,21 @@ from mobilesam.util.files import sha256
 
 @pytest.fixture(scope="module")
 def pt(tmp_path_factory) -> bytes:
-    """A file such as the published one, with the packaged weights."""
+    """A file like the published `mobile_sam.pt`, with the packaged weights."""
     path = tmp_path_factory.mktemp("pt") / "mobile_sam.pt"
     return write_torch(path, reader.read(fused.open_checkpoint().path)).read_bytes()
 
 
 class Server(BaseHTTPRequestHandler):
-    """Sends `file`, from where Range says; `server.behaviour` says how it goes wrong."""
+    """Sends `file`, from the start of the Range header on. `server.behaviour` chooses a failure."""
 
     def __init__(self, file: bytes, requests: list[str | None], *rest) -> None:
         self.file, self.requests = file, requests
         super().__init__(*rest)
 
     def do_GET(self) -> None:
-        asked, behaviour = self.headers.get("Range"), self.server.behaviour
-        self.requests.append(asked)
+        requested_range, behaviour = self.headers.get("Range"), self.server.behaviour
+        self.requests.append(requested_range)
         if behaviour == "missing":
             return self.send_error(404)
         if behaviour == "redirects":
@@ -44,11 +44,13 @@ class Server(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "/elsewhere/mobile_sam.pt")
             return self.end_headers()
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and behaviour != "knows no ranges" else 0
+        start = 0
+        if requested_range and behaviour != "ignores ranges":
+            start = int(requested_range.removeprefix("bytes=").rstrip("-"))
         if start and start >= len(self.file):
             return self.send_error(416)
         self.send_response(206 if start else 200)
-        if behaviour != "tells no length":
+        if behaviour != "sends no length":
             self.send_header("Content-Length", str(len(self.file) - start))
         self.end_headers()
         if behaviour == "breaks off":
@@ -64,7 +66,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(pt, tmp_path, monkeypatch):
-    """The server, `mobile_sam` published there, and an empty cache folder."""
+    """A running server that publishes `mobile_sam`, and an empty cache folder."""
     requests: list[str | None] = []
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Server, pt, requests)) as server:
         server.behaviour, server.requests = "", requests
@@ -96,13 +98,13 @@ def refused(capsys, *options: str) -> str:
     return said.err
 
 
-@pytest.mark.parametrize("behaviour", grids.first(["redirects", "", "tells no length"]))
-def test_it_is_fetched_converted_and_found_by_name(server, tmp_path, capsys, behaviour):
+@pytest.mark.parametrize("behaviour", grids.first(["redirects", "", "sends no length"]))
+def test_a_download_is_converted_and_loaded_by_name(server, tmp_path, capsys, behaviour):
     server.behaviour = behaviour
     assert main(["download", "--checkpoint", "mobile_sam"]) == 0
     said = capsys.readouterr()
     assert "use them with --weights mobile_sam" in said.out
-    assert said.err == ""  # the progress line is for terminals
+    assert said.err == ""  # progress is shown on terminals only
     assert cached(tmp_path) == ["mobile_sam.safetensors"]
     loaded = mobilesam.load("mobile_sam")
     assert loaded.checkpoint.metadata["source_sha256"] == published.PUBLISHED["mobile_sam"].sha256
@@ -113,28 +115,28 @@ def test_it_is_fetched_converted_and_found_by_name(server, tmp_path, capsys, beh
     command = ["segment", str(PHOTOS["chelsea"]), "--point", "220,140", "--output", mask]
     assert main([*command, "--weights", "mobile_sam"]) == 0
 
-    asked = len(server.requests)
+    count = len(server.requests)
     assert main(["download"]) == 0
-    assert len(server.requests) == asked  # it is there
+    assert len(server.requests) == count  # the cached file is used
     Path(loaded.checkpoint.path).write_bytes(b"damaged")
     assert main(["download"]) == 0
-    assert len(server.requests) == asked + 1
+    assert len(server.requests) == count + 1
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_connection_is_gone_on_with(server, pt, tmp_path, capsys, ranges):
+def test_a_broken_download_is_continued(server, pt, tmp_path, capsys, ranges):
     server.behaviour = "breaks off"
     third = len(pt) // 3
     said = refused(capsys)
     assert f"broke after {third / 1e6:.1f} MB of {len(pt) / 1e6:.1f} MB: run the same command again" in said
     assert cached(tmp_path) == ["unfinished/mobile_sam.pt"]
-    server.behaviour = "" if ranges else "knows no ranges"
+    server.behaviour = "" if ranges else "ignores ranges"
     assert main(["download"]) == 0
     assert server.requests == [None, f"bytes={third}-"]
     assert cached(tmp_path) == ["mobile_sam.safetensors"]
 
 
-def test_a_file_that_was_whole_already_is_not_sent_again(server, pt, tmp_path):
+def test_a_complete_unfinished_file_is_not_downloaded_again(server, pt, tmp_path):
     unfinished = published.unfinished_path("mobile_sam")
     unfinished.parent.mkdir(parents=True)
     unfinished.write_bytes(pt)
@@ -149,7 +151,7 @@ def test_another_file_is_refused_and_not_kept(server, tmp_path, capsys, begun):
     unfinished.parent.mkdir(parents=True)
     if begun:
         with unfinished.open("wb") as file:
-            file.truncate(begun)  # zeros, and further on a hole
+            file.truncate(begun)  # a file of zeros
     server.behaviour = "sends another file"
     said = refused(capsys)
     assert "not the published file, or damaged: its SHA-256 is " in said
@@ -167,7 +169,7 @@ def test_a_missing_file_says_what_to_do(server, tmp_path, capsys):
     assert cached(tmp_path) == []
 
 
-def test_without_a_network_it_is_taken_from_a_file(pt, tmp_path, monkeypatch, capsys):
+def test_without_a_network_a_local_file_is_used(pt, tmp_path, monkeypatch, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

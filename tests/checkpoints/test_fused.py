@@ -1,4 +1,4 @@
-"""Opening, validating and writing fused checkpoints; the default one."""
+"""Opening, validating and writing fused checkpoints, and the packaged checkpoint."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_default_checkpoint_is_complete_and_finite(tmp_path: Path) -> None:
     assert opened.metadata["dtype"] == "fp16"
     halves = {name for name, values in opened.items() if values.dtype == np.float16}
     assert halves == {name for name, spec in architecture.tensor_specs().items() if spec.is_matrix}
-    again = reader.convert(weights.default_path(), tmp_path / "again.safetensors")  # reads every value, refuses NaN
+    again = reader.convert(weights.default_path(), tmp_path / "again.safetensors")  # raises if a value is NaN
     assert_same(again, opened)
 
 
@@ -227,8 +227,8 @@ def test_threads_share_a_checkpoint() -> None:
             assert_same(tensors, expected)
 
 
-def test_a_loaded_model_lets_go_of_its_file(tmp_path: Path) -> None:
-    """What it makes later, such as the decoder's low-rank form, does not come from a file that has changed since."""
+def test_a_loaded_model_does_not_need_its_file(tmp_path: Path) -> None:
+    """Constants that a model computes later, such as the decoder's low-rank form, do not need the file any more."""
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights.default_path().read_bytes())
     model = mobilesam.load(copy)

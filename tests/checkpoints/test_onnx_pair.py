@@ -1,4 +1,4 @@
-"""Reading the parameters of a torch ONNX export: an encoder/decoder pair."""
+"""Reading parameters from a pair of ONNX files, encoder and decoder, as torch exports them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fused() -> Tensors:
 
 
 class Export:
-    """The nodes, names and layouts of a torch export that carry parameters; nothing else is read."""
+    """An ONNX graph with a torch export's nodes that have parameters, with their names and layouts."""
 
     def __init__(self, inputs: list[str]) -> None:
         onnx = pytest.importorskip("onnx", reason="the extra test-all is not installed")
@@ -42,7 +42,8 @@ class Export:
         self.initializers.append(self.numpy_helper.from_array(np.ascontiguousarray(values), name))
         return name
 
-    def renamed(self, op: str, values: np.ndarray) -> str:
+    def anonymous(self, op: str, values: np.ndarray) -> str:
+        """Add an initializer without its parameter name, as torch does for transformed parameters."""
         return self.initializer(f"onnx::{op}_{len(self.initializers)}", values)
 
     def node(self, op: str, module: str, *inputs: str, suffix: str = "") -> None:
@@ -65,7 +66,10 @@ MODULE_LIST = ("layers", "blocks", "output_hypernetworks_mlps")
 
 
 def scopes(module: str) -> list[str]:
-    """ "neck.1" is in scopes "neck", "neck.1"; a ModuleList has no scope of its own: "layers.1" is one."""
+    """The scopes in a node's name. "neck.1" has the scopes "neck" and "neck.1".
+
+    A ModuleList has no scope: "layers.1" is a single scope.
+    """
     parts: list[str] = []
     for part in module.split("."):
         if part.isdigit():
@@ -88,13 +92,13 @@ def export_encoder(tensors: Tensors) -> Export:
             constant = export.constant(f"/{'/'.join(scopes(module))}/Constant_5_output_0", table)
             export.node("Add", module, "scores", constant)
         elif module.endswith(".c"):
-            bias = export.renamed("Conv", tensors[f"image_encoder.{module}.bias"])
-            export.node("Conv", module, "x", export.renamed("Conv", values), bias)
+            bias = export.anonymous("Conv", tensors[f"image_encoder.{module}.bias"])
+            export.node("Conv", module, "x", export.anonymous("Conv", values), bias)
         elif values.ndim == 2:
-            export.node("MatMul", module, "x", export.renamed("MatMul", values.T))
+            export.node("MatMul", module, "x", export.anonymous("MatMul", values.T))
         elif module in ("neck.1", "neck.3"):
             op, suffix = ("Mul", "") if kind == "weight" else ("Add", "_1")
-            export.node(op, module, export.renamed(op, values[:, None, None]), "x", suffix=suffix)
+            export.node(op, module, export.anonymous(op, values[:, None, None]), "x", suffix=suffix)
         else:
             export.initializer(name, values)
     return export
@@ -103,18 +107,18 @@ def export_encoder(tensors: Tensors) -> Export:
 def export_decoder(tensors: Tensors) -> Export:
     export = Export(["image_embeddings", "point_coords"])
     tokens = [tensors[f"mask_decoder.{name}.weight"] for name in ("iou_token", "mask_tokens")]
-    export.node("Expand", "", export.renamed("Expand", np.concatenate(tokens)[None]), "shape", suffix="_1")
+    export.node("Expand", "", export.anonymous("Expand", np.concatenate(tokens)[None]), "shape", suffix="_1")
     no_mask = tensors["prompt_encoder.no_mask_embed.weight"].reshape(1, 256, 1, 1)
-    export.node("Mul", "", "x", export.renamed("Mul", no_mask), suffix="_9")
+    export.node("Mul", "", "x", export.anonymous("Mul", no_mask), suffix="_9")
     for name, values in tensors.items():
         module, _, kind = name.partition(".")[2].rpartition(".")
         if name.startswith("image_encoder") or module in ("iou_token", "mask_tokens", "no_mask_embed"):
             continue
         if module.startswith(("mask_downscaling", "output_upscaling")) and module[-1] in "14":
             op, suffix = ("Mul", "") if kind == "weight" else ("Add", "_1")
-            export.node(op, module, export.renamed(op, values[:, None, None]), "x", suffix=suffix)
+            export.node(op, module, export.anonymous(op, values[:, None, None]), "x", suffix=suffix)
         elif module.startswith("transformer") and values.ndim == 2:
-            export.node("MatMul", module, "x", export.renamed("MatMul", values.T))
+            export.node("MatMul", module, "x", export.anonymous("MatMul", values.T))
         else:
             export.initializer(f"model.{name}" if name.startswith("prompt_encoder") else name, values)
     return export
@@ -148,7 +152,7 @@ def test_attention_bias_that_does_not_fold_is_refused(tmp_path: Path, onnx_folde
         reader.read([tmp_path / "encoder.onnx", onnx_folder / "decoder.onnx"])
 
 
-def test_onnx_that_is_no_pair_is_refused(tmp_path: Path, onnx_folder: Path) -> None:
+def test_onnx_files_that_are_not_a_pair_are_refused(tmp_path: Path, onnx_folder: Path) -> None:
     encoder = onnx_folder / "encoder.onnx"
     with pytest.raises(CheckpointError, match="an ONNX encoder and its decoder"):
         reader.read(encoder)

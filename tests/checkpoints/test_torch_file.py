@@ -1,4 +1,4 @@
-"""Reading PyTorch's `.pt` without PyTorch and without executing anything in it."""
+"""Reading `.pt` files without PyTorch and without executing code from them."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_state_dict_is_read_and_batch_norm_fused(tmp_path: Path, unfused: Tensor
     assert all(values.dtype == np.float32 for values in tensors.values())
     np.testing.assert_array_equal(tensors[A_NORM], unfused[A_NORM])
 
-    # The definition: BatchNorm(w @ x) is w' @ x + b'. All in float64 here, but w' and b' were rounded to
-    # float32, a relative 2^-24 each.
+    # Definition of the fused w' and b': BatchNorm(w @ x) = w' @ x + b'. The check computes in float64, but w' and b'
+    # are float32, with a relative rounding error of 2^-24.
     root = A_CONV.removesuffix("c.weight")
     w = unfused[A_CONV].reshape(32, -1).astype(np.float64)
     gamma, beta, mean, var = (
@@ -219,7 +219,7 @@ def test_other_zip_is_refused(tmp_path: Path) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_file_never_fails_otherwise(tmp_path: Path, data: st.DataObject) -> None:
+def test_a_damaged_file_raises_only_checkpoint_errors(tmp_path: Path, data: st.DataObject) -> None:
     state = {
         "a": rebuild(Storage("0", TWELVE), 0, (3, 4), (4, 1)),
         "b": rebuild(Storage("0", TWELVE), 2, (2,), (1,)),
@@ -233,6 +233,6 @@ def test_a_damaged_file_never_fails_otherwise(tmp_path: Path, data: st.DataObjec
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "damaged"
     path.write_bytes(damaged)
-    with pytest.raises(CheckpointError) as caught:  # what is still readable has other names than MobileSAM's
+    with pytest.raises(CheckpointError) as caught:  # an undamaged file lacks MobileSAM's tensors
         reader.read(path)
     one_line(caught.value)

@@ -1,4 +1,4 @@
-"""What a shell offers after `mobilesam`, with the script that `mobilesam completion` prints."""
+"""Shell completion with the script that `mobilesam completion` prints."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 
 from mobilesam.cli.main import COMMANDS, main
 
-# Bash's own protocol: the function that `complete` names fills COMPREPLY from COMP_WORDS.
+# Calls the completion function like bash does: it reads COMP_WORDS and writes COMPREPLY.
 ASK = """
 source "$1"; shift
 function=$(complete -p mobilesam | sed 's/.*-F \\([^ ]*\\) .*/\\1/')

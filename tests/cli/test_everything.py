@@ -1,4 +1,4 @@
-"""mobilesam everything: what it writes, what it refuses, interrupted and resumed runs."""
+"""`mobilesam everything`: output files, errors, interrupted and resumed runs."""
 
 import inspect
 import json
@@ -32,11 +32,15 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder with three photos, and what the command makes of it: the folder, what it said, the files."""
+    """Run the command on a folder with three photos.
+
+    Returns:
+        The folder, the finished process, and the written files.
+    """
     folder = tmp_path_factory.mktemp("everything")
     (folder / "photos").mkdir()
     with Image.open(PHOTOS["rocket"]) as photo:
-        for i, name in enumerate(NAMES):  # wide and low: quick to encode
+        for i, name in enumerate(NAMES):  # a wide strip fills little of the canvas and is quick to encode
             photo.crop((0, 200 + i, 640 - i, 400)).save(folder / "photos" / f"{name}.png")
     command = [sys.executable, "-m", "mobilesam", *COMMAND]
     shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -45,15 +49,15 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path, monkeypatch):
-    """A folder of the same photos, without results; the current one."""
+    """A new current directory with the same photos and no results."""
     shutil.copytree(finished[0] / "photos", tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_it_writes_what_the_generator_finds(finished, model):
+def test_files_hold_the_masks_of_the_generator(finished, model):
     folder, shown, written = finished
-    assert (shown.returncode, shown.stderr) == (0, "")  # no progress: this is no terminal
+    assert (shown.returncode, shown.stderr) == (0, "")  # progress is shown on terminals only
     assert sorted(written) == sorted(name + end for name in NAMES for end in ENDS)
     lines = shown.stdout.splitlines()
     assert len(lines) == 4
@@ -98,7 +102,7 @@ def test_every_option_reaches_the_generator(folder, monkeypatch):
     flags = [text for name, value in values.items() for text in ("--" + name.replace("_", "-"), str(value))]
     assert main(["everything", "photos/a.png", "-o", "new/out", *flags]) == 0
     assert given == values | {"output_mode": "coco_rle"}
-    assert sorted(files(folder / "new/out")) == [f"a{end}" for end in ENDS]  # of a photo without a mask
+    assert sorted(files(folder / "new/out")) == [f"a{end}" for end in ENDS]  # written although no mask was found
 
 
 def test_broken_images_among_others_are_named_and_the_others_done(finished, folder, capsys):
@@ -147,8 +151,8 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
 
 
 @pytest.mark.parametrize("limit", ["100000", "many"])
-def test_the_limit_of_a_photos_size_is_the_commands(folder, monkeypatch, capsys, limit):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the command sets it; this takes it back
+def test_the_limit_of_a_photos_size_comes_from_the_environment(folder, monkeypatch, capsys, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restores the value that the command sets
     monkeypatch.setenv("MOBILESAM_MAX_PIXELS", limit)
     assert main(["everything", "photos/a.png", "-o", "out"]) == 2
     error = capsys.readouterr().err
@@ -157,7 +161,8 @@ def test_the_limit_of_a_photos_size_is_the_commands(folder, monkeypatch, capsys,
     assert not (folder / "out").exists()
 
 
-# The command, but that it stops and tells so: in the middle of the second photo's points, or of its JSON file.
+# The command, changed to pause in the second photo: in the middle of its points, or of writing its JSON file. It then
+# creates the file "half".
 SLOW = """
 import signal, sys, time
 from pathlib import Path
@@ -184,7 +189,7 @@ def slow_write(self, text, **options):
         slow()
     return write(self, text, **options)
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job does not have
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
 if sys.argv[1] == "points":
     decoder.Candidates.draw = slow_draw
 else:
@@ -219,14 +224,14 @@ def test_interrupted_and_resumed_ends_with_the_same_files(finished, folder, wher
         assert said.splitlines()[-1] == "1 written, 2 not reached: go on with --resume: out"
         assert there == whole
     else:
-        assert (len(whole) < len(there)) == (where == "file")  # nobody could remove it
+        assert (len(whole) < len(there)) == (where == "file")  # a killed process leaves its incomplete file
     before = (folder / "out" / "a.json").stat().st_mtime_ns
     assert main([*COMMAND, "--resume"]) == 0
     assert files(folder / "out") == finished[2]
     assert (folder / "out" / "a.json").stat().st_mtime_ns == before
 
 
-def test_resume_does_again_what_is_not_all_there(finished, folder, capsys):
+def test_resume_repeats_photos_with_missing_files(finished, folder, capsys):
     shutil.copytree(finished[0] / "out", folder / "out")
     (folder / "out" / "b_labels.png").unlink()
     assert main([*COMMAND, "--resume"]) == 0
@@ -245,7 +250,7 @@ def test_without_resume_everything_is_done_again(finished, folder):
     assert files(folder / "out") == {name: data for name, data in finished[2].items() if name.startswith("a")}
 
 
-def test_a_terminal_shows_how_far_it_is(folder, capsys, monkeypatch):
+def test_a_terminal_shows_progress(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("mobilesam.util.console.INTERVAL", 0)
     monkeypatch.setenv("COLUMNS", "120")

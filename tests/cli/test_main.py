@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and how it refuses."""
+"""The command line: output files, printed text and errors."""
 
 import dataclasses
 import json
@@ -94,7 +94,7 @@ def test_a_mask_without_a_pixel_is_cut_out_whole(folder, embedding, monkeypatch)
 
 @pytest.mark.parametrize("limit", grids.first(["100000000", None, "200000000"], 2))
 def test_photos_of_200_megapixels_are_read_and_bombs_are_not(folder, capsys, monkeypatch, limit):
-    """But for the decoding itself, which takes a gigabyte."""
+    """Decoding is replaced because it would take a gigabyte."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
     monkeypatch.setattr("mobilesam.images.photo._to_rgb", lambda picture: picture.resize((4, 3)).convert("RGB"))
     monkeypatch.setattr("PIL.ImageOps.exif_transpose", lambda picture, in_place: None)
@@ -164,13 +164,13 @@ def test_convert_writes_a_checkpoint_that_loads(folder, capsys):
     assert mobilesam.load("all.safetensors").checkpoint.metadata["dtype"] == "fp32"
 
 
-def test_convert_refuses_what_is_no_checkpoint(folder, capsys):
+def test_convert_refuses_other_files(folder, capsys):
     assert main(["convert", CHELSEA, "--output", "new.safetensors"]) == 2
     assert "chelsea.png" in capsys.readouterr().err
     assert files(folder) == []
 
 
-def test_info_is_a_block_to_paste(capsys, monkeypatch):
+def test_info_prints_a_markdown_block(capsys, monkeypatch):
     packaged = mobilesam.load().checkpoint.path
     monkeypatch.setenv("HOME", str(packaged.parents[1]))
     monkeypatch.setenv("MOBILESAM_NUM_THREADS", "1")
@@ -232,7 +232,7 @@ def test_the_photo_is_read_before_numpy_is_imported(folder):
 
 @pytest.fixture
 def pipe(folder):
-    """One that nobody writes to: who opens it to read waits for ever."""
+    """A named pipe without a writer. Opening it for reading blocks."""
     if not hasattr(os, "mkfifo"):
         pytest.skip("this OS has no named pipes")
     os.mkfifo(folder / "pipe")
@@ -248,14 +248,14 @@ def test_an_error_does_not_wait_for_the_photo(pipe):
 def test_an_interrupt_while_the_photo_is_read_ends_the_command(pipe):
     command = [sys.executable, "-m", "mobilesam", "segment", pipe, "--point", "1,1", "--output", "mask.png"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, tests ignore it
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a background job ignore SIGINT
     try:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     finally:
         signal.signal(signal.SIGINT, heard)
     with process:
         try:
-            time.sleep(3)  # it has long been waiting then
+            time.sleep(3)  # by then the command waits for the pipe
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=60)
         finally:

@@ -1,4 +1,4 @@
-"""Prompts as written: pixels and per cent, CSV and JSON lines, and what is refused with its line."""
+"""Prompts as text: pixels and per cent, CSV and JSON lines files, and errors with their line numbers."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from mobilesam.cli.written_prompt import WrittenPrompt, coordinates, read_prompts
 
-# The same prompts, in either form.
+# The same prompts in both formats.
 CSV = """image,points,labels,box,output
 a.jpg,220 140 420 40,1 0,,cat.png
 a.jpg,"50%,25.5%",,60 20 430 290,
@@ -23,7 +23,7 @@ JSON = [
 
 
 @pytest.mark.parametrize("form", ["csv", "csv with a byte order mark", "jsonl"])
-def test_either_form_gives_the_same_rows(tmp_path, form):
+def test_csv_and_json_lines_give_the_same_rows(tmp_path, form):
     text = "\n\n".join(map(json.dumps, JSON)) if form == "jsonl" else CSV
     path = tmp_path / f"prompts.{form[:5].split()[0]}"
     path.write_text(text, encoding="utf-8-sig" if "mark" in form else "utf-8")
@@ -71,7 +71,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_is_wrong_is_said_with_its_line(tmp_path, message):
+def test_errors_name_the_line(tmp_path, message):
     content = REFUSED[message]
     data = content if isinstance(content, bytes) else content.encode()
     path = tmp_path / ("p.jsonl" if data[:1] in b"{[" else "p.csv")

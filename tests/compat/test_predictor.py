@@ -1,4 +1,4 @@
-"""SamPredictor and sam_model_registry: the reference's own answers, its notebook's steps, and what is refused."""
+"""SamPredictor and sam_model_registry: the reference's outputs, the steps of its notebook, and errors."""
 
 import re
 import sys
@@ -41,7 +41,7 @@ def assert_answers(got: tuple, expected: tuple) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-# The reference's answers
+# The reference's outputs
 
 
 def check(answers: tuple, name: str, reference: dict[str, np.ndarray]) -> None:
@@ -52,7 +52,7 @@ def check(answers: tuple, name: str, reference: dict[str, np.ndarray]) -> None:
     seen = masks[..., ::4, ::4]
     expected = np.unpackbits(reference[f"{name}/masks"], axis=-1, count=seen.shape[-1]).astype(bool)
     assert seen.shape == expected.shape
-    # A logit within the rounding error of 0 may be drawn either way: one pixel of the 8475 at most.
+    # A logit within its rounding error of 0 has an arbitrary sign: at most one of the 8475 pixels may differ.
     assert (seen != expected).sum(axis=(-2, -1)).max() <= 1
     np.testing.assert_allclose(scores, reference[f"{name}/iou"], rtol=0, atol=5e-4)
     assert relative_l2(low_res[..., ::16, ::16], reference[f"{name}/low_res"]) <= 1e-4
@@ -99,7 +99,7 @@ def test_the_golden_prompts(model, photo):
         np.testing.assert_allclose(refined_scores, arguments["refined_iou"], rtol=0, atol=5e-4)
 
 
-# A script written for MobileSAM, as its notebook goes
+# A script written for MobileSAM, with the steps of its notebook
 
 
 def test_the_notebook(model):
@@ -129,7 +129,7 @@ def test_the_notebook(model):
 
 
 class Tensor:
-    """What of PyTorch's tensors is touched; the tests need no PyTorch."""
+    """The methods of torch.Tensor that the predictor uses, so that the tests do not need PyTorch."""
 
     def __init__(self, array: np.ndarray) -> None:
         self.array = array
@@ -145,7 +145,7 @@ class Tensor:
         return self.array.shape
 
 
-def test_tensors_for_tensors(model, predictor, monkeypatch):
+def test_tensors_give_tensors(model, predictor, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(Tensor=Tensor, from_numpy=Tensor))
     boxes = np.array([[99, 54, 351, 258], [9, 5, 135, 125]])
     transformed = predictor.transform.apply_boxes_torch(Tensor(boxes), CHELSEA.shape[:2])
@@ -160,7 +160,7 @@ def test_tensors_for_tensors(model, predictor, monkeypatch):
     np.testing.assert_array_equal(other.get_image_embedding(), predictor.get_image_embedding())
 
 
-def test_what_is_said_of_the_image(model):
+def test_attributes_of_the_image(model):
     predictor = SamPredictor(model)
     assert (predictor.model, predictor.is_image_set, predictor.features) == (model, False, None)
     assert predictor.device == "cpu"
@@ -175,7 +175,7 @@ def test_what_is_said_of_the_image(model):
     assert not predictor.is_image_set
 
 
-def test_the_answers_are_the_embeddings_own(predictor, embedding):
+def test_results_equal_those_of_the_embedding(predictor, embedding):
     result = embedding.segment([(220, 140)])
     assert_answers(predictor.predict(POINT, LABEL), (result.masks, result.scores, result.low_res))
     result = embedding.segment([(220, 140)], [0], box=BOX, mask_input=LOGITS, multimask=False)
@@ -226,7 +226,7 @@ def test_threads_predict_while_the_image_changes(model):
         assert any((low_res == other).all() for _, _, other in expected)
 
 
-# What is refused
+# Errors
 
 REFUSED = [
     ({"point_coords": POINT}, AssertionError, "point_labels must be supplied if point_coords is supplied."),
@@ -265,7 +265,7 @@ def test_a_wrong_batch_is_refused(predictor, prompt, error, message):
 
 def test_nothing_is_predicted_before_an_image_is_set(model):
     predictor = SamPredictor(model)
-    asks = (
+    calls = (
         lambda: predictor.predict(POINT, LABEL),
         lambda: predictor.predict_torch(POINT[None], LABEL[None]),
         predictor.get_image_embedding,
@@ -273,12 +273,12 @@ def test_nothing_is_predicted_before_an_image_is_set(model):
         lambda: predictor.original_size,
         lambda: predictor.input_size,
     )
-    for ask in asks:
+    for call in calls:
         with pytest.raises(RuntimeError, match=re.escape("An image must be set with .set_image(...)")):
-            ask()
+            call()
 
 
-def test_a_wrong_image_leaves_the_one_before(model):
+def test_a_wrong_image_keeps_the_previous_one(model):
     predictor = SamPredictor(model)
     predictor.set_image(CHELSEA)
     with pytest.raises(AssertionError, match=re.escape("image_format must be in ['RGB', 'BGR'], is HSV.")):
@@ -291,7 +291,7 @@ def test_a_wrong_image_leaves_the_one_before(model):
     assert predictor.original_size == (300, 451)
 
 
-def test_what_is_no_model_is_refused():
+def test_an_object_that_is_not_a_model_is_refused():
     with pytest.raises(TypeError, match=re.escape("sam_model must be a MobileSAM from mobilesam.load(), got str")):
         SamPredictor("mobile_sam.pt")
 
@@ -299,14 +299,14 @@ def test_what_is_no_model_is_refused():
 # The registry
 
 
-def test_the_published_checkpoint_is_taken_as_it_is(tmp_path, model):
+def test_the_published_checkpoint_is_accepted_unconverted(tmp_path, model):
     tensors = read(model.checkpoint.path)
     sam = sam_model_registry["vit_t"](checkpoint=str(write_torch(tmp_path / "mobile_sam.pt", tensors)))
     assert (sam.checkpoint.path, sam.checkpoint.metadata["source"]) == (tmp_path / "mobile_sam.pt", "mobile_sam.pt")
     np.testing.assert_array_equal(sam.encode(CHELSEA).features, model.encode(CHELSEA).features)
 
 
-def test_a_converted_checkpoint_is_taken(model):
+def test_a_converted_checkpoint_is_accepted(model):
     assert build_sam_vit_t(model.checkpoint.path).checkpoint.path == model.checkpoint.path
 
 

@@ -1,9 +1,12 @@
-"""Writes predictor.npz: what MobileSAM's own SamPredictor answers to the prompts of ../support/predictor_prompts.py.
+"""Writes predictor.npz: outputs of MobileSAM's own SamPredictor for the prompts in ../support/predictor_prompts.py.
 
-Run it where `torch`, `timm`, `mobile_sam` (github.com/ChaoningZhang/MobileSAM, Apache-2.0) and `mobilesam` can be
-imported. The weights are those of the packaged checkpoint, in float32. For each prompt: `masks`, every 4th row and
-column, as np.packbits along the last axis; `iou`; `low_res`, every 16th row and column; and for one of them `logits`,
-every 16th row and column of what return_logits gives.
+Needs `torch`, `timm`, `mobile_sam` (github.com/ChaoningZhang/MobileSAM, Apache-2.0) and `mobilesam`. The weights are
+those of the packaged checkpoint, in float32. The arrays of each prompt, with keys `<prompt>/<array>`:
+
+- `masks`: every 4th row and column, packed by np.packbits along the last axis
+- `iou`: the scores
+- `low_res`: every 16th row and column of the low-resolution logits
+- `logits` (prompt "point" only): every 16th row and column of the masks with return_logits=True
 """
 
 import sys
@@ -19,7 +22,7 @@ from mobilesam.checkpoints.fused import open_checkpoint
 
 DATA = Path(__file__).parent
 sys.path.insert(0, str(DATA.parent / "support"))
-from predictor_prompts import BATCHED, SINGLE  # noqa: E402 (helpers of the tests)
+from predictor_prompts import BATCHED, SINGLE  # noqa: E402 (needs the path above)
 
 
 def fuse(module: torch.nn.Module) -> None:
@@ -38,7 +41,7 @@ def reference() -> SamPredictor:
     weights = {name: torch.from_numpy(np.float32(values)) for name, values in open_checkpoint().items()}
     missing = sam.load_state_dict(weights, strict=False).missing_keys
     assert all(name.startswith(("image_encoder.head.", "image_encoder.norm_head.")) for name in missing), missing
-    sam.train().eval()  # its attention caches the biases when it leaves training mode
+    sam.train().eval()  # TinyViT's attention caches its biases when it leaves training mode.
     return SamPredictor(sam)
 
 

@@ -1,9 +1,7 @@
-"""Writes tinyvit_modules.npz: random inputs, weights and outputs of MobileSAM's own TinyViT modules, in
-float64.
+"""Writes tinyvit_modules.npz: random inputs, weights and outputs of MobileSAM's own TinyViT modules, in float64.
 
-Run where `torch`, `timm` and `mobile_sam` (github.com/ChaoningZhang/MobileSAM, Apache-2.0) can be imported.
-The modules are small; batch norms have random statistics and are folded; arrays are laid out as
-`mobilesam.kernels` takes them.
+Needs `torch`, `timm` and `mobile_sam` (github.com/ChaoningZhang/MobileSAM, Apache-2.0). The modules are small. Their
+BatchNorms have random statistics and are fused into the convolutions. Arrays have the layout of `mobilesam.kernels`.
 """
 
 from pathlib import Path
@@ -16,7 +14,7 @@ ARRAYS: dict[str, np.ndarray] = {}
 
 
 def randomise(module: torch.nn.Module) -> torch.nn.Module:
-    """The module ready for inference with every parameter and batch-norm statistic random."""
+    """Set every parameter and BatchNorm statistic to random values, and return the module in eval mode."""
     for tensor in module.state_dict().values():
         if tensor.is_floating_point():
             tensor.copy_(torch.rand_like(tensor) + 0.5 if tensor.ndim == 1 else torch.randn_like(tensor) / 2)
@@ -24,7 +22,15 @@ def randomise(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def save(name: str, x: torch.Tensor, y: torch.Tensor, convs: dict[str, Conv2d_BN], **arrays: torch.Tensor):
-    """x and y are (1, C, H, W); a convolution is saved as (OC, 3, 3, C), (3, 3, C) if depthwise, (OC, C) if 1×1."""
+    """Add a module's arrays to ARRAYS in the layout of `mobilesam.kernels`.
+
+    Args:
+        name: Name of the module.
+        x: Input (1, C, H, W), saved as (H, W, C).
+        y: Output (1, C, H, W), saved as (H, W, C).
+        convs: Convolutions by name. Weights are saved as (OC, 3, 3, C), as (3, 3, C) if depthwise, as (OC, C) if 1×1.
+        **arrays: Other arrays, saved unchanged.
+    """
     for key, conv in convs.items():
         fused = conv.fuse()
         weight = fused.weight.permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""The way to the encoder's input, against the contract in float64."""
+"""The encoder's input: resizing, normalization and padding of a photo, against definitions in float64."""
 
 import numpy as np
 import pytest
@@ -16,8 +16,8 @@ SIZES = {  # (height, width) -> (new_h, new_w)
     (5000, 3000): (1024, 614),
     (640, 427): (1024, 683),
     (1024, 1024): (1024, 1024),
-    (5, 2048): (3, 1024),  # exactly 2.5: halves round up, not to even
-    (1, 5000): (1, 1024),  # would round to 0
+    (5, 2048): (3, 1024),  # height exactly 2.5: halves are rounded up
+    (1, 5000): (1, 1024),  # height 0.2: at least 1
     (5000, 1): (1024, 1),
 }
 
@@ -28,7 +28,7 @@ def test_resized_size(size, expected):
 
 
 def triangle_weights(old: int, new: int) -> np.ndarray:
-    """(new, old): bilinear interpolation, widened by the scale where it shrinks (antialias)."""
+    """Weights (new, old) of bilinear interpolation along one axis, with antialiasing if the image shrinks."""
     scale = old / new
     distance = np.abs(np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * scale)
     weights = np.maximum(0, 1 - distance / max(scale, 1))
@@ -36,7 +36,7 @@ def triangle_weights(old: int, new: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_encoder_input_agrees_with_the_contract(size):
+def test_encoder_input_agrees_with_its_definition(size):
     rgb = noise(*size)
     x, (new_h, new_w) = to_encoder_input(rgb)
     assert (x.shape, x.dtype) == ((1024, 1024, 3), np.float32)
@@ -45,14 +45,14 @@ def test_encoder_input_agrees_with_the_contract(size):
     mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
     levels = x[:new_h, :new_w] * std + mean
     resized = np.rint(levels)
-    # Two roundings in float32 of numbers up to 255, and those that undo them.
+    # Normalizing rounds twice in float32, and so does undoing it here. The numbers are at most 255.
     assert abs(levels - resized).max() <= 4 * 255 * 2.0**-24
     np.testing.assert_array_equal(x[:new_h, :new_w], (resized.astype(np.float32) - np.float32(mean)) / np.float32(std))
 
     rows, columns = np.unique([0, new_h // 3, new_h - 1]), np.unique([0, new_w // 2, new_w - 1])
     wide = np.einsum("nh,hwc->nwc", triangle_weights(size[0], new_h)[rows], rgb)
     exact = np.einsum("mw,nwc->nmc", triangle_weights(size[1], new_w)[columns], wide)
-    # Pillow rounds to 8 bits after each of its two passes (1/2 each), its weights to 22 bits (under 1/100).
+    # Pillow rounds to 8 bits after each of its two passes (error 1/2 each) and its weights to 22 bits (below 1/100).
     assert abs(resized[np.ix_(rows, columns)] - exact).max() <= 1.01
 
 

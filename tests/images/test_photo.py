@@ -1,4 +1,4 @@
-"""Every kind of image that can be given, and what becomes of it."""
+"""Accepted kinds of images and their RGB pixels, and errors for other inputs."""
 
 import gc
 import io
@@ -20,7 +20,7 @@ import mobilesam
 from mobilesam.images import photo
 from mobilesam.images.photo import open_rgb
 
-# The test picture, 2 x 3 pixels: gray levels, and colours that no mix-up of axes or channels leaves alone.
+# The test photo, 2x3 pixels, in gray and in RGB. Swapping axes or channels changes it.
 GRAY = np.array([[0, 1, 100], [128, 254, 255]], np.uint8)
 RGB = np.stack([GRAY, 255 - GRAY, GRAY[::-1] // 2], axis=-1)
 AS_RGB = np.stack([GRAY] * 3, axis=-1)
@@ -125,7 +125,7 @@ TAKEN = {
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("what", TAKEN)
-def test_what_is_taken(what):
+def test_accepted_images(what):
     given, expected = TAKEN[what]
     rgb = read_image(given)
     assert rgb.dtype == np.uint8
@@ -151,7 +151,7 @@ def test_paths(tmp_path, path):
 @pytest.mark.parametrize(
     "name", ["picture", "picture.PNG", "picture.jpg", "picture.gif", "picture.tiff", "picture.txt"]
 )
-def test_an_extension_need_not_say_what_a_file_is(tmp_path, name):
+def test_the_format_does_not_depend_on_the_extension(tmp_path, name):
     (tmp_path / name).write_bytes(encoded(Image.fromarray(RGB), "PNG"))
     np.testing.assert_array_equal(read_image(tmp_path / name), RGB)
 
@@ -167,7 +167,8 @@ def test_a_named_pipe_is_read_once(tmp_path, mode, kind):
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("L", "PPM"), ("P", "BMP"), ("RGBA", "TIFF")])
-def test_files_are_not_mapped(tmp_path, monkeypatch, mode, kind):  # cut short, a mapped one kills the process
+def test_files_are_not_mapped(tmp_path, monkeypatch, mode, kind):
+    """If a memory-mapped file is truncated, reading it kills the process."""
     picture = Image.fromarray(RGB).convert(mode)
     (tmp_path / "picture").write_bytes(encoded(picture, kind))
     monkeypatch.setattr(mmap, "mmap", lambda *arguments, **options: pytest.fail("mapped"))
@@ -247,7 +248,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_refused(what):
+def test_refused_images(what):
     given, error, message = REFUSED[what]
     with pytest.raises(error, match=re.escape(message)) as caught:
         open_rgb(given)
@@ -282,7 +283,7 @@ def test_a_wrong_image_format_is_refused(given, image_format, message):
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     bomb = encoded(Image.new("1", (20_000, 10_000)))
     assert len(bomb) < 100_000
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**28 // 3)  # Pillow's own; commands set it higher
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**28 // 3)  # Pillow's default; the commands raise it
     monkeypatch.setattr("mobilesam.images.photo._to_rgb", lambda _: pytest.fail("it was decoded"))
     with pytest.raises(
         ValueError, match=r"200000000 pixels\) exceeds limit .* raise PIL.Image.MAX_IMAGE_PIXELS, "
@@ -304,7 +305,7 @@ def test_a_photo_of_48_megapixels_is_read():
     assert open_rgb(encoded(Image.new("L", (8000, 6000)))).size == (8000, 6000)
 
 
-def test_the_interface_takes_what_can_be_read(model):
+def test_the_model_accepts_the_same_images(model):
     with Image.open(PHOTOS["chelsea"]) as picture:
         rgb = np.asarray(picture)
     expected = model.encode(rgb).features

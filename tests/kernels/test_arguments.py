@@ -1,4 +1,4 @@
-"""What every kernel refuses, in words that name the argument. No check of an argument depends on the ISA."""
+"""Errors of every kernel for wrong arguments. The checks do not depend on the ISA."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_other_dtypes_are_refused(case: Case, name: str, dtype):
 
 
 @every_array
-def test_what_is_no_array_is_refused(case: Case, name: str):
+def test_other_types_are_refused(case: Case, name: str):
     arrays = case.arrays()
     for value in ("text", 1.0, arrays[name].tolist()):
         with pytest.raises(TypeError, match=rf"\b{name}\b"):
@@ -54,7 +54,7 @@ def test_a_wrong_shape_is_named(case: Case, name: str):
         case(arrays | {name: longer})
     message = str(error.value)
     assert "\n" not in message
-    if name not in ("x", "source"):  # a wrong width of x may be reported as the weight's, which does not fit it
+    if name not in ("x", "source"):  # for a wrong width of x, the error may name the weight
         assert message.startswith(f"{name}:")
         assert str(longer.shape) in message
 
@@ -103,7 +103,7 @@ def test_panels_of_another_shape_are_refused(case: Case):
             assert str(shape) in str(error.value)
 
 
-def test_float32_is_known_whatever_describes_it():
+def test_float32_with_metadata_is_accepted():
     x, described = np.ones((2, 3), np.float32), np.dtype(np.float32, metadata={"unit": "m"})
     more = np.ones(3, np.float32), np.zeros(3, np.float32)
     assert np.array_equal(kernels.layer_norm(x.astype(described), *more), kernels.layer_norm(x, *more))

@@ -1,4 +1,4 @@
-"""Kernels and the process around them: memory that is not theirs, forks, the number of threads."""
+"""Kernels and their process: no access outside the arrays, forks, and the number of threads."""
 
 import os
 from pathlib import Path
@@ -81,7 +81,7 @@ def again():
 
 child = os.fork()
 if not child:
-    signal.alarm(30)  # a hanging child ends
+    signal.alarm(30)  # ends a child that hangs
     again()
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -99,7 +99,7 @@ FORKS_WHILE_LOADING = """
 import os, signal, threading, time
 import mobilesam
 from mobilesam.api import model
-from mobilesam.network import mask_decoder, prompt_encoder  # a module that is half imported would stay so in the child
+from mobilesam.network import mask_decoder, prompt_encoder  # a fork during the import would break the child's import
 
 children = []
 for wait in (0.005, 0.015, 0.03):
@@ -108,7 +108,7 @@ for wait in (0.005, 0.015, 0.03):
     time.sleep(wait)
     child = os.fork()
     if not child:
-        signal.alarm(20)  # a hanging child ends
+        signal.alarm(20)  # ends a child that hangs
         mobilesam.load(threads=1)
         os._exit(0)
     children.append(child)

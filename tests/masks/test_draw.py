@@ -1,4 +1,4 @@
-"""Overlays of one mask. Those of many objects: test_results.py."""
+"""Overlays of one mask. test_results.py tests overlays of several objects."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Outlines of masks: drawn again they are the mask, their holes are where they belong, their rings are plain."""
+"""Outlines of masks: filling them gives the mask, holes belong to the polygon around them, and rings are simple."""
 
 import subprocess
 import sys
@@ -16,6 +16,7 @@ SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 12))
 
 
 def signed_area(ring: np.ndarray) -> float:
+    """The area of a closed polygon (N, 2), negative for holes."""
     (x0, y0), (x1, y1) = ring.T, np.roll(ring, -1, axis=0).T
     return float((x0 * y1 - x1 * y0).sum() / 2)
 
@@ -27,24 +28,24 @@ def test_polygons_drawn_again_are_the_mask(mask):
         inside = within(outer, mask.shape)
         for hole in holes:
             in_hole = within(hole, mask.shape)
-            assert in_hole.any() and not (in_hole & ~inside).any()  # it belongs to this polygon
+            assert in_hole.any() and not (in_hole & ~inside).any()  # the hole is inside its polygon
             inside &= ~in_hole
         assert inside.any()
         drawn += inside
-    np.testing.assert_array_equal(drawn, mask)  # and no polygon overlaps another
+    np.testing.assert_array_equal(drawn, mask)  # all counts are 0 or 1, so polygons do not overlap
 
 
 @given(arrays(bool, SHAPES))
-def test_rings_are_plain(mask):
+def test_rings_are_simple(mask):
     for polygon in outlines(mask):
         assert [np.sign(signed_area(ring)) for ring in polygon] == [1] + [-1] * (len(polygon) - 1)
         for ring in polygon:
             assert ring.dtype == np.float64
             assert (ring * 2 == np.rint(ring * 2)).all()
             assert (ring >= 0).all() and (ring <= mask.shape[::-1]).all()
-            assert len(np.unique(ring, axis=0)) == len(ring)  # not closed by repetition, and it touches itself nowhere
+            assert len(np.unique(ring, axis=0)) == len(ring)  # no point occurs twice, not even the first
             ahead, behind = np.roll(ring, -1, axis=0) - ring, ring - np.roll(ring, 1, axis=0)
-            assert (behind[:, 0] * ahead[:, 1] != behind[:, 1] * ahead[:, 0]).all()  # no point on a straight line
+            assert (behind[:, 0] * ahead[:, 1] != behind[:, 1] * ahead[:, 0]).all()  # every point is a corner
 
 
 def test_a_pixel():
@@ -56,8 +57,7 @@ def test_a_hole_and_the_island_in_it():
     polygons = outlines(RING)
     assert sorted(len(polygon) for polygon in polygons) == [1, 2]
     outer, hole = max(polygons, key=len)
-    assert len(outer) == 8  # a rectangle with its corners cut
-    # Half a pixel's corner is cut off at each of the four.
+    assert len(outer) == 8  # a rectangle without its corners, each a triangle of 1/8 pixel
     assert signed_area(outer) == 7 * 8 - 4 * 0.125
     assert signed_area(hole) == -(3 * 3 - 4 * 0.125)
 

@@ -1,4 +1,4 @@
-"""`mobilesam.regions`: small regions against SciPy's labels of whole masks, and NMS against its definition."""
+"""`mobilesam.regions`: removal of small regions against SciPy's labels, and NMS against a simple implementation."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,11 @@ EIGHT = np.ones((3, 3), int)
 
 
 def expected(mask: np.ndarray, area_thresh: float, mode: str) -> tuple[np.ndarray, bool]:
-    """The definition: every region of fewer pixels changes sides, but of islands one stays."""
+    """A simple `remove_small_regions`. If all islands are small, the largest one is kept.
+
+    Returns:
+        The cleaned mask, and whether the given mask has small regions.
+    """
     holes = mode == "holes"
     labels, count = ndimage.label(mask ^ holes, EIGHT)
     areas = np.bincount(labels.ravel(), minlength=count + 1)[1:]
@@ -40,7 +44,7 @@ def check(mask: np.ndarray, area_thresh: float) -> None:
 
 
 def spiral(side: int) -> np.ndarray:
-    """One region and one hole whose runs all lie in one chain; regions of neighbouring labels meet late."""
+    """A spiral: one long region and one long hole. Parts with different labels join late in the scan."""
     mask = np.zeros((side, side), bool)
     for i in range(0, side // 2, 4):
         mask[i : side - i, i : side - i] = True
@@ -89,10 +93,10 @@ def test_labels_are_the_components():
     labels, count = ndimage.label(mask, EIGHT)
     pairs = np.unique(np.stack([painted[mask], labels[mask]]), axis=1)
     assert count > 100
-    assert pairs.shape == (2, count)  # one to one
+    assert pairs.shape == (2, count)  # the labels correspond one to one
 
 
-def test_what_is_refused():
+def test_wrong_arguments_are_refused():
     mask = np.ones((3, 3), bool)
     with pytest.raises(ValueError, match="mode must be 'holes' or 'islands', got 'both'"):
         regions.remove_small_regions(mask, 5, "both")
@@ -103,7 +107,7 @@ def test_what_is_refused():
 
 
 def greedy(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
-    """The definition, in exact arithmetic on whole numbers."""
+    """A simple non-maximum suppression, with exact areas of integer boxes."""
     kept: list[int] = []
     for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
         if all(overlap(boxes[i], boxes[j]) <= threshold for j in kept):
@@ -124,7 +128,7 @@ corner = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 12), s
 @any_case(300)
 @given(st.lists(st.tuples(corner, st.integers(0, 4)), max_size=25), st.sampled_from([0.0, 0.35, 0.45, 0.7, 0.999, 1.0]))
 def test_nms(given_boxes, threshold):
-    """Overlaps of boxes this small are far from these thresholds, or equal to them and round down in float32."""
+    """The boxes are so small that float32 rounding cannot change a comparison of an overlap with these thresholds."""
     boxes = np.array([(x, y, x + w, y + h) for (x, y, w, h), _ in given_boxes], int).reshape(-1, 4)
     scores = np.array([score for _, score in given_boxes], np.float32)
     assert regions.nms(boxes, scores, threshold).tolist() == greedy(boxes, scores, threshold)

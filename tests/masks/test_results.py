@@ -1,4 +1,4 @@
-"""What segmented objects become, as other programs read it."""
+"""Files and images of segmented objects, checked with other programs' readers where possible."""
 
 import json
 import re
@@ -30,7 +30,7 @@ OBJECTS = [
 
 
 def in_polygons(polygons: list, shape: tuple[int, int]) -> np.ndarray:
-    """The mask of polygons as JSON has them, by the even-odd rule."""
+    """The mask of polygons from a JSON file, filled by the even-odd rule."""
     inside = np.zeros(shape, bool)
     for polygon in polygons:
         for ring in polygon:
@@ -69,7 +69,7 @@ RECORD = {
 
 
 def test_coco_of_records(tmp_path):
-    """COCO's width and height count pixels, a record's are the distance of the last from the first."""
+    """A COCO box's width counts pixels. A record's width is the distance from the first to the last pixel."""
     empty = RECORD | {"segmentation": np.zeros((60, 90), bool), "area": 0, "stability_score": float("nan")}
     objects = [SegmentedObject.from_record(record) for record in (RECORD, empty)]
     results.save(objects, tmp_path / "records.json", size=(60, 90), info={"parameters": {"points_per_side": 8}})
@@ -149,7 +149,7 @@ def test_coordinates_of_large_images_are_exact():
     assert "M70000,0.5L70000.5,0" in results.svg([SegmentedObject(mask)])
 
 
-# Pictures
+# Images
 
 
 STACK = [np.zeros((40, 60), bool) for _ in range(4)]
@@ -167,14 +167,14 @@ def painted(order: tuple[int, ...]) -> np.ndarray:
 
 @pytest.mark.parametrize("form", [lambda mask: mask, rle.encode, lambda mask: rle.compress(rle.encode(mask))])
 @pytest.mark.parametrize(("smallest_on_top", "order"), [(False, (1, 2, 3, 4)), (True, BY_FALLING_AREA)])
-def test_which_of_several_a_label_map_has(form, smallest_on_top, order):
+def test_label_map_of_overlapping_objects(form, smallest_on_top, order):
     objects = [SegmentedObject(form(mask)) for mask in STACK]
     labels = results.label_map(objects, smallest_on_top=smallest_on_top)
     assert labels.dtype == np.uint16
     np.testing.assert_array_equal(labels, painted(order))
 
 
-def test_a_label_map_of_none_and_of_too_many():
+def test_label_map_of_no_objects_and_of_too_many():
     labels = results.label_map([], size=(40, 60))
     assert labels.shape == (40, 60) and not labels.any()
     with pytest.raises(ValueError, match="holds at most 65535 objects, got 65536"):
@@ -201,7 +201,7 @@ def test_the_overlay_is_the_photo_tinted_inside_and_lined_at_the_ends():
 
 @pytest.mark.parametrize("side", [100, 3000])
 def test_the_overlays_bands_leave_no_seam(side, monkeypatch):
-    """At 3000 pixels lines are thick."""
+    """Lines are thicker in large images such as the one of 3000 pixels."""
     rng = np.random.default_rng(0)
     labels = np.kron(rng.integers(0, 9, (20, 10)), np.ones((4, side // 10), int))
     photo = Image.fromarray(rng.integers(0, 256, (*labels.shape, 3), np.uint8))
@@ -240,7 +240,7 @@ def test_colours_differ():
     assert all(abs(np.subtract(one, other)).max() > 60 for one, other in pairwise(colours))
 
 
-# A segmentation's own
+# Methods of Segmentation
 
 
 @pytest.fixture(scope="module")
@@ -273,16 +273,16 @@ def test_the_overlay_shows_the_prompt(segmentation):
     drawn = np.asarray(segmentation.overlay(CHELSEA)).astype(int)
     changed = (drawn != plain).any(axis=2)
     red, green, _ = drawn[135:146, 215:226].reshape(-1, 3).mean(axis=0)
-    assert green > red  # the point on the object
+    assert green > red  # the foreground point
     red, green, _ = drawn[35:46, 415:426].reshape(-1, 3).mean(axis=0)
-    assert red > green  # the other
+    assert red > green  # the background point
     assert changed[20, 60:430].all() and changed[20:290, 60].all()  # the box
     changed[130:151, 210:231] = changed[30:51, 410:431] = False
     changed[15:26] = changed[285:296] = changed[:, 55:66] = changed[:, 425:436] = False
     assert not changed.any()
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("make", [results.coco, results.geojson, results.svg, results.label_map])
@@ -299,7 +299,7 @@ def test_an_image_of_another_size(draw):
         draw(CHELSEA, OBJECTS)
 
 
-def test_a_cutout_that_cannot_be():
+def test_cropping_to_an_empty_mask_is_refused():
     with pytest.raises(ValueError, match="there is nothing to crop to: the masks are empty"):
         results.cutout(np.zeros((9, 11, 3), np.uint8), [SegmentedObject(RING & False)], crop=True)
 

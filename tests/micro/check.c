@@ -1,12 +1,13 @@
-/* Holds every function of one table of micro-kernels to plain loops in double precision, without Python, so that an
- * emulator can run it. With the flags of setup.py in CFLAGS:
+/* Compares every function in one ISA's table of micro-kernels with simple loops in double precision. Needs no Python, so
+ * that an emulator can run it. Build with the flags of setup.py in CFLAGS:
  *     gcc $CFLAGS -mavx2 -mfma -mf16c -DTABLE=micro_avx2 -Ikernels/micro tests/micro/check.c kernels/micro/avx2.c -lm
- * The bounds follow from the arithmetic as in tolerances.py. An unmapped page lies behind every array. */
+ * The error bounds are derived as in tests/support/tolerances.py. An inaccessible page follows every array. */
 #include "expect.h"
 
-typedef struct { int segments, transposed, unpacked, bias, residual, act; } gemm_options; /* residual 2: y itself */
+typedef struct { int segments, transposed, unpacked, bias, residual, act; } gemm_options; /* residual 2: the residual is y */
 
-/* Products are summed 256 at a time, then those sums, and last bias and residual, which may be large. */
+/* The micro-kernel sums blocks of 256 products, then these sums, and adds bias and residual last. The bias and the residual are
+ * large here, so the bound must count their roundings separately. */
 static void check_gemm(int m, int n, int k, gemm_options o)
 {
     CASE("gemm %dx%dx%d, segments %d, transposed %d, unpacked %d, bias %d, residual %d, act %d", m, n, k, o.segments,
@@ -50,7 +51,7 @@ static void gemm(void)
         }
 }
 
-/* y (count) has lines of `length` numbers; the taps' lines are `stride` lines apart. */
+/* y has rows of `length` numbers, `count` numbers in all. Successive rows of y read input rows that are `stride` rows apart. */
 static void expect_taps(const float *y, const float *const *x, const float *const *w, int taps, const float *bias,
                         int length, int stride, int count, int act)
 {
@@ -77,7 +78,7 @@ static void depthwise3x3(int width, int channels, int stride, int with_bias, int
     expect_taps(y, x, w, 9, bias, channels, stride, width * channels, act);
 }
 
-/* depthwise_taps where there is no period */
+/* Checks depthwise_flat, or depthwise_taps if period is 0. */
 static void depthwise_rows(int taps, int period, int count, int with_bias, int act)
 {
     CASE("depthwise taps %d, period %d, count %d, bias %d, act %d", taps, period, count, with_bias, act);
@@ -109,7 +110,8 @@ static void depthwise(void)
     }
 }
 
-/* got, (rows, rows) vectors a stride apart, is left * d * left', with d (4, 4) vectors and left (rows, 4) numbers */
+/* Expects got = left * d * left'. The elements of got (rows, rows) and d (4, 4) are vectors of n numbers, the elements of
+ * left (rows, 4) are numbers. The vectors of got are `stride` numbers apart. */
 static void expect_sandwich(int rows, const double left[][4], const float *const *d, const float *got, int stride,
                             int n)
 {
@@ -123,7 +125,7 @@ static void expect_sandwich(int rows, const double left[][4], const float *const
     expect_gaps(got, stride, rows * rows, n);
 }
 
-/* The sums on either side have two terms each in the input's transform, up to three in the output's. */
+/* Multiplying by one side's matrix sums two terms in the input transform and up to three in the output transform. */
 static void winograd(void)
 {
     static const double b[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
@@ -168,7 +170,7 @@ static void sincos_2pi(void)
         u->sincos_2pi(y, x0, w0, x1, w1, n);
         for (int j = 0; j < n; j++) {
             const double a = (double)x0 * w0[j], b = (double)x1 * w1[j], phase = 6.283185307179586 * (a + b);
-            const double bound = 6.3 * roundings(2) * (fabs(a) + fabs(b)) + 2e-7; /* of the turns, and of the polynomials */
+            const double bound = 6.3 * roundings(2) * (fabs(a) + fabs(b)) + 2e-7; /* errors of the phase and of the polynomials */
             expect(j, y[j], sin(phase), bound);
             expect(n + j, y[n + j], cos(phase), bound);
         }
@@ -188,7 +190,7 @@ static void elementwise(void)
             t[j] = fabsf(t[j]) + 0.01f;
             levels[j] = j * 37;
             index[j] = j * 2 / 3;
-            far[j] = j * 3; /* beyond two vectors */
+            far[j] = j * 3; /* a vector's indices span more than two vectors */
             x1[j] = j % 3 ? x1[j] : odd[j / 3 % ODD];
         }
         u->add(added, x0, x0 + 1, n);
@@ -229,7 +231,7 @@ static void fma_probe(void)
         expect(i, y[i], x[i] * pow(1 + 0x1p-10, steps), roundings(2 * steps) * fabs(x[i]) * pow(1 + 0x1p-10, steps));
 }
 
-/* With k = 65536 / n, every half there is. */
+/* k = 65536 / nr covers every half-precision number. */
 static void pack(void)
 {
     for (int half = 0; half < 2; half++)

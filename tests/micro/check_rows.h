@@ -1,6 +1,8 @@
-/* The kernels of rows and columns, against their definitions in double. Included by check.c. */
-/* Over n values. The mean errs as a sum does and shifts every deviation; the variance errs by the square of that shift
- * and as a sum; then come a square root, a division, products and the bias (tolerances.py). */
+/* Checks of the micro-kernels that process rows or columns, against their definitions in double precision. Included by check.c. */
+
+/* Layer norm of n values. The error of the mean is that of a sum, and shifts every deviation. The error of the variance is the
+ * square of this shift plus that of a sum. The square root, the division, the product and the bias round as well (see
+ * layer_norm_bound in tests/support/tolerances.py). */
 static void expect_layer_norm(const float *y, const float *x, int n, const float *weight, const float *bias, float eps,
                               int act)
 {
@@ -38,14 +40,15 @@ static void layer_norm(void)
             }
 }
 
-/* Relative, of exp(-distance): 4 ulps, and the rounding of the argument. Beyond 88 the value is no normal number. */
+/* Relative error of exp(-distance): 4 ulps, and the rounding of the argument. Beyond 88 the value is subnormal. */
 static double exp_error(double distance) { return roundings(8 + fmin(distance, 88)); }
 
-/* n values, a step apart: softmax(x), or exp(x - *top) where there is a top. Below the normal numbers is 0. */
+/* n values of y and x that are `step` apart. Expects y = softmax(x), or y = exp(x - *top) if top is not NULL; *total is then the
+ * sum of the exponentials. Subnormal values may be 0. */
 static void expect_softmax(const float *y, const float *x, int step, int n, const float *top, const float *total)
 {
     float highest = -INFINITY;
-    double s = 0, error = 0; /* relative */
+    double s = 0, error = 0; /* relative error of s */
     for (int j = 0; j < n; j++)
         highest = x[j * step] > highest ? x[j * step] : highest;
     for (int j = 0; j < n; j++) {
@@ -124,8 +127,8 @@ static void scales(void)
     }
 }
 
-/* v * scale + shift, less the mean and divided by the deviation, of each column; errors as in expect_layer_norm, and the two
- * roundings of v that shift each by as much */
+/* Layer norm of each column of v = x * scale + shift. The error bound is that of expect_layer_norm, with two more roundings for
+ * computing v. */
 static void norm_columns(void)
 {
     const float eps = 1e-6f;
@@ -194,7 +197,7 @@ static void draw_columns(void)
             for (int i = 0; i < m; i++)
                 for (int j = 0; j < n; j++) {
                     sum s = {0};
-                    double error = 0; /* of GELU, and of what it is given */
+                    double error = 0; /* error of GELU, and error of its argument times GELU's slope */
                     for (int c = 0; c < channels; c++) {
                         include(&s, w[i * channels + c] * gelu_of((double)x[c * ldx + j] + bias[c]));
                         error += fabs(w[i * channels + c]) * (1e-6 + 1.13 * roundings(1) * (fabs(x[c * ldx + j]) + fabs(bias[c])));
@@ -223,7 +226,7 @@ static void spreads(void)
                     squares += pow(x[i * ldx + j] - mean, 2);
                     expect(j * ldy + i, turned[j * ldy + i], x[i * ldx + j], 0);
                 }
-                const double shift = roundings(n + 1) * size; /* of the mean, which moves every deviation */
+                const double shift = roundings(n + 1) * size; /* error of the mean, which shifts every deviation */
                 expect(i, y[i], squares, roundings(n + 3) * squares + 2 * shift * sqrt(n * squares) + n * shift * shift);
             }
             expect_gaps(turned, ldy, n, m);

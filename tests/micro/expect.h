@@ -1,4 +1,4 @@
-/* What check.c checks with: arrays before an unmapped page, and what a result may differ by. */
+/* Helpers of check.c: arrays that end at an inaccessible page, and comparisons with an error bound. */
 #define _GNU_SOURCE
 #include "micro.h"
 #include <float.h>
@@ -15,10 +15,10 @@
     for (int x##_at = 0, x; x##_at < LENGTH(__VA_ARGS__) && (x = LIST(__VA_ARGS__)[x##_at], 1); x##_at++)
 #define CASE(...) (failed += wrong > 0, cases++, wrong = used = 0, snprintf(title, sizeof title, __VA_ARGS__))
 
-enum { ARRAYS = 64, ROOM = 1 << 20, PAGE = 1 << 16 /* the largest in use */ };
+enum { ARRAYS = 64, ROOM = 1 << 20, PAGE = 1 << 16 /* the largest page size of any supported system */ };
 
 static const micro *const u = &TABLE;
-static const float untouched = -12345.f; /* in outputs, before the call */
+static const float untouched = -12345.f; /* value of outputs before the call */
 #define TEXT_(name) #name
 #define TEXT(name) TEXT_(name)
 
@@ -26,7 +26,7 @@ static const float odd[] = {0, -0.f, 1e-45f, -1e-45f, FLT_MIN, 1, -1, FLT_MAX, -
 enum { ODD = sizeof odd / sizeof *odd };
 
 static char title[160], (*arrays)[ROOM + PAGE];
-static int cases, failed, wrong, used; /* values wrong and arrays used in the present case */
+static int cases, failed, wrong, used; /* `wrong` counts wrong values, `used` counts arrays, in the current case */
 
 static void crashed(int number)
 {
@@ -35,6 +35,7 @@ static void crashed(int number)
     _Exit(128 + number);
 }
 
+/* Returns an array of `count` elements of `size` bytes that ends at an inaccessible page. */
 static void *array(int count, int size)
 {
     if (used == ARRAYS || count * size > ROOM)
@@ -44,6 +45,7 @@ static void *array(int count, int size)
 
 static float *copy(const float *x, int count) { return memcpy(array(count, sizeof *x), x, count * sizeof *x); }
 
+/* Returns an output array. */
 static float *blank(int count)
 {
     float *y = array(count, sizeof *y);
@@ -52,7 +54,7 @@ static float *blank(int count)
     return y;
 }
 
-/* uniform between -range and range */
+/* Returns random numbers, uniform between -range and range. */
 static float *numbers(int count, float range)
 {
     static uint64_t state = 1;
@@ -72,7 +74,7 @@ static void expect(int at, double got, double want, double bound)
         printf("%s: at %d, %.9g is not %.9g within %.3g\n", title, at, got, want, bound);
 }
 
-/* between the n columns of a row and the next row, nothing changes */
+/* Expects that the gaps between rows of n columns are unchanged. */
 static void expect_gaps(const float *y, int ldy, int m, int n)
 {
     for (int i = n; i < (m - 1) * ldy; i++)
@@ -80,7 +82,7 @@ static void expect_gaps(const float *y, int ldy, int m, int n)
             expect(i, y[i], untouched, 0);
 }
 
-/* y with what is between its rows, of n numbers, untouched */
+/* Fills the gaps between rows of n columns for expect_gaps, and returns y. */
 static float *apart(float *y, int ldy, int m, int n)
 {
     for (int i = n; i < (m - 1) * ldy; i++)
@@ -89,10 +91,10 @@ static float *apart(float *y, int ldy, int m, int n)
     return y;
 }
 
-/* A sum of n rounded terms errs by at most this, times the sum of their absolute values. */
+/* The error of a sum of n rounded terms is at most this, times the sum of their absolute values. */
 static double roundings(double n) { return n * 0x1p-24 / (1 - n * 0x1p-24); }
 
-typedef struct { double value, size; } sum;
+typedef struct { double value, size; } sum; /* a sum, and the sum of the absolute values */
 
 static void include(sum *s, double term)
 {
@@ -100,7 +102,8 @@ static void include(sum *s, double term)
     s->size += fabs(term);
 }
 
-/* of act(t), t known within error; GELU's slope is at most 1.13, and it errs by 1e-6 or an ulp of a large result */
+/* Expects got = act(t), where t has the given error. GELU's slope is at most 1.13. Its error is at most 1e-6, or an ulp if the
+ * result is large. */
 static void expect_act(int at, float got, double t, double error, int act)
 {
     const double gelu = t == -INFINITY ? 0 : t * 0.5 * erfc(-t * M_SQRT1_2);

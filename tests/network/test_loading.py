@@ -1,4 +1,4 @@
-"""Loading the network's parts: in any order the same model, and errors that reach who asks."""
+"""Loading the network's parts: the same model in any order, and errors raised when a part is used."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ DECODERS_OWN = "mask_decoder.iou_token.weight"
 
 
 class Lacking(dict):
-    """A checkpoint without the tensor that the decoder starts with, found out when that is loaded."""
+    """A checkpoint without a tensor of the decoder. The error occurs when the decoder is loaded."""
 
     path, metadata, sha256 = None, {}, ""
 
@@ -64,7 +64,7 @@ def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
 
 @pytest.mark.parametrize("in_order", [False, True])
 def test_the_encoder_begins_with_the_layers_that_are_there(monkeypatch, in_order):
-    """Its last one is loaded only after the others have been used."""
+    """The neck, the encoder's last layer, is loaded only after the layers before have been used."""
     others_used = threading.Event()
 
     class Neck(image_encoder.Neck):
@@ -100,11 +100,11 @@ def test_a_layer_that_fails_leaves_no_checkpoint_mapped(monkeypatch, in_order):
     assert network.mask_decoder is network.mask_decoder
 
 
-def test_the_command_loads_in_order_and_hands_python_over_often_meanwhile(monkeypatch, tmp_path, capsys):
-    asked = []
+def test_the_command_loads_in_order_with_a_short_switch_interval(monkeypatch, tmp_path, capsys):
+    calls = []
 
     def load(*arguments, in_order=False):
-        asked.append((in_order, sys.getswitchinterval()))
+        calls.append((in_order, sys.getswitchinterval()))
         raise ValueError("no network here")
 
     monkeypatch.setattr(loading, "load_network", load)
@@ -112,22 +112,22 @@ def test_the_command_loads_in_order_and_hands_python_over_often_meanwhile(monkey
     words = ["segment", "photo.png", "--point", "1,1", "--output", str(tmp_path / "mask.png")]
     assert cli.main(words) == 2
     assert "no network here" in capsys.readouterr().err
-    assert asked == [(True, pytest.approx(50e-6))]
+    assert calls == [(True, pytest.approx(50e-6))]
     assert sys.getswitchinterval() == before
 
 
 @pytest.mark.parametrize("in_order", [False, True])
-def test_what_fails_in_a_part_is_raised_where_that_is_asked_for(lacking, in_order):
+def test_an_error_in_a_part_is_raised_when_the_part_is_used(lacking, in_order):
     broken = loading.Network(lacking, 2, in_order=in_order)
     assert broken.image_encoder is broken.image_encoder
     with pytest.raises(KeyError, match=DECODERS_OWN):
-        broken.mask_decoder  # noqa: B018 (a property that waits)
+        broken.mask_decoder  # noqa: B018 (the property raises)
     with pytest.raises(KeyError, match=DECODERS_OWN):
         broken.loaded()
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
-def test_models_and_answers_are_copied(copied):
+def test_models_and_results_can_be_copied_and_pickled(copied):
     result = answer(api.load(threads=2))
     twin = copied(result)
     np.testing.assert_array_equal(twin.masks, result.masks)

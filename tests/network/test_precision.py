@@ -1,4 +1,4 @@
-"""Models in bf16 and int8: accepted precisions, errors for the others, and the effect on masks."""
+"""Models in bf16 and int8: choosing a precision, errors, and the effect on masks."""
 
 import os
 import subprocess
@@ -21,20 +21,20 @@ CAT = (220, 140)
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, mobilesam.MobileSAM]:
-    """One of each precision that this CPU has."""
+    """A model in each precision that this CPU supports."""
     return {precision: mobilesam.load(precision=precision) for precision in HERE}
 
 
 @pytest.fixture
 def lacking(monkeypatch) -> str:
-    """An ISA without narrow products in force."""
+    """Makes an ISA without narrow products the current one. The fixture's value is its name."""
     name = kernels.isa.available()[-1]
     assert kernels.isa.precisions(name) == ("fp32",)
     with kernels.isa.use(name):
         yield name
 
 
-# --- what may be asked for ---
+# --- choosing a precision ---
 
 
 def test_fp32_is_the_default(monkeypatch):
@@ -43,7 +43,7 @@ def test_fp32_is_the_default(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", here(*PRECISIONS))
-def test_each_that_the_cpu_has(models, precision):
+def test_each_precision_of_this_cpu(models, precision):
     model = models[precision]
     assert model.precision == precision
     score = model.encode(CHELSEA).segment([CAT]).scores.max()
@@ -59,7 +59,7 @@ def test_auto_is_a_precision_of_this_cpu():
     ("seconds", "expected"), [({"fp32": 1.0, "bf16": 2.0}, "fp32"), ({"fp32": 2.0, "bf16": 1.0}, "bf16")], ids=str
 )
 def test_auto_is_bf16_where_that_is_faster(monkeypatch, seconds, expected):
-    """The CPU's precisions and the measured times are replaced, so the test does not depend on speed."""
+    """The supported precisions and the measured times are replaced, so the result does not depend on the machine."""
     monkeypatch.setattr(kernels.isa, "precisions", lambda name=None: PRECISIONS)
     monkeypatch.setattr(kernels, "pack", lambda x, *, precision, **_: precision)
     monkeypatch.setattr("mobilesam.network.precision._seconds", lambda x, weight: seconds[weight])
@@ -79,7 +79,7 @@ def test_auto_without_narrow_products(lacking):
 def test_the_environment_sets_it(monkeypatch, precision):
     monkeypatch.setenv("MOBILESAM_PRECISION", precision)
     assert mobilesam.load().precision == precision
-    assert mobilesam.load(precision="fp32").precision == "fp32"  # what is asked for comes first
+    assert mobilesam.load(precision="fp32").precision == "fp32"  # the argument overrides the variable
     monkeypatch.setenv("MOBILESAM_PRECISION", "auto")
     assert mobilesam.load().precision == fastest()
 
@@ -90,7 +90,7 @@ def test_an_empty_variable_is_none(monkeypatch):
 
 
 def test_the_registry_follows_the_environment(monkeypatch, models):
-    """SAM's own constructors take no precision."""
+    """The reference's constructors have no argument for the precision."""
     monkeypatch.setenv("MOBILESAM_PRECISION", fastest())
     model = mobilesam.sam_model_registry["vit_t"]()
     assert model.precision == fastest()
@@ -102,7 +102,7 @@ def test_the_decoder_has_no_int8(precision):
     assert decoder_precision("fp32") == "fp32"
 
 
-# --- what is said of the rest ---
+# --- errors ---
 
 
 @pytest.mark.parametrize("precision", ["fp16", "BF16", "float32", " "])
@@ -119,7 +119,7 @@ def test_a_precision_that_the_isa_lacks(lacking, precision):
     assert f"(ISA {lacking}); available here: fp32, auto" in str(error.value)
 
 
-def test_the_environments_mistake_names_the_variable(monkeypatch):
+def test_an_error_in_the_environment_names_the_variable(monkeypatch):
     monkeypatch.setenv("MOBILESAM_PRECISION", "fp8")
     with pytest.raises(ValueError, match=r"^MOBILESAM_PRECISION: 'fp8': not a precision; available here: fp32, "):
         mobilesam.load()
@@ -138,8 +138,8 @@ def test_the_command_line_refuses_in_one_line(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("variables", [{"MOBILESAM_PRECISION": "fp8"}, {"MOBILESAM_PRECISION": "bf16"}], ids=str)
-def test_a_process_that_cannot_have_its_precision(tmp_path, variables):
-    """Under an ISA without narrow products."""
+def test_an_unavailable_precision_ends_the_command_in_one_line(tmp_path, variables):
+    """One variable is wrong, the other names a precision that the forced ISA does not support."""
     variables = variables | {"MOBILESAM_ISA": kernels.isa.available()[-1]}
     command = [sys.executable, "-m", "mobilesam", *COMMAND]
     done = subprocess.run(
@@ -159,7 +159,7 @@ def test_info_names_the_precisions(capsys):
     assert facts["precisions"] == f"{', '.join(HERE)} (auto: {fastest()})"
 
 
-# --- what it does to masks ---
+# --- effect on masks ---
 
 
 @narrow
@@ -170,7 +170,7 @@ def test_the_command_line_writes_nearly_the_same_mask(tmp_path, monkeypatch, emb
         got = np.asarray(mask) > 0
     exact = embedding.segment([CAT]).mask
     assert iou(got[None], exact[None])[0] >= 0.99
-    assert (got != exact).any()  # it is not fp32's
+    assert (got != exact).any()  # the precision was really used
 
 
 @narrow
@@ -187,7 +187,7 @@ def test_embeddings_of_another_precision_are_refused(models, tmp_path, precision
 
 
 def test_fp32_is_the_same_whatever_was_loaded(models, embedding):
-    """`embedding` is fp32's, of a model of its own."""
+    """The fixture `embedding` comes from a separate fp32 model."""
     results = []
     for model in (models["fp32"], *models.values(), mobilesam.load(precision="fp32")):
         if model.precision != "fp32":
@@ -210,7 +210,7 @@ def test_any_number_of_threads_gives_the_same_bits(models, precision):
 
 @narrow
 def test_a_model_outlives_a_change_of_isa(models, precision):
-    """As an fp32 one does, whose weights keep running under the ISA that they were packed for."""
+    """Packed weights keep running under the ISA that they were packed for."""
     expected = models[precision].encode(CHELSEA).segment([CAT]).masks
     for name in kernels.isa.available():
         with kernels.isa.use(name):

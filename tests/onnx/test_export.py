@@ -1,4 +1,4 @@
-"""The exported pair, run by ONNX Runtime, gives this package's answers; and what an export refuses."""
+"""The exported encoder and decoder, run by ONNX Runtime, give this package's masks. Errors of the export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,12 +23,12 @@ from mobilesam.onnx.export import export_onnx  # noqa: E402
 
 pytestmark = pytest.mark.extras
 
-LOGIT_ERROR, SCORE_ERROR = 1e-3, 5e-4  # issue 2: "must show"
+LOGIT_ERROR, SCORE_ERROR = 1e-3, 5e-4
 NO_MASK = np.zeros((1, 1, 256, 256), np.float32)
 
 
 class Decoder:
-    """The graph under one mask rule, for the features of one photo."""
+    """An exported decoder, applied to the features of one photo."""
 
     def __init__(self, model: bytes, features: np.ndarray) -> None:
         self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -41,7 +41,17 @@ class Decoder:
         size: tuple[int, int],
         mask: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits at `size` (C, h, w), scores (C,) and logits (C, 256, 256); coordinates are the canvas's."""
+        """Run the decoder for one prompt.
+
+        Args:
+            coords: x and y of the points, in pixels of the 1024x1024 canvas.
+            labels: Label of each point.
+            size: Height and width of the photo.
+            mask: Logits (256, 256) of a mask prompt.
+
+        Returns:
+            Logits at the photo's size (C, h, w), scores (C,), and logits (C, 256, 256).
+        """
         outputs = self.session.run(
             ["masks", "iou_predictions", "low_res_masks"],
             {
@@ -127,7 +137,7 @@ def test_a_mask_alone_is_a_prompt(all_masks: Decoder, embedding: mobilesam.Embed
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_mask_rules(all_masks: Decoder, some_masks: tuple[str, Decoder], count: int) -> None:
-    """Two points, of which one is the padding, give the best of tokens 1 to 3; three and more token 0."""
+    """Rule "single": one point and the padding point give the best of tokens 1 to 3, more points give token 0."""
     rule, decoder = some_masks
     points = [(500, 320), (560, 300), (600, 400)][:count]
     prompt = [*points, (0, 0)], [1] * count + [-1]
@@ -144,13 +154,13 @@ def test_mask_rules(all_masks: Decoder, some_masks: tuple[str, Decoder], count: 
 def test_masks_at_odd_sizes(all_masks: Decoder, size: tuple[int, int]) -> None:
     logits, _, low_res = all_masks([(500, 320), (0, 0)], [1, -1], size)
     expected = kernels.resize_logits(low_res, crop=resized_size(*size), size=size)
-    # Two resizes along two axes each place a pixel within 2·2⁻²⁴·2048 of where it belongs, and a step from
-    # one pixel to the next is at most the range of the logits.
+    # Each of two resizes along two axes has a coordinate error of at most 2·2⁻²⁴·2048 pixels. Neighbouring pixels
+    # differ by at most the range of the logits.
     bound = 4 * 2 * 2.0**-24 * 2048 * np.ptp(low_res)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=bound)
 
 
-def test_graphs_are_valid_and_of_single_nodes(pair: tuple[Path, Path]) -> None:
+def test_graphs_are_valid_and_use_single_nodes_for_gelu_and_layer_norm(pair: tuple[Path, Path]) -> None:
     for path, gelus, norms in zip(pair, (23, 4), (22, 12)):
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)

@@ -1,4 +1,4 @@
-"""The HTTP API of `mobilesam serve`: its answers are the library's, and what is wrong is said in a sentence."""
+"""The HTTP API of `mobilesam serve`: the same results as the library, and errors with a one-sentence message."""
 
 import base64
 import io
@@ -32,6 +32,7 @@ LOCAL = "http://127.0.0.1:8642"
 
 
 def connect(model, limits=None, **options):
+    """A client of a new server in this process."""
     return TestClient(create_app(model, limits, **options), base_url=LOCAL, raise_server_exceptions=False)
 
 
@@ -43,7 +44,7 @@ def client(model):
 
 @pytest.fixture(scope="module")
 def chelsea(client):
-    """The address of the photo, encoded."""
+    """The path of the uploaded photo chelsea in the API."""
     answer = client.post("/api/images", content=CHELSEA)
     assert answer.status_code == 201, answer.text
     assert answer.headers["location"] == f"/api/images/{answer.json()['id']}"
@@ -52,7 +53,7 @@ def chelsea(client):
 
 
 def said(answer) -> str:
-    """The sentence of a refusal, which is all there is in it."""
+    """The message of an error response, which holds nothing else."""
     assert answer.headers["content-type"] == "application/json"
     assert list(answer.json()) == ["error"]
     return answer.json()["error"]
@@ -121,7 +122,7 @@ def test_everything_is_the_generators(client, chelsea, model):
 def test_the_picture_is_upright(client):
     photo = Image.open(io.BytesIO(CHELSEA)).convert("RGB")
     exif = photo.getexif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # orientation: rotated by 90 degrees
     file = io.BytesIO()
     photo.save(file, "JPEG", exif=exif)
     held = client.post("/api/images", content=file.getvalue()).json()
@@ -132,7 +133,7 @@ def test_the_picture_is_upright(client):
         assert shown.size == (300, 451)
 
 
-def test_an_image_goes_when_it_is_deleted(client):
+def test_a_deleted_image_is_gone(client):
     place = client.post("/api/images", content=CHELSEA).headers["location"]
     assert client.get(place).status_code == 200
     assert client.delete(place).status_code == 204
@@ -191,7 +192,7 @@ def test_wrong_parameters_of_everything_are_refused_before_the_stream(client, ch
 
 
 def bomb() -> bytes:
-    """A PNG whose header promises 30000x30000 pixels."""
+    """A small PNG file of 30000x30000 pixels."""
     file = io.BytesIO()
     Image.new("1", (30000, 30000)).save(file, "PNG")
     return file.getvalue()
@@ -233,7 +234,7 @@ def test_too_many_bytes_at_once_are_an_overload(model):
         assert client.post("/api/images", content=picture(64, 48)).status_code == 201
 
 
-def test_a_body_is_counted_where_its_length_is_not_told(strict):
+def test_a_body_without_a_declared_length_is_limited(strict):
     answer = strict.post("/api/images", content=(bytes(1 << 20) for _ in range(3)))
     assert answer.status_code == 413
     assert "larger than 2 MiB" in said(answer)
@@ -249,7 +250,7 @@ def test_the_images_used_longest_ago_go_first(strict):
     assert [strict.get(place).status_code for place in (first, second, third)] == [200, 404, 200]
 
 
-def test_an_image_goes_some_time_after_its_last_use():
+def test_an_image_expires_after_its_last_use():
     now = [0.0]
     store = PhotoStore(images=5, idle_seconds=10, clock=lambda: now[0])
     photo = object()
@@ -335,14 +336,14 @@ def test_the_page_loads_nothing_from_elsewhere(client):
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/api/nothing", "/../app.py", "/%2e%2e/app.py", "/api/images/a%00b"])
-def test_what_is_not_there_is_said_in_json(client, path):
+def test_unknown_paths_give_json_errors(client, path):
     answer = client.get(path)
     assert answer.status_code in (404, 422)
     assert said(answer)
 
 
-def test_overload_is_said_with_when_to_come_back(model, monkeypatch):
-    """An image may hold one place here: of two prompts at once one is refused, and the next is served again."""
+def test_an_overload_response_says_when_to_retry(model, monkeypatch):
+    """With one place per image, the second of two simultaneous prompts is refused. A later prompt is accepted."""
     entered, leave = threading.Event(), threading.Event()
     answer_masks = answers.masks
 
@@ -365,7 +366,7 @@ def test_overload_is_said_with_when_to_come_back(model, monkeypatch):
         assert client.post(f"{place}/masks", json=PROMPTS["a point"]).status_code == 200
 
 
-def test_a_failure_of_ours_is_said_and_the_next_request_served(model, monkeypatch):
+def test_an_internal_error_is_reported_and_the_next_request_succeeds(model, monkeypatch):
     with connect(model) as client:
         place = client.post("/api/images", content=CHELSEA).headers["location"]
         for error, status in ((ZeroDivisionError("secret"), 500), (MemoryError(), 503)):
@@ -385,7 +386,7 @@ OBJECTS = [
 
 @pytest.fixture(scope="module")
 def objects(embedding):
-    """What OBJECTS are to the library, the last one sent as run lengths."""
+    """SegmentedObjects for OBJECTS, computed by the library, and a stripe, which the client sends as run lengths."""
     cat, box = embedding.segment([(220, 140)]), embedding.segment(box=(60, 20, 200, 190))
     stripe = np.zeros((300, 451), np.bool_)
     stripe[40:50] = True
@@ -398,7 +399,7 @@ def objects(embedding):
 
 @pytest.fixture(scope="module")
 def exported(client, chelsea, objects):
-    """Export OBJECTS and a stripe in a format."""
+    """A function that exports OBJECTS and the stripe in a format and returns the response."""
     stripe = {"name": "stripe", "rle": rle.compress(objects[2].mask)}
 
     def ask(form: str, count: int = 3, **more):

@@ -1,4 +1,4 @@
-"""The page of `mobilesam serve`, clicked in a headless Chromium; what it exports is the library's to the bit."""
+"""The page of `mobilesam serve`, used in a headless Chromium. Its exports must equal the library's results."""
 
 import io
 import json
@@ -33,7 +33,7 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 def chromium():
-    """The system's Chromium. MOBILESAM_REQUIRE_BROWSER makes a failure of what is otherwise a skip."""
+    """The system's Chromium. Without it, tests are skipped, or fail if MOBILESAM_REQUIRE_BROWSER is set."""
     with ExitStack() as stack:
         try:
             started = stack.enter_context(browser())
@@ -49,14 +49,20 @@ def address():
 
 
 class Visit:
-    """The page in a tab, and what a user does in it."""
+    """The page in a browser tab, with a user's actions.
+
+    Attributes:
+        tab: Playwright's page.
+        errors: JavaScript errors and console errors.
+        requested: URLs of all requests.
+    """
 
     def __init__(self, tab, address: str) -> None:
-        self.tab, self.errors, self.asked = tab, [], []
+        self.tab, self.errors, self.requested = tab, [], []
         tab.set_default_timeout(PATIENCE)
         tab.on("pageerror", lambda error: self.errors.append(str(error)))
         tab.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
-        tab.on("request", lambda request: self.asked.append(request.url))
+        tab.on("request", lambda request: self.requested.append(request.url))
         tab.goto(address)
 
     def open(self, path) -> "Visit":
@@ -64,6 +70,7 @@ class Visit:
         return self
 
     def at(self, x: float, y: float) -> tuple[float, float]:
+        """The position on the screen of a point in the photo's pixels."""
         return on_screen(self.tab, x, y)
 
     def click(self, x, y, **options) -> None:
@@ -83,12 +90,12 @@ class Visit:
         self.settle()
 
     def settle(self) -> None:
-        """Move the mouse off the photo, and wait until the answers are here and drawn."""
+        """Move the mouse off the photo and wait until the page is up to date."""
         self.tab.mouse.move(2, 400)
         self.tab.wait_for_selector("#stage[aria-busy=false]")
 
     def ink(self, layer: str) -> int:
-        """How many pixels of a layer ("live" or "kept") are drawn on."""
+        """Number of pixels of a canvas ("live" or "kept") that are not transparent."""
         return self.tab.evaluate(
             "(id) => { const { width, height } = document.getElementById(id);"
             " const { data } = document.getElementById(id).getContext('2d').getImageData(0, 0, width, height);"
@@ -100,7 +107,7 @@ class Visit:
         return self.tab.eval_on_selector_all("#list .name", "(inputs) => inputs.map((input) => input.value)")
 
     def export(self, form: str) -> tuple[str, bytes]:
-        """The name and the content of the file that is downloaded."""
+        """Export in a format and return the downloaded file's name and content."""
         self.tab.click("#export")
         with self.tab.expect_download() as download:
             self.tab.click(f"[data-format={form}]")
@@ -118,11 +125,11 @@ def visit(chromium, address):
     yield visit
     context.close()
     assert visit.errors == []
-    assert {url for url in visit.asked if not url.startswith((address, "blob:"))} == set()
+    assert {url for url in visit.requested if not url.startswith((address, "blob:"))} == set()
 
 
 def test_click_exclude_undo_next_box_export(visit, embedding):
-    """What a user does with the mouse and the keys, and the same prompts to the library."""
+    """A user's actions with mouse and keyboard give the same masks as the same prompts to the library."""
     visit.open(CHELSEA)
     visit.click(220, 140)
     assert [mask.tobytes() for mask in visit.exported_masks()] == [embedding.segment([(220, 140)]).mask.tobytes()]
@@ -195,7 +202,7 @@ def test_the_preview_shows_what_a_click_would_select(visit):
 
 @pytest.mark.parametrize("inside", [0.1, 0.5, 0.9, 1.0])
 def test_the_outlines_drawn_are_the_masks(visit, inside):
-    """The middle of each pixel is within the drawn path where the mask has it, for masks with every kind of corner."""
+    """A pixel's centre is inside the drawn path exactly if the mask contains the pixel. The masks are random."""
     rng = np.random.default_rng(int(inside * 10))
     masks = [rng.random((int(h), int(w))) < inside for h, w in rng.integers(1, 30, (40, 2))]
     drawn = visit.tab.evaluate(
@@ -220,14 +227,14 @@ def test_a_newer_preview_cancels_an_older_one_that_is_slow(visit):
     visit.tab.route("**/masks", lambda route: route.continue_() if held else held.append(route))
     with visit.tab.expect_request("**/masks"):
         visit.tab.mouse.move(*visit.at(420, 40))
-    visit.tab.wait_for_timeout(500)  # slow is a quarter of a second
+    visit.tab.wait_for_timeout(500)  # the page cancels requests that take longer than 250 ms
     with visit.tab.expect_event("requestfailed") as failed:
         assert page.preview(visit.tab, 220, 140) > 0
     assert failed.value == held[0].request
     assert visit.ink("live") > 0
 
 
-def test_an_overloaded_server_is_asked_again_when_it_says(visit, embedding):
+def test_an_overloaded_server_is_asked_again_after_retry_after(visit, embedding):
     visit.open(CHELSEA)
     refusals = iter([{"status": 503, "headers": {"Retry-After": "1"}, "json": {"error": "busy"}}] * 2)
 
@@ -242,7 +249,7 @@ def test_an_overloaded_server_is_asked_again_when_it_says(visit, embedding):
     visit.click(220, 140)
     np.testing.assert_array_equal(visit.exported_masks()[0], embedding.segment([(220, 140)]).mask)
     assert next(refusals, None) is None
-    assert {"503" in error for error in visit.errors} == {True}  # the browser's own note
+    assert {"503" in error for error in visit.errors} == {True}  # logged by the browser
     visit.errors.clear()
 
 
@@ -253,9 +260,9 @@ def test_a_photo_of_12_megapixels(visit, model, tmp_path):
     visit.click(2000, 1500)
     with visit.tab.expect_response("**/masks") as answered:
         visit.click(400, 300, button="right")
-    asked = answered.value.request.post_data_json
-    assert asked["max_side"] == 1024
-    expected = model.encode(photo).segment(asked["points"], asked["labels"]).mask
+    prompt = answered.value.request.post_data_json
+    assert prompt["max_side"] == 1024
+    expected = model.encode(photo).segment(prompt["points"], prompt["labels"]).mask
     np.testing.assert_array_equal(visit.exported_masks()[0], expected)
 
 
@@ -264,7 +271,7 @@ def test_names_hiding_and_removing(visit):
     for x, y in [(220, 140), (420, 40)]:
         visit.click(x, y)
         visit.press("n")
-    visit.tab.fill("#list li:first-child .name", "cat n b m")  # keys that are shortcuts elsewhere
+    visit.tab.fill("#list li:first-child .name", "cat n b m")  # contains shortcut letters
     visit.press("Enter")
     assert visit.names() == ["cat n b m", "Object 2"]
     _, content = visit.export("coco")
@@ -277,7 +284,7 @@ def test_names_hiding_and_removing(visit):
     visit.tab.click("[aria-label='Remove cat n b m']")
     visit.settle()
     assert visit.ink("kept") == 0
-    for expected in (2, 2, 2):  # removing, hiding and naming are taken back like anything else
+    for expected in (2, 2, 2):  # undo removing, hiding and renaming
         visit.press("Backspace")
         assert len(visit.names()) == expected
     assert visit.names() == ["Object 1", "Object 2"]
@@ -335,7 +342,7 @@ def test_a_file_that_is_no_photo_is_refused_in_words(visit, tmp_path):
     visit.tab.wait_for_selector("#toast", state="visible")
     assert "Not an image in an accepted format" in visit.tab.text_content("#toast")
     assert visit.tab.is_visible("#empty")
-    visit.errors.clear()  # the browser's own note of the answer 415
+    visit.errors.clear()  # the browser logs the response 415
     visit.open(CHELSEA)
     visit.click(220, 140)
     assert visit.ink("live") > 0
@@ -350,16 +357,16 @@ def test_a_photo_that_only_the_server_reads_is_shown(visit, tmp_path):
     assert visit.ink("live") > 0
 
 
-def test_an_image_that_the_server_let_go_of_is_sent_again(visit, embedding):
+def test_an_image_that_the_server_has_dropped_is_uploaded_again(visit, embedding):
     visit.open(CHELSEA)
     visit.click(30, 30)
-    asked = next(filter(None, (re.match("(.*/api/images/.+)/masks", url) for url in visit.asked)))
-    assert httpx.delete(asked[1]).status_code == 204
+    image = next(filter(None, (re.match("(.*/api/images/.+)/masks", url) for url in visit.requested)))[1]
+    assert httpx.delete(image).status_code == 204
     visit.press("Backspace")
     visit.click(220, 140)
     np.testing.assert_array_equal(visit.exported_masks()[0], embedding.segment([(220, 140)]).mask)
-    assert httpx.get(asked[1]).status_code == 404
-    assert {"404" in error for error in visit.errors} == {True}  # the browser's own note
+    assert httpx.get(image).status_code == 404
+    assert {"404" in error for error in visit.errors} == {True}  # logged by the browser
     visit.errors.clear()
 
 

@@ -1,4 +1,4 @@
-"""The running server: slow, broken and many clients, stopping, and the command's own errors."""
+"""The running server: slow, broken and many clients, shutdown, and errors of the command."""
 
 import asyncio
 import json
@@ -31,12 +31,12 @@ from mobilesam.serve.limits import Limits, Overloaded  # noqa: E402
 
 LOAD_SECONDS = float(os.environ.get("MOBILESAM_LOAD_SECONDS", "10"))
 CLIENTS, ROUNDS = 8, 3
-ROUND_BYTES = CLIENTS * 4 * (4 * 64 * 64 * 256)  # of its images: features and tokens, float32
+ROUND_BYTES = CLIENTS * 4 * (4 * 64 * 64 * 256)  # four arrays of an embedding's size in float32 for each client
 
 
 @pytest.fixture
 def impatient(model, monkeypatch):
-    """The address of a server in this process that waits a second for a client's next byte."""
+    """The address of a server in this process that closes a connection after a second without data."""
     monkeypatch.setattr(serving.PatientProtocol, "header_seconds", 1.0)
     monkeypatch.setattr(serving.PatientProtocol, "unread_seconds", 1.0)
     with serving.listen("127.0.0.1", 0, 0) as listener:
@@ -51,12 +51,12 @@ def impatient(model, monkeypatch):
 
 
 def closes(connection: socket.socket) -> bytes:
-    """What is received until the server closes the connection."""
+    """All bytes received until the server closes the connection."""
     connection.settimeout(20)
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_a_client_that_stalls_is_hung_up_on_and_holds_up_nobody(impatient):
+def test_a_stalled_client_is_disconnected_and_blocks_nobody(impatient):
     upload = b"POST /api/images HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\nhalf of it"
     beginnings = {b"": b"", b"GET / HT": b"", b"GET / HTTP/1.1\r\nHost: local": b"", upload: b"HTTP/1.1 408"}
     stalled = [socket.create_connection(impatient) for _ in beginnings for _ in range(10)]
@@ -66,12 +66,12 @@ def test_a_client_that_stalls_is_hung_up_on_and_holds_up_nobody(impatient):
     for connection, beginning in zip(stalled, [*beginnings] * 10):
         with connection:
             assert closes(connection).startswith(beginnings[beginning])
-    with socket.create_connection(impatient) as idle:  # a request answered, then silence
+    with socket.create_connection(impatient) as idle:  # no second request follows
         idle.sendall(b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert closes(idle).endswith(b"</svg>\n")
 
 
-def test_a_client_that_does_not_read_is_hung_up_on(impatient):
+def test_a_client_that_does_not_read_is_disconnected(impatient):
     address = "http://{}:{}".format(*impatient)
     held = httpx.post(f"{address}/api/images", content=CHELSEA).json()["id"]
     request = f"GET /api/images/{held}/picture HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -79,14 +79,14 @@ def test_a_client_that_does_not_read_is_hung_up_on(impatient):
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(impatient)
         deaf.settimeout(30)
-        with pytest.raises(ConnectionError):  # pipelined, answered into its full buffers, and at last cut off
+        with pytest.raises(ConnectionError):  # responses fill the buffers until the server closes the connection
             while True:
                 deaf.sendall(request * 100)
     assert httpx.get(f"{address}/api/images/{held}").status_code == 200
 
 
 @pytest.mark.parametrize("rubbish", [b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"GET\r\n\r\n", b"\0" * 5000])
-def test_what_is_no_http_is_answered_with_400(impatient, rubbish):
+def test_bytes_that_are_not_http_are_answered_with_400(impatient, rubbish):
     with socket.create_connection(impatient) as connection:
         connection.sendall(rubbish + b"\r\n\r\n")
         assert closes(connection).startswith(b"HTTP/1.1 400")
@@ -94,7 +94,7 @@ def test_what_is_no_http_is_answered_with_400(impatient, rubbish):
 
 
 class Request:
-    """A request, as far as a lane knows it: it may go away."""
+    """The part of a request that Lane uses: `receive` returns when the client disconnects."""
 
     def __init__(self):
         self.gone = asyncio.Event()
@@ -104,7 +104,7 @@ class Request:
         return {"type": "http.disconnect"}
 
 
-def test_work_whose_client_has_gone_is_not_begun():
+def test_work_of_a_disconnected_client_is_not_started():
     lane = Lane("test", workers=1, places=2, share=2)
     leave, begun = threading.Event(), []
 
@@ -121,7 +121,7 @@ def test_work_whose_client_has_gone_is_not_begun():
         leave.set()
         assert await first == "done"
         await asyncio.sleep(0.05)
-        assert await lane.run(Request(), "c", lambda: "next") == "next"  # both places are free again
+        assert await lane.run(Request(), "c", lambda: "next") == "next"  # the cancelled request has left its place
 
     asyncio.run(play())
     lane.close()
@@ -142,8 +142,8 @@ def test_stopping_finishes_what_runs():
 
 
 @pytest.mark.exhaustive
-def test_hanging_up_stops_a_search():
-    """Many searches, each of minutes, begun and left: were they not stopped, the last would not be answered."""
+def test_disconnecting_stops_a_search():
+    """Eight long searches are started and abandoned. If the server did not stop them, the ninth would time out."""
     with run_server() as (address, _):
         held = httpx.post(f"{address}/api/images", content=CHELSEA).json()["id"]
         place = f"{address}/api/images/{held}/everything"
@@ -157,14 +157,14 @@ def test_hanging_up_stops_a_search():
 
 
 def resident(process: subprocess.Popen) -> int:
-    """Bytes of memory."""
+    """Resident memory of the process in bytes."""
     return int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())[1]) * 1024
 
 
 @pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_many_clients_click_at_once(model):
-    """Each client has a photo of its own size and checks that every mask is its own photo's, to the bit."""
+    """Each client has a photo of a different size and checks that every mask is the one of its own photo."""
     sizes = [(320 + 40 * i, 240 + 24 * i) for i in range(CLIENTS)]
     photos = [picture(*size, "PNG") for size in sizes]
     points = [[[int(w * x), int(h * y)]] for (w, h) in sizes for x, y in [(0.5, 0.5), (0.2, 0.7), (0.8, 0.3)]]
@@ -174,18 +174,18 @@ def test_many_clients_click_at_once(model):
     with run_server() as (address, process):
 
         def click(i: int, seconds: float) -> int:
-            asked = 0
+            answered = 0
             with httpx.Client(base_url=address, timeout=60) as client:
                 held = client.post("/api/images", content=photos[i]).json()["id"]
                 end = time.monotonic() + seconds
-                while asked < 4 or time.monotonic() < end:
-                    which = 3 * i + asked % 3
+                while answered < 4 or time.monotonic() < end:
+                    which = 3 * i + answered % 3
                     answer = client.post(f"/api/images/{held}/masks", json={"points": points[which]})
                     assert answer.status_code == 200, answer.text
                     np.testing.assert_array_equal(rle.decode(answer.json()["masks"][0]["rle"]), expected[which])
-                    asked += 1
+                    answered += 1
                 assert client.delete(f"/api/images/{held}").status_code == 204
-            return asked
+            return answered
 
         def round_of(seconds: float) -> int:
             with ThreadPoolExecutor(CLIENTS) as pool:
@@ -193,15 +193,15 @@ def test_many_clients_click_at_once(model):
 
         round_of(LOAD_SECONDS / ROUNDS)
         before = resident(process)
-        asked = sum(round_of(LOAD_SECONDS / ROUNDS) for _ in range(ROUNDS))
+        answered = sum(round_of(LOAD_SECONDS / ROUNDS) for _ in range(ROUNDS))
         grown = resident(process) - before
-    print(f"{asked} masks, {CLIENTS} clients, {LOAD_SECONDS:g} s; {before >> 20} MiB, then {grown / 2**20:+.0f}")
-    assert asked > 3 * CLIENTS
-    assert grown < ROUND_BYTES  # the allocator's own ups and downs; images left behind would be ROUNDS times as much
+    print(f"{answered} masks, {CLIENTS} clients, {LOAD_SECONDS:g} s; {before >> 20} MiB, then {grown / 2**20:+.0f} MiB")
+    assert answered > 3 * CLIENTS
+    assert grown < ROUND_BYTES  # memory of deleted images that is never freed would add up to ROUNDS times as much
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only on Linux is all of 127.0.0.0/8 this machine")
-def test_nothing_but_this_machine_reaches_it_unless_told():
+def test_other_machines_cannot_connect_by_default():
     for options, reached in [((), False), (("--host", "0.0.0.0"), True)]:
         with run_server(*options) as (address, _):
             host, port = re.fullmatch(r"http://(.+):(\d+)", address).groups()
@@ -210,7 +210,7 @@ def test_nothing_but_this_machine_reaches_it_unless_told():
                 assert (connection.connect_ex(("127.0.0.2", int(port))) == 0) is reached
 
 
-def test_the_port_it_is_told_or_another_one(capsys):
+def test_a_given_port_is_required_and_the_default_port_is_replaced(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

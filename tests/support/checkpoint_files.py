@@ -1,4 +1,4 @@
-"""Checkpoint files made by hand: `.pt` as torch.save writes them, but without PyTorch."""
+"""Writes checkpoint files for tests, including `.pt` files like those of torch.save, without PyTorch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fused_tensors() -> Tensors:
 
 
 def unfused_tensors() -> Tensors:
-    """As `mobile_sam.pt`: with BatchNorm, its counters, and the classification head."""
+    """Random tensors of the published `mobile_sam.pt`: BatchNorm with its counters, and the classification head."""
     tensors = random_tensors(batch_norm.unfused(EXPECTED))
     for name in list(tensors):
         if name.endswith(".running_var"):
@@ -56,13 +56,15 @@ def one_line(error: BaseException) -> str:
 
 
 class Global:
-    """Pickles as the global `module.name`, which need not exist here."""
+    """A reference to the global `module.name` in a pickle. The module need not be installed."""
 
     def __init__(self, module: str, name: str) -> None:
         self.path = f"{module}\n{name}\n".encode()
 
 
 class Storage:
+    """A tensor storage as a persistent id in a pickle."""
+
     def __init__(self, key: str, values: np.ndarray, *, kind: str | None = None, count: int | None = None) -> None:
         kinds = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
         kind = kind or kinds[values.dtype.name]
@@ -70,17 +72,19 @@ class Storage:
 
 
 class Call:
-    """Pickles as a call of `function`."""
+    """A call of `function` in a pickle."""
 
     def __init__(self, function: Global, *args: Any) -> None:
         self.function, self.args = function, args
 
 
 def dump(value: Any) -> bytes:
+    """A complete pickle, protocol 2, of `value`."""
     return b"\x80\x02" + encode(value) + b"."
 
 
 def encode(value: Any) -> bytes:
+    """Pickle opcodes that push `value`."""
     match value:
         case Global():
             return b"c" + value.path
@@ -93,7 +97,7 @@ def encode(value: Any) -> bytes:
         case tuple():
             return b"(" + b"".join(map(encode, value)) + b"t"
         case _:
-            return pickle.dumps(value, 2)[2:-1].replace(b"q\x00", b"")  # no memo
+            return pickle.dumps(value, 2)[2:-1].replace(b"q\x00", b"")  # without the memo opcode
 
 
 def rebuild(storage: Any, offset: Any, size: Any, stride: Any) -> Call:
@@ -120,6 +124,6 @@ def write_torch(path: Path, tensors: Tensors, wrap: Callable[[Any], Any] = lambd
 
 
 def write_tiny(path: Path, value: Any, values: np.ndarray | None = None) -> Path:
-    """A `.pt` of one storage "0" (by default 0..11) and whatever pickled value."""
+    """Write a `.pt` file with the pickled `value` and one storage "0", by default the numbers 0 to 11."""
     values = np.arange(12, dtype=np.float32) if values is None else values
     return write_zip(path, dump(value), {"0": values.tobytes()})

@@ -1,4 +1,4 @@
-"""The photos of data/ and what MobileSAM, in PyTorch, made of them (data/README.md)."""
+"""The photos in data/ and the PyTorch reference's outputs for them (data/README.md)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,17 +14,27 @@ PROMPTS = ("centre", "upper_left", "lower_right_plus_minus", "box", "box_and_poi
 
 
 def iou(a: np.ndarray, b: np.ndarray, *, except_at: np.ndarray | bool = False) -> np.ndarray:
-    """Intersection over union of bool masks (C, H, W), one value a mask; 1 where both are empty."""
+    """Intersection over union of bool masks (C, H, W).
+
+    Args:
+        a: Masks.
+        b: Masks of the same shape.
+        except_at: Pixels to leave out, of the masks' shape.
+
+    Returns:
+        IoU of each mask, (C,). Two empty masks have an IoU of 1.
+    """
     union = ((a | b) & ~np.asarray(except_at)).sum(axis=(1, 2))
     return np.where(union, (a & b & ~np.asarray(except_at)).sum(axis=(1, 2)) / np.maximum(union, 1), 1.0)
 
 
 def relative_l2(got: np.ndarray, expected: np.ndarray) -> float:
+    """‖got − expected‖ / ‖expected‖."""
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
 class Golden:
-    """One photo's golden outputs, and this project's bars for agreeing with them."""
+    """One photo's golden outputs, and checks that results agree with them."""
 
     def __init__(self, photo: str) -> None:
         with np.load(DATA / f"{photo}.npz") as arrays:
@@ -32,11 +42,15 @@ class Golden:
             self.prompts = {prompt: _under(prompt, arrays) for prompt in PROMPTS}
 
     def check_embedding(self, features: np.ndarray) -> None:
-        """Features (64, 64, 256); the file holds every 61st value."""
+        """Check features (64, 64, 256). The golden file holds every 61st value."""
         assert relative_l2(features.ravel()[::61], self.embedding) <= 1e-4
 
     def check_prompt(self, embedding: mobilesam.Embedding, prompt: str) -> mobilesam.Segmentation:
-        """Masks, scores and logits of the prompt, and of the prompt again with its own best logits added."""
+        """Check the masks, scores and logits of the prompt, and of the prompt refined with its best logits.
+
+        Returns:
+            The result of the prompt without refinement.
+        """
         golden = self.prompts[prompt]
         given = {
             "points": golden.get("point_coords"),
@@ -61,11 +75,14 @@ class Golden:
 
 
 def undecided(embedding: mobilesam.Embedding, result: mobilesam.Segmentation) -> np.ndarray:
-    """Pixels whose logit has the sign of its rounding error; float32 may draw them either way.
+    """Pixels whose logit is within its rounding error of 0, so that its sign is arbitrary in float32.
 
-    A logit is a sum of 32 products, so it is known to about 32 roundings (2⁻²⁴) of the largest. The golden
-    outputs hold one such pixel (rocket, box, refined: 1e-6 in the reference's float32, -3e-6 in float64), in a
-    mask of 761 pixels, whose IoU it alone makes 0.9987.
+    A logit is a sum of 32 products. Its error is at most about 32·2⁻²⁴ times the largest logit.
+    The golden outputs contain one such pixel: in the refined box prompt on the photo rocket, a logit is 1e-6 in the
+    reference's float32 and -3e-6 in float64. The mask has 761 pixels, so this pixel alone lowers the IoU to 0.9987.
+
+    Returns:
+        Bool array of the masks' shape (C, H, W).
     """
     logits = kernels.resize_logits(result.low_res, crop=embedding.input_size, size=embedding.original_size)
     pixels = abs(logits) <= 32 * 2.0**-24 * abs(result.low_res).max()
@@ -74,4 +91,5 @@ def undecided(embedding: mobilesam.Embedding, result: mobilesam.Segmentation) ->
 
 
 def _under(prompt: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The prompt's arrays, without the prompt's name in their keys."""
     return {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{prompt}/")}

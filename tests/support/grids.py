@@ -1,4 +1,4 @@
-"""How much of a grid runs: a few telling cases, or with `pytest -m exhaustive` all of them."""
+"""Chooses the parameters of tests: a few important cases by default, all cases with `pytest -m exhaustive`."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -13,28 +13,32 @@ _EXHAUSTIVE = False
 
 
 def configure(config: pytest.Config) -> None:
-    """Called by conftest.py, before a test module is imported."""
+    """Read the `-m` option. conftest.py calls this before any test module is imported."""
     global _EXHAUSTIVE
     _EXHAUSTIVE = "exhaustive" in config.option.markexpr.replace("not exhaustive", "")
 
 
 def exhaustive() -> bool:
-    """Whether the full grid was asked for."""
+    """Whether `-m exhaustive` was given."""
     return _EXHAUSTIVE
 
 
 def both(test: Test) -> Test:
-    """Decorator of a test that always runs: over a small grid by default, over all of it with `-m exhaustive`."""
+    """Decorator of a test that runs in both modes: with few cases by default, with all cases with `-m exhaustive`."""
     return pytest.mark.exhaustive(test) if _EXHAUSTIVE else test
 
 
 def any_case(examples: int) -> settings:
-    """Settings for Hypothesis: `examples` reproducible examples with `-m exhaustive`, by default an eighth of them."""
+    """Hypothesis settings: `examples` reproducible examples with `-m exhaustive`, an eighth of them by default."""
     return settings(deadline=None, derandomize=True, max_examples=examples if _EXHAUSTIVE else max(4, examples // 8))
 
 
 def some(values: Iterable[T], telling: Sequence[T]) -> list[T]:
-    """All values with `-m exhaustive`, by default only the telling ones, which must be among them."""
+    """All values with `-m exhaustive`, by default only the important values `telling`.
+
+    Raises:
+        ValueError: One of `telling` is not in `values`.
+    """
     everything = list(values)
     missing = [value for value in telling if value not in everything]
     if missing:
@@ -43,7 +47,7 @@ def some(values: Iterable[T], telling: Sequence[T]) -> list[T]:
 
 
 def first(values: Iterable[Any], count: int = 1) -> list[Any]:
-    """Parameters for all values. The first `count` always run, the others only with `-m exhaustive`."""
+    """Pytest parameters of which the first `count` always run, the others only with `-m exhaustive`."""
     return [value if i < count else _exhaustive_only(value) for i, value in enumerate(values)]
 
 

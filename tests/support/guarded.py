@@ -1,4 +1,4 @@
-"""Arrays between pages that may not be touched: one byte read or written outside ends the process."""
+"""Arrays next to inaccessible pages: reading or writing past the array ends the process."""
 
 import ctypes
 import mmap
@@ -12,7 +12,7 @@ _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def guarded(array: np.ndarray, *, at_end: bool) -> np.ndarray:
-    """A copy of `array` that ends where a forbidden page begins, or begins where one ends."""
+    """A copy of `array` that touches an inaccessible page, either at its end or at its beginning."""
     pages = -(-array.nbytes // PAGE)
     memory = mmap.mmap(-1, (pages + 2) * PAGE)
     start = np.frombuffer(memory, np.uint8).ctypes.data

@@ -1,6 +1,7 @@
-"""Runs a module's tests under every ISA, or every narrow precision, of the host.
+"""Fixtures that run tests under every ISA, or every narrow precision (bf16, int8), of the host.
 
-`from isas import every_isa` and mark the module with it; tests take `every_narrow` or `every_bf16` for what it is.
+A module imports `every_isa` and applies it to all its tests with `pytest.mark.usefixtures`. A test that needs the
+name of the narrow precision takes `every_narrow` or `every_bf16` as an argument.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from mobilesam.kernels import isa
 
-# the products in a narrow precision, by ISA, and the instructions each wants
+# (ISA, precision) -> the instructions that the product needs
 NARROW = {
     ("amx", "bf16"): "AMX's bf16 tiles",
     ("amx", "int8"): "AMX's int8 tiles",
@@ -27,7 +28,10 @@ def has(name: str, precision: str) -> bool:
 
 
 def narrow_parameters(*precisions: str) -> list[object]:
-    """A parameter (ISA, precision) for each of NARROW in these, skipped in words where the host lacks it."""
+    """A parameter (ISA, precision) for each entry of NARROW in these precisions.
+
+    Parameters that the host does not support are skipped with a reason.
+    """
     return [
         pytest.param(
             pair,
@@ -39,14 +43,18 @@ def narrow_parameters(*precisions: str) -> list[object]:
     ]
 
 
-PAIRED_DEPTH = 32  # of a product that zen4 takes by pairs of terms (pairs.h); AMX cuts all of them
+PAIRED_DEPTH = 32  # zen4 multiplies pairs of terms (pairs.h) if a product's inner dimension is at least this
 
 
 def as_products_give(y: np.ndarray, depth: int) -> np.ndarray:
-    """y, the exact result of products of that depth with packed weights, as the ISA in force gives special values.
+    """The exact result y of a float32 product, with special values as the current ISA returns them.
 
-    AMX's pieces of float32 turn infinities into NaN and what is below the normal numbers into 0 (narrow.h); pairs of
-    terms turn infinities into NaN.
+    AMX splits float32 numbers into bf16 parts (narrow.h): infinities become NaN, subnormal numbers become 0.
+    zen4 multiplies pairs of terms (pairs.h): infinities become NaN.
+
+    Args:
+        y: The exact result.
+        depth: Inner dimension of the product.
     """
     name = isa.current()
     if name == "amx" or (name == "zen4" and depth >= PAIRED_DEPTH):
@@ -56,13 +64,14 @@ def as_products_give(y: np.ndarray, depth: int) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=isa.available())
 def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of the current ISA."""
     with isa.use(request.param):
         yield request.param
 
 
 @pytest.fixture(scope="module", params=narrow_parameters("bf16", "int8"))
 def every_narrow(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The precision; its ISA is in force."""
+    """The name of a narrow precision that the current ISA supports."""
     name, precision = request.param
     with isa.use(name):
         yield precision
@@ -70,7 +79,7 @@ def every_narrow(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="module", params=narrow_parameters("bf16"))
 def every_bf16(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Of `every_narrow` those in bf16."""
+    """Like `every_narrow`, but for bf16 only."""
     name, precision = request.param
     with isa.use(name):
         yield precision

@@ -1,4 +1,4 @@
-"""One call of every kernel but the decoder's, large enough for threads to share and awkward enough for the edges."""
+"""One call of every kernel outside the decoder, large enough for several threads, with sizes that no tile divides."""
 
 import inspect
 from collections.abc import Mapping
@@ -16,14 +16,20 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Case:
-    """The shapes of an operation's arrays by argument name, in order, and its other arguments."""
+    """Arguments for one call of a kernel.
+
+    Attributes:
+        operation: Name of the function in `kernels` and in `kernels.reference`.
+        shapes: Shape of each array argument by name, in the order of the arguments.
+        options: The other keyword arguments.
+    """
 
     operation: str
     shapes: Mapping[str, Shape]
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def arrays(self, seed: int = 0) -> dict[str, np.ndarray]:
-        """Normal values, scaled so that sums over a weight's inputs stay of order 1."""
+        """Normally distributed float32 arrays. Weights are scaled so that the sums stay of order 1."""
         rng = np.random.default_rng(seed)
         return {
             name: rng.standard_normal(shape, np.float32) / np.float32(fan_in(name, shape) ** 0.5)
@@ -31,10 +37,11 @@ class Case:
         }
 
     def __call__(self, arrays: Mapping[str, Any], **options: Any) -> np.ndarray:
-        """The kernel's answer, several of them joined."""
+        """The kernel's result. Several result arrays are concatenated."""
         return joined(getattr(kernels, self.operation)(**arrays, **self.options, **options))
 
     def expected(self, arrays: Mapping[str, Any]) -> np.ndarray:
+        """The reference's result. Several result arrays are concatenated."""
         return joined(getattr(reference, self.operation)(**arrays, **self.options))
 
 
@@ -43,7 +50,7 @@ def joined(answer: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def fan_in(name: str, shape: Shape) -> int:
-    """How many of a weight's elements meet in one sum; 1 for what is no weight."""
+    """Number of a weight's elements that one output sums over; 1 for other arrays."""
     if len(shape) == 1 or not (name.endswith("weight") or name in ("w1", "w2", "w3")):
         return 1
     if shape[:2] == (3, 3):
@@ -126,7 +133,7 @@ CASES = {
     )
 }
 
-# where an operation also takes a weight packed, and by what
+# Operation -> arguments that accept a packed weight -> the function that packs it
 PACKERS = {
     "linear": {"weight": kernels.pack},
     "conv2d": {"weight": kernels.pack},
@@ -138,26 +145,26 @@ PACKERS = {
 
 
 def packed(case: Case, arrays: Mapping[str, np.ndarray], precision: str = "fp32") -> dict[str, Any]:
-    """`arrays` with the weights packed that can be, for the ISA in force."""
+    """`arrays` with the weights in PACKERS packed for the current ISA."""
     if precision == "fp32":
         return arrays | {name: pack(arrays[name]) for name, pack in PACKERS[case.operation].items()}
     return arrays | {name: kernels.pack(arrays[name], precision=precision) for name in PACKERS[case.operation]}
 
 
 def required(case: Case) -> list[str]:
-    """The array arguments that may not be None."""
+    """Names of the array arguments that may not be None."""
     parameters = inspect.signature(getattr(reference, case.operation)).parameters
     return [name for name in case.shapes if parameters[name].default is inspect.Parameter.empty]
 
 
-# (N, K) of the network's linear layers and 1×1 convolutions
+# (outputs N, inputs K) of the network's linear layers and 1×1 convolutions
 NETWORK_LAYERS = [
     (384, 128), (128, 128), (512, 128), (128, 512), (480, 160), (160, 160), (640, 160), (160, 640),
     (960, 320), (320, 320), (1280, 320), (320, 1280), (256, 64), (64, 256), (128, 64), (160, 128), (320, 160),
     (256, 320), (256, 16), (256, 256), (128, 256), (256, 128), (2048, 256), (256, 2048), (32, 256), (4, 256),
 ]  # fmt: skip
 
-PHOTO_SIZES = {  # the crop on the canvas and the size of a photo
+PHOTO_SIZES = {  # the photo's size on the canvas, and its original size
     "landscape": ((683, 1024), (300, 451)),
     "portrait": ((1024, 683), (641, 427)),
     "square": ((1024, 1024), (512, 512)),

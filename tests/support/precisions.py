@@ -1,4 +1,4 @@
-"""Parameters for the precisions of this host, under the ISA in force."""
+"""Pytest parameters for the precisions that this host supports under the current ISA."""
 
 import pytest
 
@@ -8,7 +8,7 @@ HERE = kernels.isa.precisions()
 
 
 def here(*precisions: str) -> list[object]:
-    """Parameters, skipped in words where this CPU has no such precision."""
+    """A parameter for each precision. Precisions that this CPU does not support are skipped with a reason."""
     reason = f"this CPU has only {', '.join(HERE)} under {kernels.isa.current()}"
     return [
         pytest.param(name, marks=() if name in HERE else pytest.mark.skip(reason=f"{reason}, not {name}"))

@@ -1,4 +1,4 @@
-"""Prompts on the photo chelsea, 451x300, that the reference's SamPredictor has answered in data/predictor.npz."""
+"""Prompts on the photo chelsea, 451x300. data/predictor.npz holds the reference SamPredictor's results for them."""
 
 import numpy as np
 
@@ -32,7 +32,7 @@ POINTS, LABELS = (
 BOXES = np.array([[99, 54, 351, 258], [9, 5, 135, 125], [200, 100, 400, 300]])
 MASKS = np.stack([LOGITS, -LOGITS, LOGITS[:, ::-1]])
 
-# Arguments of `predict_torch`, on the model's canvas.
+# Arguments of `predict_torch`, in pixels of the 1024x1024 canvas.
 BATCHED = {
     "boxes": {"boxes": BOXES, "multimask_output": False},
     "points": {"point_coords": POINTS, "point_labels": np.array(LABELS)},

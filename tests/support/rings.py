@@ -1,4 +1,4 @@
-"""A mask with a hole and an island in it, and what a ring encloses."""
+"""A mask with a hole and an island in the hole, and a point-in-polygon test."""
 
 import numpy as np
 
@@ -9,7 +9,17 @@ RING[4, 4] = True
 
 
 def within(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Whether each pixel's centre is inside the ring: an odd number of its edges lies to the left."""
+    """Whether each pixel's centre is inside a closed polygon.
+
+    A centre is inside if an odd number of the polygon's edges crosses its row to the left of it.
+
+    Args:
+        ring: (N, 2), x and y of the polygon's corners. The last corner is connected to the first.
+        shape: Height and width of the image.
+
+    Returns:
+        Bool array (H, W).
+    """
     (x0, y0), (x1, y1) = ring.T, np.roll(ring, -1, axis=0).T
     inside = np.zeros(shape, bool)
     centres = np.arange(shape[1]) + 0.5

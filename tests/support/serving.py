@@ -1,4 +1,4 @@
-"""Pictures to send to a server."""
+"""Photos to upload to a server."""
 
 import io
 
@@ -10,7 +10,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def picture(width: int, height: int, form: str = "JPEG") -> bytes:
-    """The photo rocket in another size, as a file."""
+    """The photo rocket, resized, as the content of an image file."""
     file = io.BytesIO()
     with Image.open(PHOTOS["rocket"]) as photo:
         photo.convert("RGB").resize((width, height)).save(file, form)

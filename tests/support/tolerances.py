@@ -1,7 +1,7 @@
-"""How far float32 arithmetic may stray from the exact value, as follows from the arithmetic.
+"""Error bounds of float32 results, derived from the arithmetic.
 
 U = 2⁻²⁴ is the unit roundoff. A sum of n rounded terms, in any order, with or without fused multiply-add,
-differs from the exact one by at most n·U/(1 − n·U) times the sum of the absolute values (Higham, Accuracy and
+differs from the exact sum by at most n·U/(1 − n·U) times the sum of the absolute values (Higham, Accuracy and
 Stability of Numerical Algorithms, 2002, sections 3.1 and 4.2).
 """
 
@@ -13,12 +13,12 @@ from mobilesam.kernels import reference
 
 U = 2.0**-24
 TINY = float(np.finfo(np.float32).tiny)
-GELU_ERROR = 1e-6  # what mobilesam.kernels.gelu promises
+GELU_ERROR = 1e-6  # the largest absolute error that GELU may have
 GELU_SLOPE = 1.13  # the largest |gelu'|, at x = √2
 
 
 def assert_within(got: np.ndarray, expected: np.ndarray, bound: np.ndarray | float) -> None:
-    """|got − expected| ≤ bound, element by element; NaN and infinities must be where they are expected."""
+    """Assert |got − expected| ≤ bound for each element. NaN and infinities must be in the same places."""
     assert got.dtype == np.float32
     assert got.shape == expected.shape
     bound = np.broadcast_to(bound, got.shape)
@@ -34,17 +34,22 @@ def assert_within(got: np.ndarray, expected: np.ndarray, bound: np.ndarray | flo
 
 
 def sum_bound(depth: int, magnitude: np.ndarray) -> np.ndarray:
-    """For Σ of `depth` products, a bias and a residual whose absolute values add up to `magnitude`."""
+    """Error bound of a sum of `depth` products, a bias and a residual, whose absolute values add up to `magnitude`."""
     rounded = (depth + 2) * U
     return rounded / (1 - rounded) * magnitude
 
 
 def paired_bound(x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -> np.ndarray:
-    """For rows x (..., K) times weight (N, K) by pairs of terms (pairs.h), and what is added.
+    """Error bound of x·weightᵀ computed from pairs of terms (pairs.h).
 
-    With a and b divided by powers of two such that their root mean squares are within a factor of two, the sums' terms
-    (|a0| + |b1|)(|a1| + |b0|), |a0·a1| and |b0·b1| add up to at most 1.5(|a|² + |b|²), and that to at most 3.75|a||b|.
-    Each term rounds three times before it is summed.
+    A row a and a column b are first scaled by powers of two, so that their root mean squares are within a factor of
+    two of each other. The terms (|a0| + |b1|)(|a1| + |b0|), |a0·a1| and |b0·b1| then add up to at most
+    1.5(|a|² + |b|²), which is at most 3.75|a||b|. Each term is rounded three times before it is summed.
+
+    Args:
+        x: Rows (..., K).
+        weight: (N, K).
+        *added: Bias and residual, or None.
     """
     depth = x.shape[-1]
     norms = [np.linalg.norm(np.float64(array), axis=-1) for array in (x, weight)]
@@ -54,19 +59,28 @@ def paired_bound(x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -
 
 
 def gelu_bound(y: np.ndarray) -> np.ndarray:
-    """Where y is the exact result: the promised error, and an ulp where y is so large that this is more."""
+    """Error bound of GELU with the exact result y: GELU_ERROR, or 2·U·|y| if this is larger."""
     return np.maximum(GELU_ERROR, 2 * U * abs(y))
 
 
 def activation_bound(error: np.ndarray, y: np.ndarray, activation: str | None) -> np.ndarray:
-    """For act(t) with a t known within `error`, where y is the exact result."""
+    """Error bound of activation(t), if t has the given error and y is the exact result."""
     return GELU_SLOPE * error + gelu_bound(y) if activation == "gelu" else error
 
 
 def assert_sum(
     got: np.ndarray, name: str, depth: int, *arrays: Any, activation: str | None = None, **options: Any
 ) -> None:
-    """`got` is what the operation `name` gives, each output being a sum of `depth` products and more."""
+    """Assert that `got` is the result of the reference operation `name`, within the rounding of its sums.
+
+    Args:
+        got: The result to check.
+        name: Name of a function in `kernels.reference`.
+        depth: Number of products in the sum of one output.
+        *arrays: The operation's arrays. None is allowed.
+        activation: The operation's activation.
+        **options: The operation's other arguments.
+    """
     operation = getattr(reference, name)
     expected = operation(*arrays, activation=activation, **options)
     absolute = {key: abs(value) if isinstance(value, np.ndarray) else value for key, value in options.items()}
@@ -75,10 +89,11 @@ def assert_sum(
 
 
 def layer_norm_bound(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps: float = 1e-5) -> np.ndarray:
-    """For the two-pass formula. The mean errs by δ, as a sum of C terms, and shifts every deviation by it.
+    """Error bound of LayerNorm computed in two passes.
 
-    The variance around the computed mean is σ² + δ² within the rounding of its sum; the square root and the
-    division round, and so do the product with the weight and the addition of the bias.
+    The mean is a sum of C terms. Its error δ shifts every deviation from the mean. The variance around the computed
+    mean is σ² + δ², plus the rounding of its own sum. The square root, the division, the product with the weight and
+    the addition of the bias are rounded as well.
     """
     x, weight, bias = np.float64(x), np.float64(weight), np.float64(bias)
     channels = x.shape[-1]
@@ -92,8 +107,10 @@ def layer_norm_bound(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps
 
 
 def softmax_bound(x: np.ndarray) -> np.ndarray:
-    """Relative errors add up: U·|x − m| of the exponent, 2 ulps of exp, in the sum those of its N positive
-    terms and its additions, 2 roundings of the quotient. Below the normal numbers the answer may be 0.
+    """Error bound of softmax over the last axis of x.
+
+    These relative errors add up: U·|x − max| from the exponent, 2 ulps from exp, 2 roundings from the division, and
+    the errors of the sum, which are those of its N positive terms and of its additions. A subnormal result may be 0.
     """
     x = np.float64(x)
     y = reference.softmax(x)
@@ -104,11 +121,12 @@ def softmax_bound(x: np.ndarray) -> np.ndarray:
 
 
 def resize_bound(x: np.ndarray, padded: tuple[int, int], crop: tuple[int, int]) -> float:
-    """For `resize_logits`: a coordinate rounds by 3 U of its size, at most the source's side, and moves the value by
-    the slope there.
+    """Error bound of `resize_logits`.
 
-    A slope is at most the largest step between neighbours, of x and of the padded map; each of the four
-    blends adds a few roundings of a value of at most max|x|.
+    A source coordinate is at most the side of the source and has a relative error of 3·U. The error of the value is
+    the error of the coordinate times the slope. The slope is at most the largest difference between neighbouring
+    pixels. Both resizes contribute: the one from x and the one from the padded canvas. Each of the four
+    interpolations adds a few roundings of a value of at most max|x|.
     """
     canvas = reference.resize_logits(x, padded=padded, crop=padded, size=padded)[:, : crop[0], : crop[1]]
     moved = sum(
@@ -120,7 +138,10 @@ def resize_bound(x: np.ndarray, padded: tuple[int, int], crop: tuple[int, int]) 
 
 
 def assert_relative_l2(got: np.ndarray, expected: np.ndarray, bound: float) -> None:
-    """‖got − expected‖ ≤ bound·‖expected‖: for passes of several sums, whose elementwise bounds are loose."""
+    """Assert ‖got − expected‖ ≤ bound·‖expected‖.
+
+    Used for chains of several sums, for which elementwise bounds are loose.
+    """
     assert got.dtype == np.float32
     assert got.shape == expected.shape
     error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
@@ -128,7 +149,7 @@ def assert_relative_l2(got: np.ndarray, expected: np.ndarray, bound: float) -> N
 
 
 def assert_same(got: np.ndarray, expected: np.ndarray) -> None:
-    """The same shape and the same bits."""
+    """Assert that both arrays have the same dtype, shape and bits."""
     assert got.dtype == expected.dtype
     assert got.shape == expected.shape
     differ = np.flatnonzero(got.ravel().view(np.uint32) != expected.ravel().view(np.uint32))
@@ -136,31 +157,41 @@ def assert_same(got: np.ndarray, expected: np.ndarray) -> None:
 
 
 def normal(*shape: int) -> np.ndarray:
-    """Float32 values of a standard normal distribution, always the same for a shape."""
+    """Float32 values of a standard normal distribution. The same shape gives the same values."""
     return np.random.default_rng(shape).standard_normal(shape, np.float32)
 
 
 def integers(*shape: int) -> np.ndarray:
-    """Whole numbers from −4 to 4, always the same for a shape: sums of products are exact in float32."""
+    """Whole numbers from −4 to 4, whose sums of products are exact in float32. The same shape gives the same values."""
     return np.random.default_rng(shape).integers(-4, 5, shape).astype(np.float32)
 
 
 def pass_bound(*depths: int, gelus: int = 0) -> float:
-    """The relative error, by norm, of sums of `depths` products one after the other, with GELUs between them.
+    """Bound of ‖error‖/‖result‖ for a chain of sums.
 
-    Rounding errors are independent enough that those of n additions grow like √n·U and not n·U (Higham &
-    Mary, SIAM J. Sci. Comput. 41, 2019); a random weight changes error and signal alike. Four standard
-    deviations and one rounding more for each sum. GELU's values are of order 1 here, ¼ at least, and err by
-    what it promises.
+    Rounding errors are nearly independent, so those of n additions grow like √n·U and not like n·U (Higham and
+    Mary, SIAM J. Sci. Comput. 41, 2019). A random weight scales error and signal equally. The bound allows four
+    standard deviations and one additional rounding for each sum. GELU's error is GELU_ERROR, and the root mean square
+    of its results is assumed to be at least ¼.
+
+    Args:
+        *depths: Number of products in each sum, in order.
+        gelus: Number of GELUs between the sums.
     """
     return 4 * U * sum(depth**0.5 + 1 for depth in depths) + 4 * GELU_ERROR * gelus
 
 
 def narrow_sum_bound(precision: str, x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -> np.ndarray:
-    """For a product in a narrow precision of rows x (..., K) with weight (N, K), and what is added to it.
+    """Error bound of x·weightᵀ in a narrow precision.
 
-    bf16: products are exact in float32; what is below the normal numbers may become 0. int8: the sum is exact and is
-    rounded to float32, and so are the scales' product, its product with the sum, and two additions.
+    bf16: products are exact in float32, and subnormal numbers may become 0. int8: the integer sum is exact. Five
+    results are rounded to float32: the sum, the product of the two scales, the scaled sum, and two additions.
+
+    Args:
+        precision: "bf16" or "int8".
+        x: Rows (..., K), before rounding to the precision.
+        weight: (N, K), before rounding to the precision.
+        *added: Bias and residual, or None.
     """
     x, weight = reference.narrow(x, precision), reference.narrow(weight, precision)
     others = sum(abs(np.float64(array)) for array in added if array is not None)
@@ -180,7 +211,7 @@ def assert_narrow_sum(
     residual: np.ndarray | None = None,
     activation: str | None = None,
 ) -> None:
-    """`got` is `linear` of rows x (..., K) with a weight (N, K) packed in a precision."""
+    """Assert that `got` is `linear` of x (..., K) with a weight (N, K) packed in a narrow precision."""
     packed = reference.Packed(weight, precision)
     expected = reference.linear(x, packed, bias, residual=residual, activation=activation)
     bound = narrow_sum_bound(precision, x, weight, bias, residual)
@@ -188,8 +219,9 @@ def assert_narrow_sum(
 
 
 def whole_numbers(precision: str, *shape: int) -> np.ndarray:
-    """`integers` that a narrow precision holds exactly, as products of them: in int8 one of a row is ±127, which makes
-    its scale 1.
+    """Whole numbers whose sums of products are exact in a narrow precision.
+
+    For int8, one number in each row is ±127, which makes the row's scale 1.
     """
     x = integers(*shape)
     if precision == "int8":
@@ -197,15 +229,24 @@ def whole_numbers(precision: str, *shape: int) -> np.ndarray:
     return x
 
 
-NARROW_SPACING = {"bf16": 2.0**-7, "int8": 6 / 127}  # of neighbouring values, for values of order 1 below 6
+# Distance of neighbouring values, if values are of order 1 and at most 6.
+NARROW_SPACING = {"bf16": 2.0**-7, "int8": 6 / 127}
 
 
 def narrow_pass_bound(precision: str, *depths: int, gelus: int = 0, roundings: int, count: int) -> float:
-    """The relative error, by norm, of a pass as in `pass_bound` that rounds `roundings` times `count` values it made.
+    """Bound of ‖error‖/‖result‖ for a pass that rounds intermediate values to a narrow precision.
 
-    A value within δ of the reference's is rounded to another neighbour, a spacing s away, where a boundary lies between
-    the two: with probability δ/s, δ a standard deviation. That many of the values, and four more for a few values'
-    luck, err by s, the others as in float32. A rounding left out, or one too many, is s/√12 in all of them.
+    A value differs from the reference's value by a standard deviation δ before both are rounded. With probability δ/s,
+    they are rounded to different neighbours, which are a spacing s apart. The bound allows that share of the values,
+    and four values more, to have an error of s. The other values have float32's error, as in `pass_bound`. A kernel
+    that omits a rounding or adds one has an error of about s/√12 in every value.
+
+    Args:
+        precision: "bf16" or "int8".
+        *depths: Number of products in each sum, in order.
+        gelus: Number of GELUs between the sums.
+        roundings: Number of intermediate arrays that are rounded.
+        count: Number of values in one intermediate array.
     """
     spread = pass_bound(*depths) / 4 + GELU_ERROR * gelus
     spacing = NARROW_SPACING[precision]

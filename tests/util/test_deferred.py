@@ -1,4 +1,4 @@
-"""What threads make meanwhile: handed over, or raised, whoever asks first."""
+"""Values computed by background threads: results, errors and copies."""
 
 import copy
 import sys
@@ -11,11 +11,11 @@ from mobilesam.util.deferred import Later, by_the_way
 
 
 @pytest.mark.parametrize("threads", [0, 1])
-def test_what_is_made_later_is_waited_for_and_can_be_copied(threads):
+def test_a_deferred_value_is_waited_for_and_can_be_copied(threads):
     go = threading.Event()
     executor = ThreadPoolExecutor(1) if threads else None
     if executor is None:
-        go.set()  # made at once
+        go.set()  # without an executor, the value is computed immediately
     later = Later(executor, lambda: [go.wait(60)])
     go.set()
     assert later() == [True]
@@ -23,7 +23,7 @@ def test_what_is_made_later_is_waited_for_and_can_be_copied(threads):
     assert copy.deepcopy(later)() == [True]
 
 
-def test_what_making_it_raised_is_raised_each_time():
+def test_an_error_is_raised_each_time():
     with ThreadPoolExecutor(1) as executor:
         later = Later(executor, int, "x")
         for _ in range(2):
@@ -31,7 +31,7 @@ def test_what_making_it_raised_is_raised_each_time():
                 later()
 
 
-def test_another_thread_may_ask_between_any_two_lines():
+def test_another_thread_may_use_the_value_at_the_same_time():
     with ThreadPoolExecutor(1) as executor:
         later = Later(executor, list, "ab")
 

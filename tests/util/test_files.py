@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and what a killed process leaves behind is found again."""
+"""Atomic writing of files, and removal of incomplete files that a killed process left."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_file_appears_at_the_end_under_its_own_name(tmp_path):
-    target = tmp_path / f"{'n' * 251}.png"  # the longest name that file systems take
+    target = tmp_path / f"{'n' * 251}.png"  # 255 bytes, the longest name that most file systems allow
     target.write_text("old")
     with whole_file(target) as partial:
         assert partial.suffix == ".png"
@@ -46,7 +46,7 @@ def test_an_error_leaves_what_was_there(tmp_path, error):
     assert names(tmp_path) == ["mask.png"]
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+def test_only_files_left_by_killed_processes_are_removed(tmp_path):
     kept = [".mask.png", ".0123abcd-0123abcd.partial.png", ".partial", "mask.partial.png", "other.png"]
     for name in kept:
         (tmp_path / name).touch()
@@ -56,6 +56,6 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     assert len(names(tmp_path)) == len(kept) + 3
     remove_leftovers([tmp_path / "mask.png", tmp_path / "no-suffix", tmp_path / "absent" / "mask.png"])
     left = set(names(tmp_path)) - set(kept)
-    assert [Path(name).suffix for name in left] == [".png"]  # of other.png, which was not asked for
+    assert [Path(name).suffix for name in left] == [".png"]  # left by other.png, which was not in the list
     remove_leftovers([tmp_path / "other.png"])
     assert names(tmp_path) == sorted(kept)

@@ -1,4 +1,4 @@
-"""Which images and outputs folders, globs and files of prompts stand for."""
+"""Images and output files for folders, glob patterns and prompt files."""
 
 import pytest
 
@@ -10,7 +10,7 @@ CENTRE = WrittenPrompt((coordinates("50%,50%", 2, "X,Y"),), (1,), None)
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A folder of empty files, from above which paths are seen."""
+    """A folder of empty files in the current directory."""
     for name in ("b.JPG", "a.png", ".hidden.png", "notes.txt", "no-suffix", "deep/c.png", "deep/er/d.png", "e[1].png"):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,13 +52,13 @@ def test_several_sources(photos):
     assert found("photos/a.png", "photos/deep", "photos/notes.txt") == {
         "a.png": "photos/a.png",
         "c.png": "photos/deep/c.png",
-        "notes.png": "photos/notes.txt",  # asked for by name: that it is no picture is for the report
+        "notes.png": "photos/notes.txt",  # named explicitly, so reading it reports the error
     }
 
 
 def test_one_image_is_not_many(photos):
     assert not is_many(["photos/a.png"])
-    assert not is_many(["photos/e[1].png"])  # a file, whatever its name looks like
+    assert not is_many(["photos/e[1].png"])  # an existing file, not a glob pattern
     assert not is_many(["absent.png"])
 
 
@@ -94,7 +94,7 @@ def test_rows_of_one_image_come_together(photos):
         (["photos/bare.csv"], "with an extension, got 'mask'"),
     ],
 )
-def test_what_cannot_be_planned_is_refused(photos, sources, message):
+def test_wrong_sources_are_refused(photos, sources, message):
     (photos / "p.csv").write_text("image\na.png\n")
     (photos / "twice.csv").write_text("image,points\na.png,1 2\na.png,3 4\n")
     for name, output in (("outside", "../a.png"), ("absolute", "/a.png"), ("bare", "mask")):

@@ -1,4 +1,4 @@
-"""mobilesam segment on many images: results, failures, killed runs, and memory that does not grow with their number."""
+"""`mobilesam segment` on many images: results, failures, killed runs, and a limit on the images in memory."""
 
 import json
 import shutil
@@ -42,12 +42,16 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A folder of photos, 5 of them broken, and what the command makes of it: the folder, its words, its files."""
+    """Run the command on a folder of photos, of which five cannot be read.
+
+    Returns:
+        The folder, the finished process, and the written files by output folder.
+    """
     folder = tmp_path_factory.mktemp("many")
     photos = folder / "photos"
     photos.mkdir()
     with Image.open(PHOTOS["chelsea"]) as photo:
-        for i, name in enumerate(GOOD):  # wide and low: quick to encode
+        for i, name in enumerate(GOOD):  # a wide strip fills little of the canvas and is quick to encode
             photo.crop((0, 100 + i, 451 - i, 140 + i)).save(photos / name)
         photo.save(photos / "cut.jpg")
     (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:9000])
@@ -61,7 +65,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path, monkeypatch):
-    """A folder of ten of the photos, two of them broken, without results; the current one."""
+    """A new current directory with ten of the photos, of which two cannot be read, and no results."""
     (tmp_path / "photos").mkdir()
     for name in FEW:
         shutil.copy(finished[0] / "photos" / name, tmp_path / "photos")
@@ -74,14 +78,14 @@ def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @grids.both
-def test_a_folder_ends_with_its_results_and_its_failures_named(finished, model):
+def test_a_folder_gives_results_and_names_its_failures(finished, model):
     folder, shown, results = finished
     assert shown.returncode == 1
     assert sorted(results["masks"]) == [f"{Path(name).stem}.png" for name in GOOD]
     assert sorted(results["overlays"]) == [f"{Path(name).stem}.jpg" for name in GOOD]
     assert shown.stdout.startswith(f"{len(GOOD)} written, 5 failed (")
     assert shown.stdout.endswith(" images/s): masks, overlays\n")
-    failures = shown.stderr.splitlines()  # and nothing else: the progress line is for terminals
+    failures = shown.stderr.splitlines()  # only failures: progress is shown on terminals only
     assert len(failures) == len(BROKEN)
     for line, (name, reason) in zip(failures, BROKEN.items()):
         assert line.startswith("mobilesam: failed: ")
@@ -98,7 +102,7 @@ def test_a_folder_ends_with_its_results_and_its_failures_named(finished, model):
             assert (overlay.mode, overlay.size) == ("RGB", (width, height))
 
 
-# The command, but that it tells when it has written half of a certain overlay, and takes its time over the rest.
+# The command, changed to pause in the middle of writing an overlay. It then creates the file "half".
 SLOW = """
 import signal, sys, time
 from pathlib import Path
@@ -117,7 +121,7 @@ def slow(image, path, *rest):
     save(image, path, *rest)
 
 Image.Image.save = slow
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job does not have
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
 sys.exit(main(sys.argv[3:]))
 """
 
@@ -154,8 +158,8 @@ def test_stopped_half_way_and_resumed_ends_with_the_same_files(finished, folder,
         assert [path for path in left["overlays"] if path.startswith(".")]
     for name, written in left.items():
         whole = {file: data for file, data in written.items() if not file.startswith(".")}
-        assert before - 1 <= len(whole) < len(expected[name])  # two threads write
-        assert whole.items() <= expected[name].items()  # none is half-written
+        assert before - 1 <= len(whole) < len(expected[name])  # two threads write, so one file may be missing
+        assert whole.items() <= expected[name].items()  # no incomplete files
     assert main([*COMMAND, "--resume"]) == 1
     assert {name: files(folder / name) for name in ("masks", "overlays")} == expected
 
@@ -189,7 +193,7 @@ def test_a_file_of_prompts(tmp_path, monkeypatch, capsys, embedding, form):
     encode = type(embedding.model).encode
     monkeypatch.setattr(type(embedding.model), "encode", lambda *given: encoded.append(1) or encode(*given))
     assert main(["segment", f"prompts.{form}", "--point", "50%,50%", "--output", "new/masks", "--single"]) == 1
-    assert len(encoded) == 1  # once for the four rows of one photo
+    assert len(encoded) == 1  # the photo's four rows share one embedding
     expected = {
         "two.png": embedding.segment([(220, 140), (420, 40)], [1, 0], multimask=False),
         "boxes/box.tif": embedding.segment(box=(60, 20, 430, 290), multimask=False),
@@ -275,7 +279,7 @@ def test_a_full_disk_ends_the_run_with_what_was_written(folder, capsys, monkeypa
 
 
 class CountingModel:
-    """Encodes at once, and knows how far reading and writing are."""
+    """A fake model that counts how many images have been read, encoded and written."""
 
     def __init__(self) -> None:
         self.read = self.encoded = self.written = 0
@@ -288,7 +292,7 @@ class CountingModel:
         return Photo(Image.new("RGB", (2, 2)))
 
     def encode(self, photo: Photo) -> "CountingModel":
-        time.sleep(0.01)  # the readers' chance to run ahead
+        time.sleep(0.01)  # lets the reading threads get ahead
         with self.lock:
             self.encoded += 1
             self.most_ahead = max(self.most_ahead, self.read - self.encoded)
@@ -299,12 +303,12 @@ class CountingModel:
         return SimpleNamespace(mask=None)
 
     def write(self, *answer: object) -> None:
-        time.sleep(0.03)  # slower than encoding: answers would pile up
+        time.sleep(0.03)  # slower than encoding, so that results would accumulate
         with self.lock:
             self.written += 1
 
 
-def test_reading_and_writing_overlap_with_encoding_and_what_is_held_is_bounded(monkeypatch):
+def test_reading_and_writing_overlap_with_encoding_and_the_queues_are_bounded(monkeypatch):
     model, report = CountingModel(), pipeline.Report()
     monkeypatch.setattr(pipeline, "read_photo", model.open)
     prompt = WrittenPrompt((coordinates("1,1", 2, "X,Y"),), (1,), None)

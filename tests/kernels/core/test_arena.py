@@ -1,4 +1,4 @@
-"""Arenas: guards find what a unit writes past the end of a buffer."""
+"""Guards in arenas (kernels/micro/arena.h) detect writes past the end of a buffer."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Convolutions: any geometry exactly, the network's layers within the rounding of their sums."""
+"""Convolutions: exact sums for any geometry, rounding bounds for the network's layers, special values, errors."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ OPERATIONS = ("conv2d", "depthwise_conv2d")
 
 
 def exact(name, x, weight, bias, **options):
-    """Sums of small integers are exact in any order: nothing missing, doubled or misplaced can hide."""
+    """Assert that kernel and reference are equal. Sums of small integers are exact, so any wrong term is detected."""
     y = getattr(kernels, name)(x, weight, bias, **options)
     options.pop("threads", None)
     expected = getattr(reference, name)(x, weight, bias, **options)
@@ -66,7 +66,7 @@ def test_any_geometry_is_exact(
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("height", [1, 2, 5])
 def test_depthwise_3x3_is_exact_at_every_edge(stride, height):
-    """The fast path, at widths around its tile and channels around the vector."""
+    """The fast path for 3×3, with widths around its tile and channels around the vector length."""
     vl = isa.register_tile()[2]
     edges = (1, vl - 1, vl, vl + 1, 2 * vl - 1, 2 * vl, 3 * vl + 1)
     for width, channels in itertools.product(range(1, 14), edges):
@@ -76,7 +76,7 @@ def test_depthwise_3x3_is_exact_at_every_edge(stride, height):
 
 @pytest.mark.parametrize("pad", [0, 1, 3])
 def test_depthwise_rows_are_exact_at_every_edge(pad):
-    """Stride 1 with any kernel: rows as one run of floats, around multiples of the vector."""
+    """Stride 1 with any kernel size treats a row as one run of floats, here around multiples of the vector length."""
     vl = isa.register_tile()[2]
     for width, channels in itertools.product((5, 6, 17), {1, 2, 3, vl // 2, vl - 1, vl, vl + 3}):
         exact("depthwise_conv2d", integers(7, width, channels), integers(5, 4, channels), None, pad=pad)
@@ -112,13 +112,13 @@ def test_network_depthwise(channels, stride):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("at", grids.some([(0, 0), (4, 6), (8, 10)], [(4, 6), (8, 10)]))
 @pytest.mark.parametrize("geometry", [{"pad": 1}, {"stride": 2, "pad": 1}, {"stride": 2, "pad": 2, "dilation": 2}])
-def test_a_bad_pixel_spoils_only_what_sees_it(name, value, at, geometry):
+def test_a_bad_pixel_affects_only_outputs_that_use_it(name, value, at, geometry):
     x, weight = normal(9, 11, 21), normal(*weight_shape(name, (3, 3), 21))
     operation = getattr(kernels, name)
     clean = operation(x, weight, **geometry)
     x[(*at, 7)] = value
     y = operation(x, weight, **geometry)
-    with np.errstate(invalid="ignore"):  # ∞ − ∞
+    with np.errstate(invalid="ignore"):  # ∞ − ∞ is NaN
         expected = getattr(reference, name)(x, weight, **geometry)
     seen = ~np.isfinite(expected)
     expected = as_products_give(expected, 9 * 21) if name == "conv2d" else expected
@@ -128,7 +128,7 @@ def test_a_bad_pixel_spoils_only_what_sees_it(name, value, at, geometry):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-def test_a_batch_is_its_images(name):
+def test_a_batch_gives_the_bits_of_its_images(name):
     x, weight = normal(3, 9, 8, 21), normal(*weight_shape(name, (3, 3), 21))
     operation = getattr(kernels, name)
     y = operation(x, weight, stride=2, pad=1)
@@ -168,6 +168,6 @@ def test_numpy_integers_are_numbers(name):
 
 
 def test_sums_deeper_than_a_panel_slice():
-    """A depth that no cache block divides."""
+    """The inner dimension is not a multiple of any cache block."""
     x, weight = normal(5, 5, 509), normal(3, 5, 5, 509)
     assert_sum(kernels.conv2d(x, weight), "conv2d", math.prod(weight.shape[1:]), x, weight)

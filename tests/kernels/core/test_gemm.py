@@ -1,4 +1,4 @@
-"""`linear` and `pack`: every edge of the tile and the panels, the network's shapes, special values."""
+"""`linear` and `pack`: sizes around the tile and the panels, the network's shapes, special values."""
 
 import itertools
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 def test_every_edge_of_the_tile_is_exact():
-    """Sums of small integers are exact in any order: nothing missing, doubled or misplaced can hide."""
+    """Sums of small integers are exact in any order, so any wrong term is detected."""
     mr, nr, vl = isa.register_tile()
     rows = {1, 2, mr - 1, mr, mr + 1, 2 * mr + 1, 167, 168, 169}
     columns = {1, 2, vl - 1, vl, vl + 1, nr - 1, nr, nr + 1, 2 * nr - 1, 3 * nr + vl + 1}
@@ -68,7 +68,7 @@ def test_a_row_alone_gives_the_bits_it_has_among_others():
 def test_special_values_reach_the_epilogue(activation, n):
     x = np.float32([[np.nan], [np.inf], [-np.inf], [0.0], [-0.0], [1e-45], [-1e-45], [3e38], [-3e38], [5], [-5]])
     y = kernels.linear(x, np.ones((n, 1), np.float32), activation=activation)
-    expected = reference.linear(as_products_give(x, 1), np.ones((n, 1)), activation=activation)  # x times 1
+    expected = reference.linear(as_products_give(x, 1), np.ones((n, 1)), activation=activation)
     assert_within(y, expected, gelu_bound(expected) if activation == "gelu" else 0.0)
 
 
@@ -95,7 +95,7 @@ def test_panels_keep_the_shape(shape):
 
 
 def test_packing_half_precision_is_exact():
-    """Every finite float16 comes out as the float32 of the same value."""
+    """Every finite float16 is converted to the float32 of the same value."""
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     weight = every[np.isfinite(every)].reshape(-1, 2)
     both = np.eye(2, dtype=np.float32)
@@ -103,12 +103,12 @@ def test_packing_half_precision_is_exact():
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-def test_packing_half_precision_never_misreads_what_is_not_finite(value):
+def test_packing_half_precision_keeps_or_refuses_nan_and_infinity(value):
     weight = np.full((3, 2), value, np.float16)
     try:
         y = kernels.linear(np.ones((1, 2), np.float32), kernels.pack(weight))
     except ValueError as error:
-        assert "weight" in str(error)  # refused in words
+        assert "weight" in str(error)
     else:
         assert_within(y, as_products_give(np.full((1, 3), value), 2), 0.0)
 

@@ -1,4 +1,4 @@
-"""Which micro-kernels run: what the host has, what a user may force, and the errors for what it lacks."""
+"""Selection of an ISA: those that the host supports, forcing one, and errors for unsupported ones."""
 
 import platform
 from pathlib import Path
@@ -28,13 +28,13 @@ def test_available_is_best_first():
     platform.machine() != "x86_64" or not CPUINFO.exists(),
     reason="needs x86-64 and /proc/cpuinfo",
 )
-def test_available_is_what_the_kernel_of_the_os_reports():
-    """Linux lists a feature only if it saves its registers."""
+def test_available_agrees_with_the_flags_of_linux():
+    """Linux lists a CPU feature only if it saves the feature's registers."""
     lines = dict(line.split("\t: ", 1) for line in CPUINFO.read_text().split("\n\n")[0].splitlines() if "\t: " in line)
     lines = {name.strip(): value for name, value in lines.items()}
     flags = set(lines["flags"].split())
     if lines["vendor_id"] == "AuthenticAMD" and int(lines["cpu family"]) == 0x19:
-        flags.add("adds_beside_fma")  # no flag of Linux
+        flags.add("adds_beside_fma")  # Linux has no such flag
     avx512 = {"avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl"}
     needs = {
         "amx": avx512 | {"amx_tile", "amx_bf16"},
@@ -92,7 +92,7 @@ def test_use_ends_with_its_block_even_if_that_fails():
 
 @pytest.mark.parametrize("name", ["avx1024", "", "AVX2", missing()])
 @pytest.mark.parametrize("function", [isa.use, isa.panel_width])
-def test_what_the_host_lacks_is_refused(function, name):
+def test_an_unsupported_isa_is_refused(function, name):
     before = isa.current()
     with pytest.raises(RuntimeError) as error:
         function(name)
@@ -115,17 +115,17 @@ def test_panel_width(name):
         assert isa.panel_width() == width
 
 
-def test_the_best_is_in_force():
+def test_the_best_isa_is_the_default():
     assert output(CURRENT) == isa.available()[0]
 
 
 @pytest.mark.parametrize("name", isa.available())
-def test_the_environment_forces_one(name):
+def test_the_environment_forces_an_isa(name):
     assert output(CURRENT, MOBILESAM_ISA=name) == name
 
 
 @pytest.mark.parametrize("name", ["avx1024", "AVX2", missing()])
-def test_the_environment_cannot_force_what_the_host_lacks(name):
+def test_the_environment_cannot_force_an_unsupported_isa(name):
     done = run(CURRENT, MOBILESAM_ISA=name)
     assert done.returncode == 1
     last = done.stderr.strip().rpartition("\n")[2]

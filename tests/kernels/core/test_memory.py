@@ -1,4 +1,4 @@
-"""Large outputs use memory again once their last array is gone, and never before."""
+"""The buffer pool: memory of a large array is reused after its last view is gone, and not before."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ from tolerances import assert_same, normal
 from mobilesam import kernels
 from mobilesam.kernels.core import memory
 
-LARGE = (256, 1024)  # 1 MB; POOL_LEAST of pool.h is a quarter
+LARGE = (256, 1024)  # 1 MiB in float32, above the pool's smallest block (POOL_LEAST in pool.h)
 
 
 def address(array: np.ndarray) -> int:
@@ -22,13 +22,16 @@ def address(array: np.ndarray) -> int:
 
 @pytest.fixture
 def drained() -> list[np.ndarray]:
-    """Arrays in use, untouched, of each size more than the pool has slots (POOL_SLOTS), so that it holds none."""
+    """An empty buffer pool.
+
+    The fixture allocates more arrays of each size than the pool has slots (POOL_SLOTS) and keeps them.
+    """
     return [memory.empty((64 << i, 1024)) for i in reversed(range(8)) for _ in range(17)]
 
 
 @pytest.mark.parametrize("shape", [(), (0, 5), (3,), (65535,), LARGE, (2, 3, 129, 513)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.bool_, np.int64])
-def test_as_numpys_empty(shape, dtype):
+def test_empty_is_like_numpys(shape, dtype):
     got, expected = memory.empty(shape, dtype), np.empty(shape, dtype)
     assert (got.shape, got.dtype, got.strides) == (expected.shape, expected.dtype, expected.strides)
     assert got.flags.writeable
@@ -39,8 +42,8 @@ def test_as_numpys_empty(shape, dtype):
 
 
 @pytest.mark.parametrize("shape", [(), (0, 5), (3,), LARGE, (5 << 20,)], ids=str)
-def test_lasting_arrays_are_apart(shape):
-    """Whatever their sizes, and as long as one of them is left."""
+def test_lasting_arrays_do_not_overlap(shape):
+    """`lasting` arrays of any size do not overlap, even after some of them are gone."""
     kept = []
     for i in range(20):
         array = memory.lasting(shape, np.uint32)
@@ -98,7 +101,7 @@ def test_memory_stays_while_a_view_lives(view):
     assert address(memory.empty(LARGE)) == before
 
 
-def test_a_kernels_result_is_not_written_by_the_next():
+def test_a_result_is_not_overwritten_by_later_calls():
     weight = kernels.pack(normal(256, 64))
     first = kernels.linear(normal(1024, 64), weight)
     kept, part = first.copy(), first[100:200]
@@ -108,23 +111,23 @@ def test_a_kernels_result_is_not_written_by_the_next():
     assert_same(part, kept[100:200])
 
 
-def test_little_is_kept():
-    """At most 60 MB of it (POOL_LIMIT), however much was in use."""
-    many = [memory.empty((8 << 20,)) for _ in range(6)]  # 32 MB each
+def test_the_pool_is_bounded():
+    """The pool keeps at most 60 MiB (POOL_LIMIT) of free memory."""
+    many = [memory.empty((8 << 20,)) for _ in range(6)]  # 32 MiB each
     places = {address(array) for array in many}
     del many
     gc.collect()
     again = [memory.empty((8 << 20,)) for _ in range(6)]
     for array in again:
-        array[:: 1 << 18] = 1  # what the pool has let go is the system's, and zero
+        array[:: 1 << 18] = 1  # touches the memory
     assert len({address(array) for array in again}) == 6
     assert len(places) == 6
 
 
 def test_threads_never_share_memory():
     def work(number: int) -> bool:
-        for turn in range(200):
-            array = memory.empty((70_000 + 5_000 * (turn % 7),))
+        for i in range(200):
+            array = memory.empty((70_000 + 5_000 * (i % 7),))
             array[...] = number
             if not (array == number).all():
                 return False
@@ -146,14 +149,14 @@ def resident():
 
 before = resident()
 for count in range(200):
-    memory.empty(((4 + count % 5) << 20,))[...] = 1  # 16 to 32 MB
+    memory.empty(((4 + count % 5) << 20,))[...] = 1  # 16 to 32 MiB
 print(resident() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc/self/statm")
 def test_memory_does_not_grow():
-    assert int(output(RESIDENT)) < 92 << 20  # POOL_LIMIT and what is in use
+    assert int(output(RESIDENT)) < 92 << 20  # POOL_LIMIT and one array in use
 
 
 FORKS = """
@@ -178,5 +181,5 @@ print("apart")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_has_its_own():
+def test_a_forked_child_has_its_own_pool():
     assert output(FORKS) == "apart"

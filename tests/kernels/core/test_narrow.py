@@ -1,4 +1,4 @@
-"""Products in bf16 and int8: every ISA that the host has, and every edge of their tiles, against `reference.narrow`."""
+"""Products in bf16 and int8 on every ISA of the host, with sizes around the tiles, against `kernels.reference`."""
 
 import itertools
 
@@ -31,7 +31,7 @@ def packed_linear(precision: str, x: np.ndarray, weight: np.ndarray, *arguments,
 
 
 def bit_patterns(count: int) -> np.ndarray:
-    """Float32 of every kind: subnormals, infinities, NaN, halves between two bf16, and next to them."""
+    """Float32 numbers of every kind: subnormals, infinities, NaN, and numbers at or near a midpoint of two bf16."""
     rng = np.random.default_rng(count)
     bits = rng.integers(0, 1 << 32, count, np.uint32)
     bits[: count // 4] = bits[: count // 4] & 0xFFFF0000 | 0x8000
@@ -41,11 +41,11 @@ def bit_patterns(count: int) -> np.ndarray:
     return bits.view(np.float32)
 
 
-# --- what is packed ---
+# --- packing ---
 
 
 def unpacked(panels: kernels.Panels, precision: str) -> np.ndarray:
-    """(N, K) in float64, as `Panels` describes its words."""
+    """The weight (N, K) in float64 that is stored in the panels' words."""
     count, _, width = panels.words.shape
     assert width == 32
     terms = {"bf16": 2, "int8": 4}[precision]
@@ -73,7 +73,10 @@ def test_words_are_the_rounded_weight(every_narrow, shape):  # noqa: F811
 
 
 def test_rounding_of_every_kind_of_number(every_narrow):  # noqa: F811
-    """A weight by its words, a row by its products with 1; in int8 rows of three numbers of about a size."""
+    """Packed weights are compared with rounded numbers, and rows through their products with 1.
+
+    An int8 row holds three arbitrary numbers and three numbers of the first one's magnitude.
+    """
     numbers = bit_patterns(30_000)
     if every_narrow == "int8":
         numbers = numbers.reshape(-1, 3)
@@ -108,7 +111,7 @@ def test_half_precision_packs_as_the_float32_of_its_values(every_narrow):  # noq
 
 
 def test_every_edge_of_the_tiles_is_exact(every_narrow):  # noqa: F811
-    """Sums of whole numbers are exact in any order: nothing missing, doubled or misplaced can hide."""
+    """Sums of whole numbers are exact in any order, so any wrong term is detected."""
     rows = (1, 2, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 167, 168, 169)
     columns = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97)
     depths = (1, 2, 3, 31, 32, 33, 63, 64, 65, 130)
@@ -159,7 +162,7 @@ def test_a_row_alone_gives_the_bits_it_has_among_others(every_narrow):  # noqa: 
         assert_same(kernels.linear(x[i], weight, bias, activation="gelu"), together[i])
 
 
-def test_panels_run_under_their_own_isa_whatever_is_in_force(every_narrow):  # noqa: F811
+def test_panels_run_under_the_isa_that_packed_them(every_narrow):  # noqa: F811
     x, weight = normal(40, 37), kernels.pack(normal(67, 37), precision=every_narrow)
     expected = kernels.linear(x, weight)
     for name in isa.available():
@@ -169,7 +172,11 @@ def test_panels_run_under_their_own_isa_whatever_is_in_force(every_narrow):  # n
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_every_isa_gives_the_same_sums(precision):
-    """In int8 all is whole numbers up to an epilogue of the same steps: the same bits. In bf16 the order differs."""
+    """All ISAs must give the same bits.
+
+    int8 sums are exact, and all ISAs apply the same epilogue. bf16 sums depend on the order of their terms, so the bf16
+    inputs are whole numbers, whose sums are exact.
+    """
     names = [name for name, kind in NARROW if kind == precision and has(name, kind)]
     if len(names) < 2:
         pytest.skip(f"this CPU has {precision} under {' and '.join(names) or 'no ISA'}, and two are compared")
@@ -187,8 +194,8 @@ def test_every_isa_gives_the_same_sums(precision):
 # --- special values ---
 
 
-def test_gelu_keeps_its_promise(every_narrow):  # noqa: F811
-    """Of every number, as a bias, so that nothing but the GELU rounds."""
+def test_gelu_is_within_its_error(every_narrow):  # noqa: F811
+    """The numbers are the bias. The product is 0, so that only GELU rounds."""
     bias = np.concatenate([np.linspace(-12, 12, 200_000), np.geomspace(1e-30, 12, 999), -np.geomspace(1e-30, 12, 999)])
     bias = bias.astype(np.float32)
     nothing = np.zeros((bias.size, 1), np.float32)
@@ -197,7 +204,7 @@ def test_gelu_keeps_its_promise(every_narrow):  # noqa: F811
 
 
 @pytest.mark.parametrize("n", [4, 32, 37])
-def test_gelu_of_what_is_not_finite(every_narrow, n):  # noqa: F811
+def test_gelu_of_infinity_and_nan(every_narrow, n):  # noqa: F811
     bias = np.resize(np.float32([np.inf, -np.inf, np.nan, -3e38]), n)
     y = packed_linear(every_narrow, np.zeros((3, 1), np.float32), np.zeros((n, 1), np.float32), bias, activation="gelu")
     assert_within(y, np.broadcast_to(reference.gelu(bias), (3, n)), GELU_ERROR)
@@ -213,7 +220,7 @@ def test_special_values_reach_the_epilogue(every_narrow, activation, n):  # noqa
 
 
 def test_rows_of_zeros_give_the_bias(every_narrow):  # noqa: F811
-    """And of what is too small: subnormal in bf16, of no finite scale in int8."""
+    """Rows of subnormal numbers count as zeros: bf16 rounds them to 0, and in int8 the factor 127/max overflows."""
     x, weight, bias = normal(40, 23), normal(70, 23), normal(70)
     x[[3, 17]], x[39], weight[33], weight[34] = 0, -1e-38, 0, 1e-38
     y = packed_linear(every_narrow, x, weight, bias)
@@ -222,7 +229,7 @@ def test_rows_of_zeros_give_the_bias(every_narrow):  # noqa: F811
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_stays_in_its_row_and_column(every_narrow, value):  # noqa: F811
+def test_nan_and_infinity_stay_in_their_row_and_column(every_narrow, value):  # noqa: F811
     x, weight = normal(40, 133), normal(70, 133)
     clean = packed_linear(every_narrow, x, weight)
     x[17, 5] = weight[33, 132] = value
@@ -236,7 +243,7 @@ def test_what_is_not_finite_stays_in_its_row_and_column(every_narrow, value):  #
     assert_same(y, clean)
 
 
-# --- what is refused ---
+# --- errors ---
 
 
 def without(precision: str) -> list[str]:
@@ -244,8 +251,8 @@ def without(precision: str) -> list[str]:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
-def test_what_the_isa_lacks_is_refused(precision):
-    """x86-64-v2 and NEON have neither."""
+def test_a_precision_that_the_isa_lacks_is_refused(precision):
+    """x86-64-v2 and NEON support neither precision."""
     assert without(precision)
     for name in without(precision):
         with isa.use(name), pytest.raises(ValueError, match=r"^precision: expected 'fp32'") as error:
@@ -266,7 +273,7 @@ def test_unknown_precisions_are_refused(precision):
 
 
 @pytest.mark.parametrize("precision", [None, 8])
-def test_a_precision_is_text(precision):
+def test_a_precision_must_be_a_string(precision):
     with pytest.raises(TypeError, match="'precision'"):
         kernels.pack(normal(3, 5), precision=precision)
 
@@ -283,7 +290,7 @@ def test_a_table_for_every_isa_and_precision():
                 assert kernels.pack(normal(3, 5), precision=precision).isa == isa.index(name, precision)
 
 
-# --- memory that is not theirs ---
+# --- memory outside the arrays ---
 
 STAYS_INSIDE = """
 import sys

@@ -1,4 +1,4 @@
-"""Products by pairs of terms (kernels/micro/pairs.h), where their scales and their layout could go wrong."""
+"""zen4's products from pairs of terms (kernels/micro/pairs.h): scales of rows and columns, and the layout."""
 
 import itertools
 
@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.usefixtures("pairs"),
 ]
 
-BLOCK, DEPTH = 48, 336  # of pairs.h
+BLOCK, DEPTH = 48, 336  # PAIRS_BLOCK and GEMM_DEPTH in pairs.h
 DEPTHS = [
     PAIRED_DEPTH - 1, PAIRED_DEPTH, PAIRED_DEPTH + 1, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 17, 2 * BLOCK - 1, 160, 257,
     DEPTH - 1, DEPTH, DEPTH + 1, 640, 2 * DEPTH + 33,
@@ -29,8 +29,8 @@ def pairs():
 
 
 @pytest.mark.parametrize("k", DEPTHS)
-def test_every_place_of_a_period_is_exact(k):
-    """Sums of small integers are exact in any order, and so are their pairs: nothing misplaced can hide."""
+def test_every_depth_is_exact(k):
+    """Sums of small integers are exact, also from pairs of terms, so any wrong term is detected."""
     for m, n in itertools.product((1, 2, 11, 12, 13, 25, 49, 168, 169), (1, 31, 32, 33, 65)):
         x, weight, bias = integers(m, k), integers(n, k), integers(n)
         assert np.array_equal(kernels.linear(x, weight, bias), reference.linear(x, weight, bias)), (m, n)
@@ -39,7 +39,7 @@ def test_every_place_of_a_period_is_exact(k):
 @pytest.mark.parametrize("k", DEPTHS)
 @pytest.mark.parametrize("name", ["rows", "columns", "outliers", "positive"])
 def test_scales(name, k):
-    """Rows and columns of any size, one far larger than its neighbours among them, and terms that do not cancel."""
+    """Rows and columns of very different magnitudes, with outliers, and with terms of one sign."""
     x, weight, residual = normal(29, k), normal(37, k), normal(29, 37)
     powers = 10.0 ** np.linspace(-15, 15, 29)
     match name:
@@ -59,20 +59,23 @@ def test_scales(name, k):
 @pytest.mark.parametrize("k", [PAIRED_DEPTH, 320])
 @pytest.mark.parametrize(("size_x", "size_weight"), [(3e37, 1e-37), (1e-37, 3e37), (2e19, 2e-19), (0, 1), (1, 0)])
 def test_the_ends_of_the_range(k, size_x, size_weight):
-    """Where a row's or a column's square overflows or is lost in float32, its scale is sought in double precision."""
+    """Scales of rows and columns whose squares overflow or underflow in float32 are computed in double precision."""
     x, weight = normal(5, k).clip(-3, 3) * np.float32(size_x), normal(33, k).clip(-3, 3) * np.float32(size_weight)
     assert_within(kernels.linear(x, weight), reference.linear(x, weight), paired_bound(x, weight))
 
 
 def test_below_the_normal_numbers():
-    """A row cannot be brought to 1 by one factor: what it lacks is lost once more."""
+    """Scales are float32 numbers of at least 2⁻¹²⁶, too large to bring the root mean square of such a row near 1.
+
+    The error grows by the factor that is missing.
+    """
     x, weight = normal(5, 64) * np.float32(1e-41), normal(33, 64) * np.float32(1e30)
     lacks = 2.0**-126 / np.linalg.norm(np.float64(x) / 8, axis=1, keepdims=True)
     assert_within(kernels.linear(x, weight), reference.linear(x, weight), lacks * paired_bound(x, weight))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_spoils_its_row_or_column(value):
+def test_nan_and_infinity_stay_in_their_row_or_column(value):
     x, weight = normal(30, 100), normal(40, 100)
     clean = kernels.linear(x, weight)
     x[7, 50] = weight[9, 5] = value
@@ -86,14 +89,14 @@ def test_what_is_not_finite_spoils_its_row_or_column(value):
 @pytest.mark.parametrize("channels", [16, 21, 32, 96])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_segments(channels, dilation):
-    """A convolution's rows come in segments, of whole vectors or not."""
+    """A convolution reads the inputs of an output pixel in segments of memory, which may end within a vector."""
     x, weight = integers(9, 14, channels), integers(33, 3, 3, channels)
     y = kernels.conv2d(x, weight, pad=1, dilation=dilation)
     assert np.array_equal(y, reference.conv2d(x, weight, pad=1, dilation=dilation))
 
 
-def test_it_is_another_form_than_the_usual():
-    """Or none of these tests would see it."""
+def test_the_result_differs_from_avx512():
+    """zen4's result differs from avx512's. Equal results would mean that these tests did not run zen4's product."""
     x, weight = normal(64, 160), normal(64, 160)
     with isa.use("avx512"):
         usual = kernels.linear(x, weight)

@@ -1,4 +1,4 @@
-"""`fma_peak`: a speed on every ISA; how high is the machine's business."""
+"""`fma_peak` returns a speed on every ISA. Its value depends on the machine and is not checked."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""LayerNorm, softmax and GELU: lengths around the vector, extreme magnitudes, what is not a number."""
+"""LayerNorm, softmax, GELU and `normalize`: lengths around the vector length, extreme magnitudes, NaN and infinity."""
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 def lengths(*more: int) -> list[int]:
+    """Lengths around multiples of the vector length, and `more`."""
     vl = isa.register_tile()[2]
     return sorted({1, 2, 3, vl - 1, vl, vl + 1, 2 * vl - 1, 2 * vl, 2 * vl + 1, 3 * vl + 1, *more})
 
@@ -30,7 +31,7 @@ def lengths(*more: int) -> list[int]:
 @pytest.mark.parametrize("eps", [1e-5, 1e-6, 0.5])
 def test_layer_norm(eps, activation):
     for channels in lengths(4, 16, 64, 128, 160, 256, 320):
-        x, weight, bias = normal(39, channels), normal(channels), normal(1, channels)[0]  # vectors of rows, and 7 more
+        x, weight, bias = normal(39, channels), normal(channels), normal(1, channels)[0]
         y = kernels.layer_norm(x, weight, bias, eps=eps, activation=activation)
         expected = reference.layer_norm(x, weight, bias, eps=eps, activation=activation)
         error = layer_norm_bound(x, weight, bias, eps=eps)
@@ -39,7 +40,7 @@ def test_layer_norm(eps, activation):
 
 @pytest.mark.parametrize("channels", [7, 64, 320])
 def test_layer_norm_of_rows_far_from_zero(channels):
-    """Where mean² is 10⁷ times the variance, E[x²] − mean² in float32 would leave nothing of it."""
+    """mean² is 10⁷ times the variance, so E[x²] − mean² in float32 would lose the variance."""
     x = normal(50, channels) + np.float32(3000)
     weight, bias = normal(channels), normal(1, channels)[0]
     y = kernels.layer_norm(x, weight, bias)
@@ -50,11 +51,11 @@ def test_layer_norm_of_rows_far_from_zero(channels):
 def test_layer_norm_of_a_constant_row_is_the_bias(value):
     bias = normal(37)
     y = kernels.layer_norm(np.full((2, 37), value, np.float32), normal(1, 37)[0], bias)
-    assert_within(y, np.tile(bias, (2, 1)), 0.0)  # 37·value and its division by 37 are exact
+    assert_within(y, np.tile(bias, (2, 1)), 0.0)  # the mean is exact: 37·value and its division by 37 do not round
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_layer_norm_of_a_bad_row_stays_there(value):
+def test_layer_norm_keeps_nan_and_infinity_in_their_row(value):
     x, weight, bias = normal(9, 37), normal(37), normal(1, 37)[0]
     clean = kernels.layer_norm(x, weight, bias)
     x[4, 36] = value
@@ -98,11 +99,11 @@ def test_softmax_of_an_undefined_row_is_not_a_number(value):
 
 @pytest.fixture(scope="module")
 def gelu_inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Two million bit patterns of every kind, a fine grid where the curve bends, and their exact answers."""
+    """Two million bit patterns of all kinds and a fine grid around 0, and their exact GELU."""
     patterns = np.arange(0, 1 << 32, 2039, dtype=np.uint32).view(np.float32)
     special = np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3.4e38, -3.4e38])
     x = np.concatenate([patterns, special, np.linspace(-12, 12, 500_001, dtype=np.float32)])
-    with np.errstate(invalid="ignore"):  # widening a signalling NaN
+    with np.errstate(invalid="ignore"):  # converting a signalling NaN to float64
         return x, reference.gelu(x)
 
 
@@ -129,7 +130,7 @@ def test_out_may_be_the_input():
 
 @pytest.mark.parametrize(("shape", "size"), [((1, 1, 3), (1, 1)), ((5, 7, 3), (9, 8)), ((64, 300, 3), (64, 301))])
 def test_normalize(shape: tuple[int, int, int], size: tuple[int, int]):
-    """A subtraction and a division, each rounded once."""
+    """The subtraction and the division are each rounded once."""
     image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     mean, std = np.array([123.675, 116.28, 103.53], np.float32), np.array([58.395, 57.12, 57.375], np.float32)
     expected = reference.normalize(image, mean, std, size=size)
@@ -140,7 +141,7 @@ def test_normalize(shape: tuple[int, int, int], size: tuple[int, int]):
     assert_same(kernels.normalize(wide[:, ::2], mean, std, size=size), kernels.normalize(image, mean, std, size=size))
 
 
-def test_normalize_refuses_in_words():
+def test_normalize_errors_name_the_argument():
     image, mean = np.zeros((4, 5, 3), np.uint8), normal(3)
     for arguments, size, error, name in (
         ((image.astype(np.float32), mean, mean), (4, 5), TypeError, "image"),

@@ -1,4 +1,4 @@
-"""Winograd's 3×3 convolution: within what its own arithmetic allows, at every edge, for every packing."""
+"""Winograd's 3×3 convolution: rounding bounds for many sizes, packed weights, errors."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
 def in_tiles(x: np.ndarray) -> np.ndarray:
-    """(H, W, C) as (rows, columns, 4, 4, C): a 2×2 output tile's inputs, zeros around the map."""
+    """The 4×4 inputs of each 2×2 output tile, with zeros around the map: (H, W, C) -> (rows, columns, 4, 4, C)."""
     height, width, _ = x.shape
     padded = np.pad(x, ((1, 1 + height % 2), (1, 1 + width % 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (4, 4), axis=(0, 1))
@@ -24,9 +24,11 @@ def in_tiles(x: np.ndarray) -> np.ndarray:
 
 
 def bound(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """|A'| ((|G||g||G'|) ⊙ (|B'||d||B|)) |A|, summed over channels, is the sum of all absolute values that meet.
+    """Error bound of `winograd_conv3x3`.
 
-    Each of its terms is rounded twice by B, once as a stored filter, C times in the sum over channels, four times by A.
+    |A'| ((|G||g||G'|) ⊙ (|B'||d||B|)) |A|, summed over the channels, is the sum of the absolute values of an output's
+    terms. Each term is rounded twice in the transform with B, once when its filter is stored, C times in the sum over
+    channels, and four times in the transform with A.
     """
     filters = np.einsum("ip,opqc,jq->ijoc", abs(G), abs(weight), abs(G), optimize=True)
     pixels = np.einsum("pi,rspqc,qj->rsijc", abs(B).T, abs(in_tiles(x)), abs(B).T, optimize=True)
@@ -46,8 +48,8 @@ def test_equals_the_convolution(size: tuple[int, int], channels: int, outputs: i
     assert_within(kernels.winograd_conv3x3(x, weight), expected, bound(x, weight))
 
 
-def test_the_bound_is_not_idle():
-    """It holds for the direct sum of another float32 order too, and is small beside the result."""
+def test_the_bound_is_small():
+    """The bound is small compared with the result, so that it detects errors."""
     x, weight = normal(6, 7, 64), normal(32, 3, 3, 64)
     assert bound(x, weight).max() < 2e-4 * abs(reference.conv2d(x, weight, pad=1)).max()
 
@@ -56,10 +58,10 @@ def test_the_networks_own_size():
     x, weight = normal(64, 64, 256), normal(256, 3, 3, 256)
     expected = kernels.conv2d(x, weight, pad=1)
     difference = np.linalg.norm(kernels.winograd_conv3x3(x, weight) - expected) / np.linalg.norm(expected)
-    assert difference < 16 * U  # 256 terms' roundings, of random signs, grow with their root
+    assert difference < 16 * U  # 256 roundings of random sign grow like √256
 
 
-def test_what_does_not_fit_is_refused_in_words():
+def test_wrong_shapes_are_refused():
     x, packed = normal(5, 6, 32), kernels.pack_winograd(normal(32, 3, 3, 32))
     for arguments, name in (
         ((normal(5, 6, 24), normal(32, 3, 3, 24)), "x"),

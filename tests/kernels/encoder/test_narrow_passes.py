@@ -1,4 +1,4 @@
-"""Convolutions and fused passes in bf16 and int8, against `reference`, which rounds where the kernels do."""
+"""Convolutions and fused passes in bf16 and int8, against `kernels.reference`, which rounds the same values."""
 
 from dataclasses import replace
 
@@ -25,7 +25,10 @@ from mobilesam.kernels import isa, reference
 
 
 def expected(case: Case, arrays: dict[str, np.ndarray], precisions: dict[str, str]) -> np.ndarray:
-    """The reference's answer with weights of these precisions; attention is in bf16 where the CPU has that."""
+    """The reference's result with weights in these precisions.
+
+    With narrow qkv weights, scores and softmax are computed in bf16 if the current ISA supports bf16.
+    """
     options = dict(case.options)
     if precisions.get("qkv_weight", "fp32") != "fp32" and "bf16" in isa.precisions():
         options["attend"] = "bf16"
@@ -38,7 +41,11 @@ def all_in(precision: str, case: Case) -> dict[str, str]:
 
 
 def bound(case: Case, precision: str) -> float:
-    """Attention rounds its norm's result, q, k and v, exponentials, three GELUs' error off, and what they mix."""
+    """Error bound (`narrow_pass_bound`) of a pass in a narrow precision.
+
+    Attention rounds six times: the LayerNorm's result, q, k, v, the exponentials and the heads' output. The error of
+    the exponentials is counted as three GELUs.
+    """
     shapes = case.shapes
     if case.operation == "patch_embed":
         depths, gelus, roundings = [np.prod(shapes[name][1:]) for name in ("w1", "w2")], 1, 1
@@ -65,7 +72,7 @@ def check(case: Case, precisions: dict[str, str], **options) -> None:
 
 
 def windows(x: np.ndarray, kernel: tuple[int, int], stride: int, pad: int, dilation: int = 1) -> np.ndarray:
-    """(OH, OW, KH·KW·C): what each output pixel's sum meets."""
+    """The inputs of each output pixel's sum, (OH, OW, KH·KW·C)."""
     x = np.pad(x, [(pad, pad), (pad, pad), (0, 0)])
     (kh, kw), d = kernel, dilation
     oh, ow = ((size - (k - 1) * d - 1) // stride + 1 for size, k in zip(x.shape, kernel))
@@ -83,7 +90,10 @@ def windows(x: np.ndarray, kernel: tuple[int, int], stride: int, pad: int, dilat
     [((3, 3), 1, 1, 1), ((3, 3), 2, 1, 1), ((3, 2), 1, 0, 1), ((3, 3), 1, 2, 2), ((1, 1), 1, 0, 1), ((1, 1), 2, 0, 1)],
 )
 def test_conv2d(every_narrow, channels, kernel, stride, pad, dilation):  # noqa: F811
-    """Rows of segments that end anywhere in a tile; with dilation there is one for every tap."""
+    """A convolution reads the inputs of an output pixel in segments of memory, which may end anywhere in a tile.
+
+    With dilation, every tap of the kernel is a segment.
+    """
     x, weight, bias = normal(9, 11, channels), normal(35, *kernel, channels), normal(35)
     packed_weight = kernels.pack(weight, precision=every_narrow)
     y = kernels.conv2d(x, packed_weight, bias, stride=stride, pad=pad, dilation=dilation, activation="gelu")
@@ -92,7 +102,7 @@ def test_conv2d(every_narrow, channels, kernel, stride, pad, dilation):  # noqa:
 
 
 def test_conv2d_of_the_reference_rounds_the_same(every_narrow):  # noqa: F811
-    """Its own windows, a batch and a residual."""
+    """Like `test_conv2d`, but against the reference's own convolution, with a batch and a residual."""
     case = CASES["conv2d"]
     arrays = case.arrays()
     y = case(packed(case, arrays, every_narrow))
@@ -100,7 +110,7 @@ def test_conv2d_of_the_reference_rounds_the_same(every_narrow):  # noqa: F811
 
 
 def test_a_bad_pixel_stays_in_its_windows(every_narrow):  # noqa: F811
-    """Whichever of the window's rows it is in."""
+    """A NaN in one input pixel makes exactly the outputs NaN whose 3×3 windows contain the pixel."""
     x, weight = normal(12, 9, 7), kernels.pack(normal(35, 3, 3, 7), precision=every_narrow)
     clean = kernels.conv2d(x, weight, pad=1)
     x[5, 4, 3] = np.nan
@@ -145,7 +155,7 @@ MIXED = {
 
 @pytest.mark.parametrize("operation", MIXED)
 def test_precisions_mix_in_a_pass(every_narrow, operation):  # noqa: F811
-    """Each of the two weights in another precision than this one, in whatever the ISA has."""
+    """One of the pass's two weights has the precision `every_narrow`, the other has another precision of the ISA."""
     first, second = MIXED[operation]
     for other in isa.precisions():
         if other != every_narrow:
@@ -171,7 +181,7 @@ def test_any_windows(every_narrow, height, width, heads, head_dim, window, threa
 @pytest.mark.parametrize("width", grids.some([1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 33], [1, 7, 16, 17]))
 @pytest.mark.parametrize("channels", grids.some([16, 24, 64], [24]))
 def test_local_mlp_of_few_columns(every_narrow, width, channels):  # noqa: F811
-    """The hidden layer, handed on in bf16, is whole tiles of 16 rows, however few there are."""
+    """The hidden layer is stored in tiles of 16 rows. Here some tiles are partly empty."""
     case = Case("local_mlp", mlp_shapes(3, width, channels))
     check(case, all_in(every_narrow, case))
 
@@ -193,10 +203,10 @@ def test_window_attention_in_place(every_narrow):  # noqa: F811
     assert_same(weights["x"], whole)
 
 
-def attention(every: str, height: int = 11, width: int = 9, **changed: np.ndarray) -> np.ndarray:
-    """Of two heads in windows of 4."""
+def attention(precision: str, height: int = 11, width: int = 9, **changed: np.ndarray) -> np.ndarray:
+    """`window_attention` with two heads and 4×4 windows in a precision, with some arguments changed."""
     case = Case("window_attention", attention_shapes(height, width, 24, 2, 4), {"window": 4})
-    return case(packed(case, case.arrays() | changed, every))
+    return case(packed(case, case.arrays() | changed, precision))
 
 
 def test_a_bad_token_stays_in_its_window(every_narrow):  # noqa: F811
@@ -209,11 +219,11 @@ def test_a_bad_token_stays_in_its_window(every_narrow):  # noqa: F811
     assert_same(y, clean)
 
 
-def test_a_bad_score_is_seen(every_narrow):  # noqa: F811
-    """A NaN that only the scores have: v, and with it the mean of v, is finite."""
+def test_an_undefined_score_gives_nan(every_narrow):  # noqa: F811
+    """The bias makes a softmax undefined. Its output must be NaN although all values v are finite."""
     for value, row in ((np.nan, 3), (np.inf, 3), (-np.inf, slice(None))):
         bias = normal(2, 16, 16)
-        bias[:, 5, row] = value  # of query 5 of each window, the token (1, 1) in it
+        bias[:, 5, row] = value  # query 5 of each window is its token (1, 1)
         y = attention(every_narrow, 8, 8, attention_bias=bias)
         bad = np.zeros((8, 8), bool)
         bad[1::4, 1::4] = True
@@ -221,7 +231,7 @@ def test_a_bad_score_is_seen(every_narrow):  # noqa: F811
 
 
 def test_masked_keys_weigh_nothing(every_narrow):  # noqa: F811
-    """What −∞ masks may be anything: at most 2⁻¹²⁶ of it is seen."""
+    """The content of a masked token does not matter, because its softmax weight is at most 2⁻¹²⁶."""
     arrays = Case("window_attention", attention_shapes(4, 4, 24, 2, 4)).arrays()
     bias = arrays["attention_bias"]
     bias[:, :, 3] = -np.inf
@@ -234,18 +244,18 @@ def test_masked_keys_weigh_nothing(every_narrow):  # noqa: F811
 
 
 def test_sharp_scores(every_narrow):  # noqa: F811
-    """Scores near 300, where exp alone overflows: one key is all that counts, and both agree on which."""
+    """Scores near 300, for which exp overflows unless the maximum is subtracted. One key has nearly all the weight."""
     case = Case("window_attention", attention_shapes(9, 9, 24, 2, 4), {"window": 4})
     arrays = case.arrays()
     arrays["qkv_weight"] *= np.float32(10)
     y = case(packed(case, arrays, every_narrow))
-    # a score errs by a float32's and flips' share of 300, and so do, as a factor, the weights of keys that compete
+    # Absolute errors of the scores are about 300 times larger here. They are relative errors of the softmax weights.
     assert_relative_l2(y, expected(case, arrays, all_in(every_narrow, case)), 300 * bound(case, every_narrow))
 
 
 @pytest.mark.parametrize("operation", MIXED)
 def test_weights_packed_for_another_isa_are_refused(every_narrow, operation):  # noqa: F811
-    """But for amx, zen4 and avx512, whose float32 micro-kernels are the same."""
+    """amx, zen4 and avx512 accept each other's float32 weights, so they are not combined here."""
     case = CASES[operation]
     arrays = case.arrays()
     _, second = MIXED[operation]
@@ -259,7 +269,7 @@ def test_weights_packed_for_another_isa_are_refused(every_narrow, operation):  #
             case(weights | {second: foreign})
 
 
-# --- the mask decoder's, in bf16 only ---
+# --- the mask decoder, in bf16 only ---
 
 
 @pytest.mark.parametrize("shape", [(701, 64, 37), (4096, 256, 1153)], ids=str)

@@ -1,4 +1,4 @@
-"""The fused passes, attention and the halves of TinyViT's blocks: by the norm of the error (`pass_bound`)."""
+"""The encoder's fused passes against `kernels.reference`, with a bound on the norm of the error (`pass_bound`)."""
 
 from dataclasses import replace
 
@@ -28,7 +28,7 @@ def check(case: Case, bound: float, **options) -> None:
 
 
 def attention_bound(channels: int, heads: int, window: int) -> float:
-    """LayerNorm, qkv, scores, softmax, mix, projection."""
+    """Error bound of window attention: LayerNorm, qkv, scores, softmax, weighted sum of v, projection."""
     return pass_bound(channels, channels, channels // heads, window**2, window**2, channels)
 
 
@@ -59,7 +59,7 @@ def test_any_windows(height, width, heads, head_dim, window, threads):
 
 
 def test_a_window_larger_than_the_map_sees_its_padding():
-    """The padded tokens are keys: without them the answer is another one."""
+    """Padding tokens are keys too. Without them the result would differ."""
     case = attention_case(3, 2, 24, 2, 9)
     arrays = case.arrays()
     y = case(arrays)
@@ -78,7 +78,7 @@ def test_window_attention_masks_with_minus_infinity():
 
 
 def test_window_attention_of_sharp_scores():
-    """Scores near 300, where exp alone overflows; their rounding grows with them."""
+    """Scores near 300, for which exp overflows unless the maximum is subtracted. Errors grow with the scores."""
     case = attention_case(9, 9, 24, 2, 4)
     arrays = case.arrays()
     arrays["qkv_weight"] *= np.float32(10)
@@ -122,7 +122,7 @@ def test_attention_bias_packed_beforehand_gives_the_same_bits():
         ([[0.5, 1], [2, 3]], "integers, got float64"),
     ],
 )
-def test_an_attention_bias_is_packed_of_what_its_table_holds(index, problem):
+def test_a_wrong_attention_bias_index_is_refused(index, problem):
     with pytest.raises((TypeError, ValueError), match=f"^index: expected .*{problem}$"):
         kernels.pack_attention_bias(normal(2, 4), np.array(index))
 
@@ -166,7 +166,7 @@ def test_any_patch_embed(size, channels, c1, c2, threads):
     check(case, pass_bound(9 * channels, 9 * c1, gelus=1), threads=threads)
 
 
-STAGES = {  # the network's, cropped: height, width, C, E, OC, stride, residual
+STAGES = {  # the network's layers on smaller maps: height, width, C, hidden channels, OC, stride, residual
     "stage0": (9, 40, 64, 256, 64, 1, True),
     "merge0": (9, 40, 64, 128, 128, 2, False),
     "merge1": (9, 21, 128, 160, 160, 2, False),
@@ -276,7 +276,7 @@ def test_a_bad_pixel_spoils_its_neighbours_only(operation, at):
 
 @pytest.mark.parametrize("operation", ["layer_norm", "window_attention", "local_mlp"])
 def test_eps_matters(operation):
-    """An eps as large as the variance must halve it: the argument is not just accepted."""
+    """An eps as large as the variance changes the result, so ignoring the argument is detected."""
     case = CASES[operation]
     arrays = case.arrays()
     expected = getattr(reference, operation)(**arrays, **case.options, eps=1.0)

@@ -1,4 +1,4 @@
-"""`mask_runs`: the runs and counts of `resize_logits`' result, wherever it does not compute one."""
+"""`mask_runs` against the result of `resize_logits`: runs of the mask, and numbers of pixels above two levels."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +19,7 @@ SHAPES = {"padded": (100, 90), "crop": (90, 70), "size": (211, 147)}
 
 
 def blobs(*shape: int) -> np.ndarray:
-    """Logits as a decoder's: far below zero but for an area with a soft edge, another one for each mask."""
+    """Logits (planes, H, W) like the decoder's: far below 0 except for one area with a soft edge in each plane."""
     planes, height, width = shape
     y, x = np.mgrid[:height, :width]
     centres = np.random.default_rng(shape).random((planes, 2, 1, 1)) * [[[height]], [[width]]]
@@ -28,7 +28,7 @@ def blobs(*shape: int) -> np.ndarray:
 
 
 def painted(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The mask of the runs, which must be apart and in order."""
+    """The mask of runs (column, first row, end row), which must be in order and not touch."""
     mask = np.zeros(shape, bool)
     before = (-1, 0, 0)
     for column, first, end in runs.tolist():
@@ -40,22 +40,22 @@ def painted(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def transposed_resize(x: np.ndarray, **shapes: tuple[int, int]) -> np.ndarray:
-    """`resize_logits` with rows and columns changed about before, and back after."""
-    turned = kernels.resize_logits(x.swapaxes(1, 2), **{name: pair[::-1] for name, pair in shapes.items()})
-    return turned.swapaxes(1, 2)
+    """`resize_logits` of the transposed logits, transposed back. `mask_runs` interpolates in this order."""
+    transposed = kernels.resize_logits(x.swapaxes(1, 2), **{name: pair[::-1] for name, pair in shapes.items()})
+    return transposed.swapaxes(1, 2)
 
 
 def check(x: np.ndarray, *, threshold: float = 0.0, offset: float = 1.0, threads: int | None = None, **shapes) -> None:
-    """To the bit what `transposed_resize` gives, and the definition's result but for rounding."""
+    """Assert that `mask_runs` equals `transposed_resize` to the bit, and the reference except for rounding."""
     levels = np.float32(
         [threshold, np.float32(threshold) + np.float32(offset), np.float32(threshold) - np.float32(offset)]
     )
     runs, counts = kernels.mask_runs(x, threshold=threshold, offset=offset, threads=threads, **shapes)
     masks = np.stack([painted(one, shapes["size"]) for one in runs])
     assert all(one.dtype == np.int32 for one in runs)
-    turned = transposed_resize(x, **shapes)
-    np.testing.assert_array_equal(masks, turned > levels[0])
-    np.testing.assert_array_equal(counts.T, [(turned > level).sum(axis=(1, 2)) for level in levels[1:]])
+    resized = transposed_resize(x, **shapes)
+    np.testing.assert_array_equal(masks, resized > levels[0])
+    np.testing.assert_array_equal(counts.T, [(resized > level).sum(axis=(1, 2)) for level in levels[1:]])
 
     exact = reference.resize_logits(x, **shapes)
     bound = resize_bound(x, shapes.get("padded", (1024, 1024)), shapes["crop"])
@@ -92,8 +92,8 @@ def test_thresholds_and_offsets(threshold, offset):
     check(blobs(3, 37, 41), threshold=threshold, offset=offset, **SHAPES)
 
 
-def test_leaving_out_what_cannot_matter_changes_no_bit():
-    """With an endless offset every pixel is computed."""
+def test_skipping_regions_changes_no_bit():
+    """An infinite offset forces the kernel to compute every pixel."""
     x = blobs(5, 37, 41)
     part, _ = kernels.mask_runs(x, **SHAPES)
     whole, counts = kernels.mask_runs(x, offset=np.inf, **SHAPES)
@@ -103,7 +103,7 @@ def test_leaving_out_what_cannot_matter_changes_no_bit():
 
 
 def test_masks_at_the_edges():
-    """Logits on either side of the threshold in one row or column of the source, and everywhere."""
+    """Masks that are empty, full, or one row, column or pixel of the source."""
     x = np.full((7, 16, 16), -5, np.float32)
     x[1], x[2, 0], x[3, -1], x[4, :, 0], x[5, :, -1], x[6, 8, 8] = 5, 5, 5, 5, 5, 5
     shapes = {"padded": (64, 64), "crop": (64, 64), "size": (100, 75)}
@@ -125,10 +125,10 @@ def test_nan_and_infinity():
     clean, clean_counts = kernels.mask_runs(x, **SHAPES)
     x[0, 5, 5], x[1], x[2, 20, 20] = np.nan, np.nan, np.inf
     runs, counts = kernels.mask_runs(x, **SHAPES)
-    turned = transposed_resize(x, **SHAPES)
+    resized = transposed_resize(x, **SHAPES)
     for plane in (0, 1, 2):
-        np.testing.assert_array_equal(painted(runs[plane], SHAPES["size"]), turned[plane] > 0)
-        assert counts[plane].tolist() == [(turned[plane] > 1).sum(), (turned[plane] > -1).sum()]
+        np.testing.assert_array_equal(painted(runs[plane], SHAPES["size"]), resized[plane] > 0)
+        assert counts[plane].tolist() == [(resized[plane] > 1).sum(), (resized[plane] > -1).sum()]
     np.testing.assert_array_equal(runs[3], clean[3])
     np.testing.assert_array_equal(counts[3], clean_counts[3])
 
@@ -156,7 +156,7 @@ def test_python_threads_may_call_at_once():
 
 
 def test_a_mask_with_very_many_runs():
-    """Every other row: 500 runs in each of 1000 columns, more than a buffer begins with."""
+    """500 runs in each of 1000 columns, so that the buffer of runs must grow."""
     x = np.where(np.arange(1000)[None, :, None] % 2, 1, -1).astype(np.float32).repeat(1000, axis=2)
     shapes = {"padded": (1000, 1000), "crop": (1000, 1000), "size": (1000, 1000)}
     (runs,), counts = kernels.mask_runs(x, offset=0.5, **shapes)
