@@ -1,0 +1,54 @@
+"""A griffe extension for the API pages, named in mkdocs.yml.
+
+It removes the signature with which Cython begins the docstring of a compiled function. It also warns of every public
+function, class or property that a page in docs/api shows and that has no docstring: `mkdocs build --strict` then fails.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import griffe
+
+PAGES = Path(__file__).parents[1] / "docs" / "api"
+SHOWN = re.compile(r"^::: (\S+)$", re.MULTILINE)  # how a page names the module or object that it shows
+
+logger = logging.getLogger("mkdocs.mobilesam")  # strict mode counts the warnings of loggers below "mkdocs"
+
+
+class ApiDocs(griffe.Extension):
+    """Prepares the docstrings of the package for the API pages, and checks them."""
+
+    def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
+        if obj.docstring and obj.docstring.value.startswith(f"{obj.name}("):
+            obj.docstring.value = obj.docstring.value.partition("\n")[2].strip()
+
+    def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        if pkg.path == "mobilesam":
+            for path in without_docstring(pkg):
+                logger.warning("%s: a page in docs/api shows it, but it has no docstring", path)
+
+
+def without_docstring(package: griffe.Module) -> Iterator[str]:
+    """The paths of the public objects on the API pages that have no docstring."""
+    for page in sorted(PAGES.glob("*.md")):
+        for shown in SHOWN.findall(page.read_text(encoding="utf-8")):
+            inner = shown.removeprefix("mobilesam").lstrip(".")
+            yield from _without_docstring(package[inner] if inner else package)
+
+
+def _without_docstring(parent: griffe.Object | griffe.Alias) -> Iterator[str]:
+    for name, member in parent.members.items():
+        try:
+            shown = None if name.startswith("_") or not member.is_public else member.final_target if member.is_alias else member
+        except griffe.AliasResolutionError:  # imported from another package
+            continue
+        if shown is None or shown.is_module:
+            continue
+        is_property = shown.is_attribute and "property" in shown.labels
+        if (shown.is_function or shown.is_class or is_property) and not shown.has_docstring:
+            yield f"{parent.path}.{name}"
+        if shown.is_class:
+            yield from _without_docstring(shown)
