@@ -1,7 +1,8 @@
 """A griffe extension for the API pages, named in mkdocs.yml.
 
-It removes the signature with which Cython begins the docstring of a compiled function. It also warns of every public
-function, class or property that a page in docs/api shows and that has no docstring: `mkdocs build --strict` then fails.
+It shows lazy attributes as properties. It removes from compiled modules what inspection adds: the signature at the start of a docstring, by Cython, and the
+docstring of a constant's type. It also warns of every public function, class or property that a page in docs/api shows
+and that has no docstring. `mkdocs build --strict` then fails.
 """
 
 import logging
@@ -22,8 +23,24 @@ class ApiDocs(griffe.Extension):
     """Prepares the docstrings of the package for the API pages, and checks them."""
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
-        if obj.docstring and obj.docstring.value.startswith(f"{obj.name}("):
-            obj.docstring.value = obj.docstring.value.partition("\n")[2].strip()
+        if not isinstance(obj.filepath, Path) or obj.filepath.suffix != ".so":
+            return
+        obj.labels.discard("method descriptor")
+        if obj.is_attribute and "property" not in obj.labels:
+            obj.docstring = None  # inspection finds the docstring of the value's type
+        if obj.docstring:
+            obj.docstring.value = re.sub(rf"\A[\w.]*\b{obj.name}\(.*\n*", "", obj.docstring.value)
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        """Show functions under `util.deferred.lazy` as the properties that they are."""
+        for name, member in list(cls.members.items()):
+            if isinstance(member, griffe.Function) and any(str(d.value) == "lazy" for d in member.decorators):
+                property_ = griffe.Attribute(
+                    name, lineno=member.lineno, endlineno=member.endlineno, annotation=member.returns
+                )
+                property_.docstring = member.docstring
+                property_.labels.add("property")
+                cls.set_member(name, property_)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         if pkg.path == "mobilesam":
@@ -42,7 +59,13 @@ def without_docstring(package: griffe.Module) -> Iterator[str]:
 def _without_docstring(parent: griffe.Object | griffe.Alias) -> Iterator[str]:
     for name, member in parent.members.items():
         try:
-            shown = None if name.startswith("_") or not member.is_public else member.final_target if member.is_alias else member
+            shown = (
+                None
+                if name.startswith("_") or not member.is_public
+                else member.final_target
+                if member.is_alias
+                else member
+            )
         except griffe.AliasResolutionError:  # imported from another package
             continue
         if shown is None or shown.is_module:
