@@ -1,8 +1,8 @@
 """A griffe extension for the API pages, named in mkdocs.yml.
 
-It shows lazy attributes as properties. It removes from compiled modules what inspection adds: the signature at the start of a docstring, by Cython, and the
-docstring of a constant's type. It also warns of every public function, class or property that a page in docs/api shows
-and that has no docstring. `mkdocs build --strict` then fails.
+It shows lazy attributes as properties. It removes from compiled modules what inspection adds: the signature that Cython
+puts at the start of a docstring, and the docstring of a constant's type. It warns of every public function, class or
+property that a page in docs/api shows and that has no docstring. `mkdocs build --strict` then fails.
 """
 
 import logging
@@ -53,25 +53,20 @@ def without_docstring(package: griffe.Module) -> Iterator[str]:
     for page in sorted(PAGES.glob("*.md")):
         for shown in SHOWN.findall(page.read_text(encoding="utf-8")):
             inner = shown.removeprefix("mobilesam").lstrip(".")
-            yield from _without_docstring(package[inner] if inner else package)
+            module = package[inner] if inner else package
+            yield from _without_docstring(module.final_target if isinstance(module, griffe.Alias) else module)
 
 
-def _without_docstring(parent: griffe.Object | griffe.Alias) -> Iterator[str]:
+def _without_docstring(parent: griffe.Object) -> Iterator[str]:
     for name, member in parent.members.items():
+        if name.startswith("_") or not member.is_public:
+            continue
         try:
-            shown = (
-                None
-                if name.startswith("_") or not member.is_public
-                else member.final_target
-                if member.is_alias
-                else member
-            )
+            target = member.final_target if isinstance(member, griffe.Alias) else member
         except griffe.AliasResolutionError:  # imported from another package
             continue
-        if shown is None or shown.is_module:
-            continue
-        is_property = shown.is_attribute and "property" in shown.labels
-        if (shown.is_function or shown.is_class or is_property) and not shown.has_docstring:
+        is_property = target.is_attribute and "property" in target.labels
+        if (target.is_function or target.is_class or is_property) and not target.has_docstring:
             yield f"{parent.path}.{name}"
-        if shown.is_class:
-            yield from _without_docstring(shown)
+        if target.is_class:
+            yield from _without_docstring(target)

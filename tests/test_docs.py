@@ -1,6 +1,6 @@
-"""README.md and the pages in docs/: their Python and commands run, from top to bottom, in a folder with the files they name.
+"""README.md and the pages in docs/: their Python and commands run, in a folder with the files that they name.
 
-A comment before a block changes this; CONTRIBUTING.md lists the comments.
+A page runs from top to bottom. A comment before a block changes this; CONTRIBUTING.md lists the comments.
 """
 
 import os
@@ -190,5 +190,5 @@ def test_the_picture_is_what_the_first_command_draws(model):
     drawn = np.asarray(result.overlay(PHOTOS["chelsea"]))
     with Image.open(DOCS / "overlay.png") as picture:
         shown = np.asarray(picture)
-    # As in test_golden, masks of two ISAs may differ in 0.0005 of their pixels. Each of these changes the nine around it.
+    # As in test_golden, masks of two ISAs may differ in 0.0005 of their pixels. Each one changes the nine around it.
     assert (shown != drawn).any(axis=2).sum() <= 9 * 0.0005 * result.mask.sum()
