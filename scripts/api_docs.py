@@ -1,13 +1,21 @@
-"""A griffe extension for the API pages, named in mkdocs.yml.
+"""The API pages: a hook for MkDocs and an extension for griffe, both named in mkdocs.yml.
 
-It shows lazy attributes as properties. It removes from compiled modules what inspection adds: the signature that Cython
-puts at the start of a docstring, and the docstring of a constant's type. It warns of every public function, class or
-property that a page in docs/api shows and that has no docstring. `mkdocs build --strict` then fails.
+The hook makes an editable install readable for griffe.
+
+The extension shows lazy attributes as properties. It removes from compiled modules what inspection adds: the signature
+that Cython puts at the start of a docstring, and the docstring of a constant's type. It warns of every public function,
+class or property that a page in docs/api shows and that has no docstring. `mkdocs build --strict` then fails.
 """
 
+import atexit
 import logging
+import os
 import re
+import shutil
+import sys
+import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +25,26 @@ PAGES = Path(__file__).parents[1] / "docs" / "api"
 SHOWN = re.compile(r"^::: (\S+)$", re.MULTILINE)  # how a page names the module or object that it shows
 
 logger = logging.getLogger("mkdocs.mobilesam")  # strict mode counts the warnings of loggers below "mkdocs"
+
+
+def on_startup(**_: Any) -> None:
+    """Link the files of an editable install into one folder, because there `mobilesam.kernels` is another folder."""
+    package, *parts = (folder_of(f"mobilesam{name}") for name in ("", ".kernels", ".weights"))
+    if all(part.parent == package for part in parts):
+        return
+    folder = Path(tempfile.mkdtemp(prefix="mobilesam-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for source in (package, *parts):
+        target = folder / "mobilesam" / ("" if source == package else source.name)
+        shutil.copytree(source, target, copy_function=os.symlink, ignore=shutil.ignore_patterns("__pycache__"))
+    sys.path.insert(0, str(folder))
+
+
+def folder_of(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"{package} is not installed: the API pages need it (pip install -e '.[docs]')")
+    return Path(spec.origin).parent
 
 
 class ApiDocs(griffe.Extension):
