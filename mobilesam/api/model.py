@@ -492,8 +492,8 @@ def load(
         threads: Number of threads that a call uses. The results do not depend on this number. None for
             MOBILESAM_NUM_THREADS or, if this variable is not set, the number of CPUs that the process may use.
         precision: "fp32", "bf16", "int8", or "auto" for bf16 if it is faster on this CPU, else fp32. None for
-            MOBILESAM_PRECISION or, if this variable is not set, "fp32". The README tells how much masks change in bf16
-            and int8, and `scripts/measure_loss.py` measures the change.
+            MOBILESAM_PRECISION or, if this variable is not set, "fp32". docs/precision.md tells how much masks change
+            in bf16 and int8, and `scripts/measure_loss.py` measures the change.
         images: Number of images whose feature maps the decoder caches, 27 MB each. The first prompt on an image
             computes the maps, and further prompts reuse them. The maps of the least recently used image are dropped
             first.
