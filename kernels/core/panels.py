@@ -28,10 +28,12 @@ class Panels(NamedTuple):
 
     @property
     def n(self) -> int:
+        """The number of output channels, N."""
         return self.shape[0]
 
     @property
     def k(self) -> int:
+        """The number of inputs of an output channel, K. K = KH·KW·C for a convolution."""
         return math.prod(self.shape[1:])
 
 
