@@ -79,7 +79,7 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
 
 
 def in_place(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
-    """Check an array like :func:`array`, but raise ValueError for an array that would have to be copied.
+    """Check an array like ``array``, but raise ValueError for an array that would have to be copied.
 
     A plan reads or writes the caller's own array after the call, so a copy would not do.
     """
@@ -90,7 +90,7 @@ def in_place(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
 
 
 def optional(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32 | None:
-    """Return None for None, and the result of :func:`array` for anything else."""
+    """Return None for None, and the result of ``array`` for anything else."""
     return None if value is None else array(value, name, *shapes)
 
 

@@ -23,7 +23,9 @@ def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None
         x: (H, W, C) or (B, H, W, C) float32.
         weight: (OC, KH, KW, C) float32, or Panels of this shape.
         bias: (OC,) float32, or None.
-        stride, pad, dilation: An int or (vertical, horizontal).
+        stride: An int or (vertical, horizontal).
+        pad: An int or (vertical, horizontal).
+        dilation: An int or (vertical, horizontal).
         activation: None, "gelu" or "relu".
         residual: Float32 of the output's shape, added before the activation, or None.
         out: Float32 of the output's shape that receives the result, or None.

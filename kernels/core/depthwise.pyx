@@ -39,7 +39,9 @@ def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activ
         x: (H, W, C) or (B, H, W, C) float32.
         weight: (KH, KW, C) float32.
         bias: (C,) float32, or None.
-        stride, pad, dilation: An int or (vertical, horizontal).
+        stride: An int or (vertical, horizontal).
+        pad: An int or (vertical, horizontal).
+        dilation: An int or (vertical, horizontal).
         activation: None, "gelu" or "relu".
         out: Float32 of the output's shape that receives the result, or None.
         threads: The number of threads, or None for the default.

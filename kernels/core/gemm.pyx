@@ -17,11 +17,11 @@ cdef int64_t PARALLEL_WORK = 1 << 19
 
 
 def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
-    """Pack a weight for an ISA and a precision. :class:`Panels` describes the layout.
+    """Pack a weight for an ISA and a precision. ``Panels`` describes the layout.
 
     Args:
         weight: (N, K) of a linear layer or (OC, KH, KW, C) of a convolution, float32 or float16.
-        precision: "fp32", "bf16" or "int8", the precision of products with this weight; see :mod:`mobilesam.kernels.reference`.
+        precision: "fp32", "bf16" or "int8", the precision of products with this weight; see ``mobilesam.kernels.reference``.
         isa: The ISA's name, or None for the current ISA.
         lasting: Whether the weight is kept as long as a model. If so, it shares a block of memory with the model's other weights.
         threads: The number of threads, or None for the default.

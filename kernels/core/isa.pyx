@@ -1,7 +1,7 @@
 """Selects the instruction set (ISA) whose micro-kernels run.
 
 At import, the current ISA becomes the best supported ISA, or the ISA that ``MOBILESAM_ISA`` names. A weight that was packed for one
-ISA (see :func:`mobilesam.kernels.pack`) always runs on this ISA, even if another ISA becomes current later.
+ISA (see ``mobilesam.kernels.pack``) always runs on this ISA, even if another ISA becomes current later.
 """
 import os
 

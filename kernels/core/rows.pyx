@@ -17,7 +17,8 @@ def layer_norm(x, weight, bias, *, eps=1e-5, activation=None, out=None, threads=
 
     Args:
         x: (..., C) float32.
-        weight, bias: (C,) float32.
+        weight: (C,) float32.
+        bias: (C,) float32.
         eps: A number added to the variance.
         activation: None, "gelu" or "relu".
         out: (..., C) float32 that receives the result, or None. ``out`` may be ``x``.

@@ -36,7 +36,7 @@ class WinogradPanels(NamedTuple):
 
 
 def pack_winograd(weight, *, threads=None):
-    """Transform a weight to G g Gᵀ and pack it for :func:`winograd_conv3x3`.
+    """Transform a weight to G g Gᵀ and pack it for ``winograd_conv3x3``.
 
     Args:
         weight: (OC, 3, 3, C) float32, with OC a multiple of 32.
@@ -104,7 +104,7 @@ cdef struct winograd_job:
 
 
 def winograd_conv3x3(x, weight, *, out=None, threads=None):
-    """y[h,w,o] = Σ_ijc x[h + i − 1, w + j − 1, c] · weight[o,i,j,c]: :func:`conv2d` with stride 1 and pad 1.
+    """y[h,w,o] = Σ_ijc x[h + i − 1, w + j − 1, c] · weight[o,i,j,c]: ``conv2d`` with stride 1 and pad 1.
 
     Args:
         x: (H, W, C) float32, with C a multiple of 16.

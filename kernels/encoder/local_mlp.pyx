@@ -41,7 +41,8 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
         x: (H, W, C) float32. C is at least the current ISA's vector length (16 on AVX-512).
         conv_weight: (3, 3, C) float32, with the batch norm folded in.
         conv_bias: (C,) float32, with the batch norm folded in.
-        norm_weight, norm_bias: (C,) float32.
+        norm_weight: (C,) float32.
+        norm_bias: (C,) float32.
         fc1_weight: (E, C) float32, or Panels.
         fc1_bias: (E,) float32.
         fc2_weight: (C, E) float32, or Panels.

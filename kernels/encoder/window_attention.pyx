@@ -19,7 +19,7 @@ cdef int64_t QUERIES = 84
 
 
 def pack_attention_bias(table, index):
-    """y[h,i,j] = table[h, index[i,j]]: the attention bias of query i and key j, as :func:`window_attention` reads it.
+    """y[h,i,j] = table[h, index[i,j]]: the attention bias of query i and key j, as ``window_attention`` reads it.
 
     Args:
         table: (heads, offsets) float32, a bias for each relative position.
@@ -95,12 +95,13 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
 
     Args:
         x: (H, W, C) float32.
-        norm_weight, norm_bias: (C,) float32.
+        norm_weight: (C,) float32.
+        norm_bias: (C,) float32.
         qkv_weight: (3C, C) float32, or Panels. Rows are ordered by head, then q, k, v, with d = C / heads rows each.
         qkv_bias: (3C,) float32.
         proj_weight: (C, C) float32, or Panels.
         proj_bias: (C,) float32.
-        attention_bias: (heads, N, N) float32 with N = window², or the result of :func:`pack_attention_bias`.
+        attention_bias: (heads, N, N) float32 with N = window², or the result of ``pack_attention_bias``.
         window: The side of a window in tokens.
         eps: A number added to the variance.
         out: (H, W, C) float32 that receives the result, or None. ``out`` may be ``x``.

@@ -19,7 +19,8 @@ def normalize(image, mean, std, *, size, threads=None):
 
     Args:
         image: (H, W, C) uint8.
-        mean, std: (C,) float32.
+        mean: (C,) float32.
+        std: (C,) float32.
         size: (h, w) of the result, at least the image's size.
         threads: The number of threads, or None for the default.
 

@@ -108,7 +108,9 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
 
     Args:
         x: (C, H0, W0) float32 logits.
-        padded, crop, size: As in :func:`resize_logits`.
+        padded: (h, w) of the encoder's canvas.
+        crop: (h, w) of the photo on the canvas, at most ``padded``.
+        size: (H, W) of the photo.
         threshold: The number that a logit inside the mask exceeds.
         offset: The distance from ``threshold`` of the two other thresholds, whose pixels are counted for the stability score.
         threads: The number of threads, or None for the default.
@@ -188,7 +190,7 @@ def _spans(x, limit, axes):
     Args:
         x: (C, H0, W0 + 1) logits.
         limit: The lowest threshold.
-        axes: The result of :func:`prepare`.
+        axes: The result of ``prepare``.
 
     Returns:
         (C, 4) int64: first row, row after the last, first column, column after the last. If no pixel can exceed ``limit``, all are 0.
