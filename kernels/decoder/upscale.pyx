@@ -1,4 +1,4 @@
-"""The step that upscales the image and draws the masks, in one pass. Pixels lie along the vectors."""
+"""A step of plans: upscales the image and computes the masks, in one pass. Image tokens lie along the vectors."""
 from decoder.record cimport *
 
 from mobilesam.kernels.core import check
@@ -6,16 +6,16 @@ from mobilesam.kernels.decoder.projection import PackedRows
 
 import_runtime()
 
-# Pixels of a unit. PIXELS is a multiple of every ISA's panel width and divides IMAGE_CHUNK; 256 channels of PIXELS pixels are 64 KB,
-# which stay in L2.
+# Image tokens of a unit. PIXELS is a multiple of the panel width of every ISA and divides IMAGE_CHUNK. 256 channels of PIXELS tokens
+# take 64 KB, which stay in L2.
 cdef int64_t PIXELS = 64
 
 cdef struct upscale_job:
-    map_rows last  # (4*c1, rank), of an update; else rank 0
+    map_rows last  # (4*c1, rank), the first convolution of the basis; without an update the rank is 0
     const float *maps  # (4*c1, IMAGE_CHUNK) of the first chunk
     const float *basis  # (rank, STRIDE) of the first chunk
-    const float *scale  # (IMAGE_CHUNK) of the first chunk, NULL for 1
-    int64_t maps_step, basis_step  # floats from a chunk to the next
+    const float *scale  # (IMAGE_CHUNK) of the first chunk, 1/σ; NULL without an update
+    int64_t maps_step, basis_step  # floats between the starts of two chunks
     const float *shift  # (4*c1)
     const float *norm_weight
     const float *norm_bias
@@ -34,24 +34,27 @@ cdef struct upscale_job:
 
 
 def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *, update=None, eps=1e-6):
-    """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(z)), w2) + b2), where z is a first transposed convolution.
+    """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(z)), w2) + b2), where z is the result of the first transposed convolution.
 
-    Both convolutions are 2×2 with stride 2. Neither upscaled map is written: a token of the image becomes 4×4 pixels of every mask.
+    Both convolutions are 2×2 with stride 2. No upscaled image is stored: each image token gives 4×4 pixels of every mask.
 
     Args:
-        plan: a Recorder.
-        x: Maps of 4·C1 channels, products of the image's tokens with the first convolution's weight, rows (i, j, o).
-        size: (H, W), of the image's tokens.
-        norm_weight, norm_bias: (C1,) of the LayerNorm2d.
-        w2: PackedRows (4·C2, C1), rows (i, j, o): the second convolution's (OC, 2, 2, C) with its axes moved.
-        b2: (C2,).
+        plan: The Recorder.
+        x: Maps with 4·C1 channels, the image tokens times the first convolution's weight. Channels are ordered (i, j, o) for row i
+            and column j of the 2×2 pixels and output channel o.
+        size: (H, W), the number of image tokens along each axis.
+        norm_weight: (C1,) float32, of the LayerNorm2d.
+        norm_bias: (C1,) float32, of the LayerNorm2d.
+        w2: PackedRows (4·C2, C1), the second convolution's weight with rows ordered (i, j, o).
+        b2: (C2,) float32, the second convolution's bias.
         hyper: Array (M, C2), the outputs of the hypernetworks.
-        shift: (4·C1,).
-        update: None, for z = x + shift. Or three Arrays of one prompt in an UpdatedImage: its data (chunks, rows, STRIDE), and its
-            ``last``, (4·C1, rank) and packed. Then z = scale∘(x + last·basis) + shift.
+        shift: (4·C1,) float32, added to z.
+        update: None for z = x + shift. In the low-rank form, three Arrays of one prompt, which UpdatedImage describes: its data
+            (chunks, rows, STRIDE), its last (4·C1, rank), and the packed last. Then z = scale∘(x + last·basis) + shift.
+        eps: The LayerNorm2d's eps.
 
     Returns:
-        Array (M, 4H, 4W) of logits, which the caller of each run gives.
+        Array (M, 4H, 4W) of mask logits. The caller of `run` passes the NumPy array that receives them.
 
     Source: ``output_upscaling`` and ``predict_masks`` in the reference's modeling/mask_decoder.py.
     """
@@ -73,7 +76,7 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
         plan.check(data, "update", (chunks_of(n), "rows", STRIDE))
         plan.check(last, "update", (4 * c1, "rank"))
         if last.shape[1] >= data.shape[1]:
-            raise ValueError(f"update: expected less than {data.shape[1]} rows of a basis, got {last.shape[1]}")
+            raise ValueError(f"update: expected fewer than {data.shape[1]} basis rows, got {last.shape[1]}")
         p.last.m, p.last.k, p.last.lda, p.basis_step = 4 * c1, last.shape[1], last.shape[1], data.shape[1] * STRIDE
         plan.check(packed, "update", (max(1, operand_floats_of(p.last.u, p.last.m, p.last.k)),))
         p.scale, p.basis, p.last.a, p.last.operand = address(data), address(data, STRIDE), address(last), address(packed)
@@ -99,7 +102,7 @@ cdef void upscale_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void upscale_block(void *job, int64_t unit) noexcept nogil:
-    """Upscale PIXELS tokens: for each of a token's four pixels of z the norm, the product and the masks' four pixels."""
+    """Upscale PIXELS image tokens. Each of the four pixels of z gives four pixels of every mask."""
     cdef const upscale_job *p = <const upscale_job *>job
     cdef const micro *u = p.w2.u
     cdef int64_t first = unit * PIXELS, chunk = first // IMAGE_CHUNK, at = first % IMAGE_CHUNK, c1 = p.w2.k, i, q
@@ -133,7 +136,10 @@ cdef void upscale_block(void *job, int64_t unit) noexcept nogil:
 
 
 cdef inline void write_line(const upscale_job *p, const float *drawn, int64_t first, int64_t count, int64_t line) noexcept nogil:
-    """Write line ``line`` % 4 of the 4×4 pixels of ``count`` tokens, drawn as (4, PIXELS), to the mask ``line`` // 4."""
+    """Write one of the four lines of the 4×4 pixels of ``count`` image tokens to a mask.
+
+    ``drawn`` (4, PIXELS) has the pixels of line ``line`` % 4 of mask ``line`` // 4. ``first`` is the first image token.
+    """
     cdef int64_t h = first // p.width, w = first % p.width, i, j
     cdef float *y
     for i in range(count):
