@@ -107,9 +107,11 @@ cdef inline void pad_sums(const queries_job *p, int64_t chunk, int64_t rows) noe
 
 cdef inline void attend_maps(const queries_job *p, int64_t chunk, const float *keys, const float *values, float *weights, bint fetches,
                              const float *next_keys) noexcept nogil:
-    """Compute a chunk's maxima and sums from its keys and values, (e, IMAGE_CHUNK) each.
+    """Compute a chunk's maxima and sums from its keys and values.
 
     Args:
+        keys: (e, IMAGE_CHUNK).
+        values: (e, IMAGE_CHUNK).
         weights: Scratch (tokens, STRIDE).
         fetches: Whether each product prefetches the keys or values that the next product reads.
         next_keys: The keys that the last product prefetches, or NULL.

@@ -115,7 +115,7 @@ cdef struct update_job:
 def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5):
     """The image attends to the tokens of prompts, and then the next queries of the prompts attend to the updated image.
 
-    The updated image is stored in low rank. The P prompts are independent. They read each chunk of the maps together.
+    The updated image is stored in low rank. The prompts are independent of each other. A unit processes one chunk for all prompts.
 
     Args:
         plan: The Recorder.

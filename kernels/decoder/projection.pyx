@@ -18,7 +18,7 @@ class PackedRows(NamedTuple):
     Attributes:
         rows: (M, K) float32.
         packed: The bytes of rows as packed A.
-        isa: The index of the micro-kernels that read packed.
+        isa: The index of the table of micro-kernels that ``packed`` is made for.
     """
 
     rows: np.ndarray
@@ -113,7 +113,7 @@ cdef void project_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void project_chunk(void *job, int64_t chunk) noexcept nogil:
-    """Project the tokens of a chunk. The tokens are packed B, so they become the columns of the product."""
+    """Project the tokens of a chunk. The tokens are packed as B and become the columns of the product."""
     cdef const project_job *p = <const project_job *>job
     cdef const micro *u = p.rows.u
     cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns

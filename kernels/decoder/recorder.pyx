@@ -139,11 +139,11 @@ cdef class Recorder:
         return x
 
     def check_maps(self, x, name, channels, n=None):
-        """Check that ``x`` are Maps of this plan with ``channels`` channels and ``n`` tokens. None accepts any number.
+        """Check that ``x`` is a Maps object of this plan with ``channels`` channels and ``n`` tokens. None accepts any number.
 
         Raises:
-            TypeError: ``x`` are not Maps. The message starts with ``name``.
-            ValueError: The numbers differ, or ``x`` belong to another plan. The message starts with ``name``.
+            TypeError: ``x`` is not a Maps object. The message starts with ``name``.
+            ValueError: The numbers differ, or ``x`` belongs to another plan. The message starts with ``name``.
         """
         check.instance(x, name, Maps)
         self.check(x.array, name, x.array.shape)

@@ -27,7 +27,7 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
         bias: (N,) float32, or None.
         activation: None, "gelu" or "relu".
         residual: Array (..., N), or None.
-        scale: A number, the factor of the result.
+        scale: The factor of the result, a number.
         in_place: Whether y overwrites the residual.
 
     Returns:

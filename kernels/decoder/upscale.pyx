@@ -6,9 +6,9 @@ from mobilesam.kernels.decoder.projection import PackedRows
 
 import_runtime()
 
-# Image tokens of a unit. PIXELS is a multiple of the panel width of every ISA and divides IMAGE_CHUNK. 256 channels of PIXELS tokens
+# Image tokens of a unit. TOKENS is a multiple of the panel width of every ISA and divides IMAGE_CHUNK. 256 channels of TOKENS tokens
 # take 64 KB, which stay in L2.
-cdef int64_t PIXELS = 64
+cdef int64_t TOKENS = 64
 
 cdef struct upscale_job:
     map_rows last  # (4*c1, rank), the first convolution of the basis; without an update the rank is 0
@@ -25,10 +25,10 @@ cdef struct upscale_job:
     float *y  # (masks, 4*height, 4*width)
     int64_t height, width, masks, c2
     float eps
-    float *z  # (4*c1, PIXELS)
-    float *middle  # (c1, PIXELS)
-    float *fine  # (4*c2, PIXELS)
-    float *drawn  # (masks, 4, 4, PIXELS)
+    float *z  # (4*c1, TOKENS)
+    float *middle  # (c1, TOKENS)
+    float *fine  # (4*c2, TOKENS)
+    float *drawn  # (masks, 4, 4, TOKENS)
     float *panels
     float *basis_panels
 
@@ -83,69 +83,69 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
     y = plan.given(p.masks, 4 * p.height, 4 * p.width)
     p.hyper, p.y = address(hyper), address(y)
     plan.keep(w2, norm_weight, norm_bias, b2, shift)
-    record(plan, upscale_block, upscale_layout, &p, sizeof(p), (n + PIXELS - 1) // PIXELS, [y])
+    record(plan, upscale_block, upscale_layout, &p, sizeof(p), (n + TOKENS - 1) // TOKENS, [y])
     return y
 
 
 cdef int64_t panel_floats(const map_rows *rows) noexcept nogil:
-    return PIXELS // rows.u.weight.columns * panel_words(rows.u, rows.k, False)
+    return TOKENS // rows.u.weight.columns * panel_words(rows.u, rows.k, False)
 
 
 cdef void upscale_layout(void *job, arena *scratch) noexcept nogil:
     cdef upscale_job *p = <upscale_job *>job
-    p.z = take_floats(scratch, p.last.m * PIXELS)
-    p.middle = take_floats(scratch, p.w2.k * PIXELS)
-    p.fine = take_floats(scratch, p.w2.m * PIXELS)
-    p.drawn = take_floats(scratch, 16 * p.masks * PIXELS)
+    p.z = take_floats(scratch, p.last.m * TOKENS)
+    p.middle = take_floats(scratch, p.w2.k * TOKENS)
+    p.fine = take_floats(scratch, p.w2.m * TOKENS)
+    p.drawn = take_floats(scratch, 16 * p.masks * TOKENS)
     p.panels = take_floats(scratch, panel_floats(&p.w2))
     p.basis_panels = take_floats(scratch, panel_floats(&p.last))
 
 
 cdef void upscale_block(void *job, int64_t unit) noexcept nogil:
-    """Upscale PIXELS image tokens. Each of the four pixels of z gives four pixels of every mask."""
+    """Upscale TOKENS image tokens. An image token has four pixels in z, and each of these gives four pixels of every mask."""
     cdef const upscale_job *p = <const upscale_job *>job
     cdef const micro *u = p.w2.u
-    cdef int64_t first = unit * PIXELS, chunk = first // IMAGE_CHUNK, at = first % IMAGE_CHUNK, c1 = p.w2.k, i, q
+    cdef int64_t first = unit * TOKENS, chunk = first // IMAGE_CHUNK, at = first % IMAGE_CHUNK, c1 = p.w2.k, i, q
     cdef const float *z = p.maps + chunk * p.maps_step + at
     cdef gemm_args g
     cdef norm_columns_args norm
     cdef draw_args draw
     norm.ldx, norm.scale = IMAGE_CHUNK, NULL
     if p.last.k:
-        pack_map_columns(u, p.last.k, PIXELS, p.basis + chunk * p.basis_step + at, STRIDE, p.basis_panels)
-        g = of_maps(&p.last, p.basis_panels, PIXELS)
-        g.residual, g.ldr, g.y, g.ldy = z, IMAGE_CHUNK, p.z, PIXELS
+        pack_map_columns(u, p.last.k, TOKENS, p.basis + chunk * p.basis_step + at, STRIDE, p.basis_panels)
+        g = of_maps(&p.last, p.basis_panels, TOKENS)
+        g.residual, g.ldr, g.y, g.ldy = z, IMAGE_CHUNK, p.z, TOKENS
         map_product(&p.last, &g)
-        z, norm.ldx, norm.scale = p.z, PIXELS, p.scale + chunk * p.basis_step + at
-    norm.m, norm.n, norm.y, norm.ldy = c1, PIXELS, p.middle, PIXELS
+        z, norm.ldx, norm.scale = p.z, TOKENS, p.scale + chunk * p.basis_step + at
+    norm.m, norm.n, norm.y, norm.ldy = c1, TOKENS, p.middle, TOKENS
     norm.weight, norm.bias, norm.eps, norm.act = p.norm_weight, p.norm_bias, p.eps, ACT_GELU
-    draw.m, draw.n, draw.channels, draw.ldx, draw.bias, draw.w, draw.ldy = p.masks, PIXELS, p.c2, PIXELS, p.b2, p.hyper, 16 * PIXELS
+    draw.m, draw.n, draw.channels, draw.ldx, draw.bias, draw.w, draw.ldy = p.masks, TOKENS, p.c2, TOKENS, p.b2, p.hyper, 16 * TOKENS
     for i in range(4):
         norm.x, norm.shift = z + i * c1 * norm.ldx, p.shift + i * c1
         u.norm_columns(&norm)
-        pack_map_columns(u, c1, PIXELS, p.middle, PIXELS, p.panels)
-        g = of_maps(&p.w2, p.panels, PIXELS)
-        g.y, g.ldy = p.fine, PIXELS
+        pack_map_columns(u, c1, TOKENS, p.middle, TOKENS, p.panels)
+        g = of_maps(&p.w2, p.panels, TOKENS)
+        g.y, g.ldy = p.fine, TOKENS
         map_product(&p.w2, &g)
         for q in range(4):
-            draw.x = p.fine + q * p.c2 * PIXELS
-            draw.y = p.drawn + (4 * (2 * (i >> 1) + (q >> 1)) + 2 * (i & 1) + (q & 1)) * PIXELS
+            draw.x = p.fine + q * p.c2 * TOKENS
+            draw.y = p.drawn + (4 * (2 * (i >> 1) + (q >> 1)) + 2 * (i & 1) + (q & 1)) * TOKENS
             u.draw_columns(&draw)
     for i in range(p.masks * 4):
-        write_line(p, p.drawn + i * 4 * PIXELS, first, min(PIXELS, p.height * p.width - first), i)
+        write_line(p, p.drawn + i * 4 * TOKENS, first, min(TOKENS, p.height * p.width - first), i)
 
 
 cdef inline void write_line(const upscale_job *p, const float *drawn, int64_t first, int64_t count, int64_t line) noexcept nogil:
     """Write one of the four lines of the 4×4 pixels of ``count`` image tokens to a mask.
 
-    ``drawn`` (4, PIXELS) has the pixels of line ``line`` % 4 of mask ``line`` // 4. ``first`` is the first image token.
+    ``drawn`` (4, TOKENS) has the pixels of line ``line`` % 4 of mask ``line`` // 4. ``first`` is the first image token.
     """
     cdef int64_t h = first // p.width, w = first % p.width, i, j
     cdef float *y
     for i in range(count):
         y = p.y + ((line // 4 * p.height + h) * 4 + line % 4) * 4 * p.width + 4 * w
         for j in range(4):
-            y[j] = drawn[j * PIXELS + i]
+            y[j] = drawn[j * TOKENS + i]
         w += 1
         if w == p.width:
             h, w = h + 1, 0

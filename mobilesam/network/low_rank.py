@@ -53,14 +53,14 @@ class LowRank:
     Attributes:
         shift: (C,), b₁, the bias of the first update's output projection.
         scale: (C,), γ₁, the weight of the first update's LayerNorm.
-        rows: (M, C), the weights of all maps, in the order of the table in `docs/decoder.md`.
-        pe_rows: (5·E, C), the weights of the first attention's keys, the first update's queries, the keys after it, the
-            second update's queries, and the keys after it. `project` adds the first 2·E maps of the positional encoding
-            to the first 2·E maps of the image.
+        rows: (M, C), the weight with one row for each map, in the order of the table in `docs/decoder.md`.
+        pe_rows: (5·E, C), the weight with one row for each map of the positional encoding. The maps are for the first
+            attention's keys, the first update's queries, the second attention's keys, the second update's queries and
+            the last attention's keys. `project` adds the first 2·E of them to the first 2·E maps of the image.
         pe_bias: (5·E,), the constant part of the queries among these maps. It is 0 for keys, because a constant in keys
             changes no softmax.
         before_at: the first map of the keys, and the first map of the values, of the attention before the updates.
-        before_bias: (E,), the bias of these values, corrected for shift.
+        before_bias: (E,), the bias of these values, minus their weight times shift, because the maps contain x + shift.
         first: the first update.
         second: the second update.
         last_at: the first map of the first transposed convolution.

@@ -23,7 +23,7 @@ from .parameters import F32, Layer, Parameters, Tensors
 from .plain_image import PlainForm, PlainImage
 from .two_way_transformer import TwoWayTransformer
 
-# The mask tokens whose masks are candidates, by ``multimask``.
+# The mask tokens that give the candidates of a prompt, for each value of ``multimask``.
 CANDIDATES = {False: range(1), True: range(1, MASK_TOKENS)}
 # The most prompts in one plan of the low-rank form. Each chunk of the image is read once for all of them.
 TOGETHER = 4

@@ -45,7 +45,7 @@ def test_any_positions(count, frequencies, size, spread, threads):
 
 
 def test_positions_at_quarter_turns_and_far_beyond():
-    """Zeros of sine and cosine are accurate, also thousands of turns from 0."""
+    """Phases at which sine or cosine is 0, and phases of thousands of turns."""
     turns = np.float32([0, 0.25, 0.5, 0.75, 1, -0.25, 0.125, -0.125, 0.375, 1e-6, -1e-30, 4095.25, -9999.5])
     xy, gaussian = np.float32([[1.5, 0.5]]), np.stack([turns, np.zeros_like(turns)])  # 2·(1.5 + ½) / 2 − 1 = 1
     y = alone(xy, 2, gaussian)
