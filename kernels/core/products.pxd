@@ -1,9 +1,9 @@
-# A linear layer's product divided among threads: blocks of rows, and where those are too few, ranges of panels.
+# The product of a linear layer, divided into units for the threads. A unit is a block of rows times a range of panels of the weight.
 from core.common cimport *
 from core.launch cimport *
 
 cdef enum:
-    BLOCK = 168  # rows, whole tiles on x86; a block's slice of x stays in L2 while the panels pass
+    BLOCK = 168  # rows of a unit, whole register tiles on x86; these rows of x stay in L2 while the unit reads its panels
 
 cdef struct layer_product:
     matrix w
@@ -13,13 +13,16 @@ cdef struct layer_product:
     const float *residual
     float *y  # (m, n)
     int act
-    float scale  # of all that, where not 1
-    int64_t width, column_blocks, units  # panels of a unit
-    float *operand
+    float scale  # factor of the result
+    int64_t width, column_blocks, units  # width: panels of a unit
+    float *operand  # packed A
 
 
 cdef inline void divide_product(layer_product *p, int nthreads) noexcept nogil:
-    """About four units for each thread. With one block of rows it is one, as every unit packs the same rows again."""
+    """Divide the product into about four units for each thread.
+
+    If all rows fit in one block, each thread gets only one unit, because every unit packs the same rows again.
+    """
     cdef int64_t nr = p.w.u.weight.columns, panels = round_up(p.w.n, nr) // nr, row_blocks = (p.m + BLOCK - 1) // BLOCK
     cdef int64_t wanted = nthreads if row_blocks == 1 else 4 * nthreads
     cdef int64_t column_blocks = 1 if nthreads == 1 else max(1, min(panels, (wanted + row_blocks - 1) // row_blocks))

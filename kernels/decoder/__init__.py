@@ -1,4 +1,4 @@
-"""What the mask decoder runs: an image's maps, attention to it and its updates, the tokens' layers, masks.
+"""Kernels of the mask decoder: layers of tokens, attention between tokens and the image, upscaling, and masks.
 
 Imports `core`.
 """

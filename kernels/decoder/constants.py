@@ -1,4 +1,4 @@
-"""A model's constants of the updates of an image, which `mobilesam.network` computes."""
+"""Constants of the low-rank updates of an image. `mobilesam.network.low_rank` computes them from a model's weights."""
 
 from __future__ import annotations
 
@@ -9,18 +9,30 @@ from mobilesam.kernels.core.check import F32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """The constants of one update and of the attention to its result, E = 128 inner channels; float32.
+    """The constants of one update of the image, and of the attention that reads the updated image.
 
-    at: which rows of the image's maps are its own, in order E of its queries, J with twice the products of x₁ or x₂
-        with the basis, E of the keys and E of the values of the attention.
-    squares: which row holds |x|².
-    pe_at: which rows of the positional encoding's maps are its own: E of its queries, E of the attention's keys.
-    gram: (J, J), products of the basis: those of a block with the blocks before it twice, with those after it none.
-    query_rows: (E, J of the update before), what the queries are of the basis; None for the first update.
-    key_rows: (E, J), value_rows: (J, E) and value_bias: (E,): what the attention's keys and values are of it.
-    last_basis: (J, OC), what is asked of y₂ at the end, of S's part; None for the first update.
-    The basis' axes of gram, query_rows and key_rows, and E of value_rows, have zeros up to whole panels; value_rows has
-        a row more; OC are whole panels.
+    E = 128 is the number of inner channels. J is the number of output rows, which `mobilesam.network.low_rank` defines:
+    J = E for the first update and J = 2·E + 1 for the second. OC is the number of output channels of the first
+    transposed convolution, a multiple of `PANEL`.
+
+    Attributes:
+        at: The first channel of this update among the image's maps. From there on the maps hold E channels for the
+            update's queries, J channels of 2·x·(output rows)ᵀ, E channels for the keys and E for the values of the
+            attention. x is x₁ for the first update and x₂ for the second.
+        squares: The channel of |x|² among the image's maps.
+        pe_at: The first channel of this update among the maps of the positional encoding: E channels for the update's
+            queries, then E for the attention's keys.
+        gram: (J, J) float32, products between output rows. A product of a row with an earlier block of rows is doubled,
+            and a product with a later block is 0, so the quadratic form keeps its value.
+        query_rows: (E, J of the first update) float32, the weight of the second update's queries times the output rows.
+            None for the first update.
+        key_rows: (E, J) float32, the weight of the attention's keys times the output rows.
+        value_rows: (J, E) float32, the output rows times the weight of the attention's values.
+        value_bias: (E,) float32, added to the attention's result.
+        last_basis: (J, OC) float32, the output rows times the weight of the first transposed convolution. None for the
+            first update.
+
+    The last axis of gram, query_rows, key_rows and value_rows is padded with zeros to whole panels.
     """
 
     at: int

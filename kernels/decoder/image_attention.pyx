@@ -1,31 +1,32 @@
-"""The step in which prompts' tokens attend to an image whose keys and values are given as Maps."""
+"""A step of plans: the tokens of prompts attend to an image. The image's keys and values are Maps."""
 from decoder.image_queries cimport *
 
 from mobilesam.kernels.core import check
 
 import_runtime()
 
-globals()["HEADS"], globals()["PANEL"] = HEADS, PANEL  # record.pxd's, for Python
+globals()["HEADS"], globals()["PANEL"] = HEADS, PANEL  # makes the constants of record.pxd visible in Python
 
 cdef struct attention_job:
     queries_job queries
     const float *keys  # (e, IMAGE_CHUNK) of the first chunk
     const float *values
-    int64_t key_step, value_step  # floats from a chunk to the next
-    float *weights  # (tokens, STRIDE)
+    int64_t key_step, value_step  # floats between the starts of two chunks
+    float *weights  # (tokens, STRIDE), scratch for the softmax
 
 
 def attend_image(plan, queries, keys, values, bias):
-    """y_h = softmax(q_h K_h) V_hᵀ + bias_h of 8 heads: prompts' tokens attend to an image.
+    """y_h = softmax(q_h K_h) V_hᵀ + bias_h for each of 8 heads h: the tokens of prompts attend to an image.
 
     Args:
-        plan: a Recorder.
-        queries: Array (P, T, E), scaled by d^−½, d = E / 8.
-        keys, values: Maps of E channels.
-        bias: (E,) float32, of the values. (The keys' bias does not change a softmax.)
+        plan: The Recorder.
+        queries: Array (P, T, E) for P prompts of T tokens, already scaled by 1/√d with d = E / 8 channels in a head.
+        keys: Maps with E channels.
+        values: Maps with E channels.
+        bias: (E,) float32, the bias of the values. A bias of the keys would not change the softmax.
 
     Returns:
-        Array (P, T, E).
+        Array (P, T, E), the results of all heads side by side.
 
     Source: ``cross_attn_token_to_image`` in the reference's modeling/transformer.py.
     """
@@ -51,7 +52,10 @@ cdef void attention_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void attend_chunk(void *job, int64_t chunk) noexcept nogil:
-    """Attend to one chunk for all prompts, while its maps are in L2. The first prompt prefetches them, the last the next chunk's."""
+    """Attend to one chunk for all prompts, while the chunk's keys and values are in L2.
+
+    The first prompt prefetches this chunk. The last prompt prefetches the keys of the thread's next chunk.
+    """
     cdef const attention_job *p = <const attention_job *>job
     cdef const float *keys = p.keys + chunk * p.key_step
     cdef const float *next_keys

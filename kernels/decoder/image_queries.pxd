@@ -1,16 +1,16 @@
-# Attention of a few tokens to an image, chunk by chunk, as in flash attention: products of heads with a chunk's maps, each chunk's sums,
-# and their total.
+# Attention from a few tokens to an image, as in FlashAttention. Each chunk of image tokens has its own maxima and sums. `add_chunks`
+# combines the chunks.
 from decoder.record cimport *
 
-# The queries of prompts' tokens, and each chunk's largest scores `chunk_max`, sums of exp(score - max) `chunk_sum`, and sums of
-# exp(score - max) times the values `chunk_out`. The totals rescale these to the largest score of all chunks. A value is e / 8 rows of
-# a map and, in the low-rank form, also `rank` coefficients of a basis, which add_chunks multiplies by `values`. Column h * tokens + i
-# belongs to head h and token i; columns are padded to whole panels.
+# One attention: the queries, and three buffers for each chunk. `chunk_max` holds the largest score, `chunk_sum` the sum of
+# exp(score - max), and `chunk_out` the sum of exp(score - max) · value. A value has e / 8 channels. In the low-rank form it also has
+# `rank` coefficients of the basis, and add_chunks multiplies their sums by `values`. Column h * tokens + i of a buffer belongs to head h
+# and token i. Columns are padded to whole panels.
 cdef struct queries_job:
     const micro *u
     int64_t prompts, tokens, e, rank, columns, chunks, nthreads
     int64_t n  # image tokens
-    const float *queries  # (prompts, tokens, e), scaled
+    const float *queries  # (prompts, tokens, e), scaled by 1/√d
     const float *values  # (prompts, rank + 1, value_wide)
     int64_t value_wide
     const float *bias  # (e)
@@ -18,11 +18,11 @@ cdef struct queries_job:
     float *chunk_max  # (prompts, chunks, columns)
     float *chunk_sum  # (prompts, chunks, columns)
     float *chunk_out  # (prompts, chunks, e / 8 + rank, columns)
-    float *out  # (prompts, e / 8 + rank + 1, columns), the last row the sum of exponentials
+    float *out  # (prompts, e / 8 + rank + 1, columns); the last row is 1 / the sum of the exponentials
 
 
 cdef inline queries_job prompt_queries(const queries_job *p, int64_t i) noexcept nogil:
-    """The job with prompt i as its first."""
+    """Return a copy of the job whose pointers start at prompt i."""
     cdef queries_job own = p[0]
     cdef int64_t rows = p.e // HEADS + p.rank, sums = i * p.chunks * p.columns
     own.queries, own.y = p.queries + i * p.tokens * p.e, p.y + i * p.tokens * p.e
@@ -34,10 +34,10 @@ cdef inline queries_job prompt_queries(const queries_job *p, int64_t i) noexcept
 
 
 cdef inline tuple new_queries(plan, queries_job *p, queries, const float[::1] bias, int64_t n, values=None, int64_t rank=0):
-    """Set the job of queries, an Array (P, T, E), to an image of n tokens.
+    """Fill the job for the queries, an Array (P, T, E), and an image of n tokens.
 
     Returns:
-        The Arrays that the step of the chunks writes, y, and ``out``.
+        (sums, y, out): the list of the Arrays chunk_max, chunk_sum and chunk_out, then the Arrays of the fields y and out.
     """
     p.u, p.nthreads = &rt.tables[<int>plan.table], plan.threads
     p.prompts, p.tokens, p.e = queries.shape
@@ -52,26 +52,29 @@ cdef inline tuple new_queries(plan, queries_job *p, queries, const float[::1] bi
 
 
 cdef inline record_attention(plan, unit_function run, layout_function layout, const queries_job *p, size_t size, writes, sums, y, out):
-    """Record the step of the chunks, a job that begins with ``p``, and the step of their total. Returns y."""
+    """Record the step ``run``, which has one unit for each chunk, and the step `add_chunks`. Returns y.
+
+    ``p`` points to the job of ``run``, a struct of ``size`` bytes that begins with a queries_job.
+    """
     record(plan, run, layout, p, size, p.chunks, writes)
     record(plan, add_chunks, no_buffers, p, sizeof(p[0]), p.prompts, [sums[0], out, y])
     return y
 
 
 cdef inline int64_t next_chunk(const queries_job *p, int64_t chunk) noexcept nogil:
-    """The chunk that this thread is likely to take next; 0 for none."""
+    """Return the chunk that this thread probably runs next, or 0 if no chunk follows."""
     return chunk + p.nthreads if chunk + p.nthreads < p.chunks else 0
 
 
 cdef inline void fetch(prefetch *ahead, const float *maps, int64_t first, int64_t count) noexcept nogil:
-    """Let a product prefetch maps[first : first + count]; nothing where ``maps`` is NULL."""
+    """Let a product prefetch maps[first : first + count]. If ``maps`` is NULL, the product prefetches nothing."""
     ahead.at, ahead.bytes = maps, 0
     if maps != NULL:
         ahead.at, ahead.bytes = maps + first, count * sizeof(float)
 
 
 cdef inline void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const float *map, bint adds, float *y) noexcept nogil:
-    """y[h·tokens + i] (+)= x[i, head h]·the head's rows of a chunk's map."""
+    """y[h·tokens + i] = x[i, head h] · (rows of head h in a chunk's map), added to y if ``adds``. The rows of y have STRIDE floats."""
     cdef int64_t d = e // HEADS, h
     cdef gemm_args g = new_gemm(tokens, IMAGE_CHUNK, d)
     g.lda, g.ldb, g.panel, g.ldr, g.ldy = e, IMAGE_CHUNK, u.nr, STRIDE, STRIDE
@@ -82,7 +85,7 @@ cdef inline void heads(const micro *u, int64_t tokens, int64_t e, const float *x
 
 
 cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *x, const float *rows, int64_t n, float *y) noexcept nogil:
-    """y[h·tokens + i] = Σ_j x[i, h·d + j]·rows[h·d + j], of x (tokens, e) and rows (e, n): each head by itself."""
+    """y[h·tokens + i] = Σ_j x[i, h·d + j] · rows[h·d + j] for each head h, with x (tokens, e) and rows (e, n)."""
     cdef int64_t d = e // HEADS, h
     cdef gemm_args g = new_gemm(tokens, n, d)
     g.lda, g.ldb, g.panel, g.ldy = e, n, u.nr, n
@@ -93,7 +96,7 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *x,
 
 
 cdef inline void pad_sums(const queries_job *p, int64_t chunk, int64_t rows) noexcept nogil:
-    """Fill the padding columns of a chunk: maximum 0, sum 1 and ``rows`` zeros, so that the totals stay finite."""
+    """Fill a chunk's padding columns with maximum 0, sum 1 and ``rows`` zeros, so that `add_chunks` never divides by 0."""
     cdef int64_t used = HEADS * p.tokens, i
     cdef float *chunk_out = p.chunk_out + chunk * (p.e // HEADS + p.rank) * p.columns
     for i in range(used, p.columns):
@@ -104,10 +107,14 @@ cdef inline void pad_sums(const queries_job *p, int64_t chunk, int64_t rows) noe
 
 cdef inline void attend_maps(const queries_job *p, int64_t chunk, const float *keys, const float *values, float *weights, bint fetches,
                              const float *next_keys) noexcept nogil:
-    """Compute a chunk's sums from its keys and values, (e, IMAGE_CHUNK) each; ``weights`` (tokens, STRIDE) is scratch.
+    """Compute a chunk's maxima and sums from its keys and values.
 
-    fetches: whether products prefetch the values and keys that the next products read. next_keys: NULL, or the keys that the last
-    product prefetches.
+    Args:
+        keys: (e, IMAGE_CHUNK).
+        values: (e, IMAGE_CHUNK).
+        weights: Scratch (tokens, STRIDE).
+        fetches: Whether each product prefetches the keys or values that the next product reads.
+        next_keys: The keys that the last product prefetches, or NULL.
     """
     cdef const micro *u = p.u
     cdef int64_t d = p.e // HEADS, h, at, step = d * IMAGE_CHUNK
@@ -130,9 +137,16 @@ cdef inline void attend_maps(const queries_job *p, int64_t chunk, const float *k
 
 cdef inline void attend_basis(const queries_job *p, int64_t chunk, float *scores, const float *scale, const float *values,
                               const float *basis, float *transposed, const float *ahead, int64_t ahead_floats) noexcept nogil:
-    """Compute a chunk's sums from its scores (columns, STRIDE), which are overwritten.
+    """Compute a chunk's maxima and sums from its scores, in the low-rank form.
 
-    values: (e, IMAGE_CHUNK); basis: (rank, STRIDE); both are scaled by ``scale`` (IMAGE_CHUNK). transposed: scratch (IMAGE_CHUNK, columns).
+    Args:
+        scores: (columns, STRIDE). They are overwritten.
+        scale: (IMAGE_CHUNK), 1/σ of each image token, a factor of the values and of the basis.
+        values: (e, IMAGE_CHUNK).
+        basis: (rank, STRIDE).
+        transposed: Scratch (IMAGE_CHUNK, columns).
+        ahead: The maps that the last product prefetches.
+        ahead_floats: The number of floats to prefetch.
     """
     cdef const micro *u = p.u
     cdef int64_t d = p.e // HEADS, used = HEADS * p.tokens, count = min(IMAGE_CHUNK, p.n - chunk * IMAGE_CHUNK), i
@@ -157,7 +171,7 @@ cdef inline void attend_basis(const queries_job *p, int64_t chunk, float *scores
 
 
 cdef inline void add_chunks(void *job, int64_t prompt) noexcept nogil:
-    """Add a prompt's chunks in their order. ``chunk_max`` becomes the weight of each chunk in the total."""
+    """Combine the chunks of a prompt, in order. ``chunk_max`` is overwritten with the weight of each chunk."""
     cdef queries_job p = prompt_queries(<const queries_job *>job, prompt)
     cdef int64_t d = p.e // HEADS, rows = d + p.rank, columns = p.columns, h, i, j
     cdef float *total = p.out + rows * columns

@@ -1,9 +1,9 @@
-"""The step in which prompts update an image's tokens, in low rank: `docs/decoder` derives the form, `mobilesam/network/low_rank.py` has
-the constants.
+"""A step of plans: prompts update an image in the low-rank form. `docs/decoder.md` derives the form, and
+`mobilesam/network/low_rank.py` computes its constants.
 
-Image tokens lie along the vectors, in chunks of IMAGE_CHUNK that stay in L2. A map's, a softmax's or the scores' part of a chunk is a
-matrix with a row for each channel, or for each head and prompt token, and a column for each image token. Chunks do not depend on the
-number of threads, and their sums are added in order.
+An image is processed in chunks of IMAGE_CHUNK tokens, which stay in L2. All matrices of a chunk have one column for each image token, so
+image tokens lie along the vectors. Maps have one row for each channel. Scores and the basis have one row for each pair of head and prompt
+token. Results do not depend on the number of threads, because the chunks do not and their sums are added in order.
 """
 
 from typing import NamedTuple
@@ -18,19 +18,20 @@ from mobilesam.kernels.decoder.recorder import Array
 import_runtime()
 
 cdef enum:
-    PARTS = 4  # units of `compose` for a prompt
+    PARTS = 4  # units of the step `compose` for each prompt
 
 
 class UpdatedImage(NamedTuple):
-    """Prompts' updated images, without x's own part: scale[n]·Σ_r basis[r, n]·rows[r] for image token n.
+    """The change of an image by P prompts, in low rank: scale[n] · Σ_r basis[r, n] · rows[r] for image token n.
 
     Attributes:
-        n: the number of image tokens.
-        rank: the number of rows of the basis that are filled.
-        data: Array (P, chunks, rank of two updates + 1, STRIDE): of each chunk the scale, one over the deviations, and then the basis.
-        values: for each update an Array (P, T, E), from which the rows are computed.
-        last: after the second update two Arrays, the products of the rows with the layer that follows, (P, OC, rank), and the same
-            products packed; else None.
+        n: The number of image tokens.
+        rank: The number of basis rows that are filled.
+        data: Array (P, chunks, rank after two updates + 1, STRIDE). The first row of each chunk is the scale, 1/σ of each image token.
+            The basis follows.
+        values: One Array (P, T, E) for each update, the values of the prompts' tokens.
+        last: Two Arrays after the second update: the first transposed convolution of the basis, (P, OC, rank), and the same numbers as
+            packed A. None after the first update.
     """
 
     n: int
@@ -40,19 +41,20 @@ class UpdatedImage(NamedTuple):
     last: tuple[Array, Array] | None
 
 
-# The rows of a basis: 8·tokens for each update, row h·tokens + i of head h and token i; between two updates one row, σ₁.
+# The shape of a basis. Each update has ``rows`` = 8·tokens rows, of which row h·tokens + i belongs to head h and token i. One row, σ₁,
+# lies between the rows of two updates.
 cdef struct basis_form:
     int64_t tokens, e, updates, rows
     const float *values[2]  # (prompts, tokens, e)
 
 
 cdef inline int64_t rank(int64_t updates, int64_t inner) noexcept nogil:
-    """Rows of a basis: ``inner`` for each update, and one between two updates."""
+    """Return the number of basis rows: ``inner`` for each update, and one row between two updates."""
     return updates * inner + updates - 1
 
 
 cdef void fold_basis(const micro *u, const basis_form *b, int64_t updates, const float *rows, int64_t n, float *y) noexcept nogil:
-    """y (rank, n) = the basis' rows of the first updates: their values times ``rows``; n are whole panels."""
+    """y (rank, n) = the tokens' values of the first ``updates`` updates, folded into ``rows``. n is a multiple of the panel width."""
     cdef int64_t i, r = b.rows
     for i in range(updates):
         fold(u, b.tokens, b.e, b.values[i], rows + i * (b.e + 1) * n, n, y + i * (r + 1) * n)
@@ -62,7 +64,7 @@ cdef void fold_basis(const micro *u, const basis_form *b, int64_t updates, const
 
 cdef void unfold(const micro *u, const basis_form *b, int64_t updates, int64_t m, const float *x, int64_t ldx, float *y, int64_t ldy,
                  float *transposed, float *unfolded) noexcept nogil:
-    """y (m, rank) = x (m, ldx) · the basis' rows of the first updates, computed as its transpose: few tokens by whole panels."""
+    """Fold the columns of x (m, ldx) as `fold_basis` folds rows: y (m, rank). Transposes x, folds, and transposes the result."""
     cdef int64_t n = round_up(m, u.nr), k = rank(updates, b.rows)
     u.transpose(transposed, n, x, ldx, m, rank(updates, b.e))
     fold_basis(u, b, updates, transposed, n, unfolded)
@@ -72,59 +74,63 @@ cdef void unfold(const micro *u, const basis_form *b, int64_t updates, int64_t m
 cdef struct update_job:
     queries_job queries
     basis_form form
-    int64_t before  # rows of the basis that the first update filled; 0 in a first update
-    int64_t maps_step, pe_step, image_step  # floats from a chunk to the next
-    const float *maps  # (2e + basis_rows + e, IMAGE_CHUNK) of the first chunk: queries, twice the products with the basis, keys, values
-    int64_t basis_rows
-    const float *squares  # (IMAGE_CHUNK) of the first chunk
-    const float *pe  # (2e, IMAGE_CHUNK) of the first chunk: of queries, of keys
-    const float *keys  # (prompts, tokens, e), scaled
-    # constants of the update; each row has a stride of whole panels
+    int64_t before  # basis rows that exist before this update: those of the first update and σ₁, or 0 in the first update
+    int64_t maps_step, pe_step, image_step  # floats between the starts of two chunks
+    # (e + out_rows + 2e, IMAGE_CHUNK) of the first chunk: queries, twice the products with the output rows, keys, values
+    const float *maps
+    int64_t out_rows
+    const float *squares  # (IMAGE_CHUNK) of the first chunk, |x₁|² or |x₂|²
+    const float *pe  # (2e, IMAGE_CHUNK) of the first chunk: the positional encoding's part of the queries, then of the keys
+    const float *keys  # (prompts, tokens, e), scaled by 1/√d
+    # Constants of the update. Row strides are multiples of the panel width.
     const float *gram_rows
     const float *query_rows
     const float *key_rows
     const float *value_rows
-    const float *last_basis  # (e·updates + updates - 1, oc), NULL in a first update
+    const float *last_basis  # (e·updates + updates - 1, oc), NULL in the first update
     int64_t gram_wide, query_wide, key_wide, oc
-    # products of the constants with each prompt's tokens, which `compose` computes
-    float *old_keys  # (8·tokens, before), the last column zeros
-    float *gram  # (rank, rank), of which the first `before` rows are moved together, (before, before)
-    float *query_basis  # (8·queries, rank)
-    float *values  # (rank + 1, value_wide); a row more, as panels are read whole
-    float *last  # (oc, rank)
-    float *packed_last
-    int64_t packed_floats  # of one prompt's packed_last
-    float *image  # (prompts, chunks, rank of two updates + 1, STRIDE): the scale, and the basis
+    # Results of `compose`: the constants with each prompt's tokens folded in.
+    float *old_keys  # (8·tokens, before), the tokens' keys times the queries of the basis; the last column is 0
+    float *gram  # (rank, rank), in which the first `before` rows are stored compactly, (before, before)
+    float *query_basis  # (8·queries, rank), the next queries times the keys of the basis
+    float *values  # (rank + 1, value_wide); the last row is padding, because the last panel is read as a whole
+    float *last  # (oc, rank), the first transposed convolution of the basis
+    float *packed_last  # the same as packed A
+    int64_t packed_floats  # the size of one prompt's packed_last
+    float *image  # (prompts, chunks, rank of two updates + 1, STRIDE): the scale 1/σ, then the basis
     float eps
     int64_t channels
-    # scratch of a chunk
-    float *linear  # (rank, STRIDE)
+    # Scratch of a chunk.
+    float *linear  # (rank, STRIDE): 2·U·x + G·s, whose product with s is added to |x|²
     float *scores  # (columns, STRIDE)
     float *transposed  # (IMAGE_CHUNK, columns)
-    float *panels
-    float *packed
-    # scratch of `compose`
+    float *panels  # the basis as packed B
+    float *packed  # packed A
+    # Scratch of `compose`.
     float *folded
     float *transposed_rows
     float *unfolded
 
 
 def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5):
-    """Image tokens attend to prompt tokens; then the prompts' next tokens attend to the updated image.
+    """The image attends to the tokens of prompts, and then the next queries of the prompts attend to the updated image.
 
-    The update is kept as a basis of few rows. Several prompts, which do not depend on one another, read a chunk of the maps together.
+    The updated image is stored in low rank. The prompts are independent of each other. A unit processes one chunk for all prompts.
 
     Args:
-        plan: a Recorder.
-        maps, pe: Maps of the image and of the positional encoding; see :class:`mobilesam.network.low_rank.LowRank`.
-        update: a :class:`mobilesam.kernels.Update`.
-        keys, values: Arrays (P, T, E) of P prompts' tokens; keys scaled by d^−½, d = E / 8.
-        queries: Array (P, T2, E), scaled, of the attention to the result.
-        before: the UpdatedImage of the first of two updates, whose memory the second continues to fill; else None.
-        channels: C of the image's tokens.
+        plan: The Recorder.
+        maps: Maps of the image. `mobilesam.network.low_rank.LowRank` describes their channels.
+        pe: Maps of the positional encoding. `mobilesam.network.low_rank.LowRank` describes their channels.
+        update: The constants, a `mobilesam.kernels.Update`.
+        keys: Array (P, T, E) for P prompts of T tokens, already scaled by 1/√d with d = E / 8 channels in a head.
+        values: Array (P, T, E).
+        queries: Array (P, T2, E) of the attention to the updated image, already scaled by 1/√d.
+        before: For the second update the UpdatedImage of the first, whose memory it extends. None for the first update.
+        channels: The number of channels of an image token.
+        eps: LayerNorm's eps.
 
     Returns:
-        (UpdatedImage, Array (P, T2, E)): the image, and the attention's heads, concatenated.
+        (UpdatedImage, Array (P, T2, E)): the updated image, and the attention's results of all heads side by side.
 
     Source: ``cross_attn_image_to_token`` and ``cross_attn_token_to_image`` in the reference's modeling/transformer.py.
     """
@@ -138,10 +144,10 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     plan.check_maps(maps, "maps", None)
     plan.check_maps(pe, "pe", None, maps.n)
     if maps.channels < max(update.squares + 1, update.at + 3 * e + j) or pe.channels < update.pe_at + 2 * e:
-        expected = f"{update.squares + 1} channels of the image and {update.pe_at + 2 * e} of its pe"
-        raise ValueError(f"maps: expected {expected}, got {maps.channels} and {pe.channels}")
+        expected = f"{update.squares + 1} channels of the image and {update.pe_at + 2 * e} of the positional encoding"
+        raise ValueError(f"maps: expected at least {expected}, got {maps.channels} and {pe.channels}")
     if (before is None) != (update.query_rows is None):
-        raise ValueError(f"before: expected an UpdatedImage for the second of two updates, and for that alone, got {before!r}")
+        raise ValueError(f"before: expected an UpdatedImage in the second update and None in the first, got {before!r}")
     if before is not None:
         check.instance(before, "before", UpdatedImage)
         if before.n != maps.n or [part.shape for part in before.values] != [values.shape]:
@@ -150,7 +156,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     cdef int64_t second = before is not None, r = HEADS * keys.shape[1], k = rank(1 + second, r), i
     prompts, every = keys.shape[0], (values,) if before is None else (*before.values, values)
     p.form.tokens, p.form.e, p.form.updates, p.form.rows = keys.shape[1], e, 1 + second, r
-    p.before, p.eps, p.channels, p.basis_rows = r + 1 if second else 0, eps, channels, j
+    p.before, p.eps, p.channels, p.out_rows = r + 1 if second else 0, eps, channels, j
     p.maps_step, p.pe_step, p.image_step = maps.array.shape[1] * IMAGE_CHUNK, pe.array.shape[1] * IMAGE_CHUNK, (rank(2, r) + 1) * STRIDE
     p.gram_rows, p.key_rows, p.value_rows = &gram[0, 0], &key_rows[0, 0], &value_rows[0, 0]
     p.gram_wide, p.key_wide = gram.shape[1], key_rows.shape[1]
@@ -180,7 +186,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
 
 
 cdef update_job prompt_update(const update_job *p, int64_t i) noexcept nogil:
-    """The job with prompt i as its first."""
+    """Return a copy of the job whose pointers start at prompt i."""
     cdef update_job own = p[0]
     cdef int64_t inner = p.form.tokens * p.form.e, k = p.queries.rank, j
     own.queries = prompt_queries(&p.queries, i)
@@ -204,7 +210,7 @@ cdef void compose_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void compose(void *job, int64_t unit) noexcept nogil:
-    """Compute one of PARTS of a prompt's products with the update's constants, the longest first."""
+    """Compute one of the PARTS results of a prompt. The results that take longest come first."""
     cdef update_job own = prompt_update(<const update_job *>job, unit // PARTS)
     cdef update_job *p = &own
     cdef const micro *u = p.queries.u
@@ -229,7 +235,7 @@ cdef void compose(void *job, int64_t unit) noexcept nogil:
         fold(u, b.tokens, b.e, p.keys, p.query_rows, p.query_wide, p.folded)
         unfold(u, b, 1, r, p.folded, p.query_wide, p.old_keys, p.before, p.transposed_rows, p.unfolded)
         for i in range(r):
-            p.old_keys[i * p.before + p.before - 1] = 0  # the second update's queries do not depend on σ₁
+            p.old_keys[i * p.before + p.before - 1] = 0  # the row σ₁ of the basis has no part in the second update's queries
 
 
 cdef void chunk_layout(void *job, arena *scratch) noexcept nogil:
@@ -244,7 +250,10 @@ cdef void chunk_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void update_chunk(void *job, int64_t chunk) noexcept nogil:
-    """Update a chunk for every prompt, while its maps are in L2. The first prompt prefetches them, the last the next chunk's."""
+    """Update a chunk for all prompts, while the chunk's maps are in L2.
+
+    The first prompt prefetches this chunk. The last prompt prefetches the first maps of the thread's next chunk.
+    """
     cdef const update_job *p = <const update_job *>job
     cdef update_job own
     cdef int64_t last = p.queries.prompts - 1, i
@@ -254,7 +263,7 @@ cdef void update_chunk(void *job, int64_t chunk) noexcept nogil:
 
 
 cdef void dense(const update_job *p, int64_t m, int64_t k, const float *a, float *y, const float *ahead, int64_t maps) noexcept nogil:
-    """y (m, IMAGE_CHUNK) = a (m, k) · the basis in panels. Prefetches ``maps`` rows of a chunk from ``ahead`` on."""
+    """y (m, IMAGE_CHUNK) = a (m, k) · the packed basis. The product prefetches ``maps`` rows of a chunk, which start at ``ahead``."""
     cdef const micro *u = p.queries.u
     cdef gemm_args g = new_gemm(m, IMAGE_CHUNK, k)
     g.a, g.lda, g.y, g.ldy = a, k, y, STRIDE
@@ -264,20 +273,21 @@ cdef void dense(const update_job *p, int64_t m, int64_t k, const float *a, float
 
 
 cdef void update_prompt(const update_job *p, int64_t chunk, bint fetches, int64_t after) noexcept nogil:
-    """Softmax over the tokens, the deviations, scores of the next attention, and its sums over these image tokens.
+    """Process a chunk for one prompt: the new basis rows (a softmax over the tokens), σ, and the scores and sums of the next attention.
 
-    fetches: whether products prefetch the maps that the next steps read. after: the chunk whose first maps the last product
-    prefetches, or 0.
+    Args:
+        fetches: Whether products prefetch the maps that the next products read.
+        after: The chunk whose first maps the last product prefetches, or 0.
     """
     cdef const micro *u = p.queries.u
     cdef int64_t t = p.form.tokens, e = p.form.e, r = p.form.rows, k = p.queries.rank, queries = HEADS * p.queries.tokens, i
     cdef float *scale = p.image + chunk * p.image_step
     cdef float *basis = scale + STRIDE
     cdef float *new = basis + p.before * STRIDE
-    cdef float *before = basis + (p.before - 1) * STRIDE  # the deviations that the first update's sums are divided by
+    cdef float *before = basis + (p.before - 1) * STRIDE  # σ₁, in the second update
     cdef const float *query_map = p.maps + chunk * p.maps_step
     cdef const float *linear_map = query_map + e * IMAGE_CHUNK
-    cdef const float *key_map = linear_map + p.basis_rows * IMAGE_CHUNK
+    cdef const float *key_map = linear_map + p.out_rows * IMAGE_CHUNK
     cdef const float *value_map = key_map + e * IMAGE_CHUNK
     cdef const float *query_pe = p.pe + chunk * p.pe_step
     cdef const float *key_pe = query_pe + e * IMAGE_CHUNK

@@ -1,4 +1,4 @@
-"""A plan: the decoder's steps, recorded once and run many times, as FFTW plans a transform."""
+"""Plans: steps of the mask decoder that are recorded once and run many times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def _step(kernel: Callable[Concatenate[Recorder, P], R]) -> Callable[Concatenate[Recorder, P], R]:
-    """The kernel as a method of Plan, whose errors begin with the step's number and name."""
+    """Make a kernel a method of Plan. The messages of its errors start with the step's number and name."""
 
     @functools.wraps(kernel)
     def method(plan: Recorder, *arguments: P.args, **options: P.kwargs) -> R:
@@ -27,19 +27,19 @@ def _step(kernel: Callable[Concatenate[Recorder, P], R]) -> Callable[Concatenate
 
 
 class Plan(Recorder):
-    """Steps of the decoder on arrays that one arena holds.
+    """Steps of the mask decoder, recorded once and run many times.
 
-    Each method below records a step and returns the Array, or the Maps, that the step will write. `compile` places the
-    arrays, `run` runs the steps on what the caller gives, and `view` returns results.
+    A method such as `linear` records a step and returns the Array or the Maps that the step will write. `compile`
+    places all arrays in one block of memory, `run` runs the steps on the caller's arrays, and `view` returns a result.
     """
 
-    # Of tokens, Arrays (P, T, C).
+    # Steps on tokens, Arrays (P, T, C).
     linear = _step(token_steps.linear)
     attention = _step(token_steps.attention)
     layer_norm = _step(token_steps.layer_norm)
     add = _step(token_steps.add)
     take = _step(token_steps.take)
-    # Of an image's Maps.
+    # Steps on Maps of an image.
     project = _step(projection.project)
     attend_image = _step(image_attention.attend_image)
     update_image = _step(low_rank_update.update_image)

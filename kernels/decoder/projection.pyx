@@ -1,4 +1,4 @@
-"""Packed rows of weights, and the step that projects an image's tokens to channel-major maps."""
+"""Packed rows of weights, and a step of plans that projects image tokens to channel-major maps."""
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,13 @@ import_runtime()
 
 
 class PackedRows(NamedTuple):
-    """The left matrix (M, K) of products whose columns are pixels: ``rows``, and ``packed`` for the micro-kernels of index ``isa``."""
+    """A weight (M, K) that is the left factor of products. The right factor has one column for each image token.
+
+    Attributes:
+        rows: (M, K) float32.
+        packed: The bytes of rows as packed A.
+        isa: The index of the table of micro-kernels that ``packed`` is made for.
+    """
 
     rows: np.ndarray
     packed: np.ndarray
@@ -21,15 +27,18 @@ class PackedRows(NamedTuple):
 
 
 def pack_rows(rows, *, precision="fp32", isa=None):
-    """Pack a copy of rows.
+    """Pack a weight as the left factor of products with an image.
 
     Args:
-        rows: (M, K) float32.
-        precision: "fp32" or "bf16", of the products.
-        isa: the name of an ISA; by default the ISA in force.
+        rows: (M, K) float32, of which a copy is packed.
+        precision: The precision of the products, "fp32" or "bf16".
+        isa: The name of an ISA, or None for the ISA in force.
 
     Returns:
         PackedRows.
+
+    Raises:
+        ValueError: The precision is unknown, or rows has another shape.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
@@ -45,11 +54,11 @@ def pack_rows(rows, *, precision="fp32", isa=None):
 
 cdef struct project_job:
     const float *x  # (n, c)
-    const float *shift  # NULL for zeros
-    const float *scale  # NULL for no squares
+    const float *shift  # NULL if there is no shift
+    const float *scale  # NULL if |x₁|² and |x₂|² are not wanted
     const float *zeros
     map_rows rows  # (m, c)
-    const float *added  # (chunks, added_rows, IMAGE_CHUNK), NULL for none
+    const float *added  # (chunks, added_rows, IMAGE_CHUNK), or NULL
     float *y  # (chunks, maps, IMAGE_CHUNK)
     int64_t n, c, maps, added_channels, added_rows
     float *shifted  # (IMAGE_CHUNK, c)
@@ -58,19 +67,19 @@ cdef struct project_job:
 
 
 def project(plan, x, rows, added=None, *, shift=None, scale=None):
-    """y = rows·(x + shift)ᵀ + added: a linear layer whose result is channel-major.
+    """y = rows·(x + shift)ᵀ + added: a linear layer with a channel-major result.
 
     Args:
-        plan: a Recorder.
-        x: Array (1, N, C), an image's tokens.
+        plan: The Recorder.
+        x: Array (1, N, C), the tokens of an image.
         rows: PackedRows (M, C).
-        added: Maps of at most M channels, which are added to the first channels of y.
-        shift: (C,) float32; None for zeros.
-        scale: (C,) float32, for two more channels, |x₁|² and |x₂|² of x₁ = (x + shift)C and x₂ = (x₁∘scale)C. C subtracts a
-            token's mean.
+        added: Maps with at most M channels. They are added to the first channels of y.
+        shift: (C,) float32, or None for zeros.
+        scale: (C,) float32, or None. With a scale, y gets two more channels, |x₁|² and |x₂|², where x₁ = c(x + shift),
+            x₂ = c(x₁∘scale), and c(·) subtracts a token's mean.
 
     Returns:
-        Maps of M channels, or M + 2.
+        Maps with M channels, or M + 2 with a scale.
     """
     cdef project_job p
     memset(&p, 0, sizeof(p))
@@ -104,7 +113,7 @@ cdef void project_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void project_chunk(void *job, int64_t chunk) noexcept nogil:
-    """Project a chunk's tokens, which are packed like the rows of a weight and become the columns of the product."""
+    """Project the tokens of a chunk. The tokens are packed as B and become the columns of the product."""
     cdef const project_job *p = <const project_job *>job
     cdef const micro *u = p.rows.u
     cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns

@@ -1,7 +1,7 @@
-"""Steps that are recorded once and run many times, by one team of threads, on arrays in one arena.
+"""Steps that are recorded once and run many times, by one team of threads, on arrays in one block of memory (the arena).
 
-The steps run in the order in which they were recorded. Neighbours that do not depend on one another form a phase; the threads share
-the units of a phase, and wait for one another at its end.
+The steps run in the order of recording. Neighbouring steps that do not depend on each other form a phase. The threads share the units of
+a phase and wait at its end.
 """
 import math
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-cdef int64_t LINE = 16  # floats of a cache line, to which arrays and jobs are aligned
+cdef int64_t LINE = 16  # floats in a cache line; arrays and jobs start at a cache line
 
 cdef struct step:
     unit_function run
@@ -31,14 +31,26 @@ cdef struct step:
 
 
 class Array(NamedTuple):
-    """A float32 array of a plan."""
+    """A float32 array of a plan.
+
+    Attributes:
+        number: The position of the array in the plan's list of arrays.
+        shape: The shape.
+    """
 
     number: int
     shape: tuple[int, ...]
 
 
 class Maps(NamedTuple):
-    """Channels ``first`` to ``first`` + ``channels`` - 1 of an image of ``n`` tokens: an Array (⌈n / 256⌉, all channels, 256)."""
+    """Some channels of a channel-major image, stored in chunks of 256 image tokens. A map is one channel of all image tokens.
+
+    Attributes:
+        array: Array (⌈n / 256⌉, all channels, 256).
+        n: The number of image tokens.
+        first: The first channel of ``array`` that belongs to these Maps.
+        channels: The number of channels.
+    """
 
     array: Array
     n: int
@@ -46,29 +58,38 @@ class Maps(NamedTuple):
     channels: int
 
     def rows(self, first: int, count: int) -> Maps:
-        """``count`` of these channels from number ``first`` on."""
+        """Return ``count`` of these channels, starting at channel ``first``.
+
+        Raises:
+            ValueError: The range exceeds these channels.
+        """
         if not 0 <= first <= first + count <= self.channels:
-            raise ValueError(f"maps: expected channels {first} to {first + count - 1}, got {self.channels} channels")
+            raise ValueError(f"maps: expected a range within {self.channels} channels, got first={first}, count={count}")
         return self._replace(first=self.first + first, channels=count)
 
 
 cdef class Recorder:
-    """Records steps and runs them. One thread uses it at a time.
+    """Records steps and runs them. Only one thread may use a Recorder at a time.
 
     Args:
-        isa: the name of the ISA to run on; by default the one in force.
-        threads: how many threads the steps are divided among; results do not depend on it.
+        isa: The name of the ISA, or None for the ISA in force.
+        threads: The number of threads, or None for the default. Results do not depend on it.
+
+    Attributes:
+        isa: The name of the ISA.
+        table: The index of the ISA's float32 micro-kernels.
+        threads: The number of threads.
     """
 
     cdef readonly str isa
-    cdef readonly int table  # the index of the ISA's float32 micro-kernels
+    cdef readonly int table
     cdef readonly int threads
     cdef list _shapes, _steps, _kept
     cdef set _given, _results, _written
-    cdef dict _places  # of arrays in the arena, in floats
-    cdef list _bindings  # (address of a pointer, number of a given array, element)
-    cdef object _arena, _jobs, _compiled, _first, _units  # of each phase the first step and the number of units
-    cdef size_t _scratch  # bytes of a thread
+    cdef dict _places  # number of an array: its position in the arena, in floats
+    cdef list _bindings  # (address of a pointer in a job, number of the given array, index of the element)
+    cdef object _arena, _jobs, _compiled, _first, _units  # _first, _units: each phase's first step and number of units
+    cdef size_t _scratch  # bytes of scratch for each thread
     cdef bint _running
 
     def __init__(self, *, isa=None, threads=None):
@@ -83,24 +104,34 @@ cdef class Recorder:
         return len(self._steps)
 
     def array(self, *shape):
-        """A new array, which a step will write."""
+        """Return a new Array of this shape, which a step will write.
+
+        Raises:
+            RuntimeError: The plan is compiled.
+            ValueError: A length is not a whole number of at least 1.
+        """
         if self._compiled is not None:
             raise RuntimeError("the plan is compiled: no step can be added")
         self._shapes.append(tuple(check.whole(length, "shape", 1) for length in shape))
         return Array(len(self._shapes) - 1, self._shapes[len(self._shapes) - 1])
 
     def given(self, *shape):
-        """A new array, which the caller of each run gives."""
+        """Return a new Array of this shape. The caller of `run` passes a NumPy array for it."""
         array = self.array(*shape)
         self._given.add(array)
         return array
 
     def given_maps(self, channels, n):
-        """As `given`, of maps."""
+        """Return new Maps of an image with ``n`` tokens. The caller of `run` passes a NumPy array for their ``array``."""
         return Maps(self.given((n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, channels, IMAGE_CHUNK), n, 0, channels)
 
     def check(self, x, name, *shapes):
-        """``x``, an Array of one of the shapes. Raises TypeError or ValueError that calls it ``name``."""
+        """Return ``x`` if it is an Array of this plan and has one of the shapes.
+
+        Raises:
+            TypeError: ``x`` is not an Array. The message starts with ``name``.
+            ValueError: ``x`` has another shape or belongs to another plan. The message starts with ``name``.
+        """
         check.instance(x, name, Array)
         if not 0 <= x.number < len(self._shapes) or x.shape != self._shapes[x.number]:
             raise ValueError(f"{name}: expected an Array of this plan, got {x}")
@@ -108,31 +139,40 @@ cdef class Recorder:
         return x
 
     def check_maps(self, x, name, channels, n=None):
-        """``x``, Maps with these channels and tokens; None accepts any number. Raises TypeError or ValueError that calls it ``name``."""
+        """Check that ``x`` is a Maps object of this plan with ``channels`` channels and ``n`` tokens. None accepts any number.
+
+        Raises:
+            TypeError: ``x`` is not a Maps object. The message starts with ``name``.
+            ValueError: The numbers differ, or ``x`` belongs to another plan. The message starts with ``name``.
+        """
         check.instance(x, name, Maps)
         self.check(x.array, name, x.array.shape)
         check.shape((x.channels, x.n), f"{name}, channels and tokens", (channels or "M", n or "N"))
 
     def keep(self, *objects):
-        """Keep what steps point to."""
+        """Keep objects alive as long as the plan, because its steps point to their memory."""
         self._kept += objects
 
     def result(self, array):
-        """Keep an array's memory to the end of a run, for `view`."""
+        """Keep an array until the end of a run, so that `view` can return it. Returns the array.
+
+        Raises:
+            RuntimeError: The plan is compiled.
+        """
         if self._compiled is not None:
-            raise RuntimeError("the plan is compiled: what it keeps is settled")
+            raise RuntimeError("the plan is compiled: no result can be added")
         self._results.add(array.number)
         return array
 
     def record(self, run, layout, job, units, writes):
-        """Add a step; kernels call it by way of record.pxd. Words of the job that are placeholders point to arrays."""
+        """Add a step. Kernels call this method through `record` in record.pxd. Placeholders in the job stand for pointers to arrays."""
         PyCapsule_GetPointer(run, "mobilesam.kernels.unit")
         words = enumerate(np.frombuffer(job, np.uint64).tolist())
         pointers = [(8 * i, word >> 32 & 0xFFFF, word & 0xFFFFFFFF) for i, word in words if word >> 48 == PLACEHOLDER]
         self._steps.append((run, layout, job, units, pointers, frozenset(writes)))
 
     def compile(self):
-        """Place the arrays and the jobs; no step can be added then."""
+        """Place the arrays and the jobs in memory. Afterwards no step can be added. Returns the plan."""
         phases = self._phases()
         self._written = {number for step in self._steps for number in step[5]}
         self._place(phases)
@@ -162,7 +202,7 @@ cdef class Recorder:
         return self
 
     def _phases(self):
-        """Divide the steps into phases: within a phase no step reads or writes an array that another one writes."""
+        """Divide the steps into phases. Within a phase, no step reads or writes an array that another step writes."""
         phases, written, used = [], set(), set()
         for i, (_, _, _, _, pointers, writes) in enumerate(self._steps):
             uses = {number for _, number, _ in pointers} | writes
@@ -175,7 +215,7 @@ cdef class Recorder:
         return phases
 
     def _place(self, phases):
-        """Each array in the first gap of the arena that is free from the first phase that uses it to the last."""
+        """Place each array in the first gap of the arena that is free from the array's first phase to its last."""
         uses = [(number, phase) for phase, steps in enumerate(phases) for i in steps for _, number, _ in self._steps[i][4]]
         last_use = {**dict(uses), **dict.fromkeys(self._results, len(phases))}
         given = {array.number for array in self._given}
@@ -186,7 +226,7 @@ cdef class Recorder:
             size = round_up(math.prod(self._shapes[number]), LINE) + (LINE if rt.guards else 0)
             place = 0
             for begin, end, its_last in sorted(placed):
-                if its_last >= first or rt.guards:  # guards would be overwritten: no memory is used twice
+                if its_last >= first or rt.guards:  # with guards, arrays share no memory, because they would overwrite guards
                     if place + size <= begin:
                         break
                     place = max(place, end)
@@ -198,7 +238,7 @@ cdef class Recorder:
             self._arena.view(np.uint8)[:] = ARENA_PATTERN
 
     def _overrun(self):
-        """Whether the guard behind some array has been written to."""
+        """Return whether a step has overwritten the guard behind an array."""
         guards = (self._arena[place + round_up(math.prod(self._shapes[number]), LINE) :][:LINE].view(np.uint8)
                   for number, place in self._places.items())
         return any((guard != ARENA_PATTERN).any() for guard in guards)
@@ -207,12 +247,15 @@ cdef class Recorder:
         """Run the steps.
 
         Args:
-            given: for each Array that `given` has made, a C-contiguous float32 NumPy array of the same shape.
+            given: A C-contiguous float32 NumPy array for each Array that `given` or `given_maps` has made, of the same shape.
 
-        Raises TypeError or ValueError that names the array by its number, MemoryError, and RuntimeError where another thread runs
-        the plan.
+        Raises:
+            TypeError: A value is not a float32 NumPy array. The message has the array's number.
+            ValueError: An array is missing, unknown, of another shape, not contiguous, or not writeable although a step writes it.
+            RuntimeError: The plan is not compiled, or another thread runs it.
+            MemoryError: There is no memory for scratch buffers.
         """
-        cdef int overruns, nthreads = resolve(self.threads)  # one in a forked child
+        cdef int overruns, nthreads = resolve(self.threads)  # 1 in a forked child
         cdef const float[::1] view
         if self._compiled is None:
             raise RuntimeError("the plan is not compiled")
@@ -224,7 +267,7 @@ cdef class Recorder:
         for array, value in given.items():
             value = check.in_place(value, f"given[{array.number}]", array.shape)
             if array.number in self._written and not value.flags.writeable:
-                raise ValueError(f"given[{array.number}]: expected a writeable array, which a step fills")
+                raise ValueError(f"given[{array.number}]: expected a writeable array, because a step writes it")
             view = value.reshape(-1)
             starts[array.number] = <uintptr_t>&view[0]
         if self._running:
@@ -244,15 +287,19 @@ cdef class Recorder:
             self._running = False
 
     def view(self, array):
-        """A result, until the next run."""
+        """Return a result, a view of the arena. The next run overwrites it.
+
+        Raises:
+            ValueError: The array was not passed to `result`.
+        """
         if array.number not in self._results:
-            raise ValueError(f"array: expected one that `result` has kept, got {array}")
+            raise ValueError(f"array: expected an array that was passed to `result`, got {array}")
         place = self._places[array.number]
         return self._arena[place : place + math.prod(array.shape)].reshape(array.shape)
 
 
 cdef memory_of_floats(int64_t count):
-    """An array of floats that begins at a cache line."""
+    """Return an array of ``count`` floats that starts at a cache line."""
     taken = memory.empty((count + LINE,))
     cdef float[::1] view = taken
     cdef int64_t first = (-(<uintptr_t>&view[0]) % (4 * LINE)) // 4
@@ -261,7 +308,7 @@ cdef memory_of_floats(int64_t count):
 
 cdef int run_phases(const step *steps, const int64_t *first, const int64_t *units, int64_t phases, char *memory, size_t bytes,
                     int threads) noexcept nogil:
-    """Returns how many units wrote past the end of a buffer, as far as guards tell."""
+    """Run all phases. Returns the number of units that wrote past the end of a buffer, or 0 without guards."""
     cdef int64_t phase, unit
     cdef int overrun = 0
     with parallel(num_threads=threads):
@@ -272,7 +319,10 @@ cdef int run_phases(const step *steps, const int64_t *first, const int64_t *unit
 
 
 cdef bint run_unit(const step *s, int64_t unit, void *own) noexcept nogil:
-    """Run unit ``unit`` of a phase, whose steps begin with s and whose units are numbered step after step."""
+    """Run one unit of a phase. Returns whether the unit wrote past the end of a buffer.
+
+    The phase's first step is ``s``. Its units have the numbers from 0 on, and the next step's units follow.
+    """
     while unit >= s.units:
         unit -= s.units
         s += 1

@@ -1,4 +1,4 @@
-"""Steps on token arrays, of prompts or of an image: linear layers, attention, LayerNorm, sums, and the choice of rows."""
+"""Steps of plans on tokens of prompts or of an image: linear layers, attention, LayerNorm, sums, and selection of tokens."""
 import math
 
 import numpy as np
@@ -13,20 +13,22 @@ from mobilesam.kernels.core import isa as isas
 import_runtime()
 
 cdef enum:
-    QUERIES = 64  # queries in a unit of attention
-    ROWS = 4  # rows in a unit of layer_norm and add
+    QUERIES = 64  # queries in a unit of the step `attention`
+    ROWS = 4  # rows in a unit of the steps `layer_norm` and `add`
 
 
 def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=1.0, in_place=False):
     """y = act(x · weightᵀ + bias + residual) · scale.
 
     Args:
-        plan: a Recorder.
+        plan: The Recorder.
         x: Array (..., K).
-        weight: (N, K) float32, or Panels of that shape, packed for the plan's ISA; bias: (N,) float32.
+        weight: (N, K) float32, or Panels (N, K) that are packed for the plan's ISA.
+        bias: (N,) float32, or None.
         activation: None, "gelu" or "relu".
-        residual: Array (..., N).
-        in_place: whether y replaces the residual, in its memory.
+        residual: Array (..., N), or None.
+        scale: The factor of the result, a number.
+        in_place: Whether y overwrites the residual.
 
     Returns:
         Array (..., N).
@@ -57,22 +59,24 @@ cdef struct attention_job:
     const float *k  # (prompts, n, e)
     const float *v
     float *y  # (prompts, m, e)
-    int64_t m, n, e, heads, blocks  # blocks of queries of a prompt
-    float *queries  # (columns/NR, d, NR), columns: QUERIES in whole panels
-    float *values  # (n, d in whole panels)
-    float *scores  # (n, columns), a column for each query
+    int64_t m, n, e, heads, blocks  # blocks: units of a prompt, QUERIES queries each
+    float *queries  # packed B (columns/NR, d, NR); columns is the number of queries, rounded up to whole panels
+    float *values  # (n, d rounded up to whole panels)
+    float *scores  # (n, columns), one column for each query
 
 
 def attention(plan, q, k, v, *, heads):
-    """y_h = softmax(q_h k_hᵀ) v_h, heads concatenated, of each prompt by itself; for few keys.
+    """y_h = softmax(q_h k_hᵀ) v_h for each head h, within each prompt. This step is for few keys.
 
     Args:
-        plan: a Recorder.
-        q: Array (P, M, E), scaled by d^−½, d = E / heads.
-        k, v: Arrays (P, N, E).
+        plan: The Recorder.
+        q: Array (P, M, E) for P prompts, already scaled by 1/√d with d = E / heads channels in a head.
+        k: Array (P, N, E).
+        v: Array (P, N, E).
+        heads: The number of heads.
 
     Returns:
-        Array (P, M, E).
+        Array (P, M, E), the results of all heads side by side.
 
     Source: ``Attention`` in the reference's modeling/transformer.py.
     """
@@ -100,7 +104,7 @@ cdef void attention_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void attend_block(void *job, int64_t unit) noexcept nogil:
-    """Attend for QUERIES queries of one prompt, with all heads while rows of q and y are in L2."""
+    """Compute all heads for QUERIES queries of one prompt, while the rows of q and y are in L2."""
     cdef const attention_job *p = <const attention_job *>job
     cdef int64_t h
     for h in range(p.heads):
@@ -108,7 +112,7 @@ cdef void attend_block(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void attend_head(const attention_job *p, int64_t prompt, int64_t first, int64_t channel) noexcept nogil:
-    """Attend with the head that begins at ``channel``, for the queries from ``first`` on, which lie along the vectors."""
+    """Compute the head that starts at ``channel``, for QUERIES queries from ``first`` on. Queries lie along the vectors."""
     cdef const micro *u = p.u
     cdef int64_t d = p.e // p.heads, nr = u.nr, wide = round_up(d, nr), i
     cdef int64_t count = min(QUERIES, p.m - first), columns = round_up(count, nr)
@@ -132,11 +136,11 @@ cdef void attend_head(const attention_job *p, int64_t prompt, int64_t first, int
 cdef struct rows_job:
     const micro *u
     const float *x  # (m, c)
-    const float *added  # of a sum, (m, c) or (c)
-    int64_t step  # from a row of it to the next
+    const float *added  # (m, c) or (c), for `add`
+    int64_t step  # floats between two rows of ``added``: c, or 0 for a single row
     float *y
-    const float *weight  # (c), of a norm
-    const float *bias
+    const float *weight  # (c), for `layer_norm`
+    const float *bias  # (c), for `layer_norm`
     float eps
     int64_t m, c
 
@@ -149,9 +153,18 @@ cdef rows_job new_rows(plan, x) except *:
 
 
 def layer_norm(plan, x, weight, bias, *, eps=1e-5, in_place=False):
-    """y = (x − mean) / sqrt(var + eps) · weight + bias over the last axis, as ``torch.nn.LayerNorm``: x and y Arrays (..., C).
+    """y = (x − mean) / sqrt(var + eps) · weight + bias over the last axis, like ``torch.nn.LayerNorm``.
 
-    in_place: whether y replaces x, in its memory.
+    Args:
+        plan: The Recorder.
+        x: Array (..., C).
+        weight: (C,) float32.
+        bias: (C,) float32.
+        eps: A number, added to the variance.
+        in_place: Whether y overwrites x.
+
+    Returns:
+        Array (..., C).
     """
     plan.check(x, "x", (None, "C"))
     weight, bias = check.array(weight, "weight", (x.shape[-1],)), check.array(bias, "bias", (x.shape[-1],))
@@ -175,7 +188,16 @@ cdef void norm_block(void *job, int64_t unit) noexcept nogil:
 
 
 def add(plan, x, other):
-    """y = x + other. x: Array (..., C); other: Array of x's shape, or (C,)."""
+    """y = x + other.
+
+    Args:
+        plan: The Recorder.
+        x: Array (..., C).
+        other: Array (..., C) or (C,).
+
+    Returns:
+        Array (..., C).
+    """
     plan.check(x, "x", (None, "C"))
     plan.check(other, "other", x.shape, x.shape[-1:])
     cdef rows_job p = new_rows(plan, x)
@@ -197,16 +219,16 @@ cdef struct take_job:
     const float *x  # (prompts, tokens, c)
     float *y  # (prompts, count, c)
     int64_t tokens, c, count
-    const int64_t *numbers  # (count), of rows of x
+    const int64_t *numbers  # (count), numbers of tokens of x
 
 
 def take(plan, x, numbers):
-    """y[p, i] = x[p, numbers[i]]: some tokens of every prompt.
+    """y[p, i] = x[p, numbers[i]]: the selected tokens of every prompt.
 
     Args:
-        plan: a Recorder.
+        plan: The Recorder.
         x: Array (P, T, C).
-        numbers: which tokens, from 0 on.
+        numbers: The numbers of the tokens, each from 0 to T - 1.
 
     Returns:
         Array (P, len(numbers), C).

@@ -1,4 +1,4 @@
-"""The step that upscales the image and draws the masks, in one pass. Pixels lie along the vectors."""
+"""A step of plans: upscales the image and computes the masks, in one pass. Image tokens lie along the vectors."""
 from decoder.record cimport *
 
 from mobilesam.kernels.core import check
@@ -6,16 +6,16 @@ from mobilesam.kernels.decoder.projection import PackedRows
 
 import_runtime()
 
-# Pixels of a unit. PIXELS is a multiple of every ISA's panel width and divides IMAGE_CHUNK; 256 channels of PIXELS pixels are 64 KB,
-# which stay in L2.
-cdef int64_t PIXELS = 64
+# Image tokens of a unit. TOKENS is a multiple of the panel width of every ISA and divides IMAGE_CHUNK. 256 channels of TOKENS tokens
+# take 64 KB, which stay in L2.
+cdef int64_t TOKENS = 64
 
 cdef struct upscale_job:
-    map_rows last  # (4*c1, rank), of an update; else rank 0
+    map_rows last  # (4*c1, rank), the first convolution of the basis; without an update the rank is 0
     const float *maps  # (4*c1, IMAGE_CHUNK) of the first chunk
     const float *basis  # (rank, STRIDE) of the first chunk
-    const float *scale  # (IMAGE_CHUNK) of the first chunk, NULL for 1
-    int64_t maps_step, basis_step  # floats from a chunk to the next
+    const float *scale  # (IMAGE_CHUNK) of the first chunk, 1/σ; NULL without an update
+    int64_t maps_step, basis_step  # floats between the starts of two chunks
     const float *shift  # (4*c1)
     const float *norm_weight
     const float *norm_bias
@@ -25,33 +25,36 @@ cdef struct upscale_job:
     float *y  # (masks, 4*height, 4*width)
     int64_t height, width, masks, c2
     float eps
-    float *z  # (4*c1, PIXELS)
-    float *middle  # (c1, PIXELS)
-    float *fine  # (4*c2, PIXELS)
-    float *drawn  # (masks, 4, 4, PIXELS)
+    float *z  # (4*c1, TOKENS)
+    float *middle  # (c1, TOKENS)
+    float *fine  # (4*c2, TOKENS)
+    float *drawn  # (masks, 4, 4, TOKENS)
     float *panels
     float *basis_panels
 
 
 def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *, update=None, eps=1e-6):
-    """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(z)), w2) + b2), where z is a first transposed convolution.
+    """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(z)), w2) + b2), where z is the result of the first transposed convolution.
 
-    Both convolutions are 2×2 with stride 2. Neither upscaled map is written: a token of the image becomes 4×4 pixels of every mask.
+    Both convolutions are 2×2 with stride 2. No upscaled image is stored: each image token gives 4×4 pixels of every mask.
 
     Args:
-        plan: a Recorder.
-        x: Maps of 4·C1 channels, products of the image's tokens with the first convolution's weight, rows (i, j, o).
-        size: (H, W), of the image's tokens.
-        norm_weight, norm_bias: (C1,) of the LayerNorm2d.
-        w2: PackedRows (4·C2, C1), rows (i, j, o): the second convolution's (OC, 2, 2, C) with its axes moved.
-        b2: (C2,).
+        plan: The Recorder.
+        x: Maps with 4·C1 channels, the image tokens times the first convolution's weight. Channels are ordered (i, j, o) for row i
+            and column j of the 2×2 pixels and output channel o.
+        size: (H, W), the number of image tokens along each axis.
+        norm_weight: (C1,) float32, of the LayerNorm2d.
+        norm_bias: (C1,) float32, of the LayerNorm2d.
+        w2: PackedRows (4·C2, C1), the second convolution's weight with rows ordered (i, j, o).
+        b2: (C2,) float32, the second convolution's bias.
         hyper: Array (M, C2), the outputs of the hypernetworks.
-        shift: (4·C1,).
-        update: None, for z = x + shift. Or three Arrays of one prompt in an UpdatedImage: its data (chunks, rows, STRIDE), and its
-            ``last``, (4·C1, rank) and packed. Then z = scale∘(x + last·basis) + shift.
+        shift: (4·C1,) float32, added to z.
+        update: None for z = x + shift. In the low-rank form, three Arrays of one prompt, which UpdatedImage describes: its data
+            (chunks, rows, STRIDE), its last (4·C1, rank), and the packed last. Then z = scale∘(x + last·basis) + shift.
+        eps: The LayerNorm2d's eps.
 
     Returns:
-        Array (M, 4H, 4W) of logits, which the caller of each run gives.
+        Array (M, 4H, 4W) of mask logits. The caller of `run` passes the NumPy array that receives them.
 
     Source: ``output_upscaling`` and ``predict_masks`` in the reference's modeling/mask_decoder.py.
     """
@@ -73,73 +76,76 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
         plan.check(data, "update", (chunks_of(n), "rows", STRIDE))
         plan.check(last, "update", (4 * c1, "rank"))
         if last.shape[1] >= data.shape[1]:
-            raise ValueError(f"update: expected less than {data.shape[1]} rows of a basis, got {last.shape[1]}")
+            raise ValueError(f"update: expected fewer than {data.shape[1]} basis rows, got {last.shape[1]}")
         p.last.m, p.last.k, p.last.lda, p.basis_step = 4 * c1, last.shape[1], last.shape[1], data.shape[1] * STRIDE
         plan.check(packed, "update", (max(1, operand_floats_of(p.last.u, p.last.m, p.last.k)),))
         p.scale, p.basis, p.last.a, p.last.operand = address(data), address(data, STRIDE), address(last), address(packed)
     y = plan.given(p.masks, 4 * p.height, 4 * p.width)
     p.hyper, p.y = address(hyper), address(y)
     plan.keep(w2, norm_weight, norm_bias, b2, shift)
-    record(plan, upscale_block, upscale_layout, &p, sizeof(p), (n + PIXELS - 1) // PIXELS, [y])
+    record(plan, upscale_block, upscale_layout, &p, sizeof(p), (n + TOKENS - 1) // TOKENS, [y])
     return y
 
 
 cdef int64_t panel_floats(const map_rows *rows) noexcept nogil:
-    return PIXELS // rows.u.weight.columns * panel_words(rows.u, rows.k, False)
+    return TOKENS // rows.u.weight.columns * panel_words(rows.u, rows.k, False)
 
 
 cdef void upscale_layout(void *job, arena *scratch) noexcept nogil:
     cdef upscale_job *p = <upscale_job *>job
-    p.z = take_floats(scratch, p.last.m * PIXELS)
-    p.middle = take_floats(scratch, p.w2.k * PIXELS)
-    p.fine = take_floats(scratch, p.w2.m * PIXELS)
-    p.drawn = take_floats(scratch, 16 * p.masks * PIXELS)
+    p.z = take_floats(scratch, p.last.m * TOKENS)
+    p.middle = take_floats(scratch, p.w2.k * TOKENS)
+    p.fine = take_floats(scratch, p.w2.m * TOKENS)
+    p.drawn = take_floats(scratch, 16 * p.masks * TOKENS)
     p.panels = take_floats(scratch, panel_floats(&p.w2))
     p.basis_panels = take_floats(scratch, panel_floats(&p.last))
 
 
 cdef void upscale_block(void *job, int64_t unit) noexcept nogil:
-    """Upscale PIXELS tokens: for each of a token's four pixels of z the norm, the product and the masks' four pixels."""
+    """Upscale TOKENS image tokens. An image token has four pixels in z, and each of these gives four pixels of every mask."""
     cdef const upscale_job *p = <const upscale_job *>job
     cdef const micro *u = p.w2.u
-    cdef int64_t first = unit * PIXELS, chunk = first // IMAGE_CHUNK, at = first % IMAGE_CHUNK, c1 = p.w2.k, i, q
+    cdef int64_t first = unit * TOKENS, chunk = first // IMAGE_CHUNK, at = first % IMAGE_CHUNK, c1 = p.w2.k, i, q
     cdef const float *z = p.maps + chunk * p.maps_step + at
     cdef gemm_args g
     cdef norm_columns_args norm
     cdef draw_args draw
     norm.ldx, norm.scale = IMAGE_CHUNK, NULL
     if p.last.k:
-        pack_map_columns(u, p.last.k, PIXELS, p.basis + chunk * p.basis_step + at, STRIDE, p.basis_panels)
-        g = of_maps(&p.last, p.basis_panels, PIXELS)
-        g.residual, g.ldr, g.y, g.ldy = z, IMAGE_CHUNK, p.z, PIXELS
+        pack_map_columns(u, p.last.k, TOKENS, p.basis + chunk * p.basis_step + at, STRIDE, p.basis_panels)
+        g = of_maps(&p.last, p.basis_panels, TOKENS)
+        g.residual, g.ldr, g.y, g.ldy = z, IMAGE_CHUNK, p.z, TOKENS
         map_product(&p.last, &g)
-        z, norm.ldx, norm.scale = p.z, PIXELS, p.scale + chunk * p.basis_step + at
-    norm.m, norm.n, norm.y, norm.ldy = c1, PIXELS, p.middle, PIXELS
+        z, norm.ldx, norm.scale = p.z, TOKENS, p.scale + chunk * p.basis_step + at
+    norm.m, norm.n, norm.y, norm.ldy = c1, TOKENS, p.middle, TOKENS
     norm.weight, norm.bias, norm.eps, norm.act = p.norm_weight, p.norm_bias, p.eps, ACT_GELU
-    draw.m, draw.n, draw.channels, draw.ldx, draw.bias, draw.w, draw.ldy = p.masks, PIXELS, p.c2, PIXELS, p.b2, p.hyper, 16 * PIXELS
+    draw.m, draw.n, draw.channels, draw.ldx, draw.bias, draw.w, draw.ldy = p.masks, TOKENS, p.c2, TOKENS, p.b2, p.hyper, 16 * TOKENS
     for i in range(4):
         norm.x, norm.shift = z + i * c1 * norm.ldx, p.shift + i * c1
         u.norm_columns(&norm)
-        pack_map_columns(u, c1, PIXELS, p.middle, PIXELS, p.panels)
-        g = of_maps(&p.w2, p.panels, PIXELS)
-        g.y, g.ldy = p.fine, PIXELS
+        pack_map_columns(u, c1, TOKENS, p.middle, TOKENS, p.panels)
+        g = of_maps(&p.w2, p.panels, TOKENS)
+        g.y, g.ldy = p.fine, TOKENS
         map_product(&p.w2, &g)
         for q in range(4):
-            draw.x = p.fine + q * p.c2 * PIXELS
-            draw.y = p.drawn + (4 * (2 * (i >> 1) + (q >> 1)) + 2 * (i & 1) + (q & 1)) * PIXELS
+            draw.x = p.fine + q * p.c2 * TOKENS
+            draw.y = p.drawn + (4 * (2 * (i >> 1) + (q >> 1)) + 2 * (i & 1) + (q & 1)) * TOKENS
             u.draw_columns(&draw)
     for i in range(p.masks * 4):
-        write_line(p, p.drawn + i * 4 * PIXELS, first, min(PIXELS, p.height * p.width - first), i)
+        write_line(p, p.drawn + i * 4 * TOKENS, first, min(TOKENS, p.height * p.width - first), i)
 
 
 cdef inline void write_line(const upscale_job *p, const float *drawn, int64_t first, int64_t count, int64_t line) noexcept nogil:
-    """Write line ``line`` % 4 of the 4×4 pixels of ``count`` tokens, drawn as (4, PIXELS), to the mask ``line`` // 4."""
+    """Write one of the four lines of the 4×4 pixels of ``count`` image tokens to a mask.
+
+    ``drawn`` (4, TOKENS) has the pixels of line ``line`` % 4 of mask ``line`` // 4. ``first`` is the first image token.
+    """
     cdef int64_t h = first // p.width, w = first % p.width, i, j
     cdef float *y
     for i in range(count):
         y = p.y + ((line // 4 * p.height + h) * 4 + line % 4) * 4 * p.width + 4 * w
         for j in range(4):
-            y[j] = drawn[j * PIXELS + i]
+            y[j] = drawn[j * TOKENS + i]
         w += 1
         if w == p.width:
             h, w = h + 1, 0

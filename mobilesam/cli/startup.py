@@ -64,9 +64,9 @@ def read_and_load(
         A future of the photo, and the network. The network's layers continue to load while the image is encoded.
     """
     from ..images.photo import read_photo
-    from ..util.deferred import by_the_way
+    from ..util.deferred import in_background
 
-    reading = by_the_way(lambda: read_photo(image))
+    reading = in_background(lambda: read_photo(image))
     from ..network.loading import load_network  # imported while the photo is read
 
     return reading, load_network(weights, threads, precision, in_order=True)

@@ -1,4 +1,4 @@
-"""The mask decoder's plans: one that answers prompts, and one that draws masks from an answer."""
+"""The two kinds of plans of the mask decoder: a plan decodes prompts, and another draws masks from its results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ T = TypeVar("T")
 
 
 class PlanCache(Generic[T]):
-    """The ``limit`` plans that were used last, by key. A plan that is taken belongs to one thread until it is given
-    back."""
+    """At most ``limit`` unused plans by key. A thread takes a plan out of the cache, uses it, and gives it back."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._plans, self._lock = limit, list[tuple[object, T]](), ForkSafeLock()
 
     def take(self, key: object, make: Callable[[], T]) -> T:
-        """A plan that no other thread has; recorded where none waits."""
+        """Return an unused plan with this key. If there is none, return a new plan from ``make``."""
         with self._lock:
             for i in reversed(range(len(self._plans))):
                 if self._plans[i][0] == key:
@@ -34,79 +33,102 @@ class PlanCache(Generic[T]):
         return make()
 
     def give(self, key: object, plan: T) -> None:
-        """Give back a plan that was taken."""
+        """Put a plan back into the cache. If the cache is full, drop the plan that was given back first."""
         with self._lock:
             self._plans.append((key, plan))
             del self._plans[: -self._limit]
 
 
-class Answer:
-    """A plan that answers P prompts, tokens (P, T, 256).
+class DecodePlan:
+    """A plan that decodes P prompts of T tokens. It computes the scores and all that drawing the masks needs.
 
-    scores: (P, 1, 4), of all mask tokens. hyper: the outputs (P, 1, 32) of the hypernetworks of the W mask tokens
-    ``wanted``.
+    Attributes:
+        plan: the compiled plan.
+        image: the image's side of the plan.
+        runs: the number of runs so far.
     """
 
     def __init__(
         self, plan: Plan, tokens: Array, image: PlannedImage, scores: Array, hyper: Sequence[Array], wanted: range
     ) -> None:
+        """Compile the plan.
+
+        Args:
+            plan: the recorded steps.
+            tokens: given Array (P, T, 256).
+            image: the image's side of the plan.
+            scores: Array (P, 1, 4), the scores of all mask tokens.
+            hyper: the output (P, 1, 32) of the hypernetwork of each wanted mask token.
+            wanted: numbers of the mask tokens that are candidates.
+        """
         self.runs, self.plan, self.image, self._wanted = 0, plan, image, slice(wanted.start, wanted.stop)
         self._tokens, self._scores, self._hyper = tokens, plan.result(scores), [plan.result(row) for row in hyper]
         self._results = [plan.result(array) for array in image.results()]
         plan.compile()
 
-    def candidates(self, image: DecoderImage, tokens: F32, drawings: PlanCache[Drawing]) -> Iterator[Candidates]:
-        """The candidates of each prompt. The candidates of one run are to be drawn before the next run."""
+    def candidates(self, image: DecoderImage, tokens: F32, draw_plans: PlanCache[DrawPlan]) -> Iterator[Candidates]:
+        """Run the plan and yield the candidates of each prompt. They can be drawn until the next run."""
         given = self.image.given(image)
-        self.runs += 1  # before the run, which overwrites the arrays that earlier candidates are drawn from
+        self.runs += 1  # before the run, because the run overwrites the arrays of earlier candidates
         self.plan.run({self._tokens: tokens, **given})
         scores = self.plan.view(self._scores).copy()
         hyper = np.concatenate([self.plan.view(row) for row in self._hyper], axis=1)
         shared = [given[array] for array in self.image.shared]
         results = [self.plan.view(array) for array in self._results]
         for i in range(len(tokens)):
-            drawn_from = [*shared, *(result[i] for result in results)]
-            yield Candidates(scores[i, 0, self._wanted], hyper[i], drawn_from, self, self.runs, drawings)
+            sources = [*shared, *(result[i] for result in results)]
+            yield Candidates(scores[i, 0, self._wanted], hyper[i], sources, self, self.runs, draw_plans)
 
 
-class Drawing:
-    """A plan that draws ``count`` masks, from the image that a prompt has updated in another plan."""
+class DrawPlan:
+    """A plan that draws ``count`` masks from the results of a DecodePlan: upscaling, and products with ``hyper``."""
 
     def __init__(self, image: PlannedImage, count: int, like: Plan) -> None:
         self._plan = Plan(isa=like.isa, threads=like.threads)
         hyper = self._plan.given(count, EMBED_DIM // 8)
-        drawn_from, masks = image.draw(self._plan, hyper)
+        sources, masks = image.draw(self._plan, hyper)
         self._plan.compile()
-        self._given = masks, hyper, *drawn_from
+        self._given = masks, hyper, *sources
 
-    def __call__(self, hyper: F32, drawn_from: list[F32]) -> F32:
+    def __call__(self, hyper: F32, sources: list[F32]) -> F32:
         masks = kernels.empty((len(hyper), LOW_RES, LOW_RES))
-        self._plan.run(dict(zip(self._given, (masks, hyper, *drawn_from), strict=True)))
+        self._plan.run(dict(zip(self._given, (masks, hyper, *sources), strict=True)))
         return masks
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """The masks that would answer a prompt, with their scores (C,). They are not drawn yet."""
+    """The K candidate masks of a prompt, which are drawn on demand.
+
+    Attributes:
+        scores: (K,), the predicted IoU of each candidate.
+    """
 
     scores: F32
-    _hyper: F32  # (C, 32)
-    _drawn_from: list[F32]
-    _answer: Answer
-    _run: int
-    _drawings: PlanCache[Drawing]
+    _hyper: F32  # (K, 32)
+    _sources: list[F32]  # the arrays that masks are drawn from
+    _decode_plan: DecodePlan
+    _run: int  # the number of the run of _decode_plan that has computed this prompt
+    _draw_plans: PlanCache[DrawPlan]
 
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
-        """low_res (W, 256, 256) of the ``wanted`` candidates, by their place in ``scores``; of all by default.
+        """Draw masks.
 
-        Raises RuntimeError if other prompts have been answered in between.
+        Args:
+            wanted: indices into ``scores``. None draws all candidates.
+
+        Returns:
+            The mask logits (W, 256, 256) of the W wanted candidates.
+
+        Raises:
+            RuntimeError: the plan has already decoded other prompts.
         """
         hyper = self._hyper if wanted is None else self._hyper[list(wanted)]
-        image, plan = self._answer.image, self._answer.plan
-        key = type(image), tuple(array.shape for array in self._drawn_from), len(hyper)
-        drawing = self._drawings.take(key, lambda: Drawing(image, len(hyper), plan))
-        masks = drawing(hyper, self._drawn_from)
-        self._drawings.give(key, drawing)
-        if self._answer.runs != self._run:
-            raise RuntimeError("candidates: expected to be drawn before the next prompts are answered")
+        image, plan = self._decode_plan.image, self._decode_plan.plan
+        key = type(image), tuple(array.shape for array in self._sources), len(hyper)
+        draw_plan = self._draw_plans.take(key, lambda: DrawPlan(image, len(hyper), plan))
+        masks = draw_plan(hyper, self._sources)
+        self._draw_plans.give(key, draw_plan)
+        if self._decode_plan.runs != self._run:
+            raise RuntimeError("candidates: expected to be drawn before the plan decodes the next prompts")
         return masks

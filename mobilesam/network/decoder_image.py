@@ -1,4 +1,4 @@
-"""The image of a prompt, the interface of its two forms, and the layers that both forms use."""
+"""The image that a prompt is decoded with, the interface of the two forms of the image's side, and shared layers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,20 @@ from ..architecture import EMBED_DIM, EMBED_SIZE
 from ..kernels import Array, Maps, PackedRows, Plan
 from .parameters import F32, Parameters
 
-TOKENS = EMBED_SIZE * EMBED_SIZE  # of an image
+TOKENS = EMBED_SIZE * EMBED_SIZE  # tokens of an image
 
-# What a run of a plan is given.
+# The arrays that the caller passes to a run of a plan.
 Given: TypeAlias = dict[Array, F32]
 
 
 @dataclass(frozen=True, eq=False)
 class DecoderImage:
-    """The image of a prompt.
+    """The image that a prompt is decoded with.
 
-    features: (64, 64, 256). dense: (64, 64, 256), the embedding of the prompt's mask; None for a prompt without one.
-    kept: whether more prompts will want the image, so that what depends on it alone is kept for them.
+    Attributes:
+        features: (64, 64, 256), the image embedding.
+        dense: (64, 64, 256), the embedding of the prompt's mask. None if the prompt has no mask.
+        kept: whether to keep the image's maps for further prompts.
     """
 
     features: F32
@@ -32,49 +34,79 @@ class DecoderImage:
 
 
 class PlannedImage(Protocol):
-    """The image's side of a plan's two-way transformer.
+    """The image's side of the two-way transformer, recorded in a plan.
 
     Attributes:
-        shared: given Arrays of the image that the masks are drawn from, the same for all prompts.
+        shared: the given Arrays that masks are drawn from and that are the same for all prompts of an image.
     """
 
     shared: list[Array]
 
     def attend(self, queries: Array) -> Array:
-        """The heads, concatenated, (P, T, 128) of tokens' queries, scaled, that attend to the image as it is now."""
+        """Record that the tokens of P prompts attend to the current image.
+
+        Args:
+            queries: Array (P, T, 128), already scaled.
+
+        Returns:
+            Array (P, T, 128), the results of all heads side by side.
+        """
 
     def update(self, keys: Array, values: Array) -> None:
-        """The image attends to tokens' keys, scaled, and values (P, T, 128)."""
+        """Record that the image attends to the tokens of P prompts.
+
+        Args:
+            keys: Array (P, T, 128), already scaled.
+            values: Array (P, T, 128).
+        """
 
     def results(self) -> list[Array]:
-        """Arrays that the masks are drawn from besides ``shared``, when all is recorded; axis 0 is the prompt."""
+        """Return the other Arrays that masks are drawn from. Axis 0 is the prompt.
+
+        Requires that all updates are recorded.
+        """
 
     def given(self, image: DecoderImage) -> Given:
-        """The arrays of an image that a run needs."""
+        """Return the image's arrays that a run needs."""
 
     def draw(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
-        """Record, in another plan, the drawing of one prompt's masks (M, 256, 256) by ``hyper`` (M, 32).
+        """Record in another plan how the masks of one prompt are drawn.
 
-        Returns the Arrays that the other plan is given, ``shared`` and one prompt's `results`, and the masks' Array.
+        Args:
+            plan: the other plan.
+            hyper: Array (M, 32), the outputs of the hypernetworks.
+
+        Returns:
+            The given Arrays of the other plan, which take ``shared`` and one prompt's part of `results`, and the Array
+            of the masks (M, 256, 256).
         """
 
 
 class OutputUpscaling:
-    """``output_upscaling`` of the reference: two transposed convolutions with a norm between, each with GELU."""
+    """``output_upscaling`` of the reference: transposed convolution, LayerNorm, GELU, transposed convolution, GELU."""
 
     def __init__(self, p: Parameters) -> None:
         self.conv1, self.norm, self.conv2 = p.transposed("0"), p.norm("1"), p.transposed("3")
         self.shift = np.tile(self.conv1.bias, 4)
 
     def __call__(self, plan: Plan, x: Maps, hyper: Array, shift: F32, update: Sequence[Array] | None = None) -> Array:
-        """Record the upscaling of x, the products of the image's tokens with ``conv1``."""
+        """Record the upscaling and the masks. x has the products of the image tokens with the weight of ``conv1``."""
         return plan.upscale_masks(x, (EMBED_SIZE, EMBED_SIZE), *self.norm, *self.conv2, hyper, shift, update=update)
 
 
 def project(plan: Plan, x: F32, rows: PackedRows, pe: F32 | None = None, channels: int = 0, **vectors: F32) -> F32:
-    """Run `Plan.project`, with its ``vectors``, in an empty plan.
+    """Run the step `project` alone.
 
-    x: (1, 4096, 256). pe: (16, A, 256), of which the first ``channels`` are added. Returns the maps, (16, M, 256).
+    Args:
+        plan: an empty plan.
+        x: (1, 4096, 256), image tokens.
+        rows: (M, 256), the packed weight.
+        pe: (16, A, 256), maps of which the first ``channels`` are added to the result. None adds nothing.
+        channels: number of channels that are added.
+        vectors: the options ``shift`` and ``scale`` of the step.
+
+    Returns:
+        The maps (16, M, 256), or (16, M + 2, 256) with a scale.
     """
     array, added = plan.given(*x.shape), None
     given = {array: x}
@@ -87,5 +119,5 @@ def project(plan: Plan, x: F32, rows: PackedRows, pe: F32 | None = None, channel
 
 
 def tokens_of(x: F32) -> F32:
-    """(64, 64, 256) as (1, 4096, 256)."""
+    """Reshape (64, 64, 256) to (1, 4096, 256), without a copy if the array is contiguous."""
     return x.reshape(1, TOKENS, EMBED_DIM)

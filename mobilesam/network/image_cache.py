@@ -1,4 +1,4 @@
-"""The maps of the images that were last used, which the low-rank form starts from."""
+"""A cache of the maps of recently used images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from .parameters import F32
 
 
 class ImageCache:
-    """Maps of images by their features, at most ``limit`` of them, 27 MB each.
+    """The maps of up to ``limit`` images, 27 MB each, found by the identity of the features array.
 
-    The maps of an image are made once, by the first thread that asks for them, while others wait. They are let go with
-    the features, or when others have taken their place, and made again when they are wanted again.
+    The first thread that needs the maps of an image computes them, while other threads wait. Maps are freed when their
+    features are freed, or when ``limit`` other images were used more recently. They are computed again if needed.
+
+    Attributes:
+        limit: the most images whose maps are kept.
     """
 
     def __init__(self, limit: int, make: Callable[[F32], F32]) -> None:
@@ -35,7 +38,7 @@ class ImageCache:
         return found[1]()
 
     def _forget(self, key: int) -> None:
-        # No lock: the interpreter may call this in a thread that holds it.
+        # Takes no lock, because the interpreter may call this method in a thread that holds the lock.
         found = self._images.get(key)
         if found is not None and found[0]() is None:
             self._images.pop(key, None)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .. import kernels
 from ..architecture import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage, attention_bias_index
 from ..kernels import WinogradPanels
-from ..util.deferred import Later
+from ..util.deferred import Deferred
 from .parameters import F32, Parameters
 from .zero_canvas import PARTIAL_LAYERS, PartialCanvas
 
@@ -166,12 +166,12 @@ class ImageEncoder:
         """
         p = Parameters(weights, precision) / "image_encoder"
         self.threads = threads
-        self._patch_embed = Later(thread, PatchEmbed, p / "patch_embed")
+        self._patch_embed = Deferred(thread, PatchEmbed, p / "patch_embed")
         self._layers = [
-            Later(thread, Layer, p / "layers" / i, stage, following)
+            Deferred(thread, Layer, p / "layers" / i, stage, following)
             for i, (stage, following) in enumerate(zip(STAGES, [*STAGES[1:], None]))
         ]
-        self._neck = Later(thread, Neck, p / "neck")
+        self._neck = Deferred(thread, Neck, p / "neck")
         self.partial_canvas = [
             PartialCanvas(self._patch_embed, self._layers[:PARTIAL_LAYERS], axis, threads) for axis in (0, 1)
         ]

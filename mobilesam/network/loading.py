@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import kernels
 from ..checkpoints.fused import Checkpoint, open_checkpoint
-from ..util.deferred import Later
+from ..util.deferred import Deferred
 from .image_encoder import ImageEncoder
 from .precision import decoder_precision, resolve
 
@@ -48,8 +48,8 @@ class Network:
         encoder_thread = ThreadPoolExecutor(1)
         decoder_thread = ThreadPoolExecutor(1) if threads > 1 and not in_order else encoder_thread
         self.image_encoder = ImageEncoder(checkpoint, threads, precision, thread=encoder_thread)
-        self._others = Later(decoder_thread, self._load_others)
-        self._unmapped = Later(encoder_thread, self._unmap)
+        self._others = Deferred(decoder_thread, self._load_others)
+        self._unmapped = Deferred(encoder_thread, self._unmap)
         for thread in (encoder_thread, decoder_thread):
             thread.shutdown(wait=False)
 

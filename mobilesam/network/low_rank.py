@@ -1,18 +1,21 @@
-"""What the mask decoder's updates of the image's tokens come to in low rank: constants of a model, made once.
+"""Constants of the low-rank form of the image's updates, computed once for each model.
 
-A prompt of T tokens updates the N image tokens by attention: z = x + P·U + b, with P (N, 8·T) the softmax over the
-tokens of each head and U[h·T + t] = v[t, h]·O[h], head h's value of token t through its rows of the output
-projection O (128, 256); then y = (z − mean)/σ∘γ + β. Two of these, where C takes a row's mean from it, make of x
+`docs/decoder.md` derives the form. In short, each of two updates adds an attention to the image tokens x (N, C) and
+normalizes the sum:
 
-    Z₁ = x₁ + P₁·U₁             y₁ = Z₁/σ₁∘γ₁ + β₁    x₁ = (x + b₁)C    U₁ of O₁C
-    Z₂ = x₂ + S·[U₁'; β'; U₂]   y₂ = Z₂/σ₂∘γ₂ + β₂    x₂ = (x₁∘γ₁)C     U₁' of O₁Cγ₁C, β' = (β₁ + b₂)C, U₂ of O₂C
+    Z₁ = x₁ + P₁·U₁             y₁ = Z₁/σ₁∘γ₁ + β₁    x₁ = c(x + b₁)
+    Z₂ = x₂ + S·[U₁'; β'; U₂]   y₂ = Z₂/σ₂∘γ₂ + β₂    x₂ = c(x₁∘γ₁)    S = [P₁, σ₁, σ₁∘P₂]
 
-with S = [P₁, σ₁, σ₁P₂], and σ₂ the deviation of Z₂ with eps·σ₁² for eps: a common factor of a row passes through a
-norm. So y₁ and y₂ are never made. What is asked of them is linear in Z: a map of x₁ or x₂, the same for every prompt,
-and a small matrix times S; |Z|², which σ wants, is |x₁|² or |x₂|² and a quadratic form in S, exact but for rounding;
-its terms err in proportion to themselves, and so σ by as much more than they do as they are larger than their sum.
+c(·) subtracts a row's mean. P (N, 8·T) is the softmax over the T tokens of a prompt, for each of 8 heads. O (E, C) is
+the output projection, with bias b. Row h·T + t of U₁ is v[t, h]·c(O₁)[h]: the value of token t in head h times the rows
+of c(O₁) that belong to head h. U₁' uses c(c(O₁)∘γ₁) instead of c(O₁), U₂ uses c(O₂), and β' = c(β₁ + b₂).
 
-A "basis" is the rows of O₁C, or those of O₁Cγ₁C, β' and O₂C: J = 128 or 257 of 256 channels.
+y₁ and y₂ are never computed. The layers that read them (the *readers*) are linear in Z. A reader therefore splits into
+maps of the image, which are the same for every prompt, and a small matrix times P₁ or S. σ is computed from |x₁|² or
+|x₂|² and a quadratic form in P₁ or S.
+
+The *output rows* are the constant rows behind U: c(O₁) in the first update, and [c(c(O₁)∘γ₁); β'; c(O₂)] in the second.
+Their number is J = E = 128 in the first update and J = 2·E + 1 = 257 in the second.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ F64 = NDArray[np.float64]
 
 
 class Affine(NamedTuple):
-    """weight and bias in float64: (N, K) and (N,) of a linear layer, (C,) both of a norm."""
+    """The float64 weight (N, K) and bias (N,) of a linear layer, or the weight (C,) and bias (C,) of a LayerNorm."""
 
     weight: F64
     bias: F64
@@ -42,16 +45,26 @@ class Affine(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """The two updates, what the image's maps are made with, and the first product that follows.
+    """The constants of the image's maps, of both updates, and of the first transposed convolution.
 
-    The maps are rows·(x + shift)ᵀ, |x₁|² and |x₂|² of `kernels.project_image`; `scale` is γ₁.
-    pe_rows: (5·E, C), whose products with the positional encoding, and pe_bias (5·E,), are what it adds to the keys
-        before the updates, to the first update's queries and the keys after it, and to the second's; the first 2·E are
-        added to the image's first maps.
-    before_at: which maps are the first of E keys and E values of the attention before the updates; before_bias: (E,),
-        of those values.
-    last_at: which rows of the image's maps are what is asked of y₂ at the end, as far as it is x's own part of Z₂;
-    last_shift: (OC,), which is added after the division by σ₂.
+    The image's maps are the result of the step `project` with the arguments rows, shift and scale. The maps of the
+    positional encoding are pe_rows times the positional encoding, plus pe_bias.
+
+    Attributes:
+        shift: (C,), b₁, the bias of the first update's output projection.
+        scale: (C,), γ₁, the weight of the first update's LayerNorm.
+        rows: (M, C), the weight with one row for each map, in the order of the table in `docs/decoder.md`.
+        pe_rows: (5·E, C), the weight with one row for each map of the positional encoding. The maps are for the first
+            attention's keys, the first update's queries, the second attention's keys, the second update's queries and
+            the last attention's keys. `project` adds the first 2·E of them to the first 2·E maps of the image.
+        pe_bias: (5·E,), the constant part of the queries among these maps. It is 0 for keys, because a constant in keys
+            changes no softmax.
+        before_at: the first map of the keys, and the first map of the values, of the attention before the updates.
+        before_bias: (E,), the bias of these values, minus their weight times shift, because the maps contain x + shift.
+        first: the first update.
+        second: the second update.
+        last_at: the first map of the first transposed convolution.
+        last_shift: (OC,), added to the first transposed convolution after the division by σ₂.
     """
 
     shift: F32
@@ -79,37 +92,42 @@ def low_rank(
     isa: str | None = None,
     threads: int | None = None,
 ) -> LowRank:
-    """The constants of two updates.
+    """Compute the constants from the layers of the image's side.
 
-    outs: the updates' output projections (C, E), norms the norms that follow, queries (E, C) their image's queries.
-    keys, values: (E, C) of the attention before them and of that to the result of each.
-    last: (OC, C), what is asked of the second result besides.
-    precision: of the product that makes the image's maps.
-    isa, threads: what they are computed on; by default what is in force.
+    Args:
+        outs: the output projections (C, E) of the two updates.
+        norms: the LayerNorms after the two updates.
+        queries: the query projections (E, C) of the two updates.
+        keys: the key projections (E, C) of three attentions: before the updates, and after each update.
+        values: the value projections (E, C) of the same attentions.
+        last: the first transposed convolution (OC, C), which reads the second update's result.
+        precision: precision of the product that computes the image's maps, "fp32" or "bf16".
+        isa: name of the ISA, or None for the ISA in force.
+        threads: number of threads, or None for the default.
     """
     (out1, out2), (norm1, norm2) = outs, norms
     (key0, *keys), (value0, *values) = keys, values
     products = partial(_products, isa=isa, threads=threads)
-    basis1 = centred(out1.weight.T)
-    between = centred(norm1.bias + out2.bias)
-    basis2 = np.concatenate([to_second(out1.weight.T, norm1.weight), between[None], centred(out2.weight.T)])
-    e = len(basis1)
-    asked1 = [part.weight * norm1.weight for part in (keys[0], values[0], queries[1])]
-    asked2 = [part.weight * norm2.weight for part in (keys[1], values[1])]
+    out_rows1 = centred(out1.weight.T)
+    beta = centred(norm1.bias + out2.bias)
+    out_rows2 = np.concatenate([to_second(out1.weight.T, norm1.weight), beta[None], centred(out2.weight.T)])
+    e = len(out_rows1)
+    readers1 = [part.weight * norm1.weight for part in (keys[0], values[0], queries[1])]
+    readers2 = [part.weight * norm2.weight for part in (keys[1], values[1])]
     last2 = last.weight * norm2.weight
     rows = [
-        key0.weight, queries[0].weight, 2 * centred(basis1), *map(centred, asked1),
-        *(to_second(part, norm1.weight) for part in (2 * basis2, *asked2, last2)),
+        key0.weight, queries[0].weight, 2 * centred(out_rows1), *map(centred, readers1),
+        *(to_second(part, norm1.weight) for part in (2 * out_rows2, *readers2, last2)),
         value0.weight,
     ]  # fmt: skip
     count = sum(map(len, rows))
 
-    grams = [_one_sided(products(basis, basis), e) for basis in (basis1, basis2)]
-    of_basis = [(products(k, basis), products(basis, v)) for (k, v), basis in ((asked1[:2], basis1), (asked2, basis2))]
-    query_rows, last_basis = products(asked1[2], basis1), products(basis2, last2)
+    grams = [_one_sided(products(out, out), e) for out in (out_rows1, out_rows2)]
+    of_out_rows = [(products(k, o), products(o, v)) for (k, v), o in ((readers1[:2], out_rows1), (readers2, out_rows2))]
+    query_rows, last_basis = products(readers1[2], out_rows1), products(out_rows2, last2)
 
     def update(i: int, at: int, query_rows: F32 | None = None, last_basis: F32 | None = None) -> Update:
-        key_rows, value_rows = map(_padded, of_basis[i])
+        key_rows, value_rows = map(_padded, of_out_rows[i])
         bias = _f32(_applied(values[i], norms[i].bias))
         return Update(
             at, count + i, e + 2 * e * i, _padded(grams[i]), query_rows, key_rows, value_rows, bias, last_basis
@@ -133,9 +151,14 @@ def low_rank(
 
 
 def decoder_constants(p: Parameters, last: Affine, precision: str, isa: str, threads: int) -> LowRank:
-    """The constants of the transformer's updates of the image.
+    """Compute the constants from the weights of a model.
 
-    p: the weights of the transformer. last: the layer that follows it, the first convolution of the upscaling.
+    Args:
+        p: the weights of the transformer.
+        last: the first transposed convolution of the upscaling.
+        precision: precision of the product that computes the image's maps, "fp32" or "bf16".
+        isa: name of the ISA.
+        threads: number of threads.
     """
     layers = [p / "layers" / i for i in range(DECODER_DEPTH)]
     updates = [layer / "cross_attn_image_to_token" for layer in layers]
@@ -150,34 +173,44 @@ def decoder_constants(p: Parameters, last: Affine, precision: str, isa: str, thr
 
 
 def centred(x: F64) -> F64:
-    """x·C: rows without their mean."""
+    """c(x): subtract each row's mean."""
     return x - x.mean(axis=-1, keepdims=True)
 
 
 def to_second(x: F64, gamma1: F64) -> F64:
-    """x·Cγ₁C, by which a token comes to x₂; as that is symmetric, it also makes of rows that ask x₂ rows that ask x."""
+    """c(c(x)∘γ₁): turns x + b₁ into x₂, and the weight of a reader of x₂ into the weight of a reader of x + b₁.
+
+    The second use is possible because the matrix of this linear map is symmetric.
+    """
     return centred(centred(x) * gamma1)
 
 
 def _applied(layer: Affine, x: F64) -> F64:
-    """The layer's answer to x (K,)."""
+    """Apply a linear layer to x (K,)."""
     return (layer.weight * x).sum(axis=1) + layer.bias
 
 
 def _products(x: F64, y: F64, *, isa: str | None, threads: int | None) -> F64:
-    """x·yᵀ, of rows, in float32, which errs as the products it saves do. NumPy's threads would spin on after one."""
+    """Return x·yᵀ, computed in float32, the precision of the products that it replaces.
+
+    NumPy's product is not used, because its threads keep spinning after a product.
+    """
     rows = kernels.pack(_f32(y), isa=isa, lasting=False, threads=threads)
     return kernels.linear(_f32(x), rows, threads=threads).astype(np.float64)
 
 
 def _one_sided(gram: F64, e: int) -> F64:
-    """S·gram·Sᵀ with each block of S seen from itself, and from those after it twice."""
+    """Double the products of each row with earlier blocks, and set the products with later blocks to 0.
+
+    The blocks are the first ``e`` rows, the next row, and the other rows. The quadratic form s·gram·s keeps its value.
+    The kernel can then compute the part of a block from this block and earlier blocks alone.
+    """
     block = np.minimum(np.arange(len(gram)) // e, 1) + (np.arange(len(gram)) > e)
     return gram * (1.0 + np.sign(block[:, None] - block))
 
 
 def _padded(rows: F64) -> F32:
-    """With columns of zeros up to whole panels."""
+    """Append columns of zeros up to a multiple of `PANEL`."""
     return _f32(np.pad(rows, [(0, 0), (0, -rows.shape[1] % PANEL)]))
 
 

@@ -1,7 +1,7 @@
-"""The image in the low-rank form: for prompts of few tokens, on an image that serves many.
+"""The low-rank form of the image's side, for prompts of few tokens on an image that is kept for many prompts.
 
-`docs/decoder` derives the form; low_rank.py has its constants. It starts from maps that an image has for all its
-prompts.
+`docs/decoder.md` derives the form, and `low_rank.py` computes its constants. An image is projected to maps once. All
+its prompts read these maps.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .image_cache import ImageCache
 from .low_rank import Affine, LowRank, decoder_constants
 from .parameters import F32, Parameters
 
-# The most tokens of a prompt that takes the low-rank form. At 14 tokens it needs half of the plain form's arithmetic;
-# at a little more than 20 the two need as much (docs/decoder.md).
+# The most tokens of a prompt in the low-rank form. At 14 tokens this form needs half of the plain form's arithmetic. A
+# little above 20 tokens both need the same (docs/decoder.md).
 FEW_TOKENS = 14
 
 
 class LowRankForm:
-    """A model's constants, and the maps of the last ``images`` images; each made when first wanted."""
+    """The constants of a model, and the maps of up to ``images`` images. Both are computed on first use."""
 
     def __init__(
         self,
@@ -55,11 +55,15 @@ class LowRankForm:
 
 
 class KeptMaps:
-    """The maps of an image in a plan, and the first attention to the image, which no update precedes."""
+    """The kept maps of an image in a plan, and the first attention to the image, which precedes all updates.
+
+    Attributes:
+        maps: the given Maps.
+    """
 
     def __init__(self, plan: Plan, form: LowRankForm) -> None:
         self._plan, self._form, self._constants = plan, form, form.constants()
-        self.maps = plan.given_maps(len(self._constants.rows.rows) + 2, TOKENS)  # and |x₁|² and |x₂|²
+        self.maps = plan.given_maps(len(self._constants.rows.rows) + 2, TOKENS)  # + 2 for |x₁|² and |x₂|²
 
     def attend(self, queries: Array) -> Array:
         k, v = (self.maps.rows(at, CROSS_ATTENTION_DIM) for at in self._constants.before_at)
@@ -70,9 +74,13 @@ class KeptMaps:
 
 
 class LowRankImage:
-    """The image of a plan, updated by P prompts.
+    """The image's side of a plan for P prompts.
 
-    An update waits for the attention that follows. Both read the image's maps in one pass.
+    `update` only stores its arguments. The next `attend` records the update and the attention as one step, because both
+    read the image's maps in one pass.
+
+    Attributes:
+        shared: the Array of the image's maps.
     """
 
     def __init__(self, plan: Plan, form: LowRankForm) -> None:
@@ -80,21 +88,21 @@ class LowRankImage:
         self._pe_maps = plan.given_maps(len(self._constants.pe_rows.rows), TOKENS)
         self.shared = [self._kept.maps.array]
         self._updates: Iterator[Update] = iter((self._constants.first, self._constants.second))
-        self._waiting: tuple[Array, Array] | None = None
+        self._pending: tuple[Array, Array] | None = None  # keys and values of the update that is not recorded yet
         self._updated: UpdatedImage | None = None
 
     def attend(self, queries: Array) -> Array:
-        if self._waiting is None:
+        if self._pending is None:
             return self._kept.attend(queries)
         maps, update = (self._kept.maps, self._pe_maps), next(self._updates)
-        self._updated, attended = self._plan.update_image(*maps, update, *self._waiting, queries, self._updated)
+        self._updated, attended = self._plan.update_image(*maps, update, *self._pending, queries, self._updated)
         return attended
 
     def update(self, keys: Array, values: Array) -> None:
-        self._waiting = keys, values
+        self._pending = keys, values
 
     def results(self) -> list[Array]:
-        assert self._updated is not None and self._updated.last is not None, "both updates come before"
+        assert self._updated is not None and self._updated.last is not None, "both updates must be recorded"
         return [self._updated.data, *self._updated.last]
 
     def given(self, image: DecoderImage) -> Given:

@@ -1,4 +1,7 @@
-"""The image in the plain form, for any number of tokens: each module as in the reference's modeling/transformer.py."""
+"""The plain form of the image's side: module by module as in the reference, for prompts of any number of tokens.
+
+Source: the reference's modeling/transformer.py.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,14 @@ from .parameters import F32, Parameters
 
 
 class TokenToImage:
-    """The image's projections of ``cross_attn_token_to_image``: k_proj and v_proj, one product."""
+    """The image's side of ``cross_attn_token_to_image``: k_proj and v_proj, as one product."""
 
     def __init__(self, p: Parameters) -> None:
         self.k_and_v_proj, self.v_bias = p.rows("k_proj", "v_proj"), p.tensor("v_proj.bias")
 
 
 class ImageToToken:
-    """The image's projections of ``cross_attn_image_to_token``, and the norm that follows."""
+    """The image's side of ``cross_attn_image_to_token``: q_proj and out_proj, and the LayerNorm that follows."""
 
     def __init__(self, layer: Parameters) -> None:
         p = layer / "cross_attn_image_to_token"
@@ -27,10 +30,10 @@ class ImageToToken:
 
 
 class PlainForm:
-    """A model's weights of the image's side.
+    """The weights of the image's side.
 
-    k_proj(keys + key_pe) is k_proj(keys) + k_proj(key_pe). The second term is a constant of the model, computed once;
-    likewise of q_proj.
+    k_proj(keys + key_pe) is k_proj(keys) + k_proj(key_pe), and the same holds for q_proj. The second term is a constant
+    of the model and is computed once.
     """
 
     def __init__(
@@ -47,9 +50,13 @@ class PlainForm:
 
 
 class PlainImage:
-    """The image's tokens ``keys`` of a plan, Array (1, 4096, 256).
+    """The image's side of a plan for one prompt.
 
-    The first attention of a kept image without a mask starts from the maps that `LowRankForm` keeps for the image.
+    The first attention to a kept image without a mask reads the keys and values that `LowRankForm` keeps for the image.
+
+    Attributes:
+        keys: Array (1, 4096, 256), the image tokens after the updates that are recorded so far.
+        shared: empty, because masks are drawn from this prompt's results alone.
     """
 
     def __init__(self, plan: Plan, form: PlainForm, low_rank: LowRankForm, image: DecoderImage) -> None:

@@ -1,4 +1,4 @@
-"""The prompt encoder: points, boxes and masks as what the mask decoder reads.
+"""The prompt encoder: embeddings of points, boxes and masks.
 
 Source: the reference's modeling/prompt_encoder.py.
 """
@@ -20,22 +20,28 @@ BOX_CORNERS = (2, 3)
 
 
 class PromptEncoder:
-    """Prompts in pixels of the 1024×1024 canvas to token and map embeddings. Immutable once made."""
+    """Encodes prompts whose coordinates are pixels of the 1024×1024 canvas. Threads may share one PromptEncoder."""
 
     def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int) -> None:
         p = Parameters(weights) / "prompt_encoder"
         self.threads = threads
         self.gaussian = p.tensor("pe_layer.positional_encoding_gaussian_matrix")
         names = [*(f"point_embeddings.{i}" for i in range(POINT_EMBEDDINGS)), "not_a_point_embed"]
-        self._embeddings = np.concatenate([p.tensor(f"{name}.weight") for name in names])  # by label, the last for −1
+        self._embeddings = np.concatenate([p.tensor(f"{name}.weight") for name in names])  # by label; last: −1
         self.no_mask_embed = p.tensor("no_mask_embed.weight")[0]
         self.mask_convs = [p.conv(f"mask_downscaling.{i}") for i in (0, 3, 6)]
         self.mask_norms = [p.norm(f"mask_downscaling.{i}") for i in (1, 4)]
 
     def sparse(self, points: F32, labels: NDArray[np.integer], box: F32 | None) -> F32:
-        """The tokens (T, 256) of points (P, 2), labels (P,) of 1, 0 or −1 (padding), and a box (4,).
+        """Encode points and a box. Like the reference, adds one padding point to points without a box.
 
-        Points without a box are followed by one padding point, as the reference does.
+        Args:
+            points: (P, 2), x and y of each point.
+            labels: (P,), 1 for foreground, 0 for background and −1 for padding.
+            box: (4,), x0, y0, x1 and y1, or None.
+
+        Returns:
+            The tokens (T, 256).
         """
         if box is None and not len(points):
             return np.empty((0, EMBED_DIM), np.float32)
@@ -46,7 +52,7 @@ class PromptEncoder:
         return kernels.encode_positions(xy, IMG_SIZE, self.gaussian, kinds, self._embeddings, threads=1)
 
     def dense(self, mask_input: F32) -> F32:
-        """The map (64, 64, 256) of mask logits (256, 256)."""
+        """Encode mask logits (256, 256). Returns the embedding (64, 64, 256)."""
         x = mask_input[:, :, None]
         norm_gelu = partial(kernels.layer_norm, eps=LAYER_NORM_2D_EPS, activation="gelu", threads=self.threads)
         for conv, norm in zip(self.mask_convs, self.mask_norms):
@@ -55,7 +61,7 @@ class PromptEncoder:
         return kernels.conv2d(x, *self.mask_convs[-1], threads=self.threads)
 
     def dense_pe(self) -> F32:
-        """The positional encoding (64, 64, 256) of the image's tokens."""
+        """Return the positional encoding (64, 64, 256) of the image tokens."""
         xy = np.indices((EMBED_SIZE, EMBED_SIZE), np.float32)[::-1].reshape(2, -1).T
         kinds, none = np.zeros(len(xy), np.intp), np.zeros((1, EMBED_DIM), np.float32)
         grid = kernels.encode_positions(np.ascontiguousarray(xy), EMBED_SIZE, self.gaussian, kinds, none, threads=1)

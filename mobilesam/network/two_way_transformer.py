@@ -1,7 +1,7 @@
-"""The two-way transformer between prompt tokens and the image, module by module as the reference has it.
+"""The tokens' side of the two-way transformer, module by module as in the reference.
 
-Source: the reference's modeling/transformer.py; names are theirs. Prompt tokens are Arrays (P, T, 256) of P prompts.
-The image's side has two forms, `PlainImage` and `LowRankImage`.
+Source: the reference's modeling/transformer.py, with its class and tensor names. The tokens of P prompts are an Array
+(P, T, 256). The image's side has two forms, `PlainImage` and `LowRankImage`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ..kernels import Array, Plan
 from .decoder_image import PlannedImage
 from .parameters import Parameters, Vectors
 
-# d^-1/2 of the heads of cross attention and of self-attention.
+# 1/√d for the d channels of a head, in the cross-attentions and in self-attention.
 CROSS_SCALE, SELF_SCALE = (float(np.float32((e // DECODER_HEADS) ** -0.5)) for e in (CROSS_ATTENTION_DIM, EMBED_DIM))
 
 
 class TokenToImage:
-    """``cross_attn_token_to_image`` and ``final_attn_token_to_image``: the tokens' projections, and the norm behind."""
+    """``cross_attn_token_to_image`` or ``final_attn_token_to_image``, with the LayerNorm that follows."""
 
     def __init__(self, p: Parameters, norm: Vectors) -> None:
         self.q_proj, self.out_proj, self.norm = p.linear("q_proj"), p.linear("out_proj"), norm
@@ -32,7 +32,7 @@ class TokenToImage:
 
 
 class TwoWayAttentionBlock:
-    """Self-attention of the tokens, tokens to image, MLP, image to tokens; each with shortcut and LayerNorm."""
+    """Self-attention, attention to the image, an MLP, and the image's update; each with a shortcut and a LayerNorm."""
 
     def __init__(self, p: Parameters, *, skip_first_layer_pe: bool) -> None:
         self.skip_first_layer_pe = skip_first_layer_pe
@@ -54,6 +54,7 @@ class TwoWayAttentionBlock:
         return queries
 
     def attend_self(self, plan: Plan, queries: Array, query_pe: Array) -> Array:
+        """Record the self-attention of the tokens. Layer 0 has no positional encoding and no shortcut."""
         with_pe = queries if self.skip_first_layer_pe else plan.add(queries, query_pe)
         q = plan.linear(with_pe, *self.self_attn["q"], scale=SELF_SCALE)
         k, v = plan.linear(with_pe, *self.self_attn["k"]), plan.linear(queries, *self.self_attn["v"])
@@ -63,16 +64,23 @@ class TwoWayAttentionBlock:
 
 
 class TwoWayTransformer:
-    """Two blocks, then a last attention from the tokens to the image."""
+    """Two blocks, then a last attention of the tokens to the image."""
 
     def __init__(self, p: Parameters) -> None:
         self.layers = [TwoWayAttentionBlock(p / "layers" / i, skip_first_layer_pe=i == 0) for i in range(DECODER_DEPTH)]
         self.final_attn_token_to_image = TokenToImage(p / "final_attn_token_to_image", p.norm("norm_final_attn"))
 
     def __call__(self, plan: Plan, tokens: Array, image: PlannedImage, wanted: Sequence[int]) -> Array:
-        """Record the steps of prompts' tokens. Returns the tokens of the numbers ``wanted``, (P, len(wanted), 256).
+        """Record the transformer.
 
-        The last attention leaves out the tokens that nothing reads.
+        Args:
+            plan: the plan.
+            tokens: Array (P, T, 256).
+            image: the image's side of the plan.
+            wanted: numbers of the tokens that are read afterwards. The last attention skips all other tokens.
+
+        Returns:
+            Array (P, len(wanted), 256), the wanted tokens.
         """
         queries = tokens
         for layer in self.layers:

@@ -13,38 +13,40 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Later(Generic[T]):
+class Deferred(Generic[T]):
     """A value that another thread computes.
 
-    Calling this object waits for the value and returns it, or raises the error of its computation. After a call that
-    returned, the object can be copied.
+    Calling this object waits for the value and returns it, or raises the error of the computation. The object can be
+    copied after the first call that has returned a value.
     """
 
-    def __init__(self, thread: Executor | None, make: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> None:
-        """Submit `make(*arguments, **options)` to an executor. None computes the value immediately in this thread."""
-        self._made: T | Future[T] = (
-            make(*arguments, **options) if thread is None else thread.submit(make, *arguments, **options)
+    def __init__(
+        self, executor: Executor | None, compute: Callable[P, T], *arguments: P.args, **options: P.kwargs
+    ) -> None:
+        """Submit `compute(*arguments, **options)` to the executor. If it is None, compute the value now."""
+        self._value: T | Future[T] = (
+            compute(*arguments, **options) if executor is None else executor.submit(compute, *arguments, **options)
         )
 
     def __call__(self) -> T:
-        made = self._made  # read once, because another thread may replace the future by its value
-        if isinstance(made, Future):
-            made = self._made = made.result()
-        return made
+        value = self._value  # read once, because another thread may replace the future by its value
+        if isinstance(value, Future):
+            value = self._value = value.result()
+        return value
 
 
-def by_the_way(make: Callable[[], T]) -> Future[T]:
+def in_background(compute: Callable[[], T]) -> Future[T]:
     """Compute a value in a daemon thread. The process does not wait for this thread when it ends or is interrupted."""
-    made: Future[T] = Future()
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            made.set_result(make())
+            future.set_result(compute())
         except BaseException as error:
-            made.set_exception(error)
+            future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return made
+    return future
 
 
 class lazy(Generic[T]):
@@ -104,13 +106,13 @@ class Once(Generic[T]):
     A child process that is forked during the computation computes its own value.
     """
 
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make, self._lock = make, ForkSafeLock()
-        self._made: list[T] = []
+    def __init__(self, compute: Callable[[], T]) -> None:
+        self._compute, self._lock = compute, ForkSafeLock()
+        self._values: list[T] = []  # empty or one value, because None may be a value
 
     def __call__(self) -> T:
-        if not self._made:
+        if not self._values:
             with self._lock:
-                if not self._made:
-                    self._made.append(self._make())
-        return self._made[0]
+                if not self._values:
+                    self._values.append(self._compute())
+        return self._values[0]

@@ -21,7 +21,7 @@ CHELSEA = PHOTOS["chelsea"]
 
 
 def fresh(embedding: mobilesam.Embedding) -> mobilesam.Embedding:
-    """The same image, about which nothing was asked yet."""
+    """Return a copy of the embedding, without kept maps."""
     same = embedding.original_size, embedding.input_size, embedding.model
     return mobilesam.Embedding(embedding.features.copy(), *same)
 
@@ -32,7 +32,7 @@ def assert_same(got: mobilesam.Segmentation, expected: mobilesam.Segmentation) -
 
 
 def test_a_first_click_by_many_threads_at_once_projects_the_image_once(embedding, monkeypatch):
-    embedding.segment([(9, 9)])  # the model's own constants are made
+    embedding.segment([(9, 9)])  # computes the constants of the model
     calls, together, project = [], threading.Barrier(12), low_rank_image.project
 
     def counted(*arguments, **options):
@@ -66,7 +66,7 @@ def test_two_calls_of_segment_many_in_turns_have_the_bits_of_one(embedding):
 def test_candidates_are_drawn_before_others_are_answered(model, embedding):
     prompts = [model.prompt_encoder.sparse(np.float32([[x, 50]]), np.ones(1, np.int32), None) for x in range(9)]
     candidates = list(model.mask_decoder.candidates(model._image(embedding), prompts, multimask=True))
-    with pytest.raises(RuntimeError, match="drawn before"):
+    with pytest.raises(RuntimeError, match="drawn before the plan decodes"):
         candidates[0].draw()
 
 
@@ -80,7 +80,7 @@ def test_maps_of_images_are_kept_up_to_a_number_and_made_again():
     assert_same(first.segment([(99, 99)]), expected)
     del second
     first = None
-    assert len(maps._images) == 1  # the answer keeps its embedding
+    assert len(maps._images) == 1  # the segmentation refers to its embedding
     expected = None
     assert len(maps._images) == 0
     for images in (0, -1, 1.5, True, "2"):
@@ -127,7 +127,7 @@ def test_a_child_forked_during_a_first_use_answers():
 
 def test_pickles_and_copies_hold_the_features_and_name_the_model(model, embedding):
     answer = embedding.segment([(99, 99)])
-    _ = answer.masks  # made again by a copy
+    _ = answer.masks  # not pickled; a copy computes the masks again
     features = embedding.features.nbytes
     assert len(pickle.dumps(embedding)) < features + 10_000
     assert len(pickle.dumps(answer)) < features + answer.low_res.nbytes + 20_000

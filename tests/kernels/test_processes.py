@@ -46,14 +46,14 @@ def test_nothing_outside_an_array_is_touched(name):
 PLANS_STAY_INSIDE = """
 from functools import partial
 from guarded import guarded
-from plan_cases import answers, cases
+from plan_cases import cases, results_of
 from tolerances import assert_same
 
 for name, record in cases():
-    expected = answers(record)
+    expected = results_of(record)
     for at_end in (True, False):
         print(name, "at the end" if at_end else "at the beginning", flush=True)
-        for got, same in zip(answers(record, partial(guarded, at_end=at_end)), expected, strict=True):
+        for got, same in zip(results_of(record, partial(guarded, at_end=at_end)), expected, strict=True):
             assert_same(got, same)
 """
 

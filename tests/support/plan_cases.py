@@ -1,4 +1,4 @@
-"""Plans of every step, at sizes around the vector width and the ends of units and chunks."""
+"""Plans that contain every step, at sizes around the vector width, the unit sizes and the chunk size."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +10,8 @@ from tolerances import normal
 
 from mobilesam.kernels import pack_rows
 
-Record = Callable[[Recording], list]  # of steps: what is wanted of them, each with the part that is written
+# Records steps. Returns a list of (result, index of the part of the result that is written).
+Record = Callable[[Recording], list]
 
 
 def of_tokens(c: int, e: int, tokens: int, made: Recording) -> list:
@@ -31,8 +32,8 @@ def of_an_image(c: int, d: int, tokens: int, made: Recording) -> list:
     return [*((y, ...) for y in attended), (maps, ...)]
 
 
-def of_updates(n: int, tokens: int, asking: int, made: Recording) -> list:
-    case = scene(n, tokens, asking)
+def of_updates(n: int, tokens: int, query_count: int, made: Recording) -> list:
+    case = scene(n, tokens, query_count)
     updated, attended = record_updates(made, case.constants, *map(made.give_maps, case.maps()), [case.tokens] * 2)
     filled = np.s_[:, :, : updated.rank + 1, : n % 256 or 256]
     return [(updated.data, filled), *((answer, ...) for answer in attended)]
@@ -56,14 +57,14 @@ SIZES = {
 
 
 def cases() -> Iterator[tuple[str, Record]]:
-    """Each with its name."""
+    """Yield the name of each case and the function that records it."""
     for record, every in SIZES.items():
         for sizes in every:
             yield f"{record.__name__} {sizes}", partial(record, *sizes)
 
 
-def answers(record: Record, change: Callable[[np.ndarray], np.ndarray] = lambda value: value) -> list[np.ndarray]:
-    """What a plan of the steps makes of what it is given, after a change of how that lies in memory."""
+def results_of(record: Record, change: Callable[[np.ndarray], np.ndarray] = lambda value: value) -> list[np.ndarray]:
+    """Return the results of a case. ``change`` is applied to each given array, for example to move it in memory."""
     made = Recording(threads=2)
     wanted = record(made)
     made.given = {array: change(value) for array, value in made.given.items()}

@@ -1,4 +1,4 @@
-"""Plans of a few steps in one line each: what they are given beside them, and their steps in float64."""
+"""Helpers that record, run and check plans, with the steps on tokens in float64 for comparison."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,37 +7,37 @@ import numpy as np
 
 from mobilesam.kernels import Array, Maps, PackedRows, Plan, pack_rows, reference
 
-CHUNK = 256  # an image's tokens that lie together in its maps
+CHUNK = 256  # image tokens in a chunk of maps
 
 
 class ImageMaps(NamedTuple):
-    """Maps of an image of n tokens in chunks, (⌈n / 256⌉, M, 256)."""
+    """The maps of an image with n tokens, in chunks: (⌈n / 256⌉, M, 256)."""
 
     data: np.ndarray
     n: int
 
 
 class Recording:
-    """A plan and what its runs are given."""
+    """A plan, and the arrays that are passed to its runs."""
 
     def __init__(self, **options: Any) -> None:
         self.plan, self.given = Plan(**options), dict[Array, np.ndarray]()
 
     def give(self, *values: np.ndarray) -> Any:
-        """The Array of a value, or those of several."""
+        """Return a given Array for each value: one Array for one value, else a list."""
         arrays = [self.plan.given(*value.shape) for value in values]
         self.given |= zip(arrays, values, strict=True)
         return arrays if len(arrays) > 1 else arrays[0]
 
     def give_maps(self, maps: np.ndarray | ImageMaps) -> Maps:
-        """The Maps of an image's tokens (N, M), or of maps that are made already."""
+        """Return given Maps for image tokens (N, M), or for maps."""
         data, n = (maps_of(maps), len(maps)) if isinstance(maps, np.ndarray) else maps
         given = self.plan.given_maps(data.shape[1], n)
         self.given[given.array] = data
         return given
 
     def run(self, *wanted: Array | Maps) -> list[np.ndarray]:
-        """Compile and run: copies of what is wanted, results or what the run fills; (N, M) of Maps."""
+        """Compile and run the plan. Returns copies of the wanted arrays, and Maps as image tokens (N, M)."""
         arrays = [result.array if isinstance(result, Maps) else result for result in wanted]
         for array in arrays:
             self.plan.result(array)
@@ -47,13 +47,13 @@ class Recording:
         return [tokens_of(y, x.n) if isinstance(x, Maps) else y for x, y in zip(wanted, copies, strict=True)]
 
     def fill(self, array: Array) -> np.ndarray:
-        """Compile and run a plan whose last step fills an array that the caller gives: that array."""
+        """Compile and run a plan whose last step writes the given ``array``. Returns the written array."""
         self.given[array] = np.full(array.shape, np.nan, np.float32)
         return self.run(array)[0]
 
 
 class Exact:
-    """The steps of tokens as a plan has them, at once and in float64."""
+    """The steps of a plan on tokens, computed immediately in float64."""
 
     @staticmethod
     def linear(x, weight, bias=None, *, activation=None, residual=None, scale=1.0):
@@ -61,7 +61,7 @@ class Exact:
 
     @staticmethod
     def attention(q, k, v, *, heads):
-        q = reference.f64(q) * (q.shape[-1] // heads) ** 0.5  # which the definition takes off again
+        q = reference.f64(q) * (q.shape[-1] // heads) ** 0.5  # because the definition scales q, and a plan does not
         return np.stack([reference.cross_attention(*prompt, heads=heads) for prompt in zip(q, k, v, strict=True)])
 
     layer_norm = staticmethod(reference.layer_norm)
@@ -76,13 +76,13 @@ class Exact:
 
 
 def maps_of(x: np.ndarray) -> np.ndarray:
-    """An image's tokens (N, M) as maps in chunks (⌈N / 256⌉, M, 256), zeros beyond."""
+    """Convert image tokens (N, M) to maps in chunks (⌈N / 256⌉, M, 256), padded with zeros."""
     padded = np.pad(x, [(0, -len(x) % CHUNK), (0, 0)])
     return np.ascontiguousarray(padded.reshape(-1, CHUNK, x.shape[1]).transpose(0, 2, 1))
 
 
 def tokens_of(maps: np.ndarray, n: int) -> np.ndarray:
-    """Maps in chunks as an image's tokens (N, M)."""
+    """Convert maps in chunks to image tokens (N, M)."""
     return np.ascontiguousarray(maps.transpose(0, 2, 1).reshape(-1, maps.shape[1])[:n])
 
 
@@ -96,7 +96,7 @@ def project_image(
     precision: str = "fp32",
     **options: Any,
 ) -> ImageMaps:
-    """The maps of an image's tokens x (N, C), from a plan of one step; of ``added`` a number of channels is added."""
+    """Run the step `project` on image tokens x (N, C). ``added``: maps, and how many of their channels to add."""
     made = Recording(**options)
     rows = rows if isinstance(rows, PackedRows) else pack_rows(rows, precision=precision)
     more = None if added is None else made.give_maps(added[0]).rows(0, added[1])
@@ -106,13 +106,13 @@ def project_image(
 
 
 def arrays(prompts: int, tokens: int, widths: Sequence[int]) -> list[np.ndarray]:
-    """Prompts' tokens of several widths, no two alike."""
+    """Return random tokens (prompts, tokens, width) for each width."""
     rng = np.random.default_rng((prompts, tokens, *widths))
     return [rng.standard_normal((prompts, tokens, width), np.float32) for width in widths]
 
 
 def upscale_arrays(height: int, width: int, c1: int, c2: int, masks: int) -> dict[str, np.ndarray]:
-    """What `reference.upscale_masks` takes, of normal values whose sums are of order 1."""
+    """Return random arguments of `reference.upscale_masks`, scaled so that sums are of order 1."""
     rng = np.random.default_rng((height, width, c1, c2, masks))
     shapes = {
         "x": (4 * c1, height, width),
@@ -135,7 +135,7 @@ def record_upscaling(
     shift: np.ndarray | None = None,
     **options: Any,
 ) -> Array:
-    """The step of `upscale_masks` on these arrays, or on an image of x's size."""
+    """Record the step `upscale_masks` on the arrays. ``image`` replaces the array x."""
     x = arrays["x"]
     if image is None:
         image = made.give_maps(np.ascontiguousarray(x.reshape(len(x), -1).T))
@@ -146,6 +146,6 @@ def record_upscaling(
 
 
 def upscaled(arrays: Mapping[str, np.ndarray], precision: str = "fp32", *, threads: int | None = None, **options: Any):
-    """The masks that a plan of one step makes of the arrays."""
+    """Run the step `upscale_masks` alone. Returns the masks."""
     made = Recording(threads=threads)
     return made.fill(record_upscaling(made, arrays, precision, **options))

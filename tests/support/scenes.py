@@ -1,4 +1,4 @@
-"""Random updates of an image by prompts: what the decoder's plans are given, and their answers in float64."""
+"""Random updates of an image by prompts: the inputs of the decoder's plans, and the expected results in float64."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,42 +15,43 @@ SCALE = np.float32((INNER // reference.HEADS) ** -0.5)
 
 
 class Updated(NamedTuple):
-    """What two updates have made of an image for one prompt."""
+    """The results of two updates of an image by one prompt."""
 
-    scale: F32  # (N,)
+    scale: F32  # (N,), 1/σ₂
     basis: F32  # (rank, N)
-    last: F32  # (LAST, rank), of the products with the basis at the end
-    attended: tuple[F32, F32]  # what the queries of each update are answered
+    last: F32  # (LAST, rank), the last layer of the basis
+    attended: tuple[F32, F32]  # the result of the attention after each update
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Random updates of an image: what the kernels take, and in float64 what they answer."""
+    """Random updates of an image: the inputs of the kernels, and the expected results in float64."""
 
     n: int
     x: F32
     pe: F32
     constants: LowRank
-    outs: tuple[Affine, Affine]  # of the updates, each its output projection, its queries and the norm behind
-    queries: tuple[Affine, Affine]
-    norms: tuple[Affine, Affine]
-    keys: tuple[Affine, Affine, Affine]  # of the attention before the updates and after each
-    values: tuple[Affine, Affine, Affine]
-    tokens: tuple[tuple[F32, F32, F32], ...]  # keys, values and queries of each update
-    looked: np.ndarray  # what the first update's queries are answered before it
-    attended: tuple[np.ndarray, ...]
-    updated: tuple[np.ndarray, ...]  # the image's tokens after each update
-    last: np.ndarray
-    condition: float  # how much larger the terms of a squared deviation are than their sum
+    outs: tuple[Affine, Affine]  # the output projection of each update
+    queries: tuple[Affine, Affine]  # the query projection of each update
+    norms: tuple[Affine, Affine]  # the LayerNorm after each update
+    keys: tuple[Affine, Affine, Affine]  # key projections of the attentions before the updates and after each update
+    values: tuple[Affine, Affine, Affine]  # value projections of the same attentions
+    tokens: tuple[tuple[F32, F32, F32], ...]  # keys and values of each update, and queries of the attention after it
+    attended_before: np.ndarray  # the first update's queries, attending to the image before the updates
+    attended: tuple[np.ndarray, ...]  # the result of the attention after each update
+    updated: tuple[np.ndarray, ...]  # the image tokens after each update
+    last: np.ndarray  # the last layer of the updated image
+    condition: float  # the size of the terms of a squared deviation, relative to their sum
 
     def maps(self, **options) -> tuple[ImageMaps, ImageMaps]:
+        """Return the maps of the image and of the positional encoding."""
         c = self.constants
         pe = project_image(self.pe, None, None, c.pe_rows, **options)
         pe.data[:, : len(c.pe_bias)] += c.pe_bias[:, None]
         return project_image(self.x, c.shift, c.scale, c.rows, (pe, 2 * INNER), **options), pe
 
     def update(self, maps: tuple[ImageMaps, ImageMaps], **options) -> Updated:
-        """What the scene's own tokens make of the image."""
+        """Update the image by the tokens of the scene."""
         (updated,) = updates(self.constants, maps, [self.tokens], **options)
         return updated
 
@@ -58,7 +59,7 @@ class Scene:
 def record_updates(
     made: Recording, constants: LowRank, image: Maps, pe: Maps, prompts
 ) -> tuple[UpdatedImage, list[Array]]:
-    """The steps of two updates by prompts' tokens, each ((keys, values, queries), the second's)."""
+    """Record two updates. A prompt is a pair of (keys, values, queries), one for each update."""
     updated, attended = None, []
     for i, update in enumerate((constants.first, constants.second)):
         keys, values, queries = (np.stack(part) for part in zip(*(prompt[i] for prompt in prompts)))
@@ -69,7 +70,7 @@ def record_updates(
 
 
 def updates(constants: LowRank, maps: tuple[ImageMaps, ImageMaps], prompts, **options) -> list[Updated]:
-    """What each prompt's tokens make of an image and its positional encoding, in one plan."""
+    """Run two updates by several prompts in one plan. Returns the results of each prompt."""
     made, n = Recording(**options), maps[0].n
     updated, attended = record_updates(made, constants, *map(made.give_maps, maps), prompts)
     data, last, *answers = made.run(updated.data, updated.last[0], *attended)
@@ -78,8 +79,16 @@ def updates(constants: LowRank, maps: tuple[ImageMaps, ImageMaps], prompts, **op
     return [Updated(*one, answered) for *one, answered in zip(scales, bases, last, zip(*answers), strict=True)]
 
 
-def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
-    rng = np.random.default_rng((n, tokens, asking))
+def scene(n: int, tokens: int, query_count: int, sharper: float = 1) -> Scene:
+    """Return a random scene.
+
+    Args:
+        n: number of image tokens.
+        tokens: number of prompt tokens, and of queries of the attention after the first update.
+        query_count: number of queries of the attention after the second update.
+        sharper: factor of the queries, and so of the scores.
+    """
+    rng = np.random.default_rng((n, tokens, query_count))
 
     def random(*shape: int) -> F32:
         return rng.standard_normal(shape, np.float32)
@@ -96,11 +105,12 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
     norms = [affine(1 + random(c) / 4, random(c) / 4) for _ in range(2)]
     last = linear(LAST, c)
     prompt = tuple(
-        (random(tokens, e), random(tokens, e), random(count, e) * np.float32(sharper)) for count in (tokens, asking)
+        (random(tokens, e), random(tokens, e), random(count, e) * np.float32(sharper))
+        for count in (tokens, query_count)
     )
     attention = [((k.weight, k.bias), (v.weight, v.bias)) for k, v in zip(keys, values, strict=True)]
     y, condition = np.float64(x), 1.0
-    looked, attended, updated = reference.attend_image(prompt[0][2], y, pe, *attention[0]), [], []
+    attended_before, attended, updated = reference.attend_image(prompt[0][2], y, pe, *attention[0]), [], []
     for i, (k, v, q) in enumerate(prompt):
         weights = [(part.weight, part.bias) for part in (queries[i], outs[i], norms[i])]
         change = reference.linear(
@@ -119,7 +129,7 @@ def scene(n: int, tokens: int, asking: int, sharper: float = 1) -> Scene:
         constants,
         *map(tuple, (outs, queries, norms, keys, values)),
         prompt,
-        looked,
+        attended_before,
         tuple(attended),
         tuple(updated),
         reference.linear(y, last.weight, last.bias),

@@ -33,11 +33,16 @@ def write(job, unit):
     array = ctypes.cast(job, ctypes.POINTER(ctypes.POINTER(ctypes.c_float))).contents
     array[int(sys.argv[1])] = 1.0
 
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+def no_buffers(job, scratch):
+    pass
+
 plan = kernels.Plan(threads=1)
 given, made = plan.given(1, 4), plan.result(plan.array(1, 16))
 unit = capsule(ctypes.cast(write, ctypes.c_void_p).value, b"mobilesam.kernels.unit", None)
-job = b"\\0" * 8
-plan.record(unit, None, job, 1, [(0, made.number, 0)], [made.number])
+layout = capsule(ctypes.cast(no_buffers, ctypes.c_void_p).value, b"mobilesam.kernels.layout", None)
+placeholder = 0xFFF5 << 48 | made.number << 32  # element 0 of the array, as record.pxd writes it
+plan.record(unit, layout, placeholder.to_bytes(8, "little"), 1, [made.number])
 plan.add(given, given)
 plan.compile()
 plan.run({given: np.zeros((1, 4), np.float32)})

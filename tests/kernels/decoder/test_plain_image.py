@@ -1,4 +1,4 @@
-"""The image's side of the two-way transformer in the plain form, of a plan's steps; and the low-rank form beside it."""
+"""The plain form of the image's side, recorded as steps of a plan, and its agreement with the low-rank form."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 class Block:
-    """The image's side of TwoWayAttentionBlocks in the plain form, on a scene."""
+    """The image's side of two TwoWayAttentionBlocks in the plain form, on a scene."""
 
     def __init__(self, case: Scene, **options: Any) -> None:
         self.case, self.made = case, Recording(**options)
@@ -27,7 +27,7 @@ class Block:
         self.keys = self.plan.add(x, self.made.give(np.zeros(CHANNELS, np.float32)))
 
     def attend(self, i: int, queries: np.ndarray) -> Array:
-        """Attention ``i`` of queries to the image, before the updates and after each."""
+        """Record attention ``i`` of queries to the image: 0 before the updates, 1 and 2 after each update."""
         key, value = self.case.keys[i], self.case.values[i]
         k_pe = self.plan.project(self.pe, pack_rows(np.float32(key.weight)))
         rows = pack_rows(np.float32(np.concatenate([key.weight, value.weight])))
@@ -36,7 +36,7 @@ class Block:
         return self.plan.attend_image(self.made.give(queries[None] * SCALE), k, v, np.float32(value.bias))
 
     def update(self, i: int) -> Array:
-        """The image's tokens after update ``i``, a copy."""
+        """Record update ``i``. Returns a copy of the image tokens after it."""
         keys, values, _ = self.case.tokens[i]
         (query, out, norm) = (
             [np.float32(part) for part in layer[i]] for layer in (self.case.queries, self.case.outs, self.case.norms)
@@ -48,7 +48,7 @@ class Block:
         return self.plan.add(self.keys, self.made.give(np.zeros(CHANNELS, np.float32)))
 
     def both(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The image after each update, and what the scene's queries are answered before them and after each."""
+        """Run both updates. Returns the image after each update, and the results of the three attentions."""
         answers = [self.attend(0, self.case.tokens[0][2])]
         images = []
         for i, (_, _, queries) in enumerate(self.case.tokens):
@@ -59,24 +59,24 @@ class Block:
 
 
 def image_depths(tokens: int) -> tuple[int, ...]:
-    """Of an update: queries, scores, softmax, mix, projection with the shortcut, norm."""
+    """The depths of an update's sums: queries, scores, softmax, mixing, projection with the shortcut, norm."""
     return CHANNELS, INNER // 8, tokens, tokens, INNER + 2, CHANNELS
 
 
 def plain_bound(case: Scene, n: int, tokens: int, updates: int, sharper: float = 1) -> float:
-    """After so many updates keys and values, scores, softmax over the image, mix.
+    """The bound of an attention after ``updates`` updates: keys and values, scores, softmax over the image, mixing.
 
-    An exponential errs by its score, which is of order √C and `sharper`, of an update as of an attention.
+    The relative error of an exponential is the error of its score. Scores are of order √C · ``sharper``.
     """
     return sharper * CHANNELS**0.5 * pass_bound(*image_depths(tokens) * updates, CHANNELS, INNER // 8, n, n)
 
 
-def check_block(n: int, tokens: int, asking: int, *, sharper: float = 1, **options) -> None:
-    case = scene(n, tokens, asking, sharper)
+def check_block(n: int, tokens: int, query_count: int, *, sharper: float = 1, **options) -> None:
+    case = scene(n, tokens, query_count, sharper)
     images, answers = Block(case, **options).both()
     for i, (got, expected) in enumerate(zip(images, case.updated, strict=True)):
         assert_relative_l2(got, expected, CHANNELS**0.5 * pass_bound(*image_depths(tokens) * (i + 1)))
-    for i, (got, expected) in enumerate(zip(answers, (case.looked, *case.attended), strict=True)):
+    for i, (got, expected) in enumerate(zip(answers, (case.attended_before, *case.attended), strict=True)):
         assert_relative_l2(got, expected, plain_bound(case, n, tokens, i, sharper))
 
 
@@ -88,13 +88,13 @@ def test_the_image_of_a_block(sizes):
 
 
 @any_case(15)
-@given(n=st.integers(1, 600), tokens=st.integers(1, 70), asking=st.integers(1, 16), threads=st.integers(1, 4))
-def test_any_image_of_a_block(n, tokens, asking, threads):
-    check_block(n, tokens, asking, threads=threads)
+@given(n=st.integers(1, 600), tokens=st.integers(1, 70), query_count=st.integers(1, 16), threads=st.integers(1, 4))
+def test_any_image_of_a_block(n, tokens, query_count, threads):
+    check_block(n, tokens, query_count, threads=threads)
 
 
 def test_the_image_of_a_block_of_sharp_scores():
-    """Near ±1000."""
+    """Scores are near ±1000."""
     check_block(1000, 3, 5, sharper=300)
 
 
@@ -109,12 +109,12 @@ def test_the_same_bits_on_any_threads():
 
 @pytest.mark.parametrize("sizes", [(4096, 7, 4), (300, 5, 4), (257, 14, 7), (1, 1, 1)], ids=str)
 def test_the_plain_form_and_the_low_rank_form_agree(sizes):
-    """Within what both may err."""
-    n, tokens, asking = sizes
-    case = scene(n, tokens, asking)
+    """The difference is within the sum of both bounds."""
+    n, tokens, query_count = sizes
+    case = scene(n, tokens, query_count)
     _, (_, *plain) = Block(case).both()
     low_rank = case.update(case.maps()).attended
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
     for i, (one, other) in enumerate(zip(plain, low_rank, strict=True)):
-        bound = (i + 1) * case.condition * pass_bound(*depths, *depths, n, n)  # as test_updates derives it
+        bound = (i + 1) * case.condition * pass_bound(*depths, *depths, n, n)  # as in test_updates.check_updates
         assert_relative_l2(one, np.float64(other), bound + plain_bound(case, n, tokens, i + 1))

@@ -1,4 +1,4 @@
-"""Plans: steps that are recorded once and run many times, on arrays that share memory where they may."""
+"""Tests of plans: the order of steps, memory that arrays share, runs, errors, threads and processes."""
 
 import copy
 import os
@@ -22,11 +22,11 @@ from mobilesam.kernels import Array, Plan, isa
 
 HERE = str(Path(__file__).parent)
 
-# --- the order of steps, and their memory ---
+# --- the order of steps, and the memory of arrays ---
 
 
 def test_steps_see_what_those_before_them_have_made():
-    """Two that do not depend on one another, one that depends on both, and one that waits for none."""
+    """Two independent steps, a step that depends on both, and a step that depends on no other."""
     x = integers(2, 300, 16)
     made = Recording(threads=3)
     given_x = made.give(x)
@@ -38,7 +38,7 @@ def test_steps_see_what_those_before_them_have_made():
 
 
 def sums(x: np.ndarray, pairs: list[tuple[int, int]]) -> list[np.ndarray]:
-    """x, and for each pair the sum of two of those before."""
+    """Return x and, for each pair, the sum of two earlier arrays."""
     made = [x]
     for i, j in pairs:
         made.append(made[i % len(made)] + made[j % len(made)])
@@ -54,7 +54,7 @@ def sums(x: np.ndarray, pairs: list[tuple[int, int]]) -> list[np.ndarray]:
     threads=st.integers(1, 4),
 )
 def test_any_graph_of_sums_is_exact(rows, channels, pairs, wanted, threads):
-    """Whole numbers that stay below 2²⁴; any of the arrays may be a result, whatever comes after it."""
+    """The values are whole numbers below 2²⁴, so sums are exact. Any array may be a result."""
     x, made = integers(rows, channels), Recording(threads=threads)
     expected, steps = sums(x, pairs), [made.give(x)]
     for i, j in pairs:
@@ -64,11 +64,11 @@ def test_any_graph_of_sums_is_exact(rows, channels, pairs, wanted, threads):
         assert_same(got, expected[i])
 
 
-LENGTH = 40  # of a chain
+LENGTH = 40  # norms and sums in a chain
 
 
 def chain(plan, x, other) -> list:
-    """Norms and sums one after the other; what the first third leaves is wanted at the end again."""
+    """Record a chain of norms and sums. The last step reads an array from the first third of the chain again."""
     weight, bias, kept = normal(33), normal(1, 33)[0], None
     for i in range(LENGTH):
         x = plan.add(plan.layer_norm(x, weight, bias), other)
@@ -77,7 +77,7 @@ def chain(plan, x, other) -> list:
 
 
 def test_a_long_chain():
-    """Whose arrays take little memory, unless there are guards; each norm passes errors on and adds its own."""
+    """Without guards, the arrays of a chain share memory. Each norm passes on errors and adds an error."""
     x, other = normal(70, 33), normal(1, 70, 33)[0]
     made = Recording()
     results = chain(made.plan, *made.give(x, other))
@@ -90,7 +90,7 @@ def test_a_long_chain():
 
 
 def test_results_stay_to_the_end_of_a_run():
-    """Of every step, though each is used by the next one alone."""
+    """Every array is a result, although only the next step reads it."""
     x = integers(9, 37)
     made = Recording()
     array, arrays = made.give(x), []
@@ -115,7 +115,7 @@ print("right")
 
 
 def test_memory_is_used_again_where_no_step_wants_it():
-    """The same tests in a process without MOBILESAM_GUARDS, which keep each array's memory apart."""
+    """The same tests in a process without MOBILESAM_GUARDS. With guards, arrays share no memory."""
     assert output(f"import sys; sys.path.insert(0, {HERE!r})\n{WITHOUT_GUARDS}") == "right"
 
 
@@ -123,7 +123,7 @@ def test_memory_is_used_again_where_no_step_wants_it():
 
 
 def test_a_plan_runs_many_times():
-    """On the arrays that each run is given."""
+    """Each run reads the arrays that are passed to it."""
     made = Recording(threads=3)
     x, other = made.give(integers(40, 5), integers(1, 40, 5)[0])
     y = made.plan.result(made.plan.add(made.plan.add(x, other), x))
@@ -160,7 +160,7 @@ def test_one_array_may_be_given_twice_and_at_any_address():
 
 
 def added(**options) -> tuple[Plan, Array, Array]:
-    """A compiled plan that adds two arrays (3, 5)."""
+    """Return a compiled plan that adds two arrays (3, 5), and the two given Arrays."""
     made = Recording(**options)
     x, other = made.give(normal(3, 5), normal(3, 5))
     made.plan.result(made.plan.add(x, other))
@@ -183,14 +183,14 @@ REFUSED: dict[str, Callable[[Array, Array], dict]] = {
     r"TypeError: given\[0\]: expected a float32 NumPy array, got NoneType": lambda x, other: {x: None, other: X},
     r"ValueError: given\[0\]: .*contiguous": lambda x, other: {x: np.asfortranarray(X), other: X},
     r"ValueError: given: expected .*, got \['x', ": lambda x, other: {"x": X, x: X, other: X},
-    # the array's number with a shape of which less memory is asked for than steps read
+    # a known number with a smaller shape, for which steps would read past the end
     r"ValueError: given: expected .*, got .*shape=\(5,\)": lambda x, other: {x._replace(shape=(5,)): X[0], other: X},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_does_not_fit_a_run_is_refused(message):
-    """And the plan runs on what fits."""
+    """The plan still runs afterwards, with valid arrays."""
     plan, x, other = added()
     y = Array(2, (3, 5))
     plan.run({x: X, other: X})
@@ -232,11 +232,11 @@ def test_rows_of_maps():
     assert maps.array.shape == (2, 7, 256)
     assert maps.rows(2, 5).rows(1, 3) == maps._replace(first=3, channels=3)
     for first, count in ((0, 8), (3, 5), (-1, 2), (3, -1)):
-        with pytest.raises(ValueError, match=r"^maps: expected channels .*, got 7 channels"):
+        with pytest.raises(ValueError, match=r"^maps: expected a range within 7 channels, got first="):
             maps.rows(first, count)
 
 
-# --- what a plan is not for ---
+# --- misuse of plans ---
 
 
 def test_no_step_is_added_once_a_plan_is_compiled():
@@ -251,7 +251,7 @@ def test_no_step_is_added_once_a_plan_is_compiled():
 
 
 def test_a_plan_that_is_not_compiled_does_not_run():
-    """And runs once it is."""
+    """After compilation it runs."""
     made = Recording()
     x = made.give(X)
     y = made.plan.add(x, x)
@@ -276,7 +276,7 @@ def test_plans_cannot_be_copied():
 
 
 def costly(threads: int) -> tuple[Recording, Array]:
-    """A plan of some milliseconds."""
+    """Return a plan that runs for some milliseconds, and its result."""
     made = Recording(threads=threads)
     x = made.give(normal(2, 300, 128))
     for _ in range(10):
@@ -286,7 +286,7 @@ def costly(threads: int) -> tuple[Recording, Array]:
 
 
 def test_a_plan_is_run_by_one_thread_at_a_time():
-    """The other is told so, and leaves the answer as it is. Both begin together until one finds the other running."""
+    """The second thread gets an error, and the result stays correct. Both start together until their runs overlap."""
     made, y = costly(1)
     (expected,) = made.run(y)
     refused, barrier = list[str](), Barrier(2)
@@ -337,7 +337,7 @@ made, y = costly(4)
 (before,) = made.run(y)
 child = os.fork()
 if not child:
-    signal.alarm(30)  # a hanging child ends
+    signal.alarm(30)  # ends a child that hangs
     made.plan.run(made.given)
     assert_same(made.plan.view(y), before)
     again, y = costly(3)
@@ -376,7 +376,7 @@ def test_arrays_of_another_plan_and_results_that_are_none_are_refused():
     with pytest.raises(RuntimeError, match="compiled"):
         made.plan.result(y)
     made.plan.run(made.given)
-    with pytest.raises(ValueError, match="expected one that `result` has kept"):
+    with pytest.raises(ValueError, match="expected an array that was passed to `result`"):
         made.plan.view(y)
 
 

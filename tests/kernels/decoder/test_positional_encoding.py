@@ -1,4 +1,4 @@
-"""Points and the image's grid as sines and cosines of random frequencies."""
+"""Tests of `encode_positions`: sines and cosines of random frequencies, and embeddings."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 def alone(xy, size, gaussian):
-    """The encoding of one point, to which an embedding of zeros is added."""
+    """Encode one point without an embedding."""
     return kernels.encode_positions(
         xy, size, gaussian, np.zeros(1, np.intp), np.zeros((1, 2 * gaussian.shape[1]), np.float32)
     )
 
 
 def check(xy, size, gaussian, *embedded, **options) -> None:
-    """The turns err by three roundings of their terms; sines and cosines by another 2e-7, and a sum's rounding."""
+    """Compare with the reference. The bound: three roundings in the phase, 2e-7 in sine and cosine, one in the sum."""
     got = kernels.encode_positions(xy, size, gaussian, *embedded, **options)
     expected = reference.encode_positions(xy, size, gaussian, *embedded)
     terms = (abs(2 * (np.float64(xy) + 0.5) / size - 1) + 1) @ abs(np.float64(gaussian))
@@ -45,7 +45,7 @@ def test_any_positions(count, frequencies, size, spread, threads):
 
 
 def test_positions_at_quarter_turns_and_far_beyond():
-    """Where sine or cosine is 0, it is so to an ulp of the turns; and thousands of turns away."""
+    """Phases at which sine or cosine is 0, and phases of thousands of turns."""
     turns = np.float32([0, 0.25, 0.5, 0.75, 1, -0.25, 0.125, -0.125, 0.375, 1e-6, -1e-30, 4095.25, -9999.5])
     xy, gaussian = np.float32([[1.5, 0.5]]), np.stack([turns, np.zeros_like(turns)])  # 2·(1.5 + ½) / 2 − 1 = 1
     y = alone(xy, 2, gaussian)
@@ -54,7 +54,7 @@ def test_positions_at_quarter_turns_and_far_beyond():
 
 
 def test_positions_beyond_all_measure_stay_sines_and_cosines():
-    """A caller of `SamPredictor` may name points outside the image, however far."""
+    """A caller of `SamPredictor` may pass points far outside the image."""
     powers = np.float32(2.0) ** np.arange(18, 127, dtype=np.float32)
     y = alone(np.float32([[1.5, 0.5]]), 2, np.stack([powers, 0 * powers]))
     assert np.abs(y).max() <= 1 + 4 * U
@@ -66,7 +66,7 @@ def test_kinds_may_be_a_view():
     expected = kernels.encode_positions(xy, 64, gaussian, np.array([2, -1, 0]), embeddings)
     assert_same(kernels.encode_positions(xy, 64, gaussian, kinds[::2], embeddings), expected)
     assert_same(kernels.encode_positions(xy, 64, gaussian, kinds[4::-2][::-1], embeddings), expected)
-    records = np.zeros(3, [("kind", np.intp), ("other", np.int32)])  # 12 bytes apart
+    records = np.zeros(3, [("kind", np.intp), ("other", np.int32)])  # a stride of 12 bytes
     records["kind"] = 2, -1, 0
     assert_same(kernels.encode_positions(xy, 64, gaussian, records["kind"], embeddings), expected)
 

@@ -1,4 +1,4 @@
-"""Steps of prompts' tokens: linear layers, attention among them, norms, sums and rows taken."""
+"""Tests of the steps on tokens: linear layers, attention, norms, sums and selection of tokens."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,11 +29,11 @@ from mobilesam.kernels import Plan, isa, reference
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
-Steps = Callable[..., Sequence[Any]]  # of a plan, or of Exact, and arrays
+Steps = Callable[..., Sequence[Any]]  # called with a plan or Exact, and arrays; returns the results
 
 
 def recorded(steps: Steps, x: Sequence[np.ndarray], *, threads: int | None = None) -> list[np.ndarray]:
-    """What a plan's steps make of x."""
+    """Record the steps in a plan and run it on x."""
     made = Recording(threads=threads)
     return made.run(*steps(made.plan, *(made.give(array) for array in x)))
 
@@ -45,7 +45,7 @@ def layer(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 def attend_self(
     channels: int, heads: int, width: int, pack: Callable[[np.ndarray], Any] = lambda weight: weight
 ) -> Steps:
-    """A self-attention with ``heads`` of ``width`` channels, projected, and a norm, to which x is added."""
+    """Return the steps of a self-attention: projections, attention, output projection, norm, and the sum with x."""
     e, c = heads * width, channels
     q, k, v, out = ((pack(weight), bias) for weight, bias in (layer(e, c), layer(e, c), layer(e, c), layer(c, e)))
 
@@ -59,7 +59,7 @@ def attend_self(
 
 
 def check_self_attention(prompts: int, tokens: int, channels: int, heads: int, width: int, **options) -> None:
-    """Projections, scores, softmax, mixing, projection and norm; an exponential errs by its score, some √channels."""
+    """The bound: projections, scores (of order √channels), softmax, mixing, projection and norm."""
     steps, x = attend_self(channels, heads, width), arrays(prompts, tokens, [channels] * 3)
     bound = channels**0.5 * pass_bound(channels, channels, width, tokens, heads * width, channels)
     for got, expected in zip(recorded(steps, x, **options), steps(Exact, *x), strict=True):
@@ -107,7 +107,7 @@ def attend(heads: int) -> Steps:
 
 
 def queries_and_keys(prompts: int, m: int, n: int, heads: int, width: int) -> list[np.ndarray]:
-    """Queries, scaled, of m tokens; keys and values of n."""
+    """Return scaled queries of m tokens, and keys and values of n tokens."""
     (q,), (k, v) = arrays(prompts, m, [heads * width]), arrays(prompts, n, [heads * width] * 2)
     return [q * np.float32(width**-0.5), k, v]
 
@@ -121,7 +121,7 @@ def queries_and_keys(prompts: int, m: int, n: int, heads: int, width: int) -> li
     threads=st.integers(1, 4),
 )
 def test_any_attention(prompts, sizes, heads, width, threads):
-    """Scores, softmax, mix."""
+    """The bound: scores, softmax, mixing."""
     m, n = sizes
     x = queries_and_keys(prompts, m, n, heads, width)
     (got,), (expected,) = recorded(attend(heads), x, threads=threads), attend(heads)(Exact, *x)
@@ -132,21 +132,21 @@ def test_any_attention(prompts, sizes, heads, width, threads):
     "sizes", [(1, 4096), (4096, 1), (127, 129), (128, 26), (129, 7), (7, 4096), (4096, 26)], ids=str
 )
 def test_attention_between_a_prompt_and_an_image(sizes):
-    """Units are of 128 queries."""
+    """Query counts around multiples of a unit's 64 queries."""
     x = queries_and_keys(1, *sizes, 8, 16)
     (got,), (expected,) = recorded(attend(8), x), attend(8)(Exact, *x)
     assert_relative_l2(got, expected, pass_bound(16, sizes[1], sizes[1]))
 
 
 def test_attention_picks_the_one_matching_key():
-    """Scores of thousands: every other weight underflows to zero."""
+    """Scores are in the thousands, so all other weights underflow to 0."""
     k, v = 100 * np.eye(13, 16, dtype=np.float32)[None], normal(1, 13, 16)
     (y,) = recorded(attend(1), [k, k, v])
     assert_same(y, v)
 
 
 def test_sharp_scores():
-    """Scores beyond ±1000 choose one token."""
+    """With scores beyond ±1000, the softmax selects one token."""
     eye = np.eye(16, dtype=np.float32)
 
     def steps(plan, x, source):
@@ -185,7 +185,7 @@ def test_attention_among_some_tokens_without_weights():
     threads=st.integers(1, 4),
 )
 def test_any_linear_is_exact(batch, m, n, k, with_bias, with_residual, activation, scale, threads):
-    """Sums of small integers are exact in any order and any precision, where of int8's rows one number is 127."""
+    """Sums of small integers are exact in any order and precision. For int8, each row contains a 127."""
     bias, residual = integers(n) if with_bias else None, integers(*batch, m, n) if with_residual else None
     for precision in isa.precisions():
         make = integers if precision == "fp32" else partial(whole_numbers, precision)
@@ -221,7 +221,7 @@ def test_any_linear_then_norm_of_some_rows(prompts, tokens, k, n, scale, activat
     (moved, y), (wanted, expected) = recorded(steps, x, threads=threads), steps(Exact, *x)
     gelus = int(activation == "gelu")
     assert_relative_l2(y, expected, 4 * pass_bound(k, gelus=gelus))
-    # values of some 4 are divided by a deviation of at least the root of eps
+    # Values of about 4 are divided by a deviation of at least √eps = 0.1.
     assert_relative_l2(moved, wanted, 4 * pass_bound(k, n, gelus=gelus) / 0.1)
 
 
@@ -241,7 +241,7 @@ def test_weights_in_any_precision(shape):
 
 
 def test_weights_of_several_precisions():
-    """Each product's operand has room, whichever has the largest."""
+    """Scratch memory holds the packed A of every product, whichever is the largest."""
     x, choices = arrays(1, 200, [96] * 3), isa.precisions()
     expected = recorded(attend_self(96, 3, 32), x)[0]
     for i in range(len(choices)):
@@ -252,7 +252,7 @@ def test_weights_of_several_precisions():
 
 
 def mlps(count: int, *widths: int) -> Steps:
-    """MLPs of one row each, side by side."""
+    """Return the steps of several independent MLPs, each on one token."""
 
     def steps(plan, x):
         xs = [plan.take(x, [i]) for i in range(count)]
@@ -276,7 +276,7 @@ def test_mlps_side_by_side(sizes):
             assert_same(y, same)
 
 
-# --- norms, sums and rows ---
+# --- norms, sums and selected tokens ---
 
 
 @any_case(40)
@@ -298,7 +298,7 @@ def test_any_norm_and_sum(shape, channels, eps, threads):
 
 @pytest.mark.parametrize(("prompts", "tokens", "threads"), [(1, 3, 1), (4, 5, 2), (3, 30, 3)])
 def test_rows_are_taken_in_any_order(prompts, tokens, threads):
-    """An exact copy; a row may be taken twice."""
+    """Tokens are copied exactly, and a token may be selected twice."""
     (x,) = arrays(prompts, tokens, [5])
     made = Recording(threads=threads)
     some = made.plan.take(made.give(x), [2, 0])
@@ -309,7 +309,7 @@ def test_rows_are_taken_in_any_order(prompts, tokens, threads):
 
 
 def test_steps_in_place():
-    """A sum over the residual, and a norm over its input: the same bits in less memory."""
+    """A linear layer that overwrites its residual, and a norm that overwrites its input, give the same bits."""
     x, residual = arrays(2, 30, [16, 24])
     weight, bias, norm = normal(24, 16), normal(24), (normal(1, 24)[0], normal(24, 1)[:, 0].copy())
     results = []
@@ -325,7 +325,7 @@ def test_steps_in_place():
     assert_same(*results)
 
 
-# --- what is left as it is, and what is refused ---
+# --- unchanged inputs, and errors ---
 
 
 def test_inputs_and_weights_are_left_as_they_are():
@@ -340,7 +340,7 @@ def test_inputs_and_weights_are_left_as_they_are():
 
 
 def test_steps_keep_their_isa():
-    """That in force when the plan was made."""
+    """A plan runs on the ISA that was in force when it was created."""
     made = Recording()
     steps, x = attend_self(64, 2, 32), arrays(1, 9, [64] * 3)
     expected = recorded(steps, x)
@@ -391,7 +391,7 @@ REFUSED: dict[str, Callable[[Plan, Any, Any], object]] = {
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_steps_that_do_not_fit_are_refused(message):
-    """With the number of the step that was to be recorded, the argument and what it is; the plan stays as it was."""
+    """The message has the number of the step, the argument and its value. The plan is unchanged."""
     made = Recording()
     x, narrow = made.give(X, NARROW)
     doubled = made.plan.add(x, x)

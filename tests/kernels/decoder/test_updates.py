@@ -1,4 +1,4 @@
-"""What the mask decoder runs on: the image's updates in low rank, attention to an image, upscaled masks."""
+"""Tests of the steps on an image: low-rank updates, attention to the image, projection and upscaling."""
 
 import dataclasses
 
@@ -18,13 +18,13 @@ from mobilesam.kernels import reference
 pytestmark = pytest.mark.usefixtures("every_isa")
 
 
-def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **options) -> None:
-    """Maps, scores, softmax over the tokens, a quadratic form, scores again, softmax over the image, sums.
+def check_updates(n: int, tokens: int, query_count: int, *, sharper: float = 1, **options) -> None:
+    """The bound: maps, scores, softmax over the tokens, a quadratic form, scores, softmax over the image, sums.
 
-    Terms of a squared deviation err by their own size, which `condition` compares with the sum's, and exponentials by
-    their scores', which are `sharper` times of order 1.
+    The terms of a squared deviation err in proportion to their size, which is ``condition`` times their sum.
+    The relative error of an exponential is the error of its score, and scores are of order ``sharper``.
     """
-    case = scene(n, tokens, asking, sharper)
+    case = scene(n, tokens, query_count, sharper)
     maps = case.maps(**options)
     updated = case.update(maps, **options)
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
@@ -38,7 +38,7 @@ def check_updates(n: int, tokens: int, asking: int, *, sharper: float = 1, **opt
 
 
 def assert_alike(got: Updated, expected: Updated) -> None:
-    """The same bits."""
+    """Assert that all results have the same bits."""
     for one, other in zip((*got[:3], *got.attended), (*expected[:3], *expected.attended), strict=True):
         assert_same(one, other)
 
@@ -63,13 +63,13 @@ def test_updates_in_low_rank(sizes):
 
 
 @any_case(15)
-@given(n=st.integers(1, 600), tokens=st.integers(1, 16), asking=st.integers(1, 16), threads=st.integers(1, 4))
-def test_any_updates_in_low_rank(n, tokens, asking, threads):
-    check_updates(n, tokens, asking, threads=threads)
+@given(n=st.integers(1, 600), tokens=st.integers(1, 16), query_count=st.integers(1, 16), threads=st.integers(1, 4))
+def test_any_updates_in_low_rank(n, tokens, query_count, threads):
+    check_updates(n, tokens, query_count, threads=threads)
 
 
-def looked(case, queries: np.ndarray, maps, **options) -> np.ndarray:
-    """What prompts' queries (P, T, E), scaled, are answered by the image before it is updated."""
+def attend_before_updates(case, queries: np.ndarray, maps, **options) -> np.ndarray:
+    """Run the attention of scaled queries (P, T, E) to the image before the updates."""
     made, c = Recording(**options), case.constants
     keys, values = (made.give_maps(maps).rows(at, INNER) for at in c.before_at)
     (y,) = made.run(made.plan.attend_image(made.give(queries), keys, values, c.before_bias))
@@ -77,22 +77,22 @@ def looked(case, queries: np.ndarray, maps, **options) -> np.ndarray:
 
 
 @any_case(15)
-@given(n=st.integers(1, 600), asking=st.integers(1, 40), threads=st.integers(1, 4))
-def test_attention_to_the_image_before_it_is_updated(n, asking, threads):
-    case = scene(n, asking, 1)
+@given(n=st.integers(1, 600), query_count=st.integers(1, 40), threads=st.integers(1, 4))
+def test_attention_to_the_image_before_it_is_updated(n, query_count, threads):
+    case = scene(n, query_count, 1)
     maps, _ = case.maps(threads=threads)
     queries = case.tokens[0][2][None] * SCALE
-    got = looked(case, queries, maps, threads=threads)
-    assert_relative_l2(got[0], case.looked, pass_bound(CHANNELS, CHANNELS, INNER // 8, CHANNELS, n, n))
-    both = looked(case, np.concatenate([normal(1, asking, INNER), queries]), maps)
+    got = attend_before_updates(case, queries, maps, threads=threads)
+    assert_relative_l2(got[0], case.attended_before, pass_bound(CHANNELS, CHANNELS, INNER // 8, CHANNELS, n, n))
+    both = attend_before_updates(case, np.concatenate([normal(1, query_count, INNER), queries]), maps)
     assert_same(both[1], got[0])
 
 
 @pytest.mark.parametrize("sizes", [(4096, 4096), (4096, 1), (1, 65)], ids=str)
 def test_attention_to_an_image_of_any_queries(sizes):
-    """Scores, softmax over the image, sums: far more queries than a prompt has tokens, and keys of a Maps each."""
-    n, asking = sizes
-    queries, keys, values = normal(asking // 8 + 1, 32), normal(n, 32), normal(1, n, 32)[0]
+    """The bound: scores, softmax over the image, sums. There are more queries than a prompt ever has tokens."""
+    n, query_count = sizes
+    queries, keys, values = normal(query_count // 8 + 1, 32), normal(n, 32), normal(1, n, 32)[0]
     made, bias = Recording(), normal(32)
     given_keys, given_values = made.give_maps(keys), made.give_maps(values)
     (got,) = made.run(
@@ -103,7 +103,7 @@ def test_attention_to_an_image_of_any_queries(sizes):
 
 
 def test_attention_picks_the_one_matching_token():
-    """Scores of thousands: every other weight underflows to zero, in whichever chunk its token is."""
+    """Scores are in the thousands, so all other weights underflow to 0, in every chunk."""
     k, v = np.zeros((600, 16), np.float32), normal(600, 16)
     at = [0, 255, 256, 511, 599]
     k[at] = np.sign(normal(5, 16)) * 64
@@ -165,7 +165,7 @@ def test_prompts_together_give_the_same_bits_as_alone():
 
 
 def test_a_plan_of_updates_runs_many_times():
-    """Nothing is left of the run before, and what one plan is given for the image another may be given too."""
+    """A run leaves nothing behind for the next run, and two plans may share the image's maps."""
     scenes = [scene(600, 5, 3, sharper=sharper) for sharper in (1, 3)]
     maps = scenes[0].maps()
     made = Recording()
@@ -182,7 +182,7 @@ def test_a_plan_of_updates_runs_many_times():
 
 
 def test_attention_of_sharp_scores():
-    """Scores near ±1000 over several chunks of the image, where each chunk has a maximum of its own."""
+    """Scores are near ±1000, and each chunk of the image has another maximum."""
     check_updates(1000, 3, 5, sharper=300)
 
 
@@ -207,10 +207,10 @@ def test_updates_refuse_what_does_not_fit():
             pe,
             c.first,
             *tokens,
-        ): f"maps: expected {c.first.squares + 1} channels of the image",
-        (maps, pe.rows(0, 3 * INNER - 1), c.first, *tokens): "maps: expected .* of its pe, got .* and 95",
-        (maps, pe, c.first, *tokens, first): "before: .*second of two updates",
-        (maps, pe, c.second, *tokens): "before: .*second of two updates.* got None",
+        ): f"maps: expected at least {c.first.squares + 1} channels of the image",
+        (maps, pe.rows(0, 3 * INNER - 1), c.first, *tokens): "maps: expected .* of the positional enc.* and 95",
+        (maps, pe, c.first, *tokens, first): "before: expected .* and None in the first, got Updated",
+        (maps, pe, c.second, *tokens): "before: expected an UpdatedImage in the second update .*, got None",
         (maps, pe, c.second, one, one, queries, first): "before: expected an image of 9 tokens and one update by 1 tok",
         (maps, pe, c.second, *tokens, second): "before: expected an image of 9 tokens and one update by 2 tokens",
         (few, few_pe, c.second, *tokens, first): "before: expected an image of 5 tokens",
@@ -235,7 +235,7 @@ def test_updates_refuse_what_does_not_fit():
 
 @pytest.mark.parametrize("name", ["gram", "query_rows", "key_rows", "value_rows", "last_basis"])
 def test_an_updates_constants_are_read_where_they_are(name):
-    """Constants in Fortran order are refused: a copy would not outlive the recording."""
+    """Constants in Fortran order are refused, because a contiguous copy would be freed before the run."""
     case = scene(9, 2, 3)
     made, c = Recording(), case.constants
     maps, pe = map(made.give_maps, case.maps())
@@ -274,7 +274,7 @@ def test_projected_image(n, channels, count, threads):
 
 
 def test_upscaling_an_updated_image():
-    """Rows of 9 tokens, which end within blocks and chunks and beyond them; in another plan, for one of two prompts."""
+    """Draw the masks of one of two prompts in another plan. Lines of 9 tokens cross units and chunks."""
     case, prompt, c1 = scene(297, 5, 4), 1, LAST // 4
     c, arrays = case.constants, upscale_arrays(33, 9, c1, 8, 3)
     other = tuple(tuple(part[::-1].copy() for part in update) for update in case.tokens)
@@ -314,7 +314,7 @@ def test_a_shift_is_as_if_it_had_been_added_before():
 
 @pytest.mark.parametrize("c1", [1, 7, 31, 32, 33, 47, 48, 51, 96, 97])
 def test_upscaling_whole_numbers_is_exact(c1):
-    """A norm that leaves its bias alone, and numbers beyond 8, which GELU leaves: sums are exact in any order."""
+    """The norm returns its bias, and GELU returns numbers above 8 unchanged, so sums are exact in any order."""
     rng = np.random.default_rng(c1)
     x, weight, bias = normal(4 * c1, 3, 5), np.zeros(c1, np.float32), rng.integers(8, 12, c1).astype(np.float32)
     w2, b2 = rng.integers(1, 5, (4 * 3, c1)).astype(np.float32), rng.integers(0, 9, 3).astype(np.float32)
@@ -362,7 +362,7 @@ def test_each_run_fills_the_masks_that_it_is_given():
     y = record_upscaling(made, arrays)
     first = made.fill(y)
     memory = np.full(first.size + 2 * 1021, 7, np.float32)
-    out = memory[1021:-1021].reshape(first.shape)  # 4 bytes after a multiple of 16: any alignment will do
+    out = memory[1021:-1021].reshape(first.shape)  # not aligned to 16 bytes
     made.plan.run(made.given | {y: out})
     assert_same(out, first)
     assert (memory[:1021] == 7).all()
@@ -370,8 +370,8 @@ def test_each_run_fills_the_masks_that_it_is_given():
 
 
 W2 = upscale_arrays(4, 9, 16, 8, 3)["w2"]
-FITS = [(1, 10, 272), (64, 8), (64,)]  # an update: 10 rows, of which 8 are a basis
-REFUSED = {  # changes of what fits, 36 tokens of 64 channels
+FITS = [(1, 10, 272), (64, 8), (64,)]  # shapes of a valid ``update``, with 8 basis rows
+REFUSED = {  # the message, and the argument that replaces a valid argument
     r"x, channels and tokens: expected shape \(64, 32\), got \(64, 36\)": {"size": (4, 8)},
     r"w2: expected shape \(32, C1\), got \(31, 16\)": {"w2": kernels.pack_rows(W2[:-1])},
     r"norm_weight: expected shape \(16,\), got \(15,\)": {"norm_weight": normal(15)},
@@ -385,7 +385,7 @@ REFUSED = {  # changes of what fits, 36 tokens of 64 channels
     "hyper: expected Array, got ndarray": {"hyper": normal(3, 8)},
     r"update: expected shape \(1, rows, 272\), got \(2, 10, 272\)": {"update": [(2, 10, 272), *FITS[1:]]},
     r"update: expected shape \(64, rank\), got \(60, 8\)": {"update": [FITS[0], (60, 8), (64,)]},
-    "update: expected less than 10 rows of a basis, got 12": {"update": [FITS[0], (64, 12), (64,)]},
+    "update: expected fewer than 10 basis rows, got 12": {"update": [FITS[0], (64, 12), (64,)]},
     r"update: expected shape \(\d+,\), got \(64, 2\)": {"update": [*FITS[:2], (64, 2)]},
     "update: expected Array, got ndarray": {"update": [FITS[0], normal(64, 8), (64,)]},
 }
@@ -393,7 +393,7 @@ REFUSED = {  # changes of what fits, 36 tokens of 64 channels
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_upscaling_refuses_what_does_not_fit(message):
-    """Changes of what fits; a shape is an Array of it."""
+    """Each case replaces one valid argument. A tuple stands for an Array of this shape."""
     arrays, made = upscale_arrays(4, 9, 16, 8, 3), Recording()
 
     def value(name: str, change):
