@@ -19,7 +19,8 @@ class Panels(NamedTuple):
             word holds four neighbouring k, and the last two rows hold each column's scale and -128 times its sum. In
             bf16 and int8, NR = 32.
         shape: The weight's original shape, (N, K) or (OC, KH, KW, C). N = OC and K = KH·KW·C.
-        isa: The index of the micro-kernel table that reads ``words``. There is a table for each ISA and precision.
+        isa: The number of the table of micro-kernels that ``words`` are packed for. There is a table for each ISA and
+            precision.
     """
 
     words: NDArray[np.uint32]

@@ -38,7 +38,7 @@ def pack_rows(rows, *, precision="fp32", isa=None):
         PackedRows.
 
     Raises:
-        ValueError: The precision is unknown, or rows has another shape.
+        ValueError: ``precision`` is not "fp32" or "bf16", or ``rows`` does not have two axes.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")

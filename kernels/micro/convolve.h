@@ -101,14 +101,14 @@ static void winograd_input(float *v, int64_t stride, const float *const *x, int6
 {
     for (int64_t c = 0; c < n; c += VL) {
         vf rows[4][4], t;
-        UNROLL for (int j = 0; j < 4; j++) { /* B' d */
+        UNROLL for (int j = 0; j < 4; j++) { /* B' d, the transposed matrix B times the tile d */
             vf d0 = load(x[j] + c), d1 = load(x[4 + j] + c), d2 = load(x[8 + j] + c), d3 = load(x[12 + j] + c);
             rows[0][j] = d0 - d2;
             rows[1][j] = d1 + d2;
             rows[2][j] = d2 - d1;
             rows[3][j] = d1 - d3;
         }
-        UNROLL for (int i = 0; i < 4; i++) { /* (B' d) B */
+        UNROLL for (int i = 0; i < 4; i++) { /* (B' d) B, with B' d from the loop above */
             float *at = v + 4 * i * stride + c;
             t = rows[i][2];
             store(at, rows[i][0] - t);

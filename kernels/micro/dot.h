@@ -1,4 +1,5 @@
-/* Dot products of columns, dot products of rows, and mask logits (draw_columns). micro.h has the equations. Included by generic.h. */
+/* Dot products of the columns of two matrices (dot_columns) and of their rows (dot_rows), and mask logits as products of upscaled
+ * channels with a hypernetwork's weights (draw_columns). micro.h has the equations. Included by generic.h. */
 
 /* dot_columns of `vectors` vectors of columns */
 INLINE void dot_vectors(const int vectors, float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m)

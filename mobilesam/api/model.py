@@ -384,7 +384,7 @@ class MobileSAM:
         Raises:
             OSError: The file cannot be opened.
             TypeError: The argument is not an image.
-            ValueError: The image is damaged, empty, out of range or too large.
+            ValueError: The image is damaged or empty, has too many pixels, or has values outside the accepted range.
         """
         photo = as_photo(image, image_format)
         x, input_size = to_encoder_input(photo, threads=self.threads)

@@ -45,7 +45,7 @@ def coco(
 
     Raises:
         ModuleNotFoundError: `polygons` is true and the extra [polygons] is not installed.
-        ValueError: There are neither objects nor a size, or sizes differ.
+        ValueError: There are neither objects nor a size, or the masks' sizes differ from each other or from ``size``.
     """
     height, width = common_size(objects, size)
     names = list(dict.fromkeys(item.name for item in objects))
@@ -167,7 +167,7 @@ def save(
     Raises:
         ModuleNotFoundError: The format needs the extra [polygons], which is not installed.
         OSError: The folder does not exist or is not writable.
-        ValueError: The extension is not supported, sizes differ, or there are no objects.
+        ValueError: The extension is not supported, the masks' sizes differ, or there are no objects.
     """
     path = check_output(path, polygons=polygons)
     match path.suffix.lower():

@@ -12,10 +12,11 @@ from .parameters import F32
 
 
 class ImageCache:
-    """The maps of up to ``limit`` images, 27 MB each, found by the identity of the features array.
+    """The low-rank form's maps (linear projections) of up to ``limit`` images, by the identity of the features array.
 
-    The first thread that needs the maps of an image computes them, while other threads wait. Maps are freed when their
-    features are freed, or when ``limit`` other images were used more recently. They are computed again if needed.
+    The maps of an image take 27 MB. The first thread that needs the maps of an image computes them, while other threads
+    wait. The maps are freed when the features are freed, or when ``limit`` other images were used more recently. Freed
+    maps are computed again when a prompt needs them.
 
     Attributes:
         limit: the most images whose maps are kept.

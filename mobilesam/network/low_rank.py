@@ -178,9 +178,10 @@ def centred(x: F64) -> F64:
 
 
 def to_second(x: F64, gamma1: F64) -> F64:
-    """c(c(x)∘γ₁): turns x + b₁ into x₂, and the weight of a reader of x₂ into the weight of a reader of x + b₁.
+    """c(c(x)∘γ₁), where c subtracts the mean of each row. It turns the tokens x + b₁ into x₂.
 
-    The second use is possible because the matrix of this linear map is symmetric.
+    It also turns the weight of a linear layer on x₂ into the weight of the same layer on x + b₁, because c(c(x)∘γ₁) is
+    a product of x with a symmetric matrix.
     """
     return centred(centred(x) * gamma1)
 

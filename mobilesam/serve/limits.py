@@ -15,13 +15,13 @@ class Limits:
     """Upper limits for requests, and for the images that the server keeps.
 
     Attributes:
-        upload_bytes: size of an uploaded file.
-        held_bytes: bytes of all requests being received or answered.
-        pixels: pixels of an image.
-        json_bytes: size of any other request's body.
-        images: number of images kept.
+        upload_bytes: largest size of an uploaded photo, in bytes.
+        held_bytes: largest total size of the requests in progress, in bytes.
+        pixels: most pixels of an image.
+        json_bytes: largest size of a request body that is not a photo, in bytes.
+        images: most images kept.
         idle_seconds: how long an image is kept after its last use.
-        requests: number of requests at once.
+        requests: most requests in progress.
         places: number of tasks of one kind that may run or wait.
         image_places: the same for one image.
         stall_seconds: longest wait for the next bytes of a request.

@@ -26,7 +26,7 @@ static const float odd[] = {0, -0.f, 1e-45f, -1e-45f, FLT_MIN, 1, -1, FLT_MAX, -
 enum { ODD = sizeof odd / sizeof *odd };
 
 static char title[160], (*arrays)[ROOM + PAGE];
-static int cases, failed, wrong, used; /* `wrong` counts wrong values, `used` counts arrays, in the current case */
+static int cases, failed, wrong, used; /* of the current case: the number of wrong values, and of guarded arrays taken so far */
 
 static void crashed(int number)
 {

@@ -47,7 +47,7 @@ class Recording:
         return [tokens_of(y, x.n) if isinstance(x, Maps) else y for x, y in zip(wanted, copies, strict=True)]
 
     def fill(self, array: Array) -> np.ndarray:
-        """Compile and run a plan whose last step writes the given ``array``. Returns the written array."""
+        """Compile and run a plan whose last step writes to ``array``. Returns the values of ``array`` after the run."""
         self.given[array] = np.full(array.shape, np.nan, np.float32)
         return self.run(array)[0]
 

@@ -31,8 +31,8 @@ class Scene:
     x: F32
     pe: F32
     constants: LowRank
-    outs: tuple[Affine, Affine]  # the output projection of each update
-    queries: tuple[Affine, Affine]  # the query projection of each update
+    outs: tuple[Affine, Affine]  # output projections of the two attentions from image to tokens ("updates")
+    queries: tuple[Affine, Affine]  # query projections of the same two attentions
     norms: tuple[Affine, Affine]  # the LayerNorm after each update
     keys: tuple[Affine, Affine, Affine]  # key projections of the attentions before the updates and after each update
     values: tuple[Affine, Affine, Affine]  # value projections of the same attentions
@@ -70,7 +70,7 @@ def record_updates(
 
 
 def updates(constants: LowRank, maps: tuple[ImageMaps, ImageMaps], prompts, **options) -> list[Updated]:
-    """Run two updates by several prompts in one plan. Returns the results of each prompt."""
+    """Record two updates by several prompts in one plan and run the plan. Returns the updated image for each prompt."""
     made, n = Recording(**options), maps[0].n
     updated, attended = record_updates(made, constants, *map(made.give_maps, maps), prompts)
     data, last, *answers = made.run(updated.data, updated.last[0], *attended)

@@ -175,7 +175,7 @@ def pass_bound(*depths: int, gelus: int = 0) -> float:
     of its results is assumed to be at least ¼.
 
     Args:
-        *depths: Number of products in each sum, in order.
+        *depths: For each sum of products in the pass, from the first to the last, its number of products.
         gelus: Number of GELUs between the sums.
     """
     return 4 * U * sum(depth**0.5 + 1 for depth in depths) + 4 * GELU_ERROR * gelus
@@ -243,7 +243,7 @@ def narrow_pass_bound(precision: str, *depths: int, gelus: int = 0, roundings: i
 
     Args:
         precision: "bf16" or "int8".
-        *depths: Number of products in each sum, in order.
+        *depths: For each sum of products in the pass, from the first to the last, its number of products.
         gelus: Number of GELUs between the sums.
         roundings: Number of intermediate arrays that are rounded.
         count: Number of values in one intermediate array.

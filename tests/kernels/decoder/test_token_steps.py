@@ -45,7 +45,7 @@ def layer(n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
 def attend_self(
     channels: int, heads: int, width: int, pack: Callable[[np.ndarray], Any] = lambda weight: weight
 ) -> Steps:
-    """Return the steps of a self-attention: projections, attention, output projection, norm, and the sum with x."""
+    """Return a function that records a self-attention: projections, attention, output projection, norm and a sum."""
     e, c = heads * width, channels
     q, k, v, out = ((pack(weight), bias) for weight, bias in (layer(e, c), layer(e, c), layer(e, c), layer(c, e)))
 
