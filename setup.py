@@ -1,4 +1,4 @@
-"""The build: one static library per micro-kernel stub, each with its own flags, and one extension per kernel module."""
+"""The build: one static library per ISA in kernels/micro, with its own flags, and one extension per Cython module."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def openmp_works(compiler) -> bool:
     if os.environ.get("MOBILESAM_OPENMP") == "0":
         return False
     compiler = copy(compiler)
-    compiler.set_libraries([])  # the probe does not need the stubs' libraries
+    compiler.set_libraries([])  # the probe does not need the libraries of the micro-kernels
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
@@ -65,7 +65,7 @@ def openmp_works(compiler) -> bool:
 
 
 class BuildLibraries(build_clib):
-    """build_clib that rebuilds every stub when a header changes."""
+    """build_clib that rebuilds every micro-kernel library when a header changes."""
 
     def build_libraries(self, libraries) -> None:
         for _, info in libraries:

@@ -27,7 +27,7 @@ __all__ = [
     "sam_model_registry",
     "segment",
 ]
-_MODULES = {  # the module of each name that is not in api.model
+_MODULES = {  # the module of each public name that api.model does not define
     "SamAutomaticMaskGenerator": "compat.generators",
     "SamPredictor": "compat.predictor",
     "build_sam_vit_t": "compat.build_sam",

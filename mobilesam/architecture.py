@@ -1,4 +1,4 @@
-"""The architecture: the sizes of every stage, and the name and shape of every tensor.
+"""The architecture of MobileSAM: the sizes of every stage, and the name and shape of every tensor.
 
 Source: MobileSAM's `build_sam_vit_t` (build_sam.py), modeling/tiny_vit_sam.py, prompt_encoder.py,
 mask_decoder.py and transformer.py; TinyViT: Wu et al., arXiv:2207.10666; SAM: Kirillov et al.,
@@ -48,9 +48,9 @@ MLP_RATIO = 4
 MBCONV_EXPAND = 4
 EMBED_DIM = 256
 EMBED_SIZE = STAGES[-1].resolution
-LOW_RES = 4 * EMBED_SIZE  # side of the decoder's mask logits
+LOW_RES = 4 * EMBED_SIZE  # side of the decoder's mask logits in pixels
 
-POINT_EMBEDDINGS = 4  # background point, foreground point, a box's top left corner, its bottom right corner
+POINT_EMBEDDINGS = 4  # of a background point, a foreground point, and a box's top left and bottom right corners
 MASK_INPUT_CHANNELS = 16
 DECODER_DEPTH = 2
 DECODER_HEADS = 8
@@ -99,7 +99,7 @@ class TensorSpec(NamedTuple):
 
 
 def tensor_specs() -> dict[str, TensorSpec]:
-    """Specs of every tensor of a fused checkpoint by the reference's names, in the order of the network.
+    """The spec of every tensor of a fused checkpoint by the reference's names, in the order of the network's layers.
 
     Layouts are PyTorch's: convolutions (out, in/groups, kh, kw), transposed convolutions (in, out, kh, kw),
     linear layers (out, in).

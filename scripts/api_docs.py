@@ -28,7 +28,7 @@ logger = logging.getLogger("mkdocs.mobilesam")  # strict mode counts the warning
 
 
 def on_startup(**_: Any) -> None:
-    """Link the files of an editable install into one folder, because there `mobilesam.kernels` is another folder."""
+    """Link the files of an editable install into one folder, because `mobilesam.kernels` lies outside `mobilesam`."""
     package, *parts = (folder_of(f"mobilesam{name}") for name in ("", ".kernels", ".weights"))
     if all(part.parent == package for part in parts):
         return
@@ -55,7 +55,7 @@ class ApiDocs(griffe.Extension):
             return
         obj.labels.discard("method descriptor")
         if obj.is_attribute and "property" not in obj.labels:
-            obj.docstring = None  # inspection finds the docstring of the value's type
+            obj.docstring = None  # for a constant, inspection finds the docstring of its type
         if obj.docstring:
             obj.docstring.value = re.sub(rf"\A[\w.]*\b{obj.name}\(.*\n*", "", obj.docstring.value)
 
@@ -91,7 +91,7 @@ def _without_docstring(parent: griffe.Object) -> Iterator[str]:
             continue
         try:
             target = member.final_target if isinstance(member, griffe.Alias) else member
-        except griffe.AliasResolutionError:  # imported from another package
+        except griffe.AliasResolutionError:  # the member is imported from another package
             continue
         is_property = target.is_attribute and "property" in target.labels
         if (target.is_function or target.is_class or is_property) and not target.has_docstring:

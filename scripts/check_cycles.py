@@ -1,4 +1,4 @@
-"""Check that cimports and C includes have no cycle. If they have, exit with code 1 and print the files of the cycle."""
+"""Check that cimports and C includes have no cycle. If there is a cycle, print its files and exit with code 1."""
 
 import re
 import sys

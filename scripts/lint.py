@@ -21,7 +21,7 @@ def main() -> int:
             (["ruff", "check", "--no-cache"], ROOT),
             (["ruff", "format", "--no-cache", "--check"], ROOT),
             (["mypy", "--config-file", config, "--cache-dir", os.devnull, str(folder / "mobilesam"), "scripts"], ROOT),
-            (["lint-imports", "--no-cache", config], folder),  # in another folder it would read the checkout
+            (["lint-imports", "--no-cache", config], folder),  # in ROOT, lint-imports would read the checkout
             ([sys.executable, "scripts/check_cycles.py"], ROOT),
         ]
         failed = []

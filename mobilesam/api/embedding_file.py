@@ -1,4 +1,4 @@
-"""Embedding files: safetensors that hold the features, the image's sizes, and the checkpoint and precision used."""
+"""Embedding files: safetensors files with an image's features, its sizes, and the model's checkpoint and precision."""
 
 import os
 from dataclasses import dataclass

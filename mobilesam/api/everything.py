@@ -1,10 +1,11 @@
 """Everything-mode: all masks of an image, from a grid of point prompts over the image and over crops of it.
 
 Source: the reference's automatic_mask_generator.py and utils/amg.py. Parameter names, defaults, records and their order
-are the reference's. The work is ordered differently:
+are the reference's. The order of the computation differs from the reference:
 
-- The predicted IoUs of a point's candidate masks are computed first. A mask with too low an IoU is never computed.
-- The other masks go from 256×256 logits to run lengths in one pass (`kernels.mask_runs`).
+- The predicted IoUs of a point's candidate masks are computed first. If the predicted IoU of a mask is too low, the
+  mask is never computed.
+- A mask is converted from 256×256 logits to run lengths in one pass (`kernels.mask_runs`).
 - The smallest crops are processed first, because the NMS between crops ranks their masks first. So the masks of a crop
   are final when the crop is done.
 """
@@ -77,7 +78,8 @@ class MaskGenerator:
         Args:
             model: A model from `mobilesam.load`.
             points_per_side: Points on each side of the square grid. None if `point_grids` is given.
-            points_per_batch: Points that the decoder gets at a time. The masks do not depend on this number.
+            points_per_batch: Number of points that the decoder processes at a time. The masks do not depend on this
+                number.
             pred_iou_thresh: A mask is kept if its predicted IoU exceeds this threshold. 0 keeps all masks.
             stability_score_thresh: A mask is kept if its stability score is at least this threshold. 0 keeps all
                 masks.
@@ -92,8 +94,8 @@ class MaskGenerator:
                 halves with each further layer.
             crop_n_points_downscale_factor: In layer i, `points_per_side` is divided by this factor to the power i.
             point_grids: One (N, 2) array of points per layer, x and y from 0 to 1, used in place of `points_per_side`.
-            min_mask_region_area: If above 0, holes and islands of fewer pixels are removed from the masks. A changed
-                mask that duplicates another mask is then dropped.
+            min_mask_region_area: If above 0, holes and islands of fewer pixels are removed from the masks. A mask that
+                this removal changed is dropped if it duplicates another mask.
             output_mode: Form of each record's mask: "binary_mask", "uncompressed_rle" or "coco_rle".
 
         Raises:
@@ -149,9 +151,9 @@ class MaskGenerator:
     def generate_iter(self, image: ImageLike, *, progress: Progress | None = None) -> Iterator[Record]:
         """Generate the records of `generate` in the same order, each as soon as it is final.
 
-        A record is final when its crop is done. Before that, a mask of a later point in the crop can still replace it.
-        Masks of later crops cannot, because the mask of the earlier crop is kept. With `crop_n_layers` 0, the image is
-        the only crop, so all records come at the end.
+        A record is final when its crop is done. Before its crop is done, a mask of a later point in the crop can still
+        replace the record's mask. A mask of a later crop cannot, because the mask of the earlier crop is kept. With
+        `crop_n_layers` 0, the image is the only crop, so all records come at the end.
 
         The image is opened, and errors about it are raised, before this method returns.
 
@@ -188,7 +190,7 @@ class MaskGenerator:
                 else:
                     unchanged.append(mask.box)
                     yield self._record(mask, size)
-        # Unchanged masks rank first here and have passed both NMS thresholds before, so only changed masks are dropped.
+        # Unchanged masks have passed both NMS thresholds and get the higher score, so only changed masks are dropped.
         scores = [np.float32(1)] * len(unchanged) + [np.float32(0)] * len(changed)
         among_all = nms(unchanged + [m.box for m in changed], scores, max(self.box_nms_thresh, self.crop_nms_thresh))
         for mask in _kept(changed, among_all[len(unchanged) :] - len(unchanged)):
@@ -197,7 +199,7 @@ class MaskGenerator:
     def _masks_of_crop(
         self, photo: Image.Image, crop_box: Box, grid: NDArray[np.float64], size: Size
     ) -> Iterator[list[_Mask]]:
-        """For each point of the grid, the masks that pass both thresholds and that the crop's edge does not cut off."""
+        """For each point of the grid, the masks that pass both score thresholds and that no crop edge cuts off."""
         x0, y0, x1, y1 = crop_box
         embedding = self.model.encode(photo.crop(crop_box) if crop_box != (0, 0, *photo.size) else photo)
         points = grid * (x1 - x0, y1 - y0)
@@ -265,7 +267,7 @@ def everything(image: ImageLike, *, model: MobileSAM | None = None, **parameters
 
 
 def _clean(mask: _Mask, size: Size, min_area: float) -> bool:
-    """Remove small holes and islands from the mask, in place. Returns whether there were any."""
+    """Remove small holes and islands from the mask, in place. Returns whether any were removed."""
     cleaned: RLE = {"size": size, "counts": mask.counts}
     cleaned, had_holes = remove_small_regions(cleaned, min_area, "holes")
     cleaned, had_islands = remove_small_regions(cleaned, min_area, "islands")
@@ -280,7 +282,7 @@ def _kept(masks: list[_Mask], indices: NDArray[np.int64]) -> list[_Mask]:
 
 
 def _box_of_runs(runs: NDArray[np.integer], crop_box: Box) -> Box:
-    """Bounding box in the image of a mask given as runs in a crop. The box of an empty mask is the crop's corner."""
+    """Bounding box, in pixels of the image, of runs in a crop. The box of an empty mask is the crop's corner."""
     x0, y0, *_ = crop_box
     if not len(runs):
         return x0, y0, x0, y0

@@ -46,7 +46,7 @@ class Segmentation:
 
     Attributes:
         scores: (C,) float32. The model's estimate of each mask's IoU with the object. It may exceed 1.
-        low_res: (C, 256, 256) float32 mask logits, read-only. Each of them can be the next prompt's `mask_input`.
+        low_res: (C, 256, 256) float32 mask logits, read-only. A mask's logits can be the next prompt's `mask_input`.
         prompt: The prompt, in pixels of the image.
         embedding: The encoded image.
     """
@@ -62,7 +62,8 @@ class Segmentation:
         return f"<Segmentation: masks of {width}x{height} pixels, scores {scores}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _segmentation, (self.embedding, self.prompt, self.scores, self.low_res)  # cached masks are left out
+        # A pickle leaves out the cached masks.
+        return _segmentation, (self.embedding, self.prompt, self.scores, self.low_res)
 
     @property
     def best(self) -> int:
@@ -129,7 +130,7 @@ class Segmentation:
             prompt: Also draw the prompt's points and box.
 
         Returns:
-            An RGB image of the same size.
+            An RGB image of the same size as `image`.
 
         Raises:
             ValueError: The image's size is not the masks' size.
@@ -184,9 +185,9 @@ class Embedding:
     """An encoded image. It is immutable, so any number of threads may use it at once.
 
     A pickle or a deep copy holds the features (4 MB), and the SHA-256 and path of the model's checkpoint instead of the
-    model. Unpickling uses a loaded model with this SHA-256 and the same precision. If there is none, unpickling loads
-    the checkpoint from the package, from the download folder, or from its former path, and raises CheckpointError if
-    none of these files has this SHA-256.
+    model. Unpickling uses a loaded model with this SHA-256 and the same precision. If no such model is loaded,
+    unpickling loads the checkpoint from the package, from the download folder, or from its former path, and raises
+    CheckpointError if none of these files has this SHA-256.
 
     Attributes:
         features: (64, 64, 256) float32, read-only.
@@ -245,7 +246,7 @@ class Embedding:
     ) -> list[ScoredRLE]:
         """Predict the masks of `segment` as run lengths. No array of the image's size is allocated.
 
-        The other arguments and the errors are those of `segment`.
+        The errors, and all arguments except `size` and `only_best`, are those of `segment`.
 
         Args:
             size: (h, w) of the masks. None for the size of the image. The prompt is in pixels of the image either way.
@@ -273,12 +274,12 @@ class Embedding:
     ) -> Iterator[Segmentation]:
         """Predict the masks for many prompts, in order. Masks are computed as the iterator advances.
 
-        The results are bit-identical to those of `segment`. Consecutive prompts with the same number of points, all
-        with a box or all without, are faster than separate calls.
+        The results are bit-identical to those of `segment`. Consecutive prompts are faster than separate calls if they
+        have the same number of points, and either all of them or none of them have a box.
 
         Args:
             prompts: Mappings from argument names of `segment` to their values, such as {"points": [(20, 30)]} or
-                {"box": (0, 0, 40, 50)}. Prompts need not have the same names.
+                {"box": (0, 0, 40, 50)}. Different prompts may have different names.
             multimask: Predict three masks per prompt. If false, predict one.
 
         Raises:
@@ -395,7 +396,7 @@ class MobileSAM:
     def _masks(
         self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """The scores and low_res of a prompt.
+        """The mask scores (C,) and the low-resolution mask logits (C, 256, 256) of a prompt.
 
         With `once`, the decoder caches no feature maps of the image for further prompts. This is faster for a single
         prompt, and the result differs only by rounding.
@@ -440,7 +441,7 @@ def _segmentation(
 
 _loaded: weakref.WeakSet[MobileSAM] = weakref.WeakSet()
 _loaded_lock = ForkSafeLock()
-_unpickled: MobileSAM | None = None  # the model that unpickling loaded last, because _loaded has only weak references
+_unpickled: MobileSAM | None = None  # keeps the last unpickled model alive, because _loaded holds weak references
 
 
 def _embedding(features: NDArray[np.float32], original_size: Size, input_size: Size, model: MobileSAM) -> Embedding:

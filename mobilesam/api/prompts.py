@@ -116,7 +116,7 @@ def _checked_mask_input(mask_input: ArrayLike) -> NDArray[np.float32]:
 def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     try:
         array = np.asarray(values)
-    except ValueError:  # rows of different lengths
+    except ValueError:  # the rows have different lengths
         raise ValueError(f"{name} must be a regular array of numbers, got {values!r}") from None
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be numbers, got dtype {array.dtype}")
@@ -126,5 +126,5 @@ def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
 def _check_inside(xy: NDArray[np.float64], size: Size, name: str) -> None:
     height, width = size
     for x, y in xy.tolist():  # faster than NumPy for a few points
-        if not (0 <= x <= width and 0 <= y <= height):  # also true for NaN
+        if not (0 <= x <= width and 0 <= y <= height):  # this condition is also true for NaN
             raise ValueError(f"{name} ({x:g}, {y:g}) lies outside the image of {width}x{height} pixels")

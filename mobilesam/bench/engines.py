@@ -1,4 +1,4 @@
-"""The other engines of the benchmark, and its baselines for the depthwise convolution.
+"""ONNX Runtime and OpenVINO for the benchmark, and its baselines for the depthwise convolution.
 
 Importing this module needs ONNX Runtime. OpenVINO is measured too if it is installed.
 """
@@ -39,7 +39,7 @@ class Pair:
     Attributes:
         name: name of the engine in the tables.
         folder: the folder of encoder.onnx and decoder.onnx.
-        load: loads a model's bytes for a number of threads.
+        load: function that loads a model from its bytes, for a number of threads.
         script: a Python script that segments an image file with such a pair.
     """
 
@@ -50,12 +50,12 @@ class Pair:
     script: ClassVar[str] = onnx_segment.__file__
 
     def encode(self, planes: F32, threads: int) -> Call:
-        """A call that runs the encoder on a canvas (1, 3, 1024, 1024)."""
+        """A function that runs the encoder on a canvas (1, 3, 1024, 1024)."""
         run = self._encoder(threads)
         return lambda: run(["output"], {"input": planes})
 
     def decode(self, features: F32, size: tuple[int, int], point: tuple[float, float], threads: int) -> Call:
-        """A call that runs the decoder for one point, and returns low-resolution logits and scores.
+        """A function that runs the decoder for one point, and returns low-resolution logits and scores.
 
         Args:
             features: the encoder's output (1, 256, 64, 64).
@@ -64,11 +64,11 @@ class Pair:
             threads: number of threads.
         """
         run, inputs = self._decoder(threads, *LOW_RES_OUTPUTS), onnx_segment.decoder_inputs(features, size, point)
-        del inputs["orig_im_size"]  # only needed for masks at the image's size
+        del inputs["orig_im_size"]  # the decoder needs this input only for masks at the image's size
         return lambda: run(LOW_RES_OUTPUTS, inputs)
 
     def segment(self, image: Path, point: tuple[float, float], threads: int) -> Callable[[], NDArray[np.bool_]]:
-        """A call that segments an image file: from reading the file to the best mask."""
+        """A function that segments an image file, from reading the file to the best mask."""
         encoder, decoder = self._encoder(threads), self._decoder(threads, *FULL_OUTPUTS)
         return lambda: onnx_segment.segment(encoder, decoder, str(image), point)
 
@@ -76,18 +76,18 @@ class Pair:
         return self.load((self.folder / ENCODER).read_bytes(), threads)
 
     def _decoder(self, threads: int, *outputs: str) -> Run:
-        """The decoder, reduced to the nodes that these outputs need."""
+        """The loaded decoder, reduced to the nodes that compute these outputs."""
         model = pruned(onnx.load(self.folder / DECODER), outputs)
         return self.load(model.SerializeToString(), threads)
 
 
 def onnx_runtime_pairs(checkpoint: Mapping[str, NDArray[Any]], folder: Path, others: Sequence[Path]) -> list[Pair]:
-    """ONNX Runtime with this package's export and with other ONNX pairs.
+    """ONNX Runtime with the pair that this package exports, and with the pairs in the folders `others`.
 
     Args:
-        checkpoint: fused tensors, to export.
+        checkpoint: the fused tensors to export.
         folder: the folder to export into.
-        others: folders of the other pairs.
+        others: folders that hold an encoder.onnx and a decoder.onnx.
     """
     export_onnx(checkpoint, folder, mask_rule="multi")
     folders = {"our export": folder} | {str(path): path.resolve() for path in others}
@@ -129,7 +129,7 @@ def pruned(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
         if wanted.intersection(node.output):
             kept.append(node)
             wanted.update(node.input)
-            for attribute in node.attribute:  # the branches of an If may use values from outside
+            for attribute in node.attribute:  # the branches of an If node may use values of the outer graph
                 wanted.update(name for inner in attribute.g.node for name in inner.input)
     nodes = helper.make_graph(
         kept[::-1],
@@ -142,7 +142,7 @@ def pruned(model: ModelProto, outputs: Sequence[str]) -> ModelProto:
 
 
 def onnx_depthwise(x: F32, weight: F32, threads: int) -> Callable[[], F32]:
-    """A call that runs ONNX Runtime's depthwise convolution: a graph of one node, with bound input and output buffers.
+    """A function that runs ONNX Runtime's depthwise convolution: a graph of one node with bound input and output.
 
     Args:
         x: input (C, H, W).
@@ -172,17 +172,17 @@ def onnx_depthwise(x: F32, weight: F32, threads: int) -> Callable[[], F32]:
 def im2col_depthwise(
     x: F32, weight: F32, pool: ThreadPoolExecutor, threads: int, *, blocked: bool
 ) -> Callable[[], F32]:
-    """A call that runs the baseline of the depthwise convolution: im2col and a matrix product.
+    """A function that runs the baseline of the depthwise convolution: im2col and a matrix product.
 
-    A channel's nine shifted copies form a matrix (9, H·W). BLAS multiplies the channel's weights (1, 9) by it.
+    A channel's nine shifted copies form a matrix (9, H·W). BLAS multiplies the channel's weights (1, 9) by this matrix.
 
     Args:
         x: input (C, H, W). H must be a multiple of BAND.
         weight: (C, 3, 3).
-        pool: the threads.
+        pool: the thread pool that runs the convolution.
         threads: number of threads in the pool.
-        blocked: False is the usual im2col: it first unfolds the whole image, to nine times its size. True multiplies
-            each band of BAND rows while its matrix is in cache, which is the best that im2col can do.
+        blocked: If false, the whole image is first unfolded to nine times its size, as usual for im2col. If true, each
+            band of BAND rows is multiplied while its matrix is in cache, which is the best that im2col can do.
     """
     channels, height, width = x.shape
     out = np.empty_like(x)

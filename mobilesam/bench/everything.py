@@ -1,8 +1,8 @@
 """The benchmark of everything-mode, `scripts/benchmark.py --everything`.
 
-The benchmark measures the time for several values of points_per_side, and the time and peak memory of the command. It
-uses three photos: the given photo, the photo resized to `MIDDLE`, and a photo of 24 megapixels (`LARGE`). The large
-photo repeats the given photo in `TILES` columns and rows, so it shows many objects.
+The benchmark measures the time for several values of points_per_side, and the time and peak memory of the command
+`mobilesam everything`. It uses three photos: the given photo, the photo resized to `MIDDLE`, and a photo of 24
+megapixels (`LARGE`). The large photo repeats the given photo in `TILES` columns and rows, so it shows many objects.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from .layers import LayersBench
 GRIDS = (8, 16, 32, 64)  # values of points_per_side
 MIDDLE, MIDDLE_GRID = (1024, 683), 16
 LARGE, TILES = (6000, 4000), 4
-OPTIONS: dict[str, Sequence[str]] = {"photo": [], "large": ["--crop-n-layers", "1"]}  # options of the command
+# The options of `mobilesam everything` for each photo.
+OPTIONS: dict[str, Sequence[str]] = {"photo": [], "large": ["--crop-n-layers", "1"]}
 
 
 class EverythingBench(LayersBench):
@@ -34,7 +35,7 @@ class EverythingBench(LayersBench):
         self.folder = folder
 
     def everything(self) -> list[Table]:
-        """Time from a photo in memory to its RLE records; then time and memory of the command, once per photo."""
+        """The section `everything`: time from a photo in memory to its records, and time and memory of the command."""
         times = [self._records(self.photo, GRIDS), self._records(self.photo.resize(MIDDLE), [MIDDLE_GRID])]
         large = _tiled(self.photo)
         large.save(self.folder / "large.jpg", quality=95)

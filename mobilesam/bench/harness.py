@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Answer: TypeAlias = NDArray[Any]
 
-PAUSE = 0.03  # seconds: OpenMP's workers spin for 10 ms after a region, which would slow down the next engine
+PAUSE = 0.03  # seconds between calls: OpenMP's workers spin for 10 ms after a call and would slow down the next engine
 # A child's peak memory includes its parent's memory at the fork. So a bare interpreter starts the measured command.
 LAUNCHER = """
 import json, resource, subprocess, sys, time
@@ -34,7 +34,7 @@ sys.exit(child.returncode)
 
 @dataclass
 class Row:
-    """The measurements of one engine. The first row of a table is this package.
+    """The measurements of one engine. The first row of a table belongs to this package.
 
     Attributes:
         engine: name of the engine.
@@ -57,7 +57,7 @@ class Case:
 
     Attributes:
         call: the call.
-        answer: converts the call's result to an array that can be compared with this package's.
+        answer: converts the call's result to an array, to compare it with this package's array.
     """
 
     call: Callable[[], Any]
@@ -110,16 +110,16 @@ class Table:
 
 @dataclass
 class Options:
-    """Options of the command line.
+    """Options of `mobilesam bench`.
 
     Attributes:
-        runs: number of counted rounds.
+        runs: number of rounds that are counted. A warm-up round is not counted.
         threads: number of threads of every engine.
         image: the photo.
         weights: the checkpoint, or None for the packaged one.
-        onnx: folders of other ONNX pairs to measure.
+        onnx: folders that hold an encoder.onnx and a decoder.onnx to measure.
         precision: this package's precision, or None for the default.
-        openvino_int8: an encoder quantised for OpenVINO, or None.
+        openvino_int8: path of an encoder quantised for OpenVINO, or None.
     """
 
     runs: int
@@ -132,7 +132,7 @@ class Options:
 
 
 def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> dict[str, list[float]]:
-    """Time the cases in rounds, after a warm-up. A round calls each case once, and each round starts with another case.
+    """Time the cases in rounds, after a warm-up. A round calls each case once. The first case differs between rounds.
 
     Args:
         cases: the calls by name.

@@ -1,19 +1,19 @@
 """The time of each pass of the image encoder: `scripts/benchmark.py --layers`.
 
 A pass is a part of the encoder, named after the reference's modules that it computes. Every round runs the passes one
-after another, each on the output of the previous pass, and then the whole encoder. All run on the full canvas, even if
-the photo fills only a part.
+after another, each on the output of the previous pass, and then the whole encoder. All passes run on the full canvas,
+even if the photo fills only a part of the canvas.
 
-    FLOPs: nominal, 2 per multiply-add of the convolutions, the linear layers and attention's two products. Padding of
-        windows counts only as keys: every token has window² keys. Norms, GELU, softmax, biases and shortcuts are not
-        counted. A pass that saves multiplications, for example by Winograd's convolution, counts in full. So it may
-        exceed the peak, and so may products on AMX.
-    of peak: the share of `kernels.fma_peak` on the same number of threads. The peak is measured before every round,
-        and the best counts.
-    bytes: the least possible traffic: input map, output map and weights of the pass, each once, in float32. For the
-        whole encoder, the sum of its passes.
+    FLOPs: nominal count, 2 per multiply-add of the convolutions, the linear layers and attention's two products. The
+        padding tokens of a window count as keys, but not as queries: every token has window² keys. Norms, GELU,
+        softmax, biases and shortcuts are not counted. A pass that saves multiplications, for example by Winograd's
+        convolution, counts in full. Such a pass may exceed the peak. A pass whose products run on AMX may too.
+    of peak: FLOP/s of the pass, as a share of `kernels.fma_peak` on the same number of threads. The peak is measured
+        before every round, and the highest measurement counts.
+    bytes: the least possible traffic: input map, output map and weights of the pass, each once, in float32. The bytes
+        of the whole encoder are the sum over its passes.
 
-Rates use the median time.
+FLOP/s and bytes per second are computed from the median time.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _product_flops(stage: Stage) -> int:
 
 
 def passes(encoder: ImageEncoder) -> dict[str, Callable[[F32, int], F32]]:
-    """The encoder's passes by name, in order. A pass takes the previous pass's output and a number of threads."""
+    """The encoder's passes by name, in order. A pass takes the previous pass's output, and a number of threads."""
     calls: dict[str, Callable[[F32, int], F32]] = {f"{WHOLE}.patch_embed": encoder.patch_embed}
     for i, layer in enumerate(encoder.layers):
         for j, block in enumerate(layer.blocks):
@@ -179,7 +179,7 @@ class LayersTable:
 
 
 def time_passes(encoder: ImageEncoder, x: F32, runs: int) -> LayersTable:
-    """Time the passes and the whole encoder on a canvas x (1024, 1024, 3). A first round is not counted."""
+    """Time the passes and the whole encoder on a canvas x (1024, 1024, 3). The first round is not counted."""
     title = f"encoder by pass, {IMG_SIZE}x{IMG_SIZE}, nominal FLOPs"
     calls, costs, peak = passes(encoder), pass_costs(), 0.0
     total = sum(costs.values(), Cost(0, 0))
@@ -204,7 +204,7 @@ def time_passes(encoder: ImageEncoder, x: F32, runs: int) -> LayersTable:
 
 
 class LayersBench:
-    """The model, one photo, and the section `layers`, which needs no other engine."""
+    """The benchmark's model and photo, and its section `layers`, which measures only this package."""
 
     def __init__(self, options: Options) -> None:
         self.options = options
@@ -212,7 +212,7 @@ class LayersBench:
         self.model = load(options.weights, threads=options.threads, precision=options.precision)
 
     def engine_versions(self) -> Mapping[str, str]:
-        """Versions of the other engines, by name."""
+        """Versions of the engines that this package is compared with, by name."""
         return {}
 
     def environment(self) -> dict[str, str]:

@@ -24,7 +24,7 @@ from ..network.precision import PRECISIONS
 from ..util.console import describe
 from ..util.files import check_distinct
 
-GRID = 5  # clicks along each axis
+GRID = 5  # clicks along each axis of the photo
 LOST, GAINED, BOTH = (230, 60, 60), (60, 200, 90), (90, 140, 255)  # RGB colours of the overlay
 
 
@@ -36,7 +36,7 @@ class Worst:
         iou: IoU of the two masks.
         photo: the photo.
         click: (x, y) in pixels of the photo.
-        token: index of the mask, 0 to 2.
+        token: index of the mask among the three masks of the click, 0 to 2.
         masks: the mask in fp32 and the mask in the other precision.
     """
 
@@ -47,7 +47,7 @@ class Worst:
     masks: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
     def overlay(self) -> Image.Image:
-        """The photo with both masks: blue in both, red only in fp32, green only in the other precision, white click."""
+        """The photo with both masks: blue in both, red only in fp32, green only in bf16 or int8. The click is white."""
         exact, narrow = self.masks
         pixels = np.asarray(self.photo, np.float32).copy()
         for region, colour in ((exact & narrow, BOTH), (exact & ~narrow, LOST), (narrow & ~exact, GAINED)):
@@ -59,7 +59,7 @@ class Worst:
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss on one photo.
+    """The accuracy loss on one photo.
 
     Attributes:
         embedding: relative error (L2) of the embedding.
@@ -73,7 +73,7 @@ class Loss:
 
 
 def measure(photo: Image.Image, exact: MobileSAM, narrow: MobileSAM, grid: int = GRID) -> Loss:
-    """Compare two models on an RGB photo. The clicks are the centres of the cells of a grid × grid."""
+    """Compare two models on an RGB photo. The clicks are the centres of `grid` × `grid` cells."""
     expected, got = exact.encode(photo), narrow.encode(photo)
     error = float(np.linalg.norm(got.features - expected.features) / np.linalg.norm(expected.features))
     ious, worst = [], None
@@ -101,7 +101,7 @@ def iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 
 
 def summary(ious: NDArray[np.float64]) -> str:
-    """The columns of `HEADER`: mean, median, 5th percentile and minimum of the IoUs."""
+    """The numbers for the columns of `HEADER`: mean, median, 5th percentile and minimum of the IoUs."""
     values = ious.ravel()
     figures = (values.mean(), np.median(values), np.percentile(values, 5), values.min())
     return "  ".join(f"{value:8.5f}" for value in figures)

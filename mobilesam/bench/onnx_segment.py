@@ -1,4 +1,4 @@
-"""A script that segments a photo at a point with ONNX Runtime alone. The benchmark compares the command with it.
+"""A script that segments a photo at a point with ONNX Runtime. The benchmark compares it with `mobilesam segment`.
 
 A user of the exported ONNX pair would write such a script, so it imports nothing from this package.
 Usage: python onnx_segment.py ENCODER DECODER IMAGE X,Y OUTPUT THREADS
@@ -30,7 +30,7 @@ class Run(Protocol):
 def session(model: str | bytes, threads: int) -> Any:
     """An ONNX Runtime session on the CPU with all optimisations.
 
-    The workers spin while they wait during a run, and stop at the end of the run. By default they would spin for
+    ONNX Runtime's threads spin while they wait during a run, and stop at its end. By default they would spin for
     another 40 ms and slow down the next measurement. Stopping them does not make ONNX Runtime measurably slower.
 
     Args:

@@ -34,7 +34,7 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 VIEWPORT = {"width": 1280, "height": 800}
 SIZES: tuple[Size, ...] = ((1024, 683), (4000, 3000))
 PATIENCE = 120_000  # milliseconds that a step in the browser may take: generous, because the machine may be busy
-PAUSE = 0.05  # longest wait in seconds before the next move; the waits differ, so that moves do not align with frames
+PAUSE = 0.05  # seconds: longest wait between mouse moves. The waits differ, so moves do not align with frames
 # The position of the photo's pixel (0, 0) on the screen, and the size of a photo pixel in CSS pixels.
 WHERE = "() => { const box = photo.getBoundingClientRect(); return [box.x, box.y, box.width / photo.offsetWidth]; }"
 
@@ -111,7 +111,7 @@ def on_screen(page: Page, x: float, y: float) -> tuple[float, float]:
 
 
 def preview(page: Page, x: float, y: float) -> float:
-    """Move the mouse to the photo's pixel (x, y), and return the milliseconds until its preview is drawn."""
+    """Move the mouse to the photo's pixel (x, y), and return the milliseconds until the mask's preview is drawn."""
     page.evaluate(
         "() => { window.drawn = null; const told = ({ detail }) => (window.drawn = { detail });"
         " document.getElementById('stage').addEventListener('preview-drawn', told, { once: true }); }"
@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int
     """The command of scripts/benchmark_page.py. Returns the exit code.
 
     Args:
-        argv: arguments, None for those of the process.
+        argv: arguments of the command line. None for the arguments of this process.
         image: default of --image. None makes --image required.
     """
     parser = argparse.ArgumentParser(

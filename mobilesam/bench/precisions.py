@@ -1,8 +1,7 @@
-"""The benchmark's section `precisions`: every precision of this CPU against the other engines.
+"""The benchmark's section `precisions`: every precision that this CPU supports, against other engines.
 
-The other engines run in float32. OpenVINO also runs in bf16, and in int8 if an encoder quantised for it is given
-(--openvino-int8). One run gives all tables. There is one table for each precision, and its ratios are relative to that
-precision.
+ONNX Runtime and OpenVINO run in float32. OpenVINO also runs in bf16, and in int8 if --openvino-int8 gives a quantised
+encoder. There is one table for each precision of this package. The ratios in a table are relative to its precision.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Bench(Protocol):
-    """The part of `sections.Bench` that this section uses: the photo, the engines, and a model's click."""
+    """The part of `sections.Bench` that this section uses: options, photo, ONNX pairs, OpenVINO encoders, a click."""
 
     options: Options
     photo: Image.Image
@@ -71,7 +70,7 @@ def _encoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
 
 
 def _decoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
-    """The decoder's cases. All decode the features of the fp32 encoder."""
+    """The decoder's cases, one per precision. All cases decode the features of the fp32 encoder."""
     features = models["fp32"].encode(bench.photo).features
     return {
         _ours(precision): Case(bench.click(model, features), lambda result: result[0])
@@ -80,7 +79,7 @@ def _decoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
 
 
 def _by_precision(title: str, models: dict[str, MobileSAM], cases: dict[str, Case], runs: int) -> list[Table]:
-    """Time the cases together, and return one table per precision, with that precision as its first row."""
+    """Time the cases together, and return one table per precision. Its first row is this precision."""
     answers = {name: case.answer(case.call()) for name, case in cases.items()}
     times = interleave({name: case.call for name, case in cases.items()}, runs, title)
     exact = answers[_ours("fp32")]

@@ -98,7 +98,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
     image = arguments.image.resolve() if arguments.image else made_up_photo(folder)
     weights = arguments.weights
     if weights and Path(weights).exists():
-        weights = str(Path(weights).resolve())  # the commands run in another folder
+        weights = str(Path(weights).resolve())  # absolute, because the measured commands run in a temporary folder
     options = Options(
         arguments.runs,
         kernels.threads.checked(threads),
@@ -128,7 +128,7 @@ def _measure(arguments: argparse.Namespace, folder: Path) -> dict[str, object]:
 
 
 def made_up_photo(folder: Path) -> Path:
-    """Write a JPEG of blurred random colours, 1024x683, always the same. The content does not change the time."""
+    """Write a JPEG of blurred random colours, 1024x683, always the same. The times do not depend on its content."""
     import numpy as np
     from PIL import Image
 

@@ -1,10 +1,10 @@
 """The sections of the benchmark: one method of `Bench` for each section.
 
-Every engine gets the same photo, point, weights and number of threads. The other engines run in float32. The column
-`difference` compares an engine's result with this package's result. ONNX Runtime and OpenVINO run the pair that this
-package exports, which is laid out for the speed of ONNX Runtime. ONNX Runtime also runs the pairs given with --onnx. If
-the weights of such a pair are different, the column `difference` shows it. Without ONNX Runtime, this package is
-measured alone.
+Every engine gets the same photo, point, weights and number of threads. ONNX Runtime and OpenVINO run in float32. The
+column `difference` compares an engine's result with this package's result. ONNX Runtime and OpenVINO run the ONNX pair
+that this package exports, which is laid out for the speed of ONNX Runtime. ONNX Runtime also runs the pairs given with
+--onnx. If the weights of a given pair are different, the column `difference` shows it. If ONNX Runtime is not
+installed, this package is measured alone.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .harness import Answer
 
 OURS = "mobilesam"
-DEPTHWISE_CASES = ((256, 256), (1024, 3))  # (side, channels), the cases of github.com/ggml-org/ggml/pull/1152
+DEPTHWISE_CASES = ((256, 256), (1024, 3))  # (side in pixels, channels), as in github.com/ggml-org/ggml/pull/1152
 
 
 class Bench(LayersBench):
@@ -62,7 +62,7 @@ class Bench(LayersBench):
 
     @lazy
     def onnx_runtime(self) -> list[Pair]:
-        """ONNX Runtime with this package's export and with every pair of --onnx, or an empty list without it."""
+        """ONNX Runtime with this package's export and with every pair of --onnx, if it is installed."""
         if not self.others:
             return []
         from .engines import onnx_runtime_pairs
@@ -108,13 +108,13 @@ class Bench(LayersBench):
         return [self._time("decoder, one point, to low-resolution masks", cases)]
 
     def click(self, model: MobileSAM, features: F32, *, known: bool = True) -> Callable[[], tuple[F32, F32]]:
-        """A call that decodes the point, and returns low-resolution logits and scores.
+        """A function that decodes the point, and returns low-resolution logits and scores.
 
         Args:
             model: the model.
             features: features (64, 64, 256) of the photo.
-            known: True decodes the same image in every call, so that the decoder finds the image's maps in its cache.
-                False gives the decoder a new image in every call.
+            known: If true, every call decodes the same image, so the decoder has the image's feature maps in its cache.
+                If false, every call decodes a new image.
         """
         (width, height), label = self.photo.size, np.ones(1, np.int32)
         new_h, new_w = resized_size(height, width)
@@ -129,7 +129,7 @@ class Bench(LayersBench):
         return call
 
     def precisions(self) -> list[Table]:
-        """The section `precisions`: encoder and decoder in every precision of this CPU."""
+        """The section `precisions`: encoder and decoder in every precision that this CPU supports."""
         from .precisions import tables
 
         return tables(self)
@@ -141,7 +141,7 @@ class Bench(LayersBench):
             planes: canvas (1, 3, 1024, 1024).
 
         Yields:
-            Name and call.
+            Name of the case, and a function that runs the encoder.
         """
         from .engines import load_openvino, openvino
 
@@ -203,7 +203,7 @@ class Bench(LayersBench):
             return self._time(f"depthwise 3x3, {side}x{side}x{channels}", cases)
 
     def _time(self, title: str, cases: dict[str, Case]) -> Table:
-        """Time the cases in interleaved rounds, and compare each case's result with the first case's."""
+        """Time the cases in interleaved rounds, and compare each case's result with the first case's result."""
         answers = [case.answer(case.call()) for case in cases.values()]
         times = interleave({name: case.call for name, case in cases.items()}, self.options.runs, title)
         differences = [None, *(_difference(answer, answers[0]) for answer in answers[1:])]
@@ -211,7 +211,7 @@ class Bench(LayersBench):
 
     @lazy
     def _children(self) -> tuple[list[Row], list[Row]]:
-        """Time and peak memory of each command, in interleaved rounds. The first round is not counted."""
+        """Time and peak memory of `mobilesam segment` and of ONNX Runtime's scripts. The first round is not counted."""
         threads, point = str(self.options.threads), ",".join(map(str, self.point))
         image, output = str(self.options.image), str(self.folder / "mask.png")
         command = [sys.executable, "-m", "mobilesam", "segment", image, "--point", point, "--output", output]
@@ -234,7 +234,7 @@ class Bench(LayersBench):
 
 
 def _difference(got: Answer, expected: Answer) -> float:
-    """The distance of two results: the share of different pixels for masks, the relative L2 distance for numbers."""
+    """The distance of two results: for masks the share of pixels that differ, for numbers the relative L2 distance."""
     if expected.dtype == bool:
         return float((got != expected).mean())
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))

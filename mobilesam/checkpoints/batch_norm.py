@@ -13,7 +13,7 @@ _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def unfused(expected: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The tensors of a checkpoint before fusion.
+    """The names and shapes of the tensors of a checkpoint before its BatchNorms are folded.
 
     Args:
         expected: names and shapes of a fused checkpoint.
@@ -33,7 +33,8 @@ def unfused(expected: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...
 def fuse_batch_norm(tensors: Mapping[str, Array]) -> dict[str, Array]:
     """Fold each BatchNorm into the convolution before it, like the reference's `Conv2d_BN.fuse`.
 
-    w' = w·γ/√(σ² + ε) and b' = β - μ·γ/√(σ² + ε) per output channel, computed in float64 and rounded to float32.
+    Per output channel, the folded weight is w·γ/√(σ² + ε) and the folded bias is β - μ·γ/√(σ² + ε). Both are computed
+    in float64 and rounded to float32.
     """
     fused = {name: values for name, values in tensors.items() if ".bn." not in name}
     for name in tensors:

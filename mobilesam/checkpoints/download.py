@@ -13,7 +13,7 @@ from .published import PUBLISHED, Published, cached_path, unfinished_path
 from .reader import convert
 
 CHUNK = 1 << 18
-TIMEOUT = 30  # seconds without any data from the server
+TIMEOUT = 30  # seconds without data from the server before the download fails
 MB = 1e6
 
 
@@ -80,7 +80,7 @@ def _fetch(url: str, path: Path, manually: str) -> None:
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and done:
-            return  # nothing is missing, or `path` is another file, which the checksum will detect
+            return  # `path` is complete, or holds a wrong file, which the checksum will detect
         raise DownloadError(f"{url}: the server answers {error.code} {error.reason}; {manually}") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)

@@ -38,7 +38,8 @@ class TensorFile(Mapping[str, Array]):
 
     Raises:
         FileNotFoundError: there is no such file.
-        CheckpointError: the file is damaged or was replaced. A lookup also raises it for a tensor of another dtype.
+        CheckpointError: the file is damaged or was replaced. A lookup also raises CheckpointError if the tensor's dtype
+            is not float16, float32 or float64.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -50,7 +51,7 @@ class TensorFile(Mapping[str, Array]):
         self._shapes = {name: tuple(tensor.get_shape()) for name, tensor in tensors.items()}
 
     def _identity(self) -> tuple[int, ...]:
-        """Device, inode, size and modification time, to detect that another file has taken the path."""
+        """Device, inode, size and modification time, to detect that the file was replaced."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -124,14 +125,14 @@ class Checkpoint(TensorFile):
 
 
 def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
-    """Open a fused checkpoint. Only the header is read.
+    """Open a fused checkpoint. Only the file's header is read.
 
     Args:
         path: a file, or the name of a published checkpoint that is downloaded. None opens the packaged checkpoint.
 
     Raises:
         FileNotFoundError: there is no such file, or the published checkpoint is not downloaded.
-        CheckpointError: the file is truncated or has another format, a tensor is missing or unexpected, or a tensor
+        CheckpointError: the file is truncated or is no safetensors file, a tensor is missing or unexpected, or a tensor
             has a wrong shape or dtype.
     """
     if path is None:
@@ -149,7 +150,7 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
 
 
 def kind_of(path: Path) -> Literal["safetensors", "torch", "onnx", "other"]:
-    """The file's format, recognised by its first bytes, or for ONNX by its name."""
+    """The file's format, recognised by its first bytes, or for ONNX by its extension."""
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith(b"PK\x03\x04"):
@@ -160,7 +161,7 @@ def kind_of(path: Path) -> Literal["safetensors", "torch", "onnx", "other"]:
 
 
 def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
-    """Raise CheckpointError if tensors are missing, unexpected or of another shape, and list them."""
+    """Raise CheckpointError if tensors are missing, unexpected or of a wrong shape, and list these tensors."""
     missing = [name for name in expected if name not in shapes]
     unexpected = [f"{name!a:.100}" for name in shapes if name not in expected]
     wrong = [
@@ -178,7 +179,7 @@ def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
 
 
 def check_finite(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:
-    """Raise CheckpointError if tensors hold NaN or infinity, and list them. `dtype` is only named in the message."""
+    """Raise CheckpointError if tensors hold NaN or infinity, and list them. `dtype` is for the message."""
     bad = [name for name, values in tensors.items() if not np.isfinite(values).all()]
     if bad:
         raise CheckpointError(f"{path}: NaN or infinite values, as {dtype}, in {listed(bad)}")

@@ -68,7 +68,7 @@ def _encoder_name(name: str) -> str:
 
 
 def _decoder_name(name: str) -> str:
-    """A name as in the state dict. Node names lack the top module; initializers may start with `model.`."""
+    """The name in the state dict. ONNX names of nodes lack the top module, and initializers may start with `model.`."""
     name = name.removeprefix("model.")
     if name.startswith(("mask_decoder.", "prompt_encoder.")):
         return name
@@ -117,13 +117,13 @@ def _module(node_name: str) -> str:
 
 
 def _parameters(op: str, module: str, position: int, value: Array) -> Iterator[tuple[str, Array]]:
-    """The parameters of the state dict, name and value, that an operand stands for; none for other operands.
+    """Yield the name and value of each state-dict parameter that an operand of an ONNX node holds.
 
     Args:
         op: operator of the node.
         module: module path of the node, see `_module`.
         position: index of the operand among the node's inputs.
-        value: the operand.
+        value: value of the operand.
     """
     match op, position:
         case "Conv" | "ConvTranspose", 1 | 2:
@@ -142,7 +142,7 @@ def _parameters(op: str, module: str, position: int, value: Array) -> Iterator[t
 
 
 def _fold_attention_bias(module: str, table: Array) -> Array:
-    """A table (heads, N, N) of attention biases as the parameter (heads, offsets).
+    """Convert a table (heads, N, N) of attention biases to the parameter (heads, offsets) of the state dict.
 
     The first query is a corner of the window, so its row contains every offset once and in order.
     """

@@ -22,7 +22,7 @@ PUBLISHED = {
     "mobile_sam": Published(
         url="https://github.com/ChaoningZhang/MobileSAM/raw/master/weights/mobile_sam.pt",
         sha256="6dbb90523a35330fedd7f1d3dfc66f995213d81b29a5ca8108dbcdd4e37d6c2f",
-        # MobileSAM publishes no checksum. micro-sam checks this one, under the name vit_t.
+        # MobileSAM publishes no checksum. micro-sam uses this checksum to verify this checkpoint, which it calls vit_t.
         sha256_source="https://github.com/computational-cell-analytics/micro-sam/blob/master/micro_sam/util.py",
     ),
 }
@@ -30,13 +30,13 @@ PUBLISHED = {
 
 def cache_folder() -> Path:
     """The folder for downloads: the user's cache folder for this package, by the platform's conventions."""
-    from platformdirs import user_cache_path  # slow to import, so only when it is needed
+    from platformdirs import user_cache_path  # imported here, because it is slow to import
 
     return user_cache_path("mobilesam", appauthor=False)
 
 
 def unfinished_path(name: str) -> Path:
-    """The file that a download writes to. It is deleted once it is checked and converted."""
+    """The file that a download writes to. The file is deleted once it is checked and converted."""
     return cache_folder() / "unfinished" / PUBLISHED[name].url.rpartition("/")[2]
 
 

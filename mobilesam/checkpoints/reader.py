@@ -49,7 +49,10 @@ class ConvertedCheckpoint(dict[str, Array]):
 
 
 def open_source(source: PathLike) -> Checkpoint | ConvertedCheckpoint:
-    """Open a fused checkpoint, or convert any other source that `read` accepts in memory. Raises like `read`."""
+    """Open a fused checkpoint. A source of any other format that `read` accepts is converted in memory.
+
+    Raises the errors of `read`.
+    """
     try:
         return open_checkpoint(source)
     except CheckpointError:
@@ -66,8 +69,8 @@ def read(source: Source) -> dict[str, Array]:
             - an ONNX encoder/decoder pair: a sequence of two files, or the folder that holds them. Needs `onnx`.
 
     Returns:
-        The fused float32 tensors by reference name, in the order of the network. The tensors are complete, of the
-        right shapes and finite.
+        The fused float32 tensors by reference name, in the order of the network. No tensor is missing, and all have
+        the expected shapes and finite values.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -161,7 +164,7 @@ def _read(files: Sequence[Path]) -> dict[str, Array]:
         raise CheckpointError(f"{files[0]}: not floating point: {listed(integers)}")
     if has_batch_norm:
         tensors = fuse_batch_norm(tensors)
-    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, and is rejected below
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, which check_finite rejects
         fused = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
     check_finite(files[0], fused, "fp32")
     return fused

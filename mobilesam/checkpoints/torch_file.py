@@ -30,11 +30,11 @@ def read_torch(path: Path) -> dict[str, Array]:
     """The tensors of a state dict that `torch.save` wrote as a zip (PyTorch >= 1.6), as read-only arrays by name.
 
     The state dict may also be the value of a key "model" or "state_dict". The pickle in the zip may refer only to the
-    parts of a state dict: OrderedDict, the functions that rebuild tensors, and storage types. Any other name is
-    refused before it is imported, so no code from the file can run.
+    parts of a state dict: OrderedDict, the functions that rebuild tensors, and storage types. A pickle that
+    refers to any other name is refused before the name is imported, so no code from the file can run.
 
     Raises:
-        CheckpointError: the file is damaged, is no state dict, or refers to another name.
+        CheckpointError: the file is damaged or is no state dict, or its pickle refers to a name that is not allowed.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -80,12 +80,12 @@ class _Archive:
         data = self._record("data.pkl")
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in ("PUT", "LONG_BINPUT") and argument is not None and argument > len(data):
-                # The unpickler would allocate a memo of this size.
+                # The unpickler would allocate a memo with this number of entries.
                 raise CheckpointError(f"its pickle has memo index {argument} in {len(data)} bytes: refused")
         return _StateDictUnpickler(data, self.storage).load()
 
     def storage(self, identity: object) -> _Storage:
-        """The storage of a persistent id ("storage", type, key, device, element count)."""
+        """The storage that a persistent id ("storage", type, key, device, element count) refers to."""
         match identity:
             case ("storage", str(kind), str(key), str(), int(count)) if kind in _STORAGES:
                 dtype = np.dtype(self._byteorder + _STORAGES[kind])
@@ -128,10 +128,10 @@ class _StateDictUnpickler(pickle.Unpickler):
         if not isinstance(storage, _Storage):
             raise CheckpointError("its pickle has a tensor without a storage: refused")
         item = storage.dtype.itemsize
-        try:  # NumPy checks the types and the bounds
+        try:  # np.ndarray checks the types and the bounds
             steps = [step * item for step in stride]
             tensor: Array = np.ndarray(size, storage.dtype, storage.data, offset * item, steps)
-            fits = tensor.nbytes <= len(storage.data)  # a stride of 0 could make it larger than the file
+            fits = tensor.nbytes <= len(storage.data)  # a stride of 0 could make the tensor larger than the file
         except (TypeError, ValueError, OverflowError):
             fits = False
         if not fits:

@@ -1,1 +1,1 @@
-"""The command line: `main`, one module per command, and `startup`. Imports every other package."""
+"""The command line: `main`, one module per command, and `startup`. Imports all packages of `mobilesam`."""

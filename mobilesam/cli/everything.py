@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..api.everything import MaskGenerator
     from ..masks.objects import Record
 
-PARAMETERS: Mapping[str, tuple[Callable[[str], float], float, str]] = {  # type, default, meaning
+PARAMETERS: Mapping[str, tuple[Callable[[str], float], float, str]] = {  # type, default and help text of each option
     "points_per_side": (int, 32, "points on each side of the square grid"),
     "points_per_batch": (int, 64, "points decoded at a time; the masks do not depend on this number"),
     "pred_iou_thresh": (float, 0.88, "keep masks with a predicted IoU above N"),

@@ -1,4 +1,4 @@
-"""The command line. Only the module of the given command is imported, and it imports the library when it runs."""
+"""The command `mobilesam`. Only the module of the given subcommand is imported, for a fast start."""
 
 import argparse
 import sys
@@ -65,8 +65,8 @@ def make_parser(wanted: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentP
     """The parser of the command line. The parsed arguments have an attribute `run`, the function that runs the command.
 
     Args:
-        wanted: Commands whose arguments the parser knows. It knows only the names of the other commands, so their
-            modules are not imported.
+        wanted: Commands whose arguments the parser knows. For all other commands the parser knows only the name, so
+            their modules are not imported.
     """
     parser = _Parser(prog="mobilesam", description="Segment anything in a photo, on a CPU.")
     parser.add_argument("--version", action="version", version=f"mobilesam {__version__}")

@@ -127,7 +127,7 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     allow_large_photos()
     reading, network = startup.read_and_load(image, arguments.weights, arguments.threads, arguments.precision)
     from ..api.model import MobileSAM, segment
-    from .many import outputs  # imported while the layers load
+    from .many import outputs  # imported here, while a background thread loads the network's layers
 
     style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)
     for kind, path in files:

@@ -31,7 +31,7 @@ def begin_process() -> None:
     """Set up a process that runs only this command.
 
     Garbage is collected less often, because imports create many objects and no garbage. NumPy's BLAS gets one thread,
-    because its other threads would spin for a while after the import and slow down the kernels' threads.
+    because further BLAS threads would spin for a while after the import and slow down the kernels' threads.
     """
     gc.set_threshold(20_000)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -58,7 +58,7 @@ def read_and_load(
 ) -> tuple[Future[Photo], Network]:
     """Start to read the photo in a background thread, then start to load the network.
 
-    Reading starts first, because it does not need NumPy (`images/photo.py`).
+    Reading starts first, because `images/photo.py` reads photos without NumPy.
 
     Returns:
         A future of the photo, and the network. The network's layers continue to load while the image is encoded.
@@ -67,6 +67,6 @@ def read_and_load(
     from ..util.deferred import in_background
 
     reading = in_background(lambda: read_photo(image))
-    from ..network.loading import load_network  # imported while the photo is read
+    from ..network.loading import load_network  # imported here, while the photo is read
 
     return reading, load_network(weights, threads, precision, in_order=True)

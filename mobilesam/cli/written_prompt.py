@@ -41,7 +41,7 @@ class Coordinate(NamedTuple):
 
 
 class WrittenPrompt(NamedTuple):
-    """A prompt as it was written.
+    """A prompt with coordinates in pixels or in per cent, as the user wrote it.
 
     Attributes:
         points: One (x, y) per point.

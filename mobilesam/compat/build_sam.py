@@ -19,8 +19,8 @@ def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> MobileS
 
     Args:
         checkpoint: The published `mobile_sam.pt`, or any file that `mobilesam convert` reads or writes. A `.pt` file is
-            converted in memory at each call, and `mobilesam convert` avoids this. None for the packaged checkpoint
-            (the reference uses random weights instead).
+            converted in memory at each call. To convert it only once, use `mobilesam convert`. None for the packaged
+            checkpoint (the reference uses random weights instead).
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -65,7 +65,7 @@ class SamPredictor:
             original_image_size: (H, W) of the image before resizing.
 
         Raises:
-            AssertionError: `transformed_image` has another shape.
+            AssertionError: The shape of `transformed_image` is not (1, 3, h, w) with a longer side of 1024.
         """
         shape = tuple(transformed_image.shape)
         if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != IMG_SIZE:
@@ -256,7 +256,7 @@ def _predict(
 def _checked_batch(
     point_coords: Any, point_labels: Any, boxes: Any, mask_input: Any
 ) -> tuple[list[_Prompt], F32 | None]:
-    """The prompts and the mask inputs (B, 256, 256). The arguments' first axis gives B, which is 1 if all are None."""
+    """The prompts and the mask inputs (B or 1, 256, 256). B is the arguments' first axis, or 1 if all are None."""
     points = labels = corners = masks = None
     sizes = {}
     if point_coords is not None:

@@ -1,7 +1,7 @@
 """Conversion of photos to the encoder's input.
 
-Source: MobileSAM's modeling/sam.py (`Sam.preprocess`). Normalisation and padding are bit-identical to it. The inverse,
-from mask logits to masks of the photo's size, is `kernels.resize_logits`.
+Source: MobileSAM's modeling/sam.py (`Sam.preprocess`). Normalisation and padding are bit-identical to this
+reference. The inverse, from mask logits to masks of the photo's size, is `kernels.resize_logits`.
 """
 
 import numpy as np
@@ -26,7 +26,7 @@ def to_encoder_input(
         threads: Number of threads. None for the default.
 
     Returns:
-        The input (1024, 1024, 3) float32, and the size (h, w) of the part that the image fills.
+        The encoder's input (1024, 1024, 3) float32, and the size (h, w) of the part that the image fills.
     """
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from .arrays import ImageLike
 
 MAX_PIXELS_VARIABLE = "MOBILESAM_MAX_PIXELS"
-MAX_PIXELS = 256_000_000  # limit for commands; phones take photos of 200 million pixels
+MAX_PIXELS = 256_000_000  # limit for commands, because phones take photos of 200 million pixels
 IMAGE_FORMATS = ("RGB", "BGR")
-_WITHOUT_DIRECT_CONVERSION = {"La": "LA", "RGBa": "RGBA"}  # Pillow's premultiplied modes
-# All accepted types other than arrays and file objects.
+_WITHOUT_DIRECT_CONVERSION = {"La": "LA", "RGBa": "RGBA"}  # Pillow's premultiplied modes, and the mode before RGB
+# The accepted types of images, without arrays and file objects.
 _NEITHER_ARRAY_NOR_FILE = str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Photo
 
 
@@ -30,7 +30,7 @@ def as_photo(image: ImageLike, image_format: str = "RGB") -> Photo:
 
 
 def read_photo(image: ImageLike) -> Photo:
-    """Open an image as a Photo and also resize it. For threads that prepare photos for the encoder."""
+    """Open an image as a Photo and resize it for the model's canvas, in a thread that prepares photos."""
     photo = as_photo(image)
     _ = photo.resized
     return photo
@@ -42,8 +42,8 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
     `image` is one of:
 
     - A path, the bytes of a file or a binary file object, in any format that Pillow reads. The EXIF orientation is
-      applied. An animation gives its first frame.
-    - A PIL image of any mode. Its EXIF orientation is ignored.
+      applied. The first frame of an animation is used.
+    - A PIL image of any mode. The EXIF orientation of a PIL image is ignored.
     - A Photo.
     - An array (H, W) or (H, W, C) with 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha) channels, of dtype uint8,
       uint16, bool, or float in [0, 1].
@@ -58,9 +58,10 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
 
     Raises:
         OSError: The file cannot be opened.
-        TypeError: `image` has another type, or an array has another dtype.
-        ValueError: The data is not an image, is damaged, empty, not finite or out of range. Or the image has more than
-            twice PIL.Image.MAX_IMAGE_PIXELS pixels and may be a decompression bomb. Such an image is not decoded.
+        TypeError: The type of `image` or the dtype of an array is not accepted.
+        ValueError: The data is not an image or is damaged, or the image is empty or has values that are not finite or
+            not in the accepted range. ValueError is also raised for an image of more than twice
+            PIL.Image.MAX_IMAGE_PIXELS pixels. Such an image may be a decompression bomb and is not decoded.
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
@@ -80,7 +81,8 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
         path = Path(image)
         if path.is_file():
             return _decode(os.fspath(path), os.fspath(image))
-        with path.open("rb") as file:  # the path is a pipe, or this call raises OSError
+        # A pipe is not a regular file, but can be opened. For a folder or a missing file, open() raises OSError.
+        with path.open("rb") as file:
             return _decode(file, os.fspath(image))
     if isinstance(image, io.TextIOBase):
         raise TypeError("the image file is open as text: open it with mode 'rb'")
@@ -105,7 +107,7 @@ def allow_large_photos() -> None:
 
 def _decode(file: str | IO[bytes], name: str) -> Image.Image:
     try:
-        with Image.open(file) as picture:  # given a path, Pillow tries the plugin for its extension first
+        with Image.open(file) as picture:  # for a path, Pillow first tries the plugin for the extension
             # Without a file name Pillow does not map the file into memory. Reading a mapped file that is truncated
             # meanwhile would kill the process.
             picture.filename = ""
@@ -118,7 +120,7 @@ def _decode(file: str | IO[bytes], name: str) -> Image.Image:
     except Image.DecompressionBombError as error:
         limit = f"to allow it, raise PIL.Image.MAX_IMAGE_PIXELS, or on the command line {MAX_PIXELS_VARIABLE}"
         raise ValueError(f"cannot decode image {name}: {str(error).rstrip('.')}; {limit}") from None
-    except Exception as error:  # Pillow's decoders raise a dozen types on damaged data
+    except Exception as error:  # Pillow's decoders raise errors of a dozen types for damaged data
         if isinstance(file, str) and isinstance(error, OSError) and error.filename is not None:
             raise  # an error of the operating system, whose message names the file
         raise ValueError(f"cannot decode image {name}: {error}") from error

@@ -1,6 +1,6 @@
 """A photo in memory: its pixels as RGB, and resized for the model's canvas. This module does not import NumPy.
 
-Source: MobileSAM's utils/transforms.py (`ResizeLongestSide`). Resizing is bit-identical to it.
+Source: MobileSAM's utils/transforms.py (`ResizeLongestSide`). Resizing is bit-identical to this reference.
 """
 
 from __future__ import annotations

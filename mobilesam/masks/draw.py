@@ -96,7 +96,7 @@ def _marker(radius: int, *, positive: bool) -> Image.Image:
 FILL_OPACITY = 0.5
 LINE_COLOUR = (255, 255, 255)
 BAND = 512  # rows that `overlay` draws at a time
-GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples modulo 1 are far apart, so the hues of consecutive colours are too
+GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples modulo 1 are far apart, so consecutive hues differ clearly
 
 
 def overlay(image: ImageLike, objects: Sequence[SegmentedObject], *, smallest_on_top: bool = False) -> Image.Image:
@@ -184,7 +184,8 @@ def label_map(
         (H, W) uint16.
 
     Raises:
-        ValueError: There are neither objects nor a size, sizes differ, or there are more than 65535 objects.
+        ValueError: There are neither objects nor a `size`, the masks' sizes differ from each other or from `size`, or
+            there are more than 65535 objects.
     """
     height, width = common_size(objects, size)
     if len(objects) > np.iinfo(np.uint16).max:
@@ -198,7 +199,7 @@ def label_map(
 
 
 def colours(count: int) -> list[Colour]:
-    """A list of `count` colours (r, g, b). Neighbours in the list differ clearly. The first is the overlay's colour."""
+    """A list of `count` colours (r, g, b). Neighbours in the list differ clearly. The first is FILL_COLOUR."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(level / 255 for level in FILL_COLOUR))
     hues = ((hue + i * GOLDEN_RATIO) % 1 for i in range(count))
     shades = (colorsys.hsv_to_rgb(hue, saturation, value) for hue in hues)

@@ -45,7 +45,7 @@ def coco(
 
     Raises:
         ModuleNotFoundError: `polygons` is true and the extra [polygons] is not installed.
-        ValueError: There are neither objects nor a size, or the masks' sizes differ from each other or from ``size``.
+        ValueError: There are neither objects nor a `size`, or the masks' sizes differ from each other or from `size`.
     """
     height, width = common_size(objects, size)
     names = list(dict.fromkeys(item.name for item in objects))

@@ -28,7 +28,7 @@ class Record(TypedDict):
             minus the first row.
         predicted_iou: The model's estimate of the mask's IoU with an object.
         point_coords: [[x, y]], the point prompt of the mask.
-        stability_score: IoU between the masks at a higher and a lower threshold.
+        stability_score: IoU between the masks at a higher and a lower threshold of the logits.
         crop_box: [x, y, w, h] of the crop that the mask was found in.
     """
 
@@ -107,7 +107,11 @@ class SegmentedObject:
 
 
 def common_size(objects: Sequence[SegmentedObject], size: Size | None = None) -> Size:
-    """The size (h, w) of all masks and, if given, `size`. Raises ValueError if there is no size or sizes differ."""
+    """The common size (h, w) of all masks and of `size`, if `size` is given.
+
+    Raises:
+        ValueError: There are neither objects nor a `size`, or the sizes differ.
+    """
     sizes = sorted({item.size for item in objects} | ({size} if size else set()))
     if not sizes:
         raise ValueError("no objects: at least one object is needed, or the size of the image")

@@ -23,9 +23,9 @@ def outlines(mask: NDArray[np.bool_]) -> list[Polygon]:
     at the end. As in GeoJSON, outer rings are counterclockwise and holes are clockwise for y upwards. On a screen, with
     y downwards, the directions are reversed.
 
-    Outlines run half-way between the centres of inner and outer pixels and cut corners at 45°. A pixel belongs to the
-    mask exactly if its centre lies within a polygon. Pixels that touch only at a corner belong to different polygons.
-    Points on straight lines are left out.
+    Outlines run half-way between the centres of pixels inside and outside the mask, and cut corners at 45°. A pixel
+    belongs to the mask exactly if its centre lies within a polygon. Pixels that touch only at a corner belong to
+    different polygons. Points on straight lines are left out.
     """
     if not mask.any():
         return []
@@ -33,7 +33,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[Polygon]:
     top, left = rows[0], columns[0]
     levels = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.float64), 1)
     contours = contour_generator(z=levels, name="serial", fill_type=FillType.OuterOffset)
-    # Because of the padding, index 1 is the mask's first row or column. Its centre is at half a pixel.
+    # Because of the padding, index 1 of `levels` is the mask's first row or column. Its centre is at half a pixel.
     origin = np.array([left, top]) - 0.5
     return [
         [_without_straight(points[start : end - 1] + origin) for start, end in pairwise(offsets)]

@@ -36,21 +36,22 @@ def remove_small_regions(mask: Mask | RLE, area_thresh: float, mode: Mode) -> tu
         mask: bool (H, W) or an RLE.
         area_thresh: Regions of fewer pixels are removed.
         mode: "holes" fills small regions outside the mask, including regions at the image's border. "islands" removes
-            small regions inside the mask. If all islands are small, the largest island is kept. If several are the
-            largest, the island with the first pixel in row-major order is kept.
+            small regions inside the mask. If all islands are small, the largest island is kept. Of several largest
+            islands, the island with the first pixel in row-major order is kept.
 
     Returns:
-        The new mask in the form of `mask`, and whether anything was removed. If not, the mask is `mask` itself.
+        The new mask in the form of `mask`, and whether anything was removed. If nothing was removed, the new
+        mask is `mask` itself.
 
     Raises:
-        TypeError: `mask` is not a mask. See `rle.encode` and `rle.decompress`.
-        ValueError: `mode` is unknown, or `mask` is not a mask.
+        TypeError: `mask` is neither a bool array nor an RLE. See `rle.encode` and `rle.decompress`.
+        ValueError: `mode` is unknown, or `mask` has a wrong shape or is an invalid RLE.
     """
     if mode not in ("holes", "islands"):
         raise ValueError(f"mode must be 'holes' or 'islands', got {mode!r}")
     plain = mask if isinstance(mask, Mapping) else rle.encode(mask)
     size, counts = rle.checked(plain)
-    # The holes are the runs of the complement. A leading 0 in the counts swaps inside and outside.
+    # The holes are the runs of the complement. A leading 0 in the counts of an RLE swaps inside and outside.
     runs = rle.to_runs({"size": size, "counts": np.concatenate([[0], counts])} if mode == "holes" else plain)
     if not len(runs):
         return mask, False
@@ -88,7 +89,7 @@ def label_runs(runs: Runs, height: int) -> NDArray[np.int64]:
     other = np.arange(len(one)) + np.repeat(low - (np.cumsum(touched) - touched), touched)
     parent = np.arange(len(runs))
     while len(one):
-        # The smallest root that touches a root becomes its parent. Then all runs point to their roots again.
+        # Each root gets the smallest root that touches it as its parent. Then each run gets its root as its parent.
         np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
         while not np.array_equal(parent, grand := parent[parent]):
             parent = grand
@@ -108,7 +109,7 @@ def nms(boxes: ArrayLike, scores: ArrayLike, iou_threshold: float) -> NDArray[np
     """Non-maximum suppression. Computes in float32, like torchvision.
 
     A box is dropped if its IoU with a kept box of higher score exceeds `iou_threshold`. If two scores are equal, the
-    box with the lower index counts as higher.
+    box with the lower index ranks higher.
 
     Args:
         boxes: (N, 4), (x0, y0, x1, y1). The area of a box is (x1 - x0)·(y1 - y0).
@@ -119,7 +120,7 @@ def nms(boxes: ArrayLike, scores: ArrayLike, iou_threshold: float) -> NDArray[np
         Indices of the kept boxes, in descending order of score.
 
     Raises:
-        ValueError: `boxes` or `scores` has another shape.
+        ValueError: `boxes` is not (N, 4), or `scores` is not (N,).
     """
     boxes, scores = np.asarray(boxes, np.float32), np.asarray(scores, np.float32)
     if boxes.shape == (0,):

@@ -37,7 +37,7 @@ Counts: TypeAlias = NDArray[np.int64]
 Runs: TypeAlias = NDArray[np.int64]  # (R, 3): column, first row, end row (exclusive)
 RLE: TypeAlias = Mapping[str, Any]
 
-BLOCK = 64  # columns transposed at once: one cache line per row
+BLOCK = 64  # columns of a mask that are transposed at once: one cache line per row of the mask
 FIRST_CHARACTER = ord("0")
 LONGEST = 12  # most characters per number; a longer number would not fit into 64 bits
 # A number from −2^(5k − 1) to 2^(5k − 1) − 1 takes k characters of 5 bits.
@@ -171,7 +171,7 @@ def spans(rle: RLE) -> Counts:
 
 
 def to_runs(rle: RLE) -> Runs:
-    """The mask's runs, split at column borders: (R, 3) int64, column, first row, end row (exclusive).
+    """The mask's runs, split at column borders, as (R, 3) int64: column, first row, end row (exclusive).
 
     See `decompress` for the errors.
     """
@@ -192,11 +192,11 @@ def from_runs(runs: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.ui
     """Convert runs within columns to `counts`, the inverse of `to_runs`.
 
     Args:
-        runs: (R, 3), in order and without overlap. Adjacent runs are merged, also across columns.
+        runs: (R, 3), in column-major order and without overlap. Adjacent runs are merged, also across columns.
         size: (h, w) of the mask.
 
     Returns:
-        Run lengths, uint32.
+        The run lengths `counts`, uint32.
     """
     height, width = size
     changes = (runs[:, :1].astype(np.int64) * height + runs[:, 1:]).ravel()

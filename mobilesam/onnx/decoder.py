@@ -8,8 +8,8 @@ convolution is the reverse.
 
 Cross-attention does not project the 4096 image tokens X. Its weights are applied to the few prompt tokens instead:
 with K = X Wkᵀ, a head's scores q Kᵀ equal (q Wk) Xᵀ; with V = X Wvᵀ, its output P V equals (P X) Wvᵀ. For a prompt of
-one point this halves the work. For more than a dozen points it costs more than it saves. The result is exact for any
-number of points.
+one point this halves the work. For more than a dozen points this method costs more than it saves. The result is exact
+for any number of points.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def _image_to_token(g: Graph, image_with_pe: str, image: str, tokens_with_pe: st
     scores = g.node("Gemm", image_with_pe, folded, offset, transB=1)  # (4096, heads·T)
     weights = g.reshape(g.softmax(g.reshape(scores, PIXELS, DECODER_HEADS, -1)), PIXELS, -1)
 
-    # A head's softmax weights sum to 1, so each head's values can carry an equal part of the output's bias.
+    # A head's softmax weights sum to 1, so each head's values can carry an equal part of the output projection's bias.
     out_weight = g.tensor(f"{name}.out_proj.weight").T.reshape(by_head)
     out_bias = g.tensor(f"{name}.out_proj.bias") / DECODER_HEADS
     v = _heads(g, g.linear(tokens, f"{name}.v_proj"), HEAD_DIM)
@@ -214,7 +214,7 @@ def _scaled_query(g: Graph, x: str, name: str, head_dim: int) -> str:
 
 
 def _heads(g: Graph, x: str, head_dim: int) -> str:
-    """(T, heads·d) to (heads, T, d)."""
+    """Split the heads: x (T, heads·d) to (heads, T, d)."""
     return g.transpose(g.reshape(x, -1, DECODER_HEADS, head_dim), 1, 0, 2)
 
 
@@ -252,10 +252,10 @@ def _select(g: Graph, scores: str, masks: str, mask_rule: MaskRule) -> tuple[str
 
 
 def _upscaling(g: Graph, image: str) -> str:
-    """The upscaled image: (4096, 256) to (65536, 32).
+    """Upscale the image tokens (4096, 256) to pixels (65536, 32).
 
-    The rows are not in the order of the 256×256 image. Their order is (64, 64, 2, 2, 2, 2): blocks of 2×2 blocks of
-    2×2 pixels.
+    The rows are not in the order of the 256×256 image. Their order is (64, 64, 2, 2, 2, 2): 64×64 blocks of 2×2
+    blocks of 2×2 pixels.
     """
     name = f"{DECODER}.output_upscaling"
     half, out = UPSCALE_DIMS
@@ -271,7 +271,7 @@ def _block_conv_transpose(g: Graph, x: str, name: str) -> str:
 
 
 def _low_res_masks(g: Graph, masks: str, upscaled: str, count: int) -> str:
-    """The product of each mask's weights with the upscaled image, with the pixels in order: (1, count, 256, 256)."""
+    """The product of each mask's weights with the upscaled image, in row-major order: (1, count, 256, 256)."""
     x = g.reshape(g.node("Gemm", masks, upscaled, transB=1), count, EMBED_SIZE, EMBED_SIZE, 2, 2, 2, 2)
     x = g.transpose(x, 0, 1, 3, 5, 2, 4, 6)
     return g.reshape(x, 1, count, LOW_RES, LOW_RES, output="low_res_masks")

@@ -79,7 +79,7 @@ def _attention(g: Graph, x: str, name: str, stage: Stage) -> str:
     The reference pads the map with zeros before the norm, and the norm of a zero token is the norm's bias. So q, k and
     v of a padded token are constants. The projections run on the L real tokens only, and the constants are appended as
     row L. For each of q, k and v, one Gather pads the map, splits it into windows and separates the heads. One more
-    Gather does the reverse for the result.
+    Gather does the reverse for the attention's output.
     """
     tokens, dim, heads = stage.resolution**2, stage.dim, stage.heads
     head_dim = dim // heads

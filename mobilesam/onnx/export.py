@@ -27,7 +27,7 @@ def export_onnx(
     - `input` (1, 3, 1024, 1024): the RGB image, normalised, then zero-padded at the right and the bottom;
     - `output` (1, 256, 64, 64): the image embedding.
 
-    The decoder has the inputs and outputs of SAM's own export, all float32. Its inputs:
+    The decoder has the inputs and outputs of SAM's own export, all float32. The decoder's inputs:
 
     - `image_embeddings` (1, 256, 64, 64): the encoder's output;
     - `point_coords` (1, N, 2): (x, y) in pixels of the image resized to a longest side of 1024;
@@ -37,7 +37,7 @@ def export_onnx(
     - `has_mask_input` (1,): 1 to use `mask_input`, 0 to ignore it;
     - `orig_im_size` (2,): (height, width) of the original image.
 
-    Its outputs, for C masks:
+    The decoder's outputs, for C masks:
 
     - `masks` (1, C, height, width): logits, above 0 on the object;
     - `iou_predictions` (1, C): scores;
@@ -48,8 +48,8 @@ def export_onnx(
         directory: the folder to write into.
         mask_rule: which of the model's four masks the decoder returns:
             - "single": one mask, by the rule of the reference's ONNX export. The rule adds (N - 2.5)·1000 to the score
-              of token 0 and takes the best score. So up to 2 points, padding included, give the best of tokens 1
-              to 3, and more points give token 0;
+              of token 0 and takes the mask with the best score. So up to 2 points, padding included, give
+              the best of tokens 1 to 3, and more points give token 0;
             - "multi": tokens 1 to 3, like multimask_output=True of the reference and multimask=True of this package;
             - "all": tokens 0 to 3. Token 0 is the mask of multimask=False.
 

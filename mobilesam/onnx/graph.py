@@ -14,8 +14,8 @@ from ..version import __version__
 from .types import Tensors
 
 F32 = NDArray[np.float32]
-OPSET = 20  # the first with Gelu
-IR_VERSION = 9  # the version that came with opset 20: older runtimes refuse newer versions
+OPSET = 20  # the first opset with the operator Gelu
+IR_VERSION = 9  # the IR version that came with opset 20: older runtimes refuse newer IR versions
 
 
 def value_info(name: str, *shape: int | str) -> ValueInfoProto:
@@ -92,20 +92,20 @@ class Graph:
         return self.node("Slice", x, self.ints(start), self.ints(stop), self.ints(axis))
 
     def affine(self, x: str, name: str, weight: F32, bias: F32 | None) -> str:
-        """x · weightᵀ + bias, for x (M, K), weight (N, K) and bias (N,). Weight and bias become constants."""
+        """Add the Gemm x · weightᵀ + bias, for x (M, K) and the constants weight (N, K) and bias (N,)."""
         constants = [self.constant(f"{name}.weight", weight)]
         if bias is not None:
             constants.append(self.constant(f"{name}.bias", bias))
         return self.node("Gemm", x, *constants, output=name, transB=1)
 
     def linear(self, x: str, name: str) -> str:
-        """A linear layer, or a 1×1 convolution as a linear layer, on x (M, K)."""
+        """Add a linear layer, or a 1×1 convolution as a linear layer, on x (M, K)."""
         weight = self.tensor(f"{name}.weight")
         bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self._tensors else None
         return self.affine(x, name, weight.reshape(weight.shape[0], -1), bias)
 
     def conv(self, x: str, name: str, *, stride: int = 1) -> str:
-        """A convolution of x (1, C, H, W) with zero padding that keeps the size at stride 1.
+        """Add a convolution of x (1, C, H, W) with zero padding that keeps the size at stride 1.
 
         The convolution is depthwise if the weight has one input channel, otherwise dense.
         """
@@ -125,7 +125,7 @@ class Graph:
         )
 
     def layer_norm(self, x: str, name: str, eps: float = LAYER_NORM_EPS) -> str:
-        """LayerNorm over the last axis. On channels-last values it is also the reference's LayerNorm2d."""
+        """Add a LayerNorm over the last axis. On channels-last values this is also the reference's LayerNorm2d."""
         constants = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.node("LayerNormalization", x, *constants, output=name, axis=-1, epsilon=eps)
 

@@ -76,7 +76,7 @@ def _mask(found: ScoredRLE, form: str) -> Mask:
 
 
 def run_lengths(runs: rle.RLE) -> RunLengths:
-    """The API's form of an RLE."""
+    """Convert an RLE to the `RunLengths` of the API."""
     packed = rle.compress(runs)
     height, width = packed["size"]
     return RunLengths(size=(height, width), counts=packed["counts"])

@@ -33,7 +33,7 @@ from .store import Photo, PhotoStore
 T = TypeVar("T")
 
 PAGE = Path(__file__).parent / "page"
-SEARCHES = 4  # one search runs, at most three wait
+SEARCHES = 4  # searches for all masks at once: one runs, at most three wait
 EXPIRY_SECONDS = 30.0
 NDJSON = "application/x-ndjson"
 GONE = 499  # "client closed request": nobody reads the response
@@ -44,7 +44,7 @@ logger = logging.getLogger("mobilesam.serve")
 
 
 def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The OpenAPI description of these error statuses, and of those that every route may return."""
+    """The OpenAPI description of these error statuses, and of 421 and 503, which every route may return."""
     descriptions = {
         400: "The request cannot be parsed",
         403: "The request changes something and comes from another site's page",

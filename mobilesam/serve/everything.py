@@ -68,10 +68,10 @@ class Search:
             self._loop.call_soon_threadsafe(self._lines.put_nowait, None)
 
     async def lines(self, work: Future[None]) -> AsyncIterator[str]:
-        """Yield the lines as the search finds them. Closing the iterator stops the search.
+        """Yield the JSON lines as the search produces them. Closing the iterator stops the search.
 
         Args:
-            work: the future of `run`.
+            work: the future of the call of `run` in a worker thread.
         """
         try:
             while (line := await self._lines.get()) is not None:

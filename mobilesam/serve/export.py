@@ -22,7 +22,7 @@ from .schema import ExportObject, ExportRequest
 from .store import Photo
 
 FORMS = ("image/png", "application/zip", "application/json", "application/geo+json", "image/svg+xml")
-IN_MEMORY = 8 << 20  # bytes: larger files are written to disk
+IN_MEMORY = 8 << 20  # bytes: a larger temporary file is written to disk
 CHUNK = 1 << 16
 
 

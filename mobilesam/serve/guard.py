@@ -44,17 +44,17 @@ class _Body:
 
 
 class Guard:
-    """ASGI middleware around the application, against hostile pages and clients.
+    """ASGI middleware around the application, that protects it from hostile pages and clients.
 
-    - DNS rebinding: an attacker can point a name of his own at this machine. So the Host header must be an IP address,
-      `localhost` or a name in `hosts`.
+    - DNS rebinding: an attacker can point a domain of his own at this machine. So the Host header must be an IP
+      address, `localhost` or a name in `hosts`.
     - Cross-site requests: a browser sends the Origin of the page. A request that changes something must come from the
       server's own page.
     - Large or slow requests: the bytes of a body are counted as they arrive, and waiting has a time limit.
 
     Attributes:
         under_way: number of requests being answered.
-        held: bytes of their bodies in memory.
+        held: bytes in memory of the bodies of these requests.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, hosts: Iterable[str] = ()) -> None:
@@ -71,7 +71,7 @@ class Guard:
         try:
             self._check(scope)
             await self.app(scope, self._counted(scope, receive, body), answer)
-        except Refused as refused:  # only from the checks here: the application handles its own errors
+        except Refused as refused:  # raised by the checks of this class: the application handles its own errors
             response = JSONResponse({"error": refused.detail}, refused.status_code, refused.headers)
             await response(scope, receive, answer)
         finally:
@@ -119,7 +119,7 @@ class Guard:
     def _counted(self, scope: Scope, receive: Receive, body: _Body) -> Receive:
         """A `receive` that refuses a body that is too large or too slow.
 
-        After the body, `receive` waits for the disconnect, without a time limit.
+        After the body, `receive` waits for the client to disconnect, without a time limit.
         """
         deadline = time.monotonic() + self.limits.upload_seconds
 

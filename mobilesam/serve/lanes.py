@@ -82,7 +82,7 @@ class Lane:
         finally:
             gone.cancel()
             if not result.done():
-                result.cancel()  # this cancels the future too, unless the work has started
+                result.cancel()  # this also cancels `future`, unless the work has started
 
     def close(self) -> None:
         """Wait for all tasks, then stop the threads."""
@@ -90,6 +90,6 @@ class Lane:
 
 
 async def disconnected(request: Request) -> None:
-    """Return when the client disconnects. Its request must have been read."""
+    """Return when the client disconnects. The whole request must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -19,11 +19,11 @@ class Limits:
         held_bytes: largest total size of the requests in progress, in bytes.
         pixels: most pixels of an image.
         json_bytes: largest size of a request body that is not a photo, in bytes.
-        images: most images kept.
+        images: most images that the server keeps.
         idle_seconds: how long an image is kept after its last use.
         requests: most requests in progress.
-        places: number of tasks of one kind that may run or wait.
-        image_places: the same for one image.
+        places: most tasks of one kind that may run or wait.
+        image_places: most tasks of one kind for one image that may run or wait.
         stall_seconds: longest wait for the next bytes of a request.
         upload_seconds: longest time for a whole request to arrive.
     """
@@ -49,7 +49,7 @@ class Refused(HTTPException):
 
 
 class Overloaded(Refused):
-    """A request that is refused (503) because there are too many others. The client should try again later."""
+    """A request that is refused (503) because the server has too many requests. The client should try again later."""
 
     def __init__(self, what: str, seconds: int = 1) -> None:
         super().__init__(503, f"{what}; try again in {seconds} s", {"Retry-After": str(seconds)})

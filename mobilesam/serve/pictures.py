@@ -11,8 +11,8 @@ from mobilesam.images.photo import open_rgb
 
 from .limits import Refused
 
-# The accepted formats: usual for photos, and decoded inside the process. Not EPS, for example: its decoder starts
-# Ghostscript.
+# The accepted formats are usual for photos and are decoded inside this process. EPS, for example, is not accepted,
+# because its decoder starts Ghostscript.
 Image.init()
 FORMATS = tuple(name for name in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if name in Image.OPEN)
 DISPLAY_SIDE = 2048
@@ -26,8 +26,8 @@ def decode(data: bytes, most_pixels: int) -> Image.Image:
         most_pixels: the largest number of pixels accepted.
 
     Raises:
-        Refused: 415 if the format is not in FORMATS, 413 if the header gives more than `most_pixels`, 422 if there
-            are no bytes or the rest of the file does not decode.
+        Refused: 415 if the format is not in FORMATS, 413 if the header gives more than `most_pixels`, 422 if `data`
+            is empty or the pixels cannot be decoded.
     """
     if not data:
         raise Refused(422, "the request has no body: send the bytes of the image file")

@@ -125,7 +125,7 @@ class Found(BaseModel):
 
 
 class EverythingLine(BaseModel):
-    """One line of the stream. Exactly one field is present."""
+    """One line of the response to a search for all masks. Exactly one field is present."""
 
     progress: tuple[int, int] | None = Field(
         default=None, description="number of points searched, and number of all points"

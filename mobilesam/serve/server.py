@@ -16,7 +16,7 @@ KEEP_ALIVE_SECONDS = 5
 
 
 class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that disconnects slow clients, for which uvicorn alone would wait forever.
+    """The HTTP/1.1 protocol of uvicorn that also disconnects slow clients. uvicorn itself would wait forever.
 
     Attributes:
         header_seconds: longest wait for the headers of a request.
@@ -73,7 +73,7 @@ class PatientProtocol(H11Protocol):
 
 
 def listen(host: str, port: int | None, default: int) -> socket.socket:
-    """A listening socket.
+    """Open a TCP socket that listens for clients.
 
     Args:
         host: the address to listen on.

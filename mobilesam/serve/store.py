@@ -35,7 +35,7 @@ class Photo:
 
 
 class PhotoStore:
-    """A store of photos, for use in one thread, the event loop's.
+    """A store of photos. Only the thread of the event loop may use the store.
 
     A photo's id cannot be guessed. Any client that knows the id may use the photo.
 
@@ -62,7 +62,7 @@ class PhotoStore:
         return identity
 
     def get(self, identity: str) -> Photo:
-        """The photo of an id, which counts as a use. Raises Refused (404) if there is no such photo."""
+        """Return a photo, and count this as a use of the photo. Raises Refused (404) if there is no such photo."""
         self.expire()
         if identity not in self._kept:
             raise self._unknown()
@@ -78,7 +78,7 @@ class PhotoStore:
             raise self._unknown()
 
     def expire(self) -> None:
-        """Remove the photos whose time is over."""
+        """Remove the photos that were last used more than `idle_seconds` ago."""
         oldest = self._clock() - self.idle_seconds
         while self._kept and next(iter(self._kept.values()))[0] < oldest:
             self._kept.popitem(last=False)

@@ -27,7 +27,7 @@ def say_failed(file: object, reason: str) -> None:
 
 
 def show(text: str) -> None:
-    """Replace the progress line on stderr. Does nothing if stderr is not a terminal."""
+    """Replace the progress line on stderr by `text`. Does nothing if stderr is not a terminal."""
     if sys.stderr.isatty():
         from shutil import get_terminal_size  # imported here, because shutil loads many modules for archives
 

@@ -23,7 +23,7 @@ class Deferred(Generic[T]):
     def __init__(
         self, executor: Executor | None, compute: Callable[P, T], *arguments: P.args, **options: P.kwargs
     ) -> None:
-        """Submit `compute(*arguments, **options)` to the executor. If it is None, compute the value now."""
+        """Submit `compute(*arguments, **options)` to `executor`. If `executor` is None, compute the value now."""
         self._value: T | Future[T] = (
             compute(*arguments, **options) if executor is None else executor.submit(compute, *arguments, **options)
         )
@@ -52,8 +52,9 @@ def in_background(compute: Callable[[], T]) -> Future[T]:
 class lazy(Generic[T]):
     """A property that is computed on first access and cached in the instance's `__dict__`.
 
-    `functools.cached_property` of Python 3.10 and 3.11 holds a lock during the computation. A child that is forked
-    meanwhile would wait forever for this lock. `lazy` holds no lock, so concurrent threads may each compute the value.
+    `functools.cached_property` of Python 3.10 and 3.11 holds a lock during the computation. A child process that
+    is forked meanwhile would wait forever for this lock. `lazy` holds no lock, so concurrent threads may each compute
+    the value.
     """
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
@@ -108,7 +109,7 @@ class Once(Generic[T]):
 
     def __init__(self, compute: Callable[[], T]) -> None:
         self._compute, self._lock = compute, ForkSafeLock()
-        self._values: list[T] = []  # empty or one value, because None may be a value
+        self._values: list[T] = []  # empty until the value is computed, because the value may be None
 
     def __call__(self) -> T:
         if not self._values:

@@ -15,8 +15,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     """Write a file atomically.
 
     Yields a temporary path in the same folder with the same extension. At the end the temporary file replaces `path`.
-    After an error it is removed. If the process is killed it remains, and `remove_leftovers` recognises it by its name,
-    which contains a checksum of the name of `path`.
+    After an error the temporary file is removed. If the process is killed, the temporary file remains. Its name
+    contains a checksum of the name of `path`, by which `remove_leftovers` recognises it.
     """
     partial = path.with_name(f".{_checksum(path)}-{os.urandom(4).hex()}.partial{path.suffix}")
     try:

@@ -38,8 +38,8 @@ def find_tasks(sources: Sequence[str], prompt: WrittenPrompt | None, suffix: str
 
     Args:
         sources: Images, folders, globs (`**` matches any number of folders) and files of prompts.
-        prompt: Prompt for all images, and for rows without a prompt.
-        suffix: Extension of the output files that no row of a file of prompts names.
+        prompt: Prompt for all images, and for each row of a file of prompts that has no prompt itself.
+        suffix: Extension of an output file whose name is not given by a row of a file of prompts.
 
     Raises:
         OSError: A file of prompts cannot be read.

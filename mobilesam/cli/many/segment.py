@@ -17,7 +17,7 @@ from .batch import Task, by_image, find_tasks
 from .outputs import Kind, Style
 
 DEFAULT_FORMAT = "png"
-OVERLAY_SUFFIX = ".jpg"  # because writing a large photo as PNG takes longer than segmenting it
+OVERLAY_SUFFIX = ".jpg"  # JPEG, because writing a large photo as PNG takes longer than segmenting the photo
 CUTOUT_SUFFIX = ".png"
 
 Folders = Mapping[Kind, Path]

@@ -31,12 +31,12 @@ class ResizeLongestSide:
         return self.apply_coords(np.reshape(boxes, (-1, 2, 2)), original_size).reshape(-1, 4)
 
     def apply_coords_torch(self, coords: Any, original_size: Sequence[int]) -> Any:
-        """`apply_coords` in float32. Returns a tensor if `coords` is a tensor."""
+        """Like `apply_coords`, but in float32. Returns a tensor if `coords` is a tensor."""
         scale = self._scale(original_size).astype(np.float32)
         return tensors_for((coords,), np.asarray(coords, np.float32) * scale)[0]
 
     def apply_boxes_torch(self, boxes: Any, original_size: Sequence[int]) -> Any:
-        """`apply_boxes` in float32. Returns a tensor if `boxes` is a tensor."""
+        """Like `apply_boxes`, but in float32. Returns a tensor if `boxes` is a tensor."""
         return self.apply_coords_torch(boxes.reshape(-1, 2, 2), original_size).reshape(-1, 4)
 
     def _scale(self, original_size: Sequence[int]) -> NDArray[np.float64]:
@@ -51,7 +51,7 @@ class ResizeLongestSide:
 
 
 def tensors_for(given: Iterable[object], *arrays: NDArray[Any]) -> tuple[Any, ...]:
-    """The arrays, or PyTorch tensors that share their memory if any value in `given` is a tensor."""
+    """The arrays. If any value in `given` is a PyTorch tensor, returns tensors that share the arrays' memory."""
     torch = sys.modules.get("torch")  # a script that passes tensors has imported torch
     if torch is not None and any(isinstance(value, torch.Tensor) for value in given):
         return tuple(torch.from_numpy(array) for array in arrays)
