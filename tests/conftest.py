@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-# Makes the kernels detect writes past a buffer's end. They read the variable when they are loaded.
+# With MOBILESAM_GUARDS, kernels detect writes past a buffer's end. The variable is read when kernels are loaded.
 os.environ.setdefault("MOBILESAM_GUARDS", "1")
 
 import grids
@@ -19,9 +19,9 @@ def pytest_configure(config: pytest.Config) -> None:
     grids.configure(config)
 
 
-@pytest.hookimpl(tryfirst=True)  # runs before pytest applies -m
+@pytest.hookimpl(tryfirst=True)  # runs before pytest applies the option -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With the full grid, mark every kernel test as exhaustive, so that `-m exhaustive` selects it."""
+    """Mark every kernel test as exhaustive if `-m exhaustive` was given, so that the option selects the test."""
     if grids.exhaustive():
         for item in items:
             if item.path.is_relative_to(KERNELS):
@@ -35,5 +35,5 @@ def model() -> mobilesam.MobileSAM:
 
 @pytest.fixture(scope="session")
 def embedding(model: mobilesam.MobileSAM) -> mobilesam.Embedding:
-    """The embedding of the photo chelsea, 451x300 pixels."""
+    """The embedding of the photo chelsea, which has 451x300 pixels."""
     return model.encode(PHOTOS["chelsea"])

@@ -1,6 +1,7 @@
-"""README.md and the pages in docs/: their Python and commands run, in a folder with the files that they name.
+"""The Python code and commands in README.md and docs/ run without errors.
 
-A page runs from top to bottom. A comment before a block changes this; CONTRIBUTING.md lists the comments.
+The code blocks of a page run from top to bottom. An HTML comment before a block may exclude the block or start a
+server for it. CONTRIBUTING.md lists these comments.
 """
 
 import os
@@ -29,13 +30,20 @@ DOCS = ROOT / "docs"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 BLOCK = re.compile(r"(?:^<!-- ([^\n]*) -->\n)?^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LANGUAGES = ("python", "sh", "csv", "text")
-NOT_RUN = re.compile(r"not run: \w+")  # with the reason
+NOT_RUN = re.compile(r"not run: \w+")  # the comment before a block that is not run, with the reason
 WITH_SERVER = "server"
 SERVER = "http://127.0.0.1:8642"
 
 
 class Block(NamedTuple):
-    """A block of code: the number of its first line, the comment before it ("" for none), the language, the text."""
+    """A block of code in a page.
+
+    Attributes:
+        line: Number of the first line.
+        comment: HTML comment before the block, or "".
+        language: Language of the block.
+        text: Content of the block.
+    """
 
     line: int
     comment: str
@@ -65,7 +73,7 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> Path:
-    """The packaged weights in the form of the official checkpoint."""
+    """The packaged weights, written as a `.pt` file like the official checkpoint."""
     path = tmp_path_factory.mktemp("docs") / "mobile_sam.pt"
     write_torch(path, read(mobilesam.load().checkpoint.path))
     return path
@@ -73,7 +81,7 @@ def checkpoint(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, checkpoint) -> Path:
-    """The files that the pages name."""
+    """A new current directory with the files whose names occur in the pages."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "data").symlink_to(DATA)
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
@@ -89,7 +97,7 @@ def folder(tmp_path, monkeypatch, checkpoint) -> Path:
 
 
 def run_python(block: Block, page: Path, names: dict[str, object]) -> None:
-    # Empty lines ahead, so that a traceback has the page's line numbers.
+    # Empty lines before the code give tracebacks the line numbers of the page.
     code = "\n" * (block.line - 1) + block.text
     if block.comment == WITH_SERVER:
         assert SERVER in code
@@ -100,12 +108,12 @@ def run_python(block: Block, page: Path, names: dict[str, object]) -> None:
 
 
 def commands_of(block: Block) -> list[str]:
-    """The commands of a block, one a line, without the installation before them."""
+    """Return the commands of a block, one for each line, without an installation command before `&&`."""
     return [line.rpartition("&& ")[2] for line in block.text.splitlines() if line and not line.startswith("#")]
 
 
 def check_options(command: str) -> list[str]:
-    """The words of a command; those of mobilesam must be accepted."""
+    """Return the words of a command. A command `mobilesam` must have valid options."""
     words = shlex.split(command, comments=True)
     if words[0] == "mobilesam":
         cli.make_parser().parse_args(words[1:])
@@ -161,14 +169,14 @@ def test_the_readme_is_short():
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as MkDocs makes them."""
+    """Return the anchors that MkDocs makes for the headings of a page."""
     headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", text_of(page)), re.MULTILINE)
     return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
 
 
 @pytest.mark.parametrize("page", [README, ROOT / "CONTRIBUTING.md"], ids=name_of)
 def test_links_outside_the_site_lead_somewhere(page):
-    """MkDocs checks the links between the pages of docs/."""
+    """Links to files outside docs/ exist. MkDocs checks the links between the pages of docs/."""
     links = re.findall(r"\]\((?!http)([^)]+)\)", BLOCK.sub("", text_of(page)))
     assert links
     for link in links:
@@ -190,5 +198,5 @@ def test_the_picture_is_what_the_first_command_draws(model):
     drawn = np.asarray(result.overlay(PHOTOS["chelsea"]))
     with Image.open(DOCS / "overlay.png") as picture:
         shown = np.asarray(picture)
-    # As in test_golden, masks of two ISAs may differ in 0.0005 of their pixels. Each one changes the nine around it.
+    # Masks of two ISAs may differ in a fraction of 0.0005 of their pixels. Each pixel changes 9 pixels of the overlay.
     assert (shown != drawn).any(axis=2).sum() <= 9 * 0.0005 * result.mask.sum()

@@ -1,4 +1,4 @@
-"""Embedding files: loaded embeddings give the same masks, and unsuitable files raise errors."""
+"""Embedding files: loaded embeddings give the same masks as saved ones, and unsuitable files raise errors."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from mobilesam.checkpoints.reader import convert
 
 @pytest.fixture(scope="module")
 def saved(embedding, tmp_path_factory) -> bytes:
-    """The content of an embedding file of the photo chelsea."""
+    """The bytes of an embedding file of the photo chelsea."""
     path = tmp_path_factory.mktemp("saved") / "chelsea.safetensors"
     embedding.save(path)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
@@ -25,7 +25,7 @@ def saved(embedding, tmp_path_factory) -> bytes:
 
 
 def changed(saved: bytes, **metadata: str | None) -> bytes:
-    """The file with changed metadata. None removes an entry."""
+    """Return the bytes of the file `saved` with changed metadata. None removes an entry."""
     with_all = safe_metadata(saved) | metadata
     tensors = safetensors.numpy.load(saved)
     return safetensors.numpy.save(tensors, {key: value for key, value in with_all.items() if value is not None})

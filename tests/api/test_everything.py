@@ -1,4 +1,4 @@
-"""Everything-mode against MobileSAM in PyTorch, against a simple implementation of its stages, and its errors."""
+"""Everything-mode agrees with MobileSAM in PyTorch and with a simple implementation. Errors of everything-mode."""
 
 import json
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ def run(name: str, model: mobilesam.MobileSAM) -> list[Record]:
     return generator.generate(PHOTOS[GOLDEN[name]["photo"]])
 
 
-# Quick cases. The slower ones include one with the reference's defaults (a grid of 32×32) and one with crops.
+# The quick cases of the golden file. The slower cases include the reference's defaults (a grid of 32×32 points).
 SHORT = ("rocket", "coffee, crops and small regions")
 
 
@@ -77,11 +77,11 @@ def test_any_number_of_threads_and_batch_gives_the_same_bits(model):
     assert records[0] == records[1] == records[2]
 
 
-# A simple implementation: every candidate mask at full size, one stage after the other
+# A simple implementation of everything-mode, which computes every candidate mask at full size
 
 
 def candidates(photo: np.ndarray, model: mobilesam.MobileSAM, crop: list[int], grid: np.ndarray) -> Iterable[dict]:
-    """The three masks of every grid point (x and y from 0 to 1) in a crop (x0, y0, x1, y1)."""
+    """Yield the three masks of every grid point (x and y from 0 to 1) in a crop (x0, y0, x1, y1)."""
     x0, y0, x1, y1 = crop
     embedding = model.encode(np.ascontiguousarray(photo[y0:y1, x0:x1]))
     for point in grid * (x1 - x0, y1 - y0):
@@ -113,7 +113,7 @@ def box_iou(a: list[int], b: list[int]) -> float:
 
 
 def without_duplicates(found: list[dict], rank: str, threshold: float) -> list[dict]:
-    """Non-maximum suppression by the number under the key `rank`."""
+    """Non-maximum suppression of the boxes, in descending order of the value of the key `rank`."""
     kept: list[dict] = []
     for one in sorted(found, key=lambda one: -one[rank]):
         if all(box_iou(xyxy(one["mask"]), xyxy(other["mask"])) <= threshold for other in kept):
@@ -122,7 +122,7 @@ def without_duplicates(found: list[dict], rank: str, threshold: float) -> list[d
 
 
 def plainly(photo: np.ndarray, model: mobilesam.MobileSAM, min_area: int) -> list[dict]:
-    """Everything-mode with one layer of crops, 4 points per side in the image and 2 in each crop, and LOOSE thresholds.
+    """Run everything-mode with 4 points per side in the image, 2 in each of four crops, and LOOSE thresholds.
 
     Returns:
         The masks with their scores, points and crops.
@@ -186,7 +186,7 @@ def records(model):
 
 
 def test_the_function_gives_the_records_of_the_class(records):
-    """The function uses the packaged model. Here its image is an array."""
+    """The function uses the packaged model, and gives the same records for an array as the class for a file."""
     again = mobilesam.everything(open_rgb(PHOTOS["rocket"]), points_per_side=6, **LOOSE)
     assert len(again) == len(records) > 5
     for one, other in zip(again, records):
@@ -238,7 +238,7 @@ def test_no_records_if_no_mask_is_stable_enough(model):
 
 
 def test_thresholds_of_zero_let_everything_pass(model):
-    """One point gives three masks. None is removed, not even an empty or duplicate one."""
+    """One point gives three masks. With these thresholds, no mask is removed, not even an empty or duplicate mask."""
     off = {"pred_iou_thresh": 0, "stability_score_thresh": 0, "box_nms_thresh": 1}
     records = SamAutomaticMaskGenerator(model, 1, **off, output_mode="coco_rle").generate(PHOTOS["rocket"])
     assert len(records) == 3
@@ -260,7 +260,7 @@ def test_point_grids(model):
 
 @pytest.mark.parametrize("size", grids.first([pytest.param((1, 1)), pytest.param((3, 700))]))
 def test_tiny_images_with_many_layers(model, size):
-    """Some crops of a tiny image have no pixels. The reference fails on them."""
+    """Some crops of a tiny image have no pixels. The reference implementation fails on such crops."""
     photo = np.full((*size, 3), 127, np.uint8)
     photo[:, ::2] = 255
     generator = SamAutomaticMaskGenerator(model, 1, crop_n_layers=2, pred_iou_thresh=0, stability_score_thresh=0)

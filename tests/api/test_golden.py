@@ -1,4 +1,4 @@
-"""Masks of whole photos against MobileSAM in PyTorch, for every ISA of this machine and several numbers of threads."""
+"""Masks of whole photos agree with MobileSAM in PyTorch, on every ISA of the host and with any number of threads."""
 
 import grids
 import numpy as np
@@ -11,7 +11,7 @@ from mobilesam import kernels
 
 @pytest.fixture(scope="module", params=PHOTOS)
 def photo(request, model):
-    """The golden outputs and the embedding of a photo."""
+    """The golden outputs of a photo (from MobileSAM in PyTorch), and the photo's embedding."""
     return Golden(request.param), model.encode(PHOTOS[request.param])
 
 
@@ -27,7 +27,11 @@ def test_prompt_and_its_refinement(photo, prompt):
 
 
 def masks(isa_name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Masks of every prompt on one ISA with their undecided pixels, checked against the golden outputs."""
+    """Compute the masks of every prompt on one ISA and check them against the golden outputs.
+
+    Returns:
+        For each prompt, the masks and the pixels whose sign is undecided.
+    """
     golden = Golden("rocket")
     with kernels.isa.use(isa_name):
         embedding = mobilesam.load().encode(PHOTOS["rocket"])

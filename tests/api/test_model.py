@@ -26,7 +26,7 @@ from mobilesam.masks import rle
 from mobilesam.network import mask_decoder
 from mobilesam.util.deferred import Once
 
-CHELSEA = PHOTOS["chelsea"]  # 451x300
+CHELSEA = PHOTOS["chelsea"]  # 451x300 pixels
 LOGITS = np.zeros((256, 256), np.float32)
 
 
@@ -135,7 +135,7 @@ def test_shapes_and_dtypes(embedding, multimask, count):
     assert (result.scores.shape, result.scores.dtype) == ((count,), np.float32)
     assert (result.low_res.shape, result.low_res.dtype) == ((count, 256, 256), np.float32)
     with pytest.raises(ValueError, match="read-only"):
-        result.low_res[0] = 0  # `masks` is computed from `low_res` later
+        result.low_res[0] = 0  # must not change `masks`, which is computed from the logits at its first use
 
 
 def test_mask_is_the_best_by_score(embedding):
@@ -197,7 +197,7 @@ def test_a_prompt_reaches_the_model_in_pixels_of_the_canvas(model, monkeypatch):
     seen = []
     sparse = model.prompt_encoder.sparse
     monkeypatch.setattr(model.prompt_encoder, "sparse", lambda *given: seen.append(given) or sparse(*given))
-    portrait = model.encode(np.zeros((640, 427, 3), np.uint8))  # 683x1024 on the canvas
+    portrait = model.encode(np.zeros((640, 427, 3), np.uint8))  # resized to 683x1024 on the canvas
     portrait.segment([(427, 640), (100, 30)], [1, 0], box=(0, 0, 427, 320))
     points, labels, box = seen[0]
     np.testing.assert_array_equal(points, np.float32([(683, 1024), (100 * (683 / 427), 30 * (1024 / 640))]))
@@ -232,14 +232,14 @@ def test_many_prompts_give_the_bits_of_each_alone_in_order(embedding, multimask)
 
 @pytest.mark.parametrize("count", [1, 8, 9, 29, 30, 60])
 def test_both_forms_of_the_decoder_agree(embedding, monkeypatch, count):
-    """The low-rank form and the plain form agree within the bound of the golden outputs."""
+    """The decoder's low-rank form and plain form give the same logits up to a relative error of 1e-4."""
     points = [(7 + (31 * i) % 440, 5 + (17 * i) % 290) for i in range(count)]
     prompt = check_prompt(embedding.original_size, points, None, None, None)
     monkeypatch.setattr(mask_decoder, "FEW_TOKENS", 99)
     low_rank = embedding.segment(points).low_res
     plain = embedding.model._answer(embedding, prompt, True, once=True).low_res
     assert np.linalg.norm(plain - low_rank) < 1e-4 * np.linalg.norm(low_rank)
-    assert (plain != low_rank).any()  # two different forms were compared
+    assert (plain != low_rank).any()  # if equal, the same form was probably run twice
 
 
 def test_many_prompts_are_answered_a_few_at_a_time(model, embedding, monkeypatch):
@@ -297,7 +297,7 @@ def test_a_path_a_picture_and_an_array_give_the_same(model, embedding):
     expected = mobilesam.segment(CHELSEA, [(220, 140)], model=model)
     kept = embedding.segment([(220, 140)])
     error = np.linalg.norm(kept.low_res - expected.low_res) / np.linalg.norm(kept.low_res)
-    assert error <= pass_bound(*[256] * 24)  # the decoder's other form: about two dozen sums
+    assert error <= pass_bound(*[256] * 24)  # the forms of the decoder differ; each is a chain of about 24 sums
     with Image.open(CHELSEA) as picture:
         for image in (str(CHELSEA), picture, np.asarray(picture)):
             assert_same(mobilesam.segment(image, [(220, 140)], model=model), expected)
@@ -324,14 +324,14 @@ def test_odd_sizes(model, size):
     assert result.masks.shape == (3, height, width)
     assert np.isfinite(result.low_res).all()
     assert np.isfinite(result.scores).all()
-    # Resize 256x256 to 1024x1024, crop to the image, resize to the image's size; the mask is logit > 0.
+    # Logits are resized from 256x256 to 1024x1024, cropped, and resized to the photo's size. The mask is logit > 0.
     logits = reference.resize_logits(result.low_res, crop=embedding.input_size, size=size)
     decided = abs(logits) > 1e-5 * abs(result.low_res).max()
     np.testing.assert_array_equal(result.masks[decided], logits[decided] > 0)
 
 
 def test_prompts_in_any_order_give_the_results_of_each_alone(model, embedding):
-    """Plans are reused for later prompts. The results must not depend on earlier prompts."""
+    """The decoder reuses plans. The results of a prompt must not depend on earlier prompts."""
     prompts = [{"points": [(x, 99)] * n, "multimask": m} for x in (80, 222) for n in (1, 2, 20) for m in (True, False)]
     same = embedding.features, embedding.original_size, embedding.input_size, model
     alone = [mobilesam.Embedding(*same).segment(**prompt) for prompt in prompts]

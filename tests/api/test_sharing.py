@@ -1,4 +1,4 @@
-"""One embedding shared by threads, processes and pickles."""
+"""Threads, processes and pickles that share one embedding."""
 
 import copy
 import os
@@ -21,7 +21,7 @@ CHELSEA = PHOTOS["chelsea"]
 
 
 def fresh(embedding: mobilesam.Embedding) -> mobilesam.Embedding:
-    """Return a copy of the embedding, without kept maps."""
+    """Return a copy of the embedding for which the decoder has not cached any projections of the image."""
     same = embedding.original_size, embedding.input_size, embedding.model
     return mobilesam.Embedding(embedding.features.copy(), *same)
 
@@ -32,7 +32,7 @@ def assert_same(got: mobilesam.Segmentation, expected: mobilesam.Segmentation) -
 
 
 def test_a_first_click_by_many_threads_at_once_projects_the_image_once(embedding, monkeypatch):
-    embedding.segment([(9, 9)])  # computes the constants of the model
+    embedding.segment([(9, 9)])  # makes the model compute its constants
     calls, together, project = [], threading.Barrier(12), low_rank_image.project
 
     def counted(*arguments, **options):
@@ -80,7 +80,7 @@ def test_maps_of_images_are_kept_up_to_a_number_and_made_again():
     assert_same(first.segment([(99, 99)]), expected)
     del second
     first = None
-    assert len(maps._images) == 1  # the segmentation refers to its embedding
+    assert len(maps._images) == 1  # the segmentation keeps its embedding, and so the projections, alive
     expected = None
     assert len(maps._images) == 0
     for images in (0, -1, 1.5, True, "2"):
@@ -120,14 +120,14 @@ print("status", status)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this platform")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_forked_during_a_first_use_answers():
     assert "status 0" in run(FORK_DURING_FIRST_USE.format(photo=str(CHELSEA))).stdout
 
 
 def test_pickles_and_copies_hold_the_features_and_name_the_model(model, embedding):
     answer = embedding.segment([(99, 99)])
-    _ = answer.masks  # not pickled; a copy computes the masks again
+    _ = answer.masks  # computes the masks, which are not pickled; a copy computes them again
     features = embedding.features.nbytes
     assert len(pickle.dumps(embedding)) < features + 10_000
     assert len(pickle.dumps(answer)) < features + answer.low_res.nbytes + 20_000

@@ -1,4 +1,4 @@
-"""The benchmark's calculations, tables and commands, and the results of its baselines. No timings are checked."""
+"""The benchmark's calculations, tables and commands, and the masks of its baselines. No timings are checked."""
 
 import json
 import math
@@ -92,7 +92,7 @@ def test_command_writes_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variable in run.BLAS_THREADS:
-        monkeypatch.setenv(variable, "1")  # restores the variables that the command sets
+        monkeypatch.setenv(variable, "1")  # makes monkeypatch restore the variables that the command sets
     monkeypatch.setattr(sections, "DEPTHWISE_CASES", ((64, 16), (128, 3)))
     file = tmp_path / "times.json"
     options = ["--only", "depthwise", "--runs", "1", "--threads", "1", "--json", str(file)]
@@ -110,13 +110,13 @@ def test_command_writes_json(
 
 
 def of_pass(name: str, module: str) -> bool:
-    """Whether a module belongs to a pass, whose name may combine modules: `parent.a+b`."""
+    """Whether a module belongs to a pass. The name of a pass may combine modules, like `parent.a+b`."""
     parent, _, modules = name.rpartition(".")
     return any(f"{module}.".startswith(f"{parent}.{own}.") for own in modules.split("+"))
 
 
 def test_flops_of_every_pass_are_those_of_the_exported_graph() -> None:
-    """FLOPs are counted from the shapes of the graph's nodes, without the padding tokens of attention windows."""
+    """The test counts FLOPs from the shapes of the graph's nodes, without the padding tokens of attention windows."""
     graph = onnx.shape_inference.infer_shapes(build_encoder(open_checkpoint())).graph
     shapes = {
         value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
@@ -124,12 +124,12 @@ def test_flops_of_every_pass_are_those_of_the_exported_graph() -> None:
     }
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     costs, flops = layers.pass_costs(), Counter[str]()
-    name, tokens = "", 0  # the previous layer's pass and number of rows
+    name, tokens = "", 0  # of the previous Conv or Gemm node: its pass, and its number of rows
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue
         x, weight, y = (shapes[name] for name in (*node.input[:2], node.output[0]))
-        if node.op_type == "MatMul":  # attention, whose previous layer is qkv
+        if node.op_type == "MatMul":  # MatMul nodes occur in attention only, after the Gemm node of qkv
             windows, _, per_window, _ = y
             flops[name] += 2 * math.prod(y) * x[-1] * tokens // (windows * per_window)
         else:

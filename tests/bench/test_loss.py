@@ -1,4 +1,4 @@
-"""The change of masks in bf16 and int8 compared with fp32, and the script that measures it."""
+"""How much masks in bf16 and int8 differ from masks in fp32, and the script that measures the difference."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ CHELSEA = str(PHOTOS["chelsea"])
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, mobilesam.MobileSAM]:
-    """A model in each precision that this CPU supports."""
+    """One model for each precision that this CPU supports."""
     return {precision: mobilesam.load(precision=precision) for precision in HERE}
 
 
 @pytest.fixture(scope="module")
 def losses(models) -> dict[str, list[loss.Loss]]:
-    """Losses in every narrow precision, for each photo in data/: 25 points with three masks each."""
+    """For bf16 and int8, the differences from fp32 for each photo in data/: 25 points with three masks each."""
     photos = [open_rgb(path) for path in PHOTOS.values()]
     return {name: [loss.measure(p, models["fp32"], models[name]) for p in photos] for name in HERE if name != "fp32"}
 
 
-BARS = {"bf16": (0.998, 0.993), "int8": (0.99, 0.975)}  # median and mean IoU with fp32's mask of the same token
+BARS = {"bf16": (0.998, 0.993), "int8": (0.99, 0.975)}  # least median and mean IoU with the fp32 masks
 
 
 @narrow
@@ -42,13 +42,13 @@ def test_documented_loss(losses, precision):
 
 @narrow
 def test_embedding_loss(losses, precision):
-    """The relative rounding error is 2⁻⁹ in bf16 and a few hundredths in int8. It adds up over more than ten layers."""
+    """A rounding has a relative error of 2⁻⁹ in bf16. More than ten layers add up their errors."""
     assert all(0 < one.embedding < {"bf16": 0.03, "int8": 0.15}[precision] for one in losses[precision])
 
 
 def test_iou():
     a, b = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
-    assert loss.iou(a, b) == 1.0  # two empty masks are equal
+    assert loss.iou(a, b) == 1.0  # both masks are empty
     a[:2] = True
     assert (loss.iou(a, b), loss.iou(b, a), loss.iou(a, a)) == (0.0, 0.0, 1.0)
     b[1:3] = True
@@ -133,7 +133,7 @@ REFUSED = {
 @pytest.mark.parametrize("message", REFUSED)
 def test_measure_loss_refuses(tmp_path, capsys, monkeypatch, message):
     if message in ("No such file", "not an image") and "bf16" not in HERE:
-        pytest.skip("this CPU lacks bf16, which is what is said first")
+        pytest.skip("this CPU lacks bf16, so the command reports the missing precision instead")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cat.png").write_bytes(Path(CHELSEA).read_bytes())
     with pytest.raises(SystemExit) as stop:

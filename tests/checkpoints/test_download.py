@@ -1,4 +1,4 @@
-"""`mobilesam download` from a server on this machine. The tests never use the network."""
+"""`mobilesam download` from a local test server. The tests never use the network."""
 
 import hashlib
 import socket
@@ -22,13 +22,13 @@ from mobilesam.util.files import sha256
 
 @pytest.fixture(scope="module")
 def pt(tmp_path_factory) -> bytes:
-    """A file like the published `mobile_sam.pt`, with the packaged weights."""
+    """The bytes of a file in the format of the published `mobile_sam.pt`, with the packaged weights."""
     path = tmp_path_factory.mktemp("pt") / "mobile_sam.pt"
     return write_torch(path, reader.read(fused.open_checkpoint().path)).read_bytes()
 
 
 class Server(BaseHTTPRequestHandler):
-    """Sends `file`, from the start of the Range header on. `server.behaviour` chooses a failure."""
+    """Sends `server.file`, or its end if the request has a Range header. `server.behaviour` selects a failure."""
 
     def __init__(self, file: bytes, requests: list[str | None], *rest) -> None:
         self.file, self.requests = file, requests
@@ -104,7 +104,7 @@ def test_a_download_is_converted_and_loaded_by_name(server, tmp_path, capsys, be
     assert main(["download", "--checkpoint", "mobile_sam"]) == 0
     said = capsys.readouterr()
     assert "use them with --weights mobile_sam" in said.out
-    assert said.err == ""  # progress is shown on terminals only
+    assert said.err == ""  # progress is only shown on a terminal
     assert cached(tmp_path) == ["mobile_sam.safetensors"]
     loaded = mobilesam.load("mobile_sam")
     assert loaded.checkpoint.metadata["source_sha256"] == published.PUBLISHED["mobile_sam"].sha256
@@ -117,7 +117,7 @@ def test_a_download_is_converted_and_loaded_by_name(server, tmp_path, capsys, be
 
     count = len(server.requests)
     assert main(["download"]) == 0
-    assert len(server.requests) == count  # the cached file is used
+    assert len(server.requests) == count  # no new request, because the file is in the cache
     Path(loaded.checkpoint.path).write_bytes(b"damaged")
     assert main(["download"]) == 0
     assert len(server.requests) == count + 1
@@ -151,7 +151,7 @@ def test_another_file_is_refused_and_not_kept(server, tmp_path, capsys, begun):
     unfinished.parent.mkdir(parents=True)
     if begun:
         with unfinished.open("wb") as file:
-            file.truncate(begun)  # a file of zeros
+            file.truncate(begun)  # an incomplete download whose bytes are all zero
     server.behaviour = "sends another file"
     said = refused(capsys)
     assert "not the published file, or damaged: its SHA-256 is " in said

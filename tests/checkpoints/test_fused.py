@@ -215,7 +215,7 @@ def test_default_checkpoint_is_complete_and_finite(tmp_path: Path) -> None:
     assert opened.metadata["dtype"] == "fp16"
     halves = {name for name, values in opened.items() if values.dtype == np.float16}
     assert halves == {name for name, spec in architecture.tensor_specs().items() if spec.is_matrix}
-    again = reader.convert(weights.default_path(), tmp_path / "again.safetensors")  # raises if a value is NaN
+    again = reader.convert(weights.default_path(), tmp_path / "again.safetensors")  # raises an error if a value is NaN
     assert_same(again, opened)
 
 
@@ -228,7 +228,7 @@ def test_threads_share_a_checkpoint() -> None:
 
 
 def test_a_loaded_model_does_not_need_its_file(tmp_path: Path) -> None:
-    """Constants that a model computes later, such as the decoder's low-rank form, do not need the file any more."""
+    """A model computes some constants at their first use, but does not read the checkpoint file for them."""
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(weights.default_path().read_bytes())
     model = mobilesam.load(copy)

@@ -1,4 +1,4 @@
-"""Reading parameters from a pair of ONNX files, encoder and decoder, as torch exports them."""
+"""Reads the parameters from two ONNX files, encoder and decoder, with the names and layouts that torch exports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def fused() -> Tensors:
 
 
 class Export:
-    """An ONNX graph with a torch export's nodes that have parameters, with their names and layouts."""
+    """An ONNX graph with only those nodes of a torch export that have parameters."""
 
     def __init__(self, inputs: list[str]) -> None:
         onnx = pytest.importorskip("onnx", reason="the extra test-all is not installed")
@@ -43,7 +43,7 @@ class Export:
         return name
 
     def anonymous(self, op: str, values: np.ndarray) -> str:
-        """Add an initializer without its parameter name, as torch does for transformed parameters."""
+        """Add an initializer with a generic name, which torch uses for transformed parameters."""
         return self.initializer(f"onnx::{op}_{len(self.initializers)}", values)
 
     def node(self, op: str, module: str, *inputs: str, suffix: str = "") -> None:

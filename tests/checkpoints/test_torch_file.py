@@ -1,4 +1,4 @@
-"""Reading `.pt` files without PyTorch and without executing code from them."""
+"""Reads `.pt` files without PyTorch, and without executing code from the files."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_state_dict_is_read_and_batch_norm_fused(tmp_path: Path, unfused: Tensor
     assert all(values.dtype == np.float32 for values in tensors.values())
     np.testing.assert_array_equal(tensors[A_NORM], unfused[A_NORM])
 
-    # Definition of the fused w' and b': BatchNorm(w @ x) = w' @ x + b'. The check computes in float64, but w' and b'
-    # are float32, with a relative rounding error of 2^-24.
+    # The fused weight w' and bias b' are defined by BatchNorm(w @ x) = w' @ x + b'.
+    # The stored w' and b' are float32, so they have a relative rounding error of 2^-24.
     root = A_CONV.removesuffix("c.weight")
     w = unfused[A_CONV].reshape(32, -1).astype(np.float64)
     gamma, beta, mean, var = (
@@ -233,6 +233,6 @@ def test_a_damaged_file_raises_only_checkpoint_errors(tmp_path: Path, data: st.D
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path / "damaged"
     path.write_bytes(damaged)
-    with pytest.raises(CheckpointError) as caught:  # an undamaged file lacks MobileSAM's tensors
+    with pytest.raises(CheckpointError) as caught:  # even an undamaged file raises this error, because it lacks tensors
         reader.read(path)
     one_line(caught.value)

@@ -7,7 +7,7 @@ import pytest
 
 from mobilesam.cli.main import COMMANDS, main
 
-# Calls the completion function like bash does: it reads COMP_WORDS and writes COMPREPLY.
+# Calls the completion function like bash: the function reads COMP_WORDS and writes COMPREPLY.
 ASK = """
 source "$1"; shift
 function=$(complete -p mobilesam | sed 's/.*-F \\([^ ]*\\) .*/\\1/')

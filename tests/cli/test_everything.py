@@ -32,7 +32,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Run the command on a folder with three photos.
+    """Run `mobilesam everything` on a folder with three photos.
 
     Returns:
         The folder, the finished process, and the written files.
@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("everything")
     (folder / "photos").mkdir()
     with Image.open(PHOTOS["rocket"]) as photo:
-        for i, name in enumerate(NAMES):  # a wide strip fills little of the canvas and is quick to encode
+        for i, name in enumerate(NAMES):  # a wide image is quick to encode, because it fills little of the canvas
             photo.crop((0, 200 + i, 640 - i, 400)).save(folder / "photos" / f"{name}.png")
     command = [sys.executable, "-m", "mobilesam", *COMMAND]
     shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path, monkeypatch):
-    """A new current directory with the same photos and no results."""
+    """A new current directory with the three photos and no results."""
     shutil.copytree(finished[0] / "photos", tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -57,7 +57,7 @@ def folder(finished, tmp_path, monkeypatch):
 
 def test_files_hold_the_masks_of_the_generator(finished, model):
     folder, shown, written = finished
-    assert (shown.returncode, shown.stderr) == (0, "")  # progress is shown on terminals only
+    assert (shown.returncode, shown.stderr) == (0, "")  # progress is only shown on a terminal
     assert sorted(written) == sorted(name + end for name in NAMES for end in ENDS)
     lines = shown.stdout.splitlines()
     assert len(lines) == 4
@@ -141,7 +141,7 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
     before = sorted(folder.rglob("*"))
     try:
         code = main(["everything", *REFUSED[message]])
-    except SystemExit as stop:  # argparse's own errors
+    except SystemExit as stop:  # argparse reports its errors by SystemExit
         code = stop.code
     said = capsys.readouterr()
     assert (code, said.out, said.err.count("\n")) == (2, "", 1)
@@ -152,7 +152,7 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
 
 @pytest.mark.parametrize("limit", ["100000", "many"])
 def test_the_limit_of_a_photos_size_comes_from_the_environment(folder, monkeypatch, capsys, limit):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restores the value that the command sets
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restored after the test
     monkeypatch.setenv("MOBILESAM_MAX_PIXELS", limit)
     assert main(["everything", "photos/a.png", "-o", "out"]) == 2
     error = capsys.readouterr().err
@@ -161,8 +161,8 @@ def test_the_limit_of_a_photos_size_comes_from_the_environment(folder, monkeypat
     assert not (folder / "out").exists()
 
 
-# The command, changed to pause in the second photo: in the middle of its points, or of writing its JSON file. It then
-# creates the file "half".
+# Runs the command, but creates the file "half" and pauses during the second photo.
+# The pause is in the middle of the photo's points, or in the middle of writing its JSON file.
 SLOW = """
 import signal, sys, time
 from pathlib import Path
@@ -224,7 +224,7 @@ def test_interrupted_and_resumed_ends_with_the_same_files(finished, folder, wher
         assert said.splitlines()[-1] == "1 written, 2 not reached: go on with --resume: out"
         assert there == whole
     else:
-        assert (len(whole) < len(there)) == (where == "file")  # a killed process leaves its incomplete file
+        assert (len(whole) < len(there)) == (where == "file")  # a process killed while writing leaves a partial file
     before = (folder / "out" / "a.json").stat().st_mtime_ns
     assert main([*COMMAND, "--resume"]) == 0
     assert files(folder / "out") == finished[2]

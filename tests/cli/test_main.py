@@ -20,7 +20,7 @@ import mobilesam
 from mobilesam import results
 from mobilesam.cli.main import main
 
-CHELSEA = str(PHOTOS["chelsea"])  # 451x300
+CHELSEA = str(PHOTOS["chelsea"])  # 451x300 pixels
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_mask_without_a_pixel_is_cut_out_whole(folder, embedding, monkeypatch)
 
 @pytest.mark.parametrize("limit", grids.first(["100000000", None, "200000000"], 2))
 def test_photos_of_200_megapixels_are_read_and_bombs_are_not(folder, capsys, monkeypatch, limit):
-    """Decoding is replaced because it would take a gigabyte."""
+    """The test replaces the decoding of images, which would need a gigabyte of memory."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
     monkeypatch.setattr("mobilesam.images.photo._to_rgb", lambda picture: picture.resize((4, 3)).convert("RGB"))
     monkeypatch.setattr("PIL.ImageOps.exif_transpose", lambda picture, in_place: None)
@@ -152,7 +152,7 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
 def exit_code(command: list[str]) -> int:
     try:
         return main(command)
-    except SystemExit as stop:  # argparse's own errors
+    except SystemExit as stop:  # argparse reports its errors by SystemExit
         return int(stop.code or 0)
 
 
@@ -232,7 +232,7 @@ def test_the_photo_is_read_before_numpy_is_imported(folder):
 
 @pytest.fixture
 def pipe(folder):
-    """A named pipe without a writer. Opening it for reading blocks."""
+    """A named pipe without a writer. Opening the pipe for reading blocks."""
     if not hasattr(os, "mkfifo"):
         pytest.skip("this OS has no named pipes")
     os.mkfifo(folder / "pipe")
@@ -248,14 +248,14 @@ def test_an_error_does_not_wait_for_the_photo(pipe):
 def test_an_interrupt_while_the_photo_is_read_ends_the_command(pipe):
     command = [sys.executable, "-m", "mobilesam", "segment", pipe, "--point", "1,1", "--output", "mask.png"]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in a background job ignore SIGINT
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
     try:
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     finally:
         signal.signal(signal.SIGINT, heard)
     with process:
         try:
-            time.sleep(3)  # by then the command waits for the pipe
+            time.sleep(3)  # after 3 s, the command waits for the pipe
             process.send_signal(signal.SIGINT)
             _, said = process.communicate(timeout=60)
         finally:

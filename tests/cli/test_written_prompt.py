@@ -1,4 +1,4 @@
-"""Prompts as text: pixels and per cent, CSV and JSON lines files, and errors with their line numbers."""
+"""Prompts as text: coordinates in pixels and per cent, prompt files (CSV, JSON lines), errors with line numbers."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from mobilesam.cli.written_prompt import WrittenPrompt, coordinates, read_prompts
 
-# The same prompts in both formats.
+# The same prompts as a CSV file and as a JSON lines file.
 CSV = """image,points,labels,box,output
 a.jpg,220 140 420 40,1 0,,cat.png
 a.jpg,"50%,25.5%",,60 20 430 290,

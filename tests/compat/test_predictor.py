@@ -1,4 +1,4 @@
-"""SamPredictor and sam_model_registry: the reference's outputs, the steps of its notebook, and errors."""
+"""SamPredictor and sam_model_registry: outputs of MobileSAM's SamPredictor, its notebook's steps, and errors."""
 
 import re
 import sys
@@ -18,7 +18,7 @@ from mobilesam.checkpoints.errors import CheckpointError
 from mobilesam.checkpoints.reader import read
 from mobilesam.compat.utils.transforms import ResizeLongestSide
 
-CHELSEA = np.asarray(Image.open(PHOTOS["chelsea"]))  # 451x300
+CHELSEA = np.asarray(Image.open(PHOTOS["chelsea"]))  # 451x300 pixels
 LABEL = np.array([1])
 
 
@@ -41,7 +41,7 @@ def assert_answers(got: tuple, expected: tuple) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-# The reference's outputs
+# Outputs of MobileSAM's own SamPredictor
 
 
 def check(answers: tuple, name: str, reference: dict[str, np.ndarray]) -> None:
@@ -52,7 +52,7 @@ def check(answers: tuple, name: str, reference: dict[str, np.ndarray]) -> None:
     seen = masks[..., ::4, ::4]
     expected = np.unpackbits(reference[f"{name}/masks"], axis=-1, count=seen.shape[-1]).astype(bool)
     assert seen.shape == expected.shape
-    # A logit within its rounding error of 0 has an arbitrary sign: at most one of the 8475 pixels may differ.
+    # At most one of the 8475 pixels may differ, because the sign of a logit near 0 depends on rounding.
     assert (seen != expected).sum(axis=(-2, -1)).max() <= 1
     np.testing.assert_allclose(scores, reference[f"{name}/iou"], rtol=0, atol=5e-4)
     assert relative_l2(low_res[..., ::16, ::16], reference[f"{name}/low_res"]) <= 1e-4
@@ -99,7 +99,7 @@ def test_the_golden_prompts(model, photo):
         np.testing.assert_allclose(refined_scores, arguments["refined_iou"], rtol=0, atol=5e-4)
 
 
-# A script written for MobileSAM, with the steps of its notebook
+# A script for MobileSAM, with the steps of MobileSAM's notebook
 
 
 def test_the_notebook(model):

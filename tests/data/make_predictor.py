@@ -41,7 +41,7 @@ def reference() -> SamPredictor:
     weights = {name: torch.from_numpy(np.float32(values)) for name, values in open_checkpoint().items()}
     missing = sam.load_state_dict(weights, strict=False).missing_keys
     assert all(name.startswith(("image_encoder.head.", "image_encoder.norm_head.")) for name in missing), missing
-    sam.train().eval()  # TinyViT's attention caches its biases when it leaves training mode.
+    sam.train().eval()  # TinyViT's attention caches its biases when it leaves training mode
     return SamPredictor(sam)
 
 

@@ -28,8 +28,8 @@ def save(name: str, x: torch.Tensor, y: torch.Tensor, convs: dict[str, Conv2d_BN
         name: Name of the module.
         x: Input (1, C, H, W), saved as (H, W, C).
         y: Output (1, C, H, W), saved as (H, W, C).
-        convs: Convolutions by name. Weights are saved as (OC, 3, 3, C), as (3, 3, C) if depthwise, as (OC, C) if 1×1.
-        **arrays: Other arrays, saved unchanged.
+        convs: Convolutions by name. The saved weight is (OC, 3, 3, C), or (3, 3, C) if depthwise, or (OC, C) if 1×1.
+        **arrays: Arrays that are saved unchanged.
     """
     for key, conv in convs.items():
         fused = conv.fuse()

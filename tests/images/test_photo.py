@@ -20,7 +20,7 @@ import mobilesam
 from mobilesam.images import photo
 from mobilesam.images.photo import open_rgb
 
-# The test photo, 2x3 pixels, in gray and in RGB. Swapping axes or channels changes it.
+# The test photo, 2x3 pixels, in gray and in RGB. Swapping axes or channels changes the photo.
 GRAY = np.array([[0, 1, 100], [128, 254, 255]], np.uint8)
 RGB = np.stack([GRAY, 255 - GRAY, GRAY[::-1] // 2], axis=-1)
 AS_RGB = np.stack([GRAY] * 3, axis=-1)
@@ -168,10 +168,10 @@ def test_a_named_pipe_is_read_once(tmp_path, mode, kind):
 
 @pytest.mark.parametrize(("mode", "kind"), [("L", "PPM"), ("P", "BMP"), ("RGBA", "TIFF")])
 def test_files_are_not_mapped(tmp_path, monkeypatch, mode, kind):
-    """If a memory-mapped file is truncated, reading it kills the process."""
+    """Image files must not be memory-mapped. Reading a mapped file that has been truncated kills the process."""
     picture = Image.fromarray(RGB).convert(mode)
     (tmp_path / "picture").write_bytes(encoded(picture, kind))
-    monkeypatch.setattr(mmap, "mmap", lambda *arguments, **options: pytest.fail("mapped"))
+    monkeypatch.setattr(mmap, "mmap", lambda *arguments, **options: pytest.fail("the file was memory-mapped"))
     np.testing.assert_array_equal(read_image(tmp_path / "picture"), np.asarray(picture.convert("RGB")))
 
 
@@ -283,8 +283,8 @@ def test_a_wrong_image_format_is_refused(given, image_format, message):
 def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     bomb = encoded(Image.new("1", (20_000, 10_000)))
     assert len(bomb) < 100_000
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**28 // 3)  # Pillow's default; the commands raise it
-    monkeypatch.setattr("mobilesam.images.photo._to_rgb", lambda _: pytest.fail("it was decoded"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**28 // 3)  # Pillow's default limit, which the commands increase
+    monkeypatch.setattr("mobilesam.images.photo._to_rgb", lambda _: pytest.fail("the image was decoded"))
     with pytest.raises(
         ValueError, match=r"200000000 pixels\) exceeds limit .* raise PIL.Image.MAX_IMAGE_PIXELS, "
     ) as caught:

@@ -1,4 +1,4 @@
-"""Writing image files atomically. test_photo.py tests reading."""
+"""Image files are written atomically. test_photo.py tests reading of images."""
 
 import os
 
@@ -25,7 +25,7 @@ def test_a_mask_survives_the_file(tmp_path, suffix):
     [
         ("mask", ValueError, "cannot write an image as ''"),
         ("mask.txt", ValueError, "cannot write an image as '.txt'"),
-        ("mask.xbm", ValueError, "cannot write an image as '.xbm'"),  # Pillow cannot write gray images in this format
+        ("mask.xbm", ValueError, "cannot write an image as '.xbm'"),  # Pillow cannot write gray images as XBM
         ("nowhere/mask.png", FileNotFoundError, "no such folder to write into: .*nowhere"),
         ("folder.png", IsADirectoryError, "over a folder: .*folder.png"),
     ],

@@ -1,4 +1,4 @@
-"""Guarantees of every kernel on every ISA: the reference's result, `out`, and the same bits from any array layout."""
+"""Every kernel on every ISA: agreement with the reference, the argument `out`, and arrays of any memory layout."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 @every_case
 def test_agrees_with_the_reference(case: Case):
-    """A coarse bound on the norm of the error: 1e-5 is about 170 roundings. Other tests derive tighter bounds."""
+    """The bound on the norm of the error is coarse: 1e-5 is about 170 roundings. Other tests derive tighter bounds."""
     arrays = case.arrays()
     assert_relative_l2(case(arrays), case.expected(arrays), 1e-5)
 
@@ -41,7 +41,7 @@ def test_python_threads_may_call_at_once(case: Case):
 
 @every_case
 def test_nothing_leaks_from_one_call_into_the_next(case: Case):
-    """Other calls fill the threads' scratch memory with NaN. The next call of any kernel uses the same memory."""
+    """Calls with NaN inputs fill the threads' scratch memory with NaN. The next call reuses this memory."""
     arrays = case.arrays()
     before = case(arrays)
     for other in (case, CASES["local_mlp"], CASES["linear"]):
@@ -102,7 +102,7 @@ def test_out_is_written_nowhere_else(case: Case):
     arrays = case.arrays()
     expected = case(arrays)
     memory = np.full(expected.size + 2 * 1021, 7, np.float32)
-    out = memory[1021:-1021].reshape(expected.shape)  # not aligned to a vector, which must be allowed
+    out = memory[1021:-1021].reshape(expected.shape)  # an array that is not aligned to the vector length
     assert_same(case(arrays, out=out), expected)
     assert (memory[:1021] == 7).all()
     assert (memory[-1021:] == 7).all()

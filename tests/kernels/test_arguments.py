@@ -1,4 +1,4 @@
-"""Errors of every kernel for wrong arguments. The checks do not depend on the ISA."""
+"""Errors of every kernel for invalid arguments. The checks do not depend on the ISA."""
 
 import numpy as np
 import pytest
@@ -47,14 +47,14 @@ def test_empty_arrays_are_refused(case: Case, name: str):
 @every_array
 def test_a_wrong_shape_is_named(case: Case, name: str):
     if case.operation == "resize_logits":
-        pytest.skip("takes any length")
+        pytest.skip("resize_logits accepts any shape of logits")
     arrays = case.arrays()
     longer = np.concatenate([arrays[name], arrays[name][..., :1]], axis=-1)
     with pytest.raises(ValueError) as error:
         case(arrays | {name: longer})
     message = str(error.value)
     assert "\n" not in message
-    if name not in ("x", "source"):  # for a wrong width of x, the error may name the weight
+    if name not in ("x", "source"):  # if the width of x is wrong, the error may name the weight instead
         assert message.startswith(f"{name}:")
         assert str(longer.shape) in message
 
@@ -64,7 +64,7 @@ def test_a_wrong_number_of_axes_is_named(case: Case, name: str):
     arrays = case.arrays()
     deeper = arrays[name].reshape(1, 1, 1, *arrays[name].shape)
     if name == "x" and case.operation in ("linear", "layer_norm"):
-        pytest.skip("takes any number of axes")
+        pytest.skip("linear and layer_norm accept any number of axes")
     with pytest.raises(ValueError) as error:
         case(arrays | {name: deeper})
     assert str(error.value).startswith(f"{name}:")

@@ -1,4 +1,4 @@
-"""Kernels and their process: no access outside the arrays, forks, and the number of threads."""
+"""Tests that need a new process: access outside the arrays, forks, and the number of threads."""
 
 import os
 from pathlib import Path

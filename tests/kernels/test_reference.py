@@ -1,4 +1,4 @@
-"""`kernels/reference.py` against ONNX Runtime's operators, MobileSAM's modules and known values."""
+"""`kernels/reference.py` agrees with ONNX Runtime's operators, MobileSAM's modules and known values."""
 
 import math
 from pathlib import Path
@@ -18,11 +18,11 @@ from tolerances import (
 
 from mobilesam.kernels import reference
 
-TINYVIT = np.load(Path(__file__).parents[1] / "data" / "tinyvit_modules.npz")  # from data/make_tinyvit_modules.py
+TINYVIT = np.load(Path(__file__).parents[1] / "data" / "tinyvit_modules.npz")  # written by data/make_tinyvit_modules.py
 
 
 def onnx_op(op_type: str, *inputs: np.ndarray | None, opset: int = 20, **attributes: Any) -> np.ndarray:
-    """The output of one ONNX operator, computed by ONNX Runtime. None omits an optional input."""
+    """Return the output of one ONNX operator, computed by ONNX Runtime. An input None omits an optional input."""
     onnxruntime = pytest.importorskip("onnxruntime", reason="the extra test-all is not installed")
     import onnx
     from onnx import helper
@@ -110,8 +110,8 @@ def test_layer_norm():
 def test_gelu():
     x = np.linspace(-8, 8, 1001, dtype=np.float32)
     y = reference.gelu(x)
-    assert_within(onnx_op("Gelu", x), y, 4 * U * (1 + abs(x)))  # a few roundings, of terms up to 1 + |x|
-    assert abs(reference.gelu(1.0) - 0.841344746068542948585) < 1e-15  # Φ(1), from tables
+    assert_within(onnx_op("Gelu", x), y, 4 * U * (1 + abs(x)))  # 4 roundings of terms of at most 1 + |x|
+    assert abs(reference.gelu(1.0) - 0.841344746068542948585) < 1e-15  # gelu(1) is Φ(1), a known value
     assert np.array_equal(reference.gelu([np.inf, -np.inf, np.nan]), [np.inf, 0, np.nan], equal_nan=True)
 
 
@@ -127,12 +127,12 @@ def test_softmax():
 def test_cross_attention(heads):
     q, k, v = normal(5, 16), normal(1, 7, 16)[0], normal(1, 1, 7, 16)[0, 0]
     y = onnx_op("Attention", q[None], k[None], v[None], opset=23, q_num_heads=heads, kv_num_heads=heads)[0]
-    # Scores of order 1 are sums of at most 16 terms. Exponentials and weighted means of 7 values follow.
+    # The bound: scores are sums of at most 16 terms of order 1, and the softmax averages 7 values.
     assert_within(y, reference.cross_attention(q, k, v, heads=heads), 16 * 23 * U)
 
 
 def test_update_image():
-    """16 channels make eight heads of two channels. With one channel per head, mixed-up heads could go unnoticed."""
+    """With 16 channels, each of the eight heads has two. With one channel per head, swapped axes could go unnoticed."""
     x, pe, keys, values = normal(11, 20), normal(1, 11, 20)[0], normal(3, 16), normal(1, 3, 16)[0]
     query, out = (normal(16, 20) / 4, normal(16)), (normal(20, 16) / 4, normal(20))
     norm = normal(1, 20)[0], normal(2, 20)[1]
@@ -184,7 +184,7 @@ def test_resize_logits(source, padded, crop, size):
         y = onnx_op("Resize", y, None, None, np.int64([1, 2, *shape]), **how)
         y = y[..., : keep[0], : keep[1]]
     expected = reference.resize_logits(x, padded=padded, crop=crop, size=size)
-    # A source coordinate is below 2⁵ and has an error of a few ulps. Slopes are below 2·max|x|.
+    # A source coordinate is below 32 and has an error of at most 8 ulps. Slopes are at most 2·max|x|.
     assert_within(y[0], expected, 2 * 8 * U * 32 * 2 * abs(x).max())
     mask = reference.resize_logits(x, padded=padded, crop=crop, size=size, threshold=0.25)
     assert mask.dtype == bool and np.array_equal(mask, expected > 0.25)
@@ -198,7 +198,7 @@ def test_tinyvit_block_is_window_attention_then_local_mlp():
     attention = module("block", "norm", "qkv", "proj")
     x = reference.window_attention(TINYVIT["block/x"], *attention, TINYVIT["block/attention_bias"], window=3)
     y = reference.local_mlp(x, *module("block", "local_conv", "mlp_norm", "fc1", "fc2"))
-    np.testing.assert_allclose(y, TINYVIT["block/y"], rtol=1e-12, atol=1e-12)  # both are computed in float64
+    np.testing.assert_allclose(y, TINYVIT["block/y"], rtol=1e-12, atol=1e-12)  # both sides are float64
 
 
 MBCONVS = {"mbconv": {"residual": True}, "patch_merging": {"stride": 2}}

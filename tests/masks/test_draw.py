@@ -1,4 +1,4 @@
-"""Overlays of one mask. test_results.py tests overlays of several objects."""
+"""Overlays of one mask on a photo. test_results.py tests overlays of several objects."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Outlines of masks: filling them gives the mask, holes belong to the polygon around them, and rings are simple."""
+"""Outlines of masks: filling the outlines gives the mask, and each hole belongs to the polygon around the hole."""
 
 import subprocess
 import sys
@@ -28,11 +28,11 @@ def test_polygons_drawn_again_are_the_mask(mask):
         inside = within(outer, mask.shape)
         for hole in holes:
             in_hole = within(hole, mask.shape)
-            assert in_hole.any() and not (in_hole & ~inside).any()  # the hole is inside its polygon
+            assert in_hole.any() and not (in_hole & ~inside).any()  # the hole is inside the polygon that it belongs to
             inside &= ~in_hole
         assert inside.any()
         drawn += inside
-    np.testing.assert_array_equal(drawn, mask)  # all counts are 0 or 1, so polygons do not overlap
+    np.testing.assert_array_equal(drawn, mask)  # `drawn` counts polygons per pixel; a count of 2 would be an overlap
 
 
 @given(arrays(bool, SHAPES))
@@ -43,7 +43,7 @@ def test_rings_are_simple(mask):
             assert ring.dtype == np.float64
             assert (ring * 2 == np.rint(ring * 2)).all()
             assert (ring >= 0).all() and (ring <= mask.shape[::-1]).all()
-            assert len(np.unique(ring, axis=0)) == len(ring)  # no point occurs twice, not even the first
+            assert len(np.unique(ring, axis=0)) == len(ring)  # no point of the outline occurs twice
             ahead, behind = np.roll(ring, -1, axis=0) - ring, ring - np.roll(ring, 1, axis=0)
             assert (behind[:, 0] * ahead[:, 1] != behind[:, 1] * ahead[:, 0]).all()  # every point is a corner
 
@@ -57,7 +57,7 @@ def test_a_hole_and_the_island_in_it():
     polygons = outlines(RING)
     assert sorted(len(polygon) for polygon in polygons) == [1, 2]
     outer, hole = max(polygons, key=len)
-    assert len(outer) == 8  # a rectangle without its corners, each a triangle of 1/8 pixel
+    assert len(outer) == 8  # an octagon: a rectangle whose corners are cut off
     assert signed_area(outer) == 7 * 8 - 4 * 0.125
     assert signed_area(hole) == -(3 * 3 - 4 * 0.125)
 

@@ -1,4 +1,4 @@
-"""`mobilesam.regions`: removal of small regions against SciPy's labels, and NMS against a simple implementation."""
+"""Removal of small regions agrees with SciPy's labels, and NMS agrees with a simple implementation."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ EIGHT = np.ones((3, 3), int)
 
 
 def expected(mask: np.ndarray, area_thresh: float, mode: str) -> tuple[np.ndarray, bool]:
-    """A simple `remove_small_regions`. If all islands are small, the largest one is kept.
+    """A simple implementation of `remove_small_regions`. If all islands are small, the largest island is kept.
 
     Returns:
         The cleaned mask, and whether the given mask has small regions.
@@ -44,7 +44,7 @@ def check(mask: np.ndarray, area_thresh: float) -> None:
 
 
 def spiral(side: int) -> np.ndarray:
-    """A spiral: one long region and one long hole. Parts with different labels join late in the scan."""
+    """Return a mask with a spiral, whose parts get different labels until late in the scan."""
     mask = np.zeros((side, side), bool)
     for i in range(0, side // 2, 4):
         mask[i : side - i, i : side - i] = True
@@ -93,7 +93,7 @@ def test_labels_are_the_components():
     labels, count = ndimage.label(mask, EIGHT)
     pairs = np.unique(np.stack([painted[mask], labels[mask]]), axis=1)
     assert count > 100
-    assert pairs.shape == (2, count)  # the labels correspond one to one
+    assert pairs.shape == (2, count)  # each label corresponds to exactly one of SciPy's labels
 
 
 def test_wrong_arguments_are_refused():
@@ -128,7 +128,7 @@ corner = st.tuples(st.integers(0, 12), st.integers(0, 12), st.integers(0, 12), s
 @any_case(300)
 @given(st.lists(st.tuples(corner, st.integers(0, 4)), max_size=25), st.sampled_from([0.0, 0.35, 0.45, 0.7, 0.999, 1.0]))
 def test_nms(given_boxes, threshold):
-    """The boxes are so small that float32 rounding cannot change a comparison of an overlap with these thresholds."""
+    """Boxes are so small that float32 rounding cannot change the comparison of an IoU with these thresholds."""
     boxes = np.array([(x, y, x + w, y + h) for (x, y, w, h), _ in given_boxes], int).reshape(-1, 4)
     scores = np.array([score for _, score in given_boxes], np.float32)
     assert regions.nms(boxes, scores, threshold).tolist() == greedy(boxes, scores, threshold)

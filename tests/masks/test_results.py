@@ -19,7 +19,7 @@ from mobilesam.masks import draw, rle
 from mobilesam.masks.objects import SegmentedObject
 
 CHELSEA = PHOTOS["chelsea"]
-DISC = np.hypot(*np.mgrid[-20:40, -30:60]) < 15  # 60x90
+DISC = np.hypot(*np.mgrid[-20:40, -30:60]) < 15  # the mask of a disc, 60 rows and 90 columns
 BAND = np.zeros((60, 90), bool)
 BAND[15:25] = True
 OBJECTS = [
@@ -69,7 +69,7 @@ RECORD = {
 
 
 def test_coco_of_records(tmp_path):
-    """A COCO box's width counts pixels. A record's width is the distance from the first to the last pixel."""
+    """The width of a COCO box is a number of pixels. The width of a record's box is smaller by 1."""
     empty = RECORD | {"segmentation": np.zeros((60, 90), bool), "area": 0, "stability_score": float("nan")}
     objects = [SegmentedObject.from_record(record) for record in (RECORD, empty)]
     results.save(objects, tmp_path / "records.json", size=(60, 90), info={"parameters": {"points_per_side": 8}})
@@ -194,14 +194,17 @@ def test_the_overlay_is_the_photo_tinted_inside_and_lined_at_the_ends():
     line[1:] |= labels[1:] != labels[:-1]
     line[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     expected[line] = draw.LINE_COLOUR
-    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1)  # Pillow blends in integers
+    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1)  # Pillow computes blending in integers
     assert (np.asarray(photo) == 100).all()
     np.testing.assert_array_equal(np.asarray(results.overlay(photo, [])), np.asarray(photo))
 
 
 @pytest.mark.parametrize("side", [100, 3000])
 def test_the_overlays_bands_leave_no_seam(side, monkeypatch):
-    """Lines are thicker in large images such as the one of 3000 pixels."""
+    """Overlays are computed in bands of rows. The bands' boundaries must not be visible.
+
+    Lines are thicker in large images, like the image of 3000 pixels.
+    """
     rng = np.random.default_rng(0)
     labels = np.kron(rng.integers(0, 9, (20, 10)), np.ones((4, side // 10), int))
     photo = Image.fromarray(rng.integers(0, 256, (*labels.shape, 3), np.uint8))
@@ -273,10 +276,10 @@ def test_the_overlay_shows_the_prompt(segmentation):
     drawn = np.asarray(segmentation.overlay(CHELSEA)).astype(int)
     changed = (drawn != plain).any(axis=2)
     red, green, _ = drawn[135:146, 215:226].reshape(-1, 3).mean(axis=0)
-    assert green > red  # the foreground point
+    assert green > red  # the foreground point is drawn in green
     red, green, _ = drawn[35:46, 415:426].reshape(-1, 3).mean(axis=0)
-    assert red > green  # the background point
-    assert changed[20, 60:430].all() and changed[20:290, 60].all()  # the box
+    assert red > green  # the background point is drawn in red
+    assert changed[20, 60:430].all() and changed[20:290, 60].all()  # two sides of the box
     changed[130:151, 210:231] = changed[30:51, 410:431] = False
     changed[15:26] = changed[285:296] = changed[:, 55:66] = changed[:, 425:436] = False
     assert not changed.any()

@@ -1,4 +1,4 @@
-"""`mobilesam.rle` against pycocotools, and its errors."""
+"""`mobilesam.rle` agrees with pycocotools, and raises errors for invalid RLEs."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def random_mask(height: int, width: int, share: float, seed: int = 0) -> np.ndar
 
 
 def blob(height: int, width: int) -> np.ndarray:
-    """An ellipse with a hole. Like a real mask, it has few and long runs."""
+    """Return a mask of an ellipse with a hole. Like a real mask, it consists of few and long runs."""
     y, x = np.mgrid[:height, :width]
     distance = ((y - 0.4 * height) / height) ** 2 + ((x - 0.6 * width) / width) ** 2
     return (distance < 0.1) & (distance > 0.005)
@@ -44,7 +44,7 @@ small_masks = st.tuples(
 
 
 def cocos(mask: np.ndarray) -> dict:
-    """The RLE of pycocotools, with counts as bytes."""
+    """Return the RLE of the mask from pycocotools, whose counts are bytes."""
     return coco.encode(np.asfortranarray(mask.view(np.uint8)))
 
 
@@ -75,11 +75,11 @@ def check_runs(mask: np.ndarray) -> None:
         assert first < end
         painted[first:end, column] = True
     np.testing.assert_array_equal(painted, mask)
-    assert (np.diff(runs[:, 0] * (mask.shape[0] + 1) + runs[:, 1]) > 0).all()  # sorted
+    assert (np.diff(runs[:, 0] * (mask.shape[0] + 1) + runs[:, 1]) > 0).all()  # runs are sorted
     spans = rle.spans(plain)
     inside = [np.arange(first, end) for first, end in spans]
     np.testing.assert_array_equal(np.concatenate([np.empty(0, int), *inside]), np.flatnonzero(mask.T))
-    assert (spans[1:, 0] > spans[:-1, 1]).all()  # sorted, with gaps between them
+    assert (spans[1:, 0] > spans[:-1, 1]).all()  # spans are sorted, with gaps between them
     counts = rle.from_runs(runs, mask.shape)
     assert counts.dtype == np.uint32
     assert counts.tolist() == plain["counts"]
@@ -121,7 +121,7 @@ def test_masks_in_any_memory_order():
 @any_case(200)
 @given(st.lists(st.one_of(st.integers(0, 2**24 - 2), st.integers(0, 2**32 - 1)), min_size=1, max_size=9))
 def test_strings_of_any_counts(counts):
-    """pycocotools allocates 6 characters per count, too few for large ones. It is only called for counts below 2²⁴."""
+    """pycocotools is only called for counts below 2²⁴, because its buffer of 6 characters per count is too small."""
     height = max(1, sum(counts))
     counts[-1] += height - sum(counts)
     plain = {"size": [height, 1], "counts": counts}

@@ -1,4 +1,4 @@
-"""Loading the network's parts: the same model in any order, and errors raised when a part is used."""
+"""The network's parts are loaded in any order with the same result. Loading errors are raised when a part is used."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ DECODERS_OWN = "mask_decoder.iou_token.weight"
 
 
 class Lacking(dict):
-    """A checkpoint without a tensor of the decoder. The error occurs when the decoder is loaded."""
+    """A checkpoint that lacks a tensor of the decoder, so loading the decoder raises an error."""
 
     path, metadata, sha256 = None, {}, ""
 
@@ -40,7 +40,7 @@ def test_parts_loaded_in_order_make_the_same_model():
     result = answer(model)
     np.testing.assert_array_equal(result.low_res, answer(api.load(threads=2)).low_res)
     assert in_order.loaded() is in_order
-    assert "_file" not in in_order.checkpoint.__dict__, "the checkpoint is still mapped"
+    assert "_file" not in in_order.checkpoint.__dict__, "the checkpoint file is still memory-mapped"
 
 
 def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
@@ -64,7 +64,7 @@ def test_in_order_the_encoder_is_whole_before_the_decoder_is_begun(monkeypatch):
 
 @pytest.mark.parametrize("in_order", [False, True])
 def test_the_encoder_begins_with_the_layers_that_are_there(monkeypatch, in_order):
-    """The neck, the encoder's last layer, is loaded only after the layers before have been used."""
+    """The encoder runs its first layers before its last layer, the neck, is loaded."""
     others_used = threading.Event()
 
     class Neck(image_encoder.Neck):

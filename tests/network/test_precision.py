@@ -21,13 +21,13 @@ CAT = (220, 140)
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, mobilesam.MobileSAM]:
-    """A model in each precision that this CPU supports."""
+    """One model for each precision that this CPU supports."""
     return {precision: mobilesam.load(precision=precision) for precision in HERE}
 
 
 @pytest.fixture
 def lacking(monkeypatch) -> str:
-    """Makes an ISA without narrow products the current one. The fixture's value is its name."""
+    """Select an ISA that supports neither bf16 nor int8. The fixture's value is the name of the ISA."""
     name = kernels.isa.available()[-1]
     assert kernels.isa.precisions(name) == ("fp32",)
     with kernels.isa.use(name):
@@ -59,7 +59,7 @@ def test_auto_is_a_precision_of_this_cpu():
     ("seconds", "expected"), [({"fp32": 1.0, "bf16": 2.0}, "fp32"), ({"fp32": 2.0, "bf16": 1.0}, "bf16")], ids=str
 )
 def test_auto_is_bf16_where_that_is_faster(monkeypatch, seconds, expected):
-    """The supported precisions and the measured times are replaced, so the result does not depend on the machine."""
+    """The test replaces the supported precisions and the measured times, so its result does not depend on the CPU."""
     monkeypatch.setattr(kernels.isa, "precisions", lambda name=None: PRECISIONS)
     monkeypatch.setattr(kernels, "pack", lambda x, *, precision, **_: precision)
     monkeypatch.setattr("mobilesam.network.precision._seconds", lambda x, weight: seconds[weight])
@@ -79,7 +79,7 @@ def test_auto_without_narrow_products(lacking):
 def test_the_environment_sets_it(monkeypatch, precision):
     monkeypatch.setenv("MOBILESAM_PRECISION", precision)
     assert mobilesam.load().precision == precision
-    assert mobilesam.load(precision="fp32").precision == "fp32"  # the argument overrides the variable
+    assert mobilesam.load(precision="fp32").precision == "fp32"  # the argument overrides the environment variable
     monkeypatch.setenv("MOBILESAM_PRECISION", "auto")
     assert mobilesam.load().precision == fastest()
 
@@ -90,7 +90,7 @@ def test_an_empty_variable_is_none(monkeypatch):
 
 
 def test_the_registry_follows_the_environment(monkeypatch, models):
-    """The reference's constructors have no argument for the precision."""
+    """Constructors of `sam_model_registry` have no argument `precision`. They read an environment variable instead."""
     monkeypatch.setenv("MOBILESAM_PRECISION", fastest())
     model = mobilesam.sam_model_registry["vit_t"]()
     assert model.precision == fastest()
@@ -139,7 +139,7 @@ def test_the_command_line_refuses_in_one_line(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("variables", [{"MOBILESAM_PRECISION": "fp8"}, {"MOBILESAM_PRECISION": "bf16"}], ids=str)
 def test_an_unavailable_precision_ends_the_command_in_one_line(tmp_path, variables):
-    """One variable is wrong, the other names a precision that the forced ISA does not support."""
+    """MOBILESAM_PRECISION is invalid, or names a precision that the forced ISA does not support."""
     variables = variables | {"MOBILESAM_ISA": kernels.isa.available()[-1]}
     command = [sys.executable, "-m", "mobilesam", *COMMAND]
     done = subprocess.run(
@@ -170,7 +170,7 @@ def test_the_command_line_writes_nearly_the_same_mask(tmp_path, monkeypatch, emb
         got = np.asarray(mask) > 0
     exact = embedding.segment([CAT]).mask
     assert iou(got[None], exact[None])[0] >= 0.99
-    assert (got != exact).any()  # the precision was really used
+    assert (got != exact).any()  # equal masks would mean that the precision was ignored
 
 
 @narrow
@@ -187,7 +187,7 @@ def test_embeddings_of_another_precision_are_refused(models, tmp_path, precision
 
 
 def test_fp32_is_the_same_whatever_was_loaded(models, embedding):
-    """The fixture `embedding` comes from a separate fp32 model."""
+    """Models in bf16 and int8 do not change the results of fp32 models in the same process."""
     results = []
     for model in (models["fp32"], *models.values(), mobilesam.load(precision="fp32")):
         if model.precision != "fp32":
@@ -210,7 +210,7 @@ def test_any_number_of_threads_gives_the_same_bits(models, precision):
 
 @narrow
 def test_a_model_outlives_a_change_of_isa(models, precision):
-    """Packed weights keep running under the ISA that they were packed for."""
+    """A model with packed weights runs on the ISA for which its weights were packed, whatever the current ISA is."""
     expected = models[precision].encode(CHELSEA).segment([CAT]).masks
     for name in kernels.isa.available():
         with kernels.isa.use(name):

@@ -1,4 +1,4 @@
-"""The encoder's shortcut for a partly filled canvas gives the same bits as encoding the whole canvas."""
+"""The encoder's shortcut for a canvas with zero padding gives the same bits as encoding the whole canvas."""
 
 import grids
 import numpy as np
@@ -10,7 +10,8 @@ from mobilesam import kernels
 from mobilesam.network.image_encoder import ImageEncoder
 
 SIDE = 1024
-# Filled rows or columns: slivers, aspect ratios 16:9, 3:2 and 4:3, sizes next to 16:9; for 900 there is no shortcut.
+# Numbers of filled rows (or columns) of the canvas. Aspect ratios 16:9, 3:2 and 4:3 give 576, 683 and 768.
+# The shortcut does not exist for 900.
 FILLED = (1, 4, 100, 575, 576, 577, 683, 768, 900)
 
 
@@ -26,7 +27,7 @@ def encoder(request: pytest.FixtureRequest) -> ImageEncoder:
 
 @pytest.mark.parametrize("axis", grids.first([0, 1]))
 def test_stages_0_and_1_give_the_whole_canvas_to_the_bit(encoder: ImageEncoder, axis: int):
-    """The canvas is noise. Its lines differ, so copying a wrong line is detected."""
+    """The canvas is noise. All rows and columns differ, so copying a wrong row or column is detected."""
     canvas, partial = np.random.default_rng(axis).normal(size=(SIDE, SIDE, 3)).astype(np.float32), 0
     for filled in sorted(FILLED, reverse=True):
         (canvas if axis == 0 else canvas.swapaxes(0, 1))[filled:] = 0

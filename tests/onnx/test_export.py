@@ -1,4 +1,4 @@
-"""The exported encoder and decoder, run by ONNX Runtime, give this package's masks. Errors of the export."""
+"""In ONNX Runtime, the exported encoder and decoder give the same masks as this package. Errors of the export."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -137,7 +137,10 @@ def test_a_mask_alone_is_a_prompt(all_masks: Decoder, embedding: mobilesam.Embed
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_mask_rules(all_masks: Decoder, some_masks: tuple[str, Decoder], count: int) -> None:
-    """Rule "single": one point and the padding point give the best of tokens 1 to 3, more points give token 0."""
+    """The rule "multi" gives the masks of tokens 1 to 3, and the rule "single" gives one mask.
+
+    For one point and the padding point, "single" gives the best mask of tokens 1 to 3, for more points that of token 0.
+    """
     rule, decoder = some_masks
     points = [(500, 320), (560, 300), (600, 400)][:count]
     prompt = [*points, (0, 0)], [1] * count + [-1]
@@ -154,8 +157,8 @@ def test_mask_rules(all_masks: Decoder, some_masks: tuple[str, Decoder], count: 
 def test_masks_at_odd_sizes(all_masks: Decoder, size: tuple[int, int]) -> None:
     logits, _, low_res = all_masks([(500, 320), (0, 0)], [1, -1], size)
     expected = kernels.resize_logits(low_res, crop=resized_size(*size), size=size)
-    # Each of two resizes along two axes has a coordinate error of at most 2·2⁻²⁴·2048 pixels. Neighbouring pixels
-    # differ by at most the range of the logits.
+    # There are two resizes along two axes. The error of a coordinate is at most 2·2⁻²⁴·2048 pixels.
+    # Neighbouring pixels differ by at most the range of the logits.
     bound = 4 * 2 * 2.0**-24 * 2048 * np.ptp(low_res)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=bound)
 

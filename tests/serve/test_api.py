@@ -32,7 +32,7 @@ LOCAL = "http://127.0.0.1:8642"
 
 
 def connect(model, limits=None, **options):
-    """A client of a new server in this process."""
+    """Return an HTTP client that is connected to a new server in this process."""
     return TestClient(create_app(model, limits, **options), base_url=LOCAL, raise_server_exceptions=False)
 
 
@@ -44,7 +44,7 @@ def client(model):
 
 @pytest.fixture(scope="module")
 def chelsea(client):
-    """The path of the uploaded photo chelsea in the API."""
+    """Upload the photo chelsea. The fixture's value is the URL path of the uploaded image."""
     answer = client.post("/api/images", content=CHELSEA)
     assert answer.status_code == 201, answer.text
     assert answer.headers["location"] == f"/api/images/{answer.json()['id']}"
@@ -53,7 +53,7 @@ def chelsea(client):
 
 
 def said(answer) -> str:
-    """The message of an error response, which holds nothing else."""
+    """Return the message of an error response, and check that the response holds nothing else."""
     assert answer.headers["content-type"] == "application/json"
     assert list(answer.json()) == ["error"]
     return answer.json()["error"]
@@ -122,7 +122,7 @@ def test_everything_is_the_generators(client, chelsea, model):
 def test_the_picture_is_upright(client):
     photo = Image.open(io.BytesIO(CHELSEA)).convert("RGB")
     exif = photo.getexif()
-    exif[0x0112] = 6  # orientation: rotated by 90 degrees
+    exif[0x0112] = 6  # Exif orientation 6: rotated by 90 degrees
     file = io.BytesIO()
     photo.save(file, "JPEG", exif=exif)
     held = client.post("/api/images", content=file.getvalue()).json()
@@ -343,7 +343,10 @@ def test_unknown_paths_give_json_errors(client, path):
 
 
 def test_an_overload_response_says_when_to_retry(model, monkeypatch):
-    """With one place per image, the second of two simultaneous prompts is refused. A later prompt is accepted."""
+    """If each image may have one waiting request, the second of two simultaneous prompts is refused.
+
+    A later prompt is accepted.
+    """
     entered, leave = threading.Event(), threading.Event()
     answer_masks = answers.masks
 
@@ -386,7 +389,7 @@ OBJECTS = [
 
 @pytest.fixture(scope="module")
 def objects(embedding):
-    """SegmentedObjects for OBJECTS, computed by the library, and a stripe, which the client sends as run lengths."""
+    """SegmentedObjects for the prompts in OBJECTS, and for a stripe whose mask the client sends as run lengths."""
     cat, box = embedding.segment([(220, 140)]), embedding.segment(box=(60, 20, 200, 190))
     stripe = np.zeros((300, 451), np.bool_)
     stripe[40:50] = True
@@ -399,7 +402,7 @@ def objects(embedding):
 
 @pytest.fixture(scope="module")
 def exported(client, chelsea, objects):
-    """A function that exports OBJECTS and the stripe in a format and returns the response."""
+    """A function that requests the export of OBJECTS and the stripe in a given format and returns the response."""
     stripe = {"name": "stripe", "rle": rle.compress(objects[2].mask)}
 
     def ask(form: str, count: int = 3, **more):

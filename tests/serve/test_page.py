@@ -1,4 +1,4 @@
-"""The page of `mobilesam serve`, used in a headless Chromium. Its exports must equal the library's results."""
+"""The web page of `mobilesam serve` in a headless Chromium. Exports must equal the library's results."""
 
 import io
 import json
@@ -26,14 +26,14 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 
 pytestmark = pytest.mark.extras
 
-CHELSEA = str(PHOTOS["chelsea"])  # 451x300
+CHELSEA = str(PHOTOS["chelsea"])  # 451x300 pixels
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
 def chromium():
-    """The system's Chromium. Without it, tests are skipped, or fail if MOBILESAM_REQUIRE_BROWSER is set."""
+    """The system's Chromium. If there is none, tests are skipped, or fail if MOBILESAM_REQUIRE_BROWSER is set."""
     with ExitStack() as stack:
         try:
             started = stack.enter_context(browser())
@@ -49,7 +49,7 @@ def address():
 
 
 class Visit:
-    """The page in a browser tab, with a user's actions.
+    """A browser tab with the page, and methods for a user's actions.
 
     Attributes:
         tab: Playwright's page.
@@ -70,7 +70,7 @@ class Visit:
         return self
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The position on the screen of a point in the photo's pixels."""
+        """Convert a position in pixels of the photo to a position on the screen."""
         return on_screen(self.tab, x, y)
 
     def click(self, x, y, **options) -> None:
@@ -95,7 +95,7 @@ class Visit:
         self.tab.wait_for_selector("#stage[aria-busy=false]")
 
     def ink(self, layer: str) -> int:
-        """Number of pixels of a canvas ("live" or "kept") that are not transparent."""
+        """Return the number of pixels that are not transparent in the canvas element with the id `layer`."""
         return self.tab.evaluate(
             "(id) => { const { width, height } = document.getElementById(id);"
             " const { data } = document.getElementById(id).getContext('2d').getImageData(0, 0, width, height);"
@@ -129,7 +129,7 @@ def visit(chromium, address):
 
 
 def test_click_exclude_undo_next_box_export(visit, embedding):
-    """A user's actions with mouse and keyboard give the same masks as the same prompts to the library."""
+    """A user's actions with mouse and keyboard give the same masks as the library for these prompts."""
     visit.open(CHELSEA)
     visit.click(220, 140)
     assert [mask.tobytes() for mask in visit.exported_masks()] == [embedding.segment([(220, 140)]).mask.tobytes()]
@@ -202,7 +202,7 @@ def test_the_preview_shows_what_a_click_would_select(visit):
 
 @pytest.mark.parametrize("inside", [0.1, 0.5, 0.9, 1.0])
 def test_the_outlines_drawn_are_the_masks(visit, inside):
-    """A pixel's centre is inside the drawn path exactly if the mask contains the pixel. The masks are random."""
+    """For random masks, a pixel's centre is inside the drawn path if and only if the mask contains the pixel."""
     rng = np.random.default_rng(int(inside * 10))
     masks = [rng.random((int(h), int(w))) < inside for h, w in rng.integers(1, 30, (40, 2))]
     drawn = visit.tab.evaluate(
@@ -249,7 +249,7 @@ def test_an_overloaded_server_is_asked_again_after_retry_after(visit, embedding)
     visit.click(220, 140)
     np.testing.assert_array_equal(visit.exported_masks()[0], embedding.segment([(220, 140)]).mask)
     assert next(refusals, None) is None
-    assert {"503" in error for error in visit.errors} == {True}  # logged by the browser
+    assert {"503" in error for error in visit.errors} == {True}  # the browser logs responses with status 503
     visit.errors.clear()
 
 
@@ -271,7 +271,7 @@ def test_names_hiding_and_removing(visit):
     for x, y in [(220, 140), (420, 40)]:
         visit.click(x, y)
         visit.press("n")
-    visit.tab.fill("#list li:first-child .name", "cat n b m")  # contains shortcut letters
+    visit.tab.fill("#list li:first-child .name", "cat n b m")  # n and b are also keyboard shortcuts
     visit.press("Enter")
     assert visit.names() == ["cat n b m", "Object 2"]
     _, content = visit.export("coco")
@@ -284,7 +284,7 @@ def test_names_hiding_and_removing(visit):
     visit.tab.click("[aria-label='Remove cat n b m']")
     visit.settle()
     assert visit.ink("kept") == 0
-    for expected in (2, 2, 2):  # undo removing, hiding and renaming
+    for expected in (2, 2, 2):  # undoes removing, hiding and renaming
         visit.press("Backspace")
         assert len(visit.names()) == expected
     assert visit.names() == ["Object 1", "Object 2"]
@@ -342,7 +342,7 @@ def test_a_file_that_is_no_photo_is_refused_in_words(visit, tmp_path):
     visit.tab.wait_for_selector("#toast", state="visible")
     assert "Not an image in an accepted format" in visit.tab.text_content("#toast")
     assert visit.tab.is_visible("#empty")
-    visit.errors.clear()  # the browser logs the response 415
+    visit.errors.clear()  # the browser logs the response with status 415
     visit.open(CHELSEA)
     visit.click(220, 140)
     assert visit.ink("live") > 0
@@ -366,7 +366,7 @@ def test_an_image_that_the_server_has_dropped_is_uploaded_again(visit, embedding
     visit.click(220, 140)
     np.testing.assert_array_equal(visit.exported_masks()[0], embedding.segment([(220, 140)]).mask)
     assert httpx.get(image).status_code == 404
-    assert {"404" in error for error in visit.errors} == {True}  # logged by the browser
+    assert {"404" in error for error in visit.errors} == {True}  # the browser logs responses with status 404
     visit.errors.clear()
 
 

@@ -1,4 +1,4 @@
-"""The running server: slow, broken and many clients, shutdown, and errors of the command."""
+"""The running server: slow, faulty and many clients, shutdown, and errors of `mobilesam serve`."""
 
 import asyncio
 import json
@@ -31,12 +31,12 @@ from mobilesam.serve.limits import Limits, Overloaded  # noqa: E402
 
 LOAD_SECONDS = float(os.environ.get("MOBILESAM_LOAD_SECONDS", "10"))
 CLIENTS, ROUNDS = 8, 3
-ROUND_BYTES = CLIENTS * 4 * (4 * 64 * 64 * 256)  # four arrays of an embedding's size in float32 for each client
+ROUND_BYTES = CLIENTS * 4 * (4 * 64 * 64 * 256)  # for each client, four float32 arrays of an embedding's size
 
 
 @pytest.fixture
 def impatient(model, monkeypatch):
-    """The address of a server in this process that closes a connection after a second without data."""
+    """The address of a server in this process that closes a connection if no data arrive for a second."""
     monkeypatch.setattr(serving.PatientProtocol, "header_seconds", 1.0)
     monkeypatch.setattr(serving.PatientProtocol, "unread_seconds", 1.0)
     with serving.listen("127.0.0.1", 0, 0) as listener:
@@ -51,7 +51,7 @@ def impatient(model, monkeypatch):
 
 
 def closes(connection: socket.socket) -> bytes:
-    """All bytes received until the server closes the connection."""
+    """Return all bytes that are received until the server closes the connection."""
     connection.settimeout(20)
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
@@ -66,7 +66,7 @@ def test_a_stalled_client_is_disconnected_and_blocks_nobody(impatient):
     for connection, beginning in zip(stalled, [*beginnings] * 10):
         with connection:
             assert closes(connection).startswith(beginnings[beginning])
-    with socket.create_connection(impatient) as idle:  # no second request follows
+    with socket.create_connection(impatient) as idle:  # the connection stays idle after one request
         idle.sendall(b"GET /icon.svg HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert closes(idle).endswith(b"</svg>\n")
 
@@ -94,7 +94,7 @@ def test_bytes_that_are_not_http_are_answered_with_400(impatient, rubbish):
 
 
 class Request:
-    """The part of a request that Lane uses: `receive` returns when the client disconnects."""
+    """A request that only has the method `receive`, which returns when the client disconnects."""
 
     def __init__(self):
         self.gone = asyncio.Event()
@@ -121,7 +121,7 @@ def test_work_of_a_disconnected_client_is_not_started():
         leave.set()
         assert await first == "done"
         await asyncio.sleep(0.05)
-        assert await lane.run(Request(), "c", lambda: "next") == "next"  # the cancelled request has left its place
+        assert await lane.run(Request(), "c", lambda: "next") == "next"  # the cancelled request is not in the queue
 
     asyncio.run(play())
     lane.close()
@@ -164,7 +164,7 @@ def resident(process: subprocess.Popen) -> int:
 @pytest.mark.exhaustive
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_many_clients_click_at_once(model):
-    """Each client has a photo of a different size and checks that every mask is the one of its own photo."""
+    """Each client has a photo of a different size and checks that every mask belongs to its own photo."""
     sizes = [(320 + 40 * i, 240 + 24 * i) for i in range(CLIENTS)]
     photos = [picture(*size, "PNG") for size in sizes]
     points = [[[int(w * x), int(h * y)]] for (w, h) in sizes for x, y in [(0.5, 0.5), (0.2, 0.7), (0.8, 0.3)]]
@@ -197,10 +197,10 @@ def test_many_clients_click_at_once(model):
         grown = resident(process) - before
     print(f"{answered} masks, {CLIENTS} clients, {LOAD_SECONDS:g} s; {before >> 20} MiB, then {grown / 2**20:+.0f} MiB")
     assert answered > 3 * CLIENTS
-    assert grown < ROUND_BYTES  # memory of deleted images that is never freed would add up to ROUNDS times as much
+    assert grown < ROUND_BYTES  # memory of deleted images must be freed between the rounds
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only on Linux is all of 127.0.0.0/8 this machine")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux routes all of 127.0.0.0/8 to this machine")
 def test_other_machines_cannot_connect_by_default():
     for options, reached in [((), False), (("--host", "0.0.0.0"), True)]:
         with run_server(*options) as (address, _):

@@ -32,7 +32,7 @@ def fused_tensors() -> Tensors:
 
 
 def unfused_tensors() -> Tensors:
-    """Random tensors of the published `mobile_sam.pt`: BatchNorm with its counters, and the classification head."""
+    """Random tensors with the names and shapes of those in the published `mobile_sam.pt`, before BatchNorm is fused."""
     tensors = random_tensors(batch_norm.unfused(EXPECTED))
     for name in list(tensors):
         if name.endswith(".running_var"):
@@ -56,14 +56,14 @@ def one_line(error: BaseException) -> str:
 
 
 class Global:
-    """A reference to the global `module.name` in a pickle. The module need not be installed."""
+    """A reference to the Python object `module.name` in a pickle. The module need not be installed."""
 
     def __init__(self, module: str, name: str) -> None:
         self.path = f"{module}\n{name}\n".encode()
 
 
 class Storage:
-    """A tensor storage as a persistent id in a pickle."""
+    """A reference to a tensor's storage in a pickle, written as a persistent id."""
 
     def __init__(self, key: str, values: np.ndarray, *, kind: str | None = None, count: int | None = None) -> None:
         kinds = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
@@ -72,7 +72,7 @@ class Storage:
 
 
 class Call:
-    """A call of `function` in a pickle."""
+    """An instruction in a pickle to call `function` on loading."""
 
     def __init__(self, function: Global, *args: Any) -> None:
         self.function, self.args = function, args
@@ -84,7 +84,7 @@ def dump(value: Any) -> bytes:
 
 
 def encode(value: Any) -> bytes:
-    """Pickle opcodes that push `value`."""
+    """Pickle opcodes that push `value` on the stack."""
     match value:
         case Global():
             return b"c" + value.path
@@ -97,7 +97,7 @@ def encode(value: Any) -> bytes:
         case tuple():
             return b"(" + b"".join(map(encode, value)) + b"t"
         case _:
-            return pickle.dumps(value, 2)[2:-1].replace(b"q\x00", b"")  # without the memo opcode
+            return pickle.dumps(value, 2)[2:-1].replace(b"q\x00", b"")  # without header, STOP and memo opcodes
 
 
 def rebuild(storage: Any, offset: Any, size: Any, stride: Any) -> Call:
@@ -124,6 +124,6 @@ def write_torch(path: Path, tensors: Tensors, wrap: Callable[[Any], Any] = lambd
 
 
 def write_tiny(path: Path, value: Any, values: np.ndarray | None = None) -> Path:
-    """Write a `.pt` file with the pickled `value` and one storage "0", by default the numbers 0 to 11."""
+    """Write a `.pt` file with the pickled `value` and one storage named "0". It holds `values`, by default 0 to 11."""
     values = np.arange(12, dtype=np.float32) if values is None else values
     return write_zip(path, dump(value), {"0": values.tobytes()})

@@ -29,7 +29,7 @@ def iou(a: np.ndarray, b: np.ndarray, *, except_at: np.ndarray | bool = False) -
 
 
 def relative_l2(got: np.ndarray, expected: np.ndarray) -> float:
-    """‖got − expected‖ / ‖expected‖."""
+    """Relative error ‖got − expected‖ / ‖expected‖ in the L2 norm."""
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
@@ -42,7 +42,7 @@ class Golden:
             self.prompts = {prompt: _under(prompt, arrays) for prompt in PROMPTS}
 
     def check_embedding(self, features: np.ndarray) -> None:
-        """Check features (64, 64, 256). The golden file holds every 61st value."""
+        """Check features (64, 64, 256) at every 61st value, which the golden file holds."""
         assert relative_l2(features.ravel()[::61], self.embedding) <= 1e-4
 
     def check_prompt(self, embedding: mobilesam.Embedding, prompt: str) -> mobilesam.Segmentation:
@@ -77,9 +77,9 @@ class Golden:
 def undecided(embedding: mobilesam.Embedding, result: mobilesam.Segmentation) -> np.ndarray:
     """Pixels whose logit is within its rounding error of 0, so that its sign is arbitrary in float32.
 
-    A logit is a sum of 32 products. Its error is at most about 32·2⁻²⁴ times the largest logit.
+    A logit is a sum of 32 products, so its error is at most about 32·2⁻²⁴ times the largest logit.
     The golden outputs contain one such pixel: in the refined box prompt on the photo rocket, a logit is 1e-6 in the
-    reference's float32 and -3e-6 in float64. The mask has 761 pixels, so this pixel alone lowers the IoU to 0.9987.
+    reference's float32 and -3e-6 in float64. The mask has 761 pixels, so one different pixel lowers the IoU to 0.9987.
 
     Returns:
         Bool array of the masks' shape (C, H, W).
@@ -91,5 +91,5 @@ def undecided(embedding: mobilesam.Embedding, result: mobilesam.Segmentation) ->
 
 
 def _under(prompt: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The prompt's arrays, without the prompt's name in their keys."""
+    """Return the arrays whose keys begin with `prompt`, and remove the prompt from their keys."""
     return {name.partition("/")[2]: value for name, value in arrays.items() if name.startswith(f"{prompt}/")}

@@ -24,7 +24,7 @@ def exhaustive() -> bool:
 
 
 def both(test: Test) -> Test:
-    """Decorator of a test that runs in both modes: with few cases by default, with all cases with `-m exhaustive`."""
+    """Decorator of a test that runs both by default, with few cases, and with `-m exhaustive`, with all cases."""
     return pytest.mark.exhaustive(test) if _EXHAUSTIVE else test
 
 
@@ -34,7 +34,7 @@ def any_case(examples: int) -> settings:
 
 
 def some(values: Iterable[T], telling: Sequence[T]) -> list[T]:
-    """All values with `-m exhaustive`, by default only the important values `telling`.
+    """Return all values with `-m exhaustive`, and only the important values `telling` by default.
 
     Raises:
         ValueError: One of `telling` is not in `values`.
@@ -47,7 +47,7 @@ def some(values: Iterable[T], telling: Sequence[T]) -> list[T]:
 
 
 def first(values: Iterable[Any], count: int = 1) -> list[Any]:
-    """Pytest parameters of which the first `count` always run, the others only with `-m exhaustive`."""
+    """Return pytest parameters. The first `count` always run, the others only with `-m exhaustive`."""
     return [value if i < count else _exhaustive_only(value) for i, value in enumerate(values)]
 
 

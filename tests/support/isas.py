@@ -11,7 +11,7 @@ import pytest
 
 from mobilesam.kernels import isa
 
-# (ISA, precision) -> the instructions that the product needs
+# (ISA, precision) -> the CPU instructions that this ISA needs for products in this precision
 NARROW = {
     ("amx", "bf16"): "AMX's bf16 tiles",
     ("amx", "int8"): "AMX's int8 tiles",
@@ -28,9 +28,9 @@ def has(name: str, precision: str) -> bool:
 
 
 def narrow_parameters(*precisions: str) -> list[object]:
-    """A parameter (ISA, precision) for each entry of NARROW in these precisions.
+    """Return a pytest parameter (ISA, precision) for each entry of NARROW in the given precisions.
 
-    Parameters that the host does not support are skipped with a reason.
+    If the host does not support an entry, its parameter is marked as skipped.
     """
     return [
         pytest.param(
@@ -43,11 +43,11 @@ def narrow_parameters(*precisions: str) -> list[object]:
     ]
 
 
-PAIRED_DEPTH = 32  # zen4 multiplies pairs of terms (pairs.h) if a product's inner dimension is at least this
+PAIRED_DEPTH = 32  # smallest inner dimension of a product for which zen4 uses pairs of terms (pairs.h)
 
 
 def as_products_give(y: np.ndarray, depth: int) -> np.ndarray:
-    """The exact result y of a float32 product, with special values as the current ISA returns them.
+    """Replace special values in the exact result y of a float32 product by those that the current ISA returns.
 
     AMX splits float32 numbers into bf16 parts (narrow.h): infinities become NaN, subnormal numbers become 0.
     zen4 multiplies pairs of terms (pairs.h): infinities become NaN.

@@ -1,4 +1,7 @@
-"""One call of every kernel outside the decoder, large enough for several threads, with sizes that no tile divides."""
+"""Arguments for one call of every kernel outside the decoder.
+
+The arrays are large enough for several threads. No tile size divides their sizes.
+"""
 
 import inspect
 from collections.abc import Mapping
@@ -29,7 +32,7 @@ class Case:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def arrays(self, seed: int = 0) -> dict[str, np.ndarray]:
-        """Normally distributed float32 arrays. Weights are scaled so that the sums stay of order 1."""
+        """Return normally distributed float32 arguments. Weights are scaled, so that the sums are of order 1."""
         rng = np.random.default_rng(seed)
         return {
             name: rng.standard_normal(shape, np.float32) / np.float32(fan_in(name, shape) ** 0.5)
@@ -37,11 +40,11 @@ class Case:
         }
 
     def __call__(self, arrays: Mapping[str, Any], **options: Any) -> np.ndarray:
-        """The kernel's result. Several result arrays are concatenated."""
+        """Return the kernel's result for these arrays. If the kernel returns several arrays, they are concatenated."""
         return joined(getattr(kernels, self.operation)(**arrays, **self.options, **options))
 
     def expected(self, arrays: Mapping[str, Any]) -> np.ndarray:
-        """The reference's result. Several result arrays are concatenated."""
+        """Return the reference's result for these arrays. If it consists of several arrays, they are concatenated."""
         return joined(getattr(reference, self.operation)(**arrays, **self.options))
 
 
@@ -50,7 +53,7 @@ def joined(answer: np.ndarray | tuple[np.ndarray, ...]) -> np.ndarray:
 
 
 def fan_in(name: str, shape: Shape) -> int:
-    """Number of a weight's elements that one output sums over; 1 for other arrays."""
+    """Number of products in one output's sum, if the array `name` is a weight. Returns 1 for other arrays."""
     if len(shape) == 1 or not (name.endswith("weight") or name in ("w1", "w2", "w3")):
         return 1
     if shape[:2] == (3, 3):
@@ -133,7 +136,7 @@ CASES = {
     )
 }
 
-# Operation -> arguments that accept a packed weight -> the function that packs it
+# name of the kernel -> names of its arguments that accept packed weights -> the function that packs the weight
 PACKERS = {
     "linear": {"weight": kernels.pack},
     "conv2d": {"weight": kernels.pack},
@@ -145,7 +148,7 @@ PACKERS = {
 
 
 def packed(case: Case, arrays: Mapping[str, np.ndarray], precision: str = "fp32") -> dict[str, Any]:
-    """`arrays` with the weights in PACKERS packed for the current ISA."""
+    """Return `arrays` after packing the weights listed in PACKERS for the current ISA."""
     if precision == "fp32":
         return arrays | {name: pack(arrays[name]) for name, pack in PACKERS[case.operation].items()}
     return arrays | {name: kernels.pack(arrays[name], precision=precision) for name in PACKERS[case.operation]}
@@ -157,14 +160,14 @@ def required(case: Case) -> list[str]:
     return [name for name in case.shapes if parameters[name].default is inspect.Parameter.empty]
 
 
-# (outputs N, inputs K) of the network's linear layers and 1×1 convolutions
+# (output channels N, input channels K) of the network's linear layers and 1×1 convolutions
 NETWORK_LAYERS = [
     (384, 128), (128, 128), (512, 128), (128, 512), (480, 160), (160, 160), (640, 160), (160, 640),
     (960, 320), (320, 320), (1280, 320), (320, 1280), (256, 64), (64, 256), (128, 64), (160, 128), (320, 160),
     (256, 320), (256, 16), (256, 256), (128, 256), (256, 128), (2048, 256), (256, 2048), (32, 256), (4, 256),
 ]  # fmt: skip
 
-PHOTO_SIZES = {  # the photo's size on the canvas, and its original size
+PHOTO_SIZES = {  # photo -> the photo's size on the canvas, and its original size
     "landscape": ((683, 1024), (300, 451)),
     "portrait": ((1024, 683), (641, 427)),
     "square": ((1024, 1024), (512, 512)),

@@ -1,4 +1,4 @@
-"""Calls micro-kernels that no public kernel exposes, through kernels whose other steps are exact."""
+"""Calls the micro-kernels for GELU and softmax through public kernels whose other steps are exact."""
 
 import numpy as np
 from plans import Recording
@@ -16,8 +16,8 @@ def gelu(x: np.ndarray) -> np.ndarray:
 def softmax(x: np.ndarray) -> np.ndarray:
     """Softmax over the last axis of x (M, N), computed by attention with N heads of one channel.
 
-    All queries are 1 and the keys are x, so that the scores are x. The values are one-hot vectors, so that each head's
-    output is one softmax weight plus zeros.
+    All queries are 1 and the keys are x, so the scores are x. The values are one-hot vectors, so each output of a head
+    is one softmax weight plus zeros.
     """
     m, n = x.shape
     recording = Recording()

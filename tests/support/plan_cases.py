@@ -1,4 +1,4 @@
-"""Plans that contain every step, at sizes around the vector width, the unit sizes and the chunk size."""
+"""Plans that together contain every kind of step, with sizes next to those at which kernels split their work."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -10,7 +10,7 @@ from tolerances import normal
 
 from mobilesam.kernels import pack_rows
 
-# Records steps. Returns a list of (result, index of the part of the result that is written).
+# A function that records steps, and returns a list of (result, index of the part of the result that is written).
 Record = Callable[[Recording], list]
 
 
@@ -64,7 +64,7 @@ def cases() -> Iterator[tuple[str, Record]]:
 
 
 def results_of(record: Record, change: Callable[[np.ndarray], np.ndarray] = lambda value: value) -> list[np.ndarray]:
-    """Return the results of a case. ``change`` is applied to each given array, for example to move it in memory."""
+    """Run a case and return its results. ``change`` is applied to each input array, for example to copy the array."""
     made = Recording(threads=2)
     wanted = record(made)
     made.given = {array: change(value) for array, value in made.given.items()}

@@ -1,4 +1,4 @@
-"""Helpers that record, run and check plans, with the steps on tokens in float64 for comparison."""
+"""Helpers that record and run plans of the decoder, and compute the steps on tokens in float64 for comparison."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,37 +7,37 @@ import numpy as np
 
 from mobilesam.kernels import Array, Maps, PackedRows, Plan, pack_rows, reference
 
-CHUNK = 256  # image tokens in a chunk of maps
+CHUNK = 256  # number of image tokens in one chunk of channel-major projections (maps)
 
 
 class ImageMaps(NamedTuple):
-    """The maps of an image with n tokens, in chunks: (⌈n / 256⌉, M, 256)."""
+    """M channels of an image with n tokens, channel-major in chunks of 256 tokens: (⌈n / 256⌉, M, 256)."""
 
     data: np.ndarray
     n: int
 
 
 class Recording:
-    """A plan, and the arrays that are passed to its runs."""
+    """A plan that is being recorded, and the input arrays for its run."""
 
     def __init__(self, **options: Any) -> None:
         self.plan, self.given = Plan(**options), dict[Array, np.ndarray]()
 
     def give(self, *values: np.ndarray) -> Any:
-        """Return a given Array for each value: one Array for one value, else a list."""
+        """Make each value an input of the plan. Returns its Array, or a list of Arrays for several values."""
         arrays = [self.plan.given(*value.shape) for value in values]
         self.given |= zip(arrays, values, strict=True)
         return arrays if len(arrays) > 1 else arrays[0]
 
     def give_maps(self, maps: np.ndarray | ImageMaps) -> Maps:
-        """Return given Maps for image tokens (N, M), or for maps."""
+        """Make image tokens (N, M), or chunked ImageMaps, an input of the plan. Returns its Maps."""
         data, n = (maps_of(maps), len(maps)) if isinstance(maps, np.ndarray) else maps
         given = self.plan.given_maps(data.shape[1], n)
         self.given[given.array] = data
         return given
 
     def run(self, *wanted: Array | Maps) -> list[np.ndarray]:
-        """Compile and run the plan. Returns copies of the wanted arrays, and Maps as image tokens (N, M)."""
+        """Compile and run the plan. Returns copies of the values of each wanted Array, and of Maps as tokens (N, M)."""
         arrays = [result.array if isinstance(result, Maps) else result for result in wanted]
         for array in arrays:
             self.plan.result(array)
@@ -53,7 +53,7 @@ class Recording:
 
 
 class Exact:
-    """The steps of a plan on tokens, computed immediately in float64."""
+    """Has a Plan's methods for steps on tokens, but computes each step immediately in float64."""
 
     @staticmethod
     def linear(x, weight, bias=None, *, activation=None, residual=None, scale=1.0):
@@ -61,7 +61,8 @@ class Exact:
 
     @staticmethod
     def attention(q, k, v, *, heads):
-        q = reference.f64(q) * (q.shape[-1] // heads) ** 0.5  # because the definition scales q, and a plan does not
+        # cross_attention divides q by √d, which a plan does not, so q is multiplied by √d before.
+        q = reference.f64(q) * (q.shape[-1] // heads) ** 0.5
         return np.stack([reference.cross_attention(*prompt, heads=heads) for prompt in zip(q, k, v, strict=True)])
 
     layer_norm = staticmethod(reference.layer_norm)
@@ -76,13 +77,13 @@ class Exact:
 
 
 def maps_of(x: np.ndarray) -> np.ndarray:
-    """Convert image tokens (N, M) to maps in chunks (⌈N / 256⌉, M, 256), padded with zeros."""
+    """Convert tokens (N, M) to channel-major chunks of 256 tokens (⌈N / 256⌉, M, 256), padded with zeros."""
     padded = np.pad(x, [(0, -len(x) % CHUNK), (0, 0)])
     return np.ascontiguousarray(padded.reshape(-1, CHUNK, x.shape[1]).transpose(0, 2, 1))
 
 
 def tokens_of(maps: np.ndarray, n: int) -> np.ndarray:
-    """Convert maps in chunks to image tokens (N, M)."""
+    """Convert channel-major chunks (⌈n / 256⌉, M, 256) to tokens (n, M)."""
     return np.ascontiguousarray(maps.transpose(0, 2, 1).reshape(-1, maps.shape[1])[:n])
 
 
@@ -96,7 +97,17 @@ def project_image(
     precision: str = "fp32",
     **options: Any,
 ) -> ImageMaps:
-    """Run the step `project` on image tokens x (N, C). ``added``: maps, and how many of their channels to add."""
+    """Run the step `project` on image tokens x (N, C).
+
+    Args:
+        x: Image tokens.
+        shift: Argument of `project`.
+        scale: Argument of `project`.
+        rows: Weight of the projection, (M, C).
+        added: Maps to add to the projection, and the number of their channels to add.
+        precision: Precision in which to pack the weight.
+        **options: Arguments of Plan.
+    """
     made = Recording(**options)
     rows = rows if isinstance(rows, PackedRows) else pack_rows(rows, precision=precision)
     more = None if added is None else made.give_maps(added[0]).rows(0, added[1])
@@ -106,13 +117,13 @@ def project_image(
 
 
 def arrays(prompts: int, tokens: int, widths: Sequence[int]) -> list[np.ndarray]:
-    """Return random tokens (prompts, tokens, width) for each width."""
+    """Return one random array (prompts, tokens, width) for each width."""
     rng = np.random.default_rng((prompts, tokens, *widths))
     return [rng.standard_normal((prompts, tokens, width), np.float32) for width in widths]
 
 
 def upscale_arrays(height: int, width: int, c1: int, c2: int, masks: int) -> dict[str, np.ndarray]:
-    """Return random arguments of `reference.upscale_masks`, scaled so that sums are of order 1."""
+    """Return random arguments of `reference.upscale_masks`. Weights are scaled so that sums are of order 1."""
     rng = np.random.default_rng((height, width, c1, c2, masks))
     shapes = {
         "x": (4 * c1, height, width),
@@ -135,7 +146,7 @@ def record_upscaling(
     shift: np.ndarray | None = None,
     **options: Any,
 ) -> Array:
-    """Record the step `upscale_masks` on the arrays. ``image`` replaces the array x."""
+    """Record the step `upscale_masks` with arguments from `upscale_arrays`. If ``image`` is given, it replaces x."""
     x = arrays["x"]
     if image is None:
         image = made.give_maps(np.ascontiguousarray(x.reshape(len(x), -1).T))
@@ -146,6 +157,6 @@ def record_upscaling(
 
 
 def upscaled(arrays: Mapping[str, np.ndarray], precision: str = "fp32", *, threads: int | None = None, **options: Any):
-    """Run the step `upscale_masks` alone. Returns the masks."""
+    """Run a plan that contains only the step `upscale_masks`. Returns the masks."""
     made = Recording(threads=threads)
     return made.fill(record_upscaling(made, arrays, precision, **options))

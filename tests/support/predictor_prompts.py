@@ -3,9 +3,9 @@
 import numpy as np
 
 POINT, BOX = np.array([[220, 140]]), np.array([99, 54, 351, 258])
-LOGITS = np.fromfunction(lambda _, y, x: 8 - np.hypot(x - 125, y - 90) / 5, (1, 256, 256))  # a disc
+LOGITS = np.fromfunction(lambda _, y, x: 8 - np.hypot(x - 125, y - 90) / 5, (1, 256, 256))  # mask prompt: a disc
 
-# Arguments of `predict`.
+# Name of the prompt -> arguments of `SamPredictor.predict`.
 SINGLE = {
     "point": {"point_coords": POINT, "point_labels": np.array([1])},
     "two points": {"point_coords": np.array([[220, 140], [100, 100]]), "point_labels": np.array([1, 0])},
@@ -32,7 +32,7 @@ POINTS, LABELS = (
 BOXES = np.array([[99, 54, 351, 258], [9, 5, 135, 125], [200, 100, 400, 300]])
 MASKS = np.stack([LOGITS, -LOGITS, LOGITS[:, ::-1]])
 
-# Arguments of `predict_torch`, in pixels of the 1024x1024 canvas.
+# Name of the prompt -> arguments of `SamPredictor.predict_torch`, in pixels of the 1024x1024 canvas.
 BATCHED = {
     "boxes": {"boxes": BOXES, "multimask_output": False},
     "points": {"point_coords": POINTS, "point_labels": np.array(LABELS)},

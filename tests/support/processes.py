@@ -21,7 +21,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-c", code],
-        cwd=SUPPORT,  # In the project's root, the source folder would hide an installed wheel.
+        cwd=SUPPORT,  # not the project's root, whose source folder would hide an installed wheel
         env=kept | {"PYTHONPATH": path} | environment,
         capture_output=True,
         text=True,

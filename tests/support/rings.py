@@ -11,7 +11,7 @@ RING[4, 4] = True
 def within(ring: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Whether each pixel's centre is inside a closed polygon.
 
-    A centre is inside if an odd number of the polygon's edges crosses its row to the left of it.
+    A centre is inside if an odd number of edges of the polygon crosses the pixel's row to the left of the centre.
 
     Args:
         ring: (N, 2), x and y of the polygon's corners. The last corner is connected to the first.

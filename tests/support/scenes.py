@@ -1,4 +1,7 @@
-"""Random updates of an image by prompts: the inputs of the decoder's plans, and the expected results in float64."""
+"""Random inputs of the decoder's image updates, and their expected results in float64.
+
+An image update is the attention from image tokens to prompt tokens, with the LayerNorm after it.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,43 +18,44 @@ SCALE = np.float32((INNER // reference.HEADS) ** -0.5)
 
 
 class Updated(NamedTuple):
-    """The results of two updates of an image by one prompt."""
+    """The results of two image updates for one prompt, in the low-rank form."""
 
-    scale: F32  # (N,), 1/σ₂
-    basis: F32  # (rank, N)
-    last: F32  # (LAST, rank), the last layer of the basis
-    attended: tuple[F32, F32]  # the result of the attention after each update
+    scale: F32  # (N,), 1/σ of the second update's LayerNorm for each image token
+    basis: F32  # (rank, N), each image token's coefficients of the low-rank change
+    last: F32  # (LAST, rank), the first transposed convolution, applied to the rows of the change
+    attended: tuple[F32, F32]  # the results of the attention to the image after the first and the second update
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Random updates of an image: the inputs of the kernels, and the expected results in float64."""
+    """Random inputs of two image updates for one prompt, and the expected results in float64."""
 
     n: int
     x: F32
     pe: F32
     constants: LowRank
-    outs: tuple[Affine, Affine]  # output projections of the two attentions from image to tokens ("updates")
-    queries: tuple[Affine, Affine]  # query projections of the same two attentions
-    norms: tuple[Affine, Affine]  # the LayerNorm after each update
-    keys: tuple[Affine, Affine, Affine]  # key projections of the attentions before the updates and after each update
-    values: tuple[Affine, Affine, Affine]  # value projections of the same attentions
+    outs: tuple[Affine, Affine]  # output projections of the two updates' attentions
+    queries: tuple[Affine, Affine]  # query projections of the two updates' attentions
+    norms: tuple[Affine, Affine]  # LayerNorms of the two updates
+    # The three attentions to the image take place before the updates, between them, and after them.
+    keys: tuple[Affine, Affine, Affine]  # key projections of the three attentions to the image
+    values: tuple[Affine, Affine, Affine]  # value projections of the three attentions to the image
     tokens: tuple[tuple[F32, F32, F32], ...]  # keys and values of each update, and queries of the attention after it
-    attended_before: np.ndarray  # the first update's queries, attending to the image before the updates
-    attended: tuple[np.ndarray, ...]  # the result of the attention after each update
-    updated: tuple[np.ndarray, ...]  # the image tokens after each update
-    last: np.ndarray  # the last layer of the updated image
-    condition: float  # the size of the terms of a squared deviation, relative to their sum
+    attended_before: np.ndarray  # the result of the attention to the image before the updates
+    attended: tuple[np.ndarray, ...]  # the results of the attentions to the image after each of the two updates
+    updated: tuple[np.ndarray, ...]  # the image tokens after each of the two updates
+    last: np.ndarray  # the first transposed convolution of the updated image, (N, LAST)
+    condition: float  # factor by which cancellation in the variances of both LayerNorms amplifies rounding errors
 
     def maps(self, **options) -> tuple[ImageMaps, ImageMaps]:
-        """Return the maps of the image and of the positional encoding."""
+        """Return channel-major projections (maps) of the image and of its positional encoding."""
         c = self.constants
         pe = project_image(self.pe, None, None, c.pe_rows, **options)
         pe.data[:, : len(c.pe_bias)] += c.pe_bias[:, None]
         return project_image(self.x, c.shift, c.scale, c.rows, (pe, 2 * INNER), **options), pe
 
     def update(self, maps: tuple[ImageMaps, ImageMaps], **options) -> Updated:
-        """Update the image by the tokens of the scene."""
+        """Run both image updates with the scene's tokens."""
         (updated,) = updates(self.constants, maps, [self.tokens], **options)
         return updated
 
@@ -59,7 +63,7 @@ class Scene:
 def record_updates(
     made: Recording, constants: LowRank, image: Maps, pe: Maps, prompts
 ) -> tuple[UpdatedImage, list[Array]]:
-    """Record two updates. A prompt is a pair of (keys, values, queries), one for each update."""
+    """Record two image updates. Each prompt is a pair of (keys, values, queries), one triple for each update."""
     updated, attended = None, []
     for i, update in enumerate((constants.first, constants.second)):
         keys, values, queries = (np.stack(part) for part in zip(*(prompt[i] for prompt in prompts)))
@@ -70,7 +74,7 @@ def record_updates(
 
 
 def updates(constants: LowRank, maps: tuple[ImageMaps, ImageMaps], prompts, **options) -> list[Updated]:
-    """Record two updates by several prompts in one plan and run the plan. Returns the updated image for each prompt."""
+    """Run a plan with two image updates for several prompts. Returns one Updated for each prompt."""
     made, n = Recording(**options), maps[0].n
     updated, attended = record_updates(made, constants, *map(made.give_maps, maps), prompts)
     data, last, *answers = made.run(updated.data, updated.last[0], *attended)
@@ -83,10 +87,10 @@ def scene(n: int, tokens: int, query_count: int, sharper: float = 1) -> Scene:
     """Return a random scene.
 
     Args:
-        n: number of image tokens.
-        tokens: number of prompt tokens, and of queries of the attention after the first update.
-        query_count: number of queries of the attention after the second update.
-        sharper: factor of the queries, and so of the scores.
+        n: Number of image tokens.
+        tokens: Number of prompt tokens, which is also the number of queries after the first update.
+        query_count: Number of queries of the attention to the image after the second update.
+        sharper: Factor that multiplies the queries, and thereby the attention scores.
     """
     rng = np.random.default_rng((n, tokens, query_count))
 

@@ -10,7 +10,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 def picture(width: int, height: int, form: str = "JPEG") -> bytes:
-    """The photo rocket, resized, as the content of an image file."""
+    """Return the photo rocket, resized to this width and height, as the bytes of an image file."""
     file = io.BytesIO()
     with Image.open(PHOTOS["rocket"]) as photo:
         photo.convert("RGB").resize((width, height)).save(file, form)

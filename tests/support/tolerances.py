@@ -28,7 +28,7 @@ def assert_within(got: np.ndarray, expected: np.ndarray, bound: np.ndarray | flo
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise AssertionError(
-            f"{wrong.sum()} of {wrong.size} differ, the first at {at}: {got[at]} is not "
+            f"{wrong.sum()} of {wrong.size} elements are outside the bound, the first at {at}: {got[at]} is not "
             f"{expected[at]} within {bound[at]:.3g}"
         )
 
@@ -59,12 +59,12 @@ def paired_bound(x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -
 
 
 def gelu_bound(y: np.ndarray) -> np.ndarray:
-    """Error bound of GELU with the exact result y: GELU_ERROR, or 2·U·|y| if this is larger."""
+    """Error bound of GELU for the exact result y: the larger of GELU_ERROR and 2·U·|y|."""
     return np.maximum(GELU_ERROR, 2 * U * abs(y))
 
 
 def activation_bound(error: np.ndarray, y: np.ndarray, activation: str | None) -> np.ndarray:
-    """Error bound of activation(t), if t has the given error and y is the exact result."""
+    """Error bound of activation(t), if t has the error `error` and the exact value of activation(t) is y."""
     return GELU_SLOPE * error + gelu_bound(y) if activation == "gelu" else error
 
 
@@ -91,9 +91,9 @@ def assert_sum(
 def layer_norm_bound(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps: float = 1e-5) -> np.ndarray:
     """Error bound of LayerNorm computed in two passes.
 
-    The mean is a sum of C terms. Its error δ shifts every deviation from the mean. The variance around the computed
-    mean is σ² + δ², plus the rounding of its own sum. The square root, the division, the product with the weight and
-    the addition of the bias are rounded as well.
+    The mean is a sum of C terms. The error δ of the mean shifts every deviation from the mean. The variance around
+    the computed mean is σ² + δ², plus the rounding errors of the sum of squares. The square root, the division, the
+    product with the weight and the addition of the bias are rounded as well.
     """
     x, weight, bias = np.float64(x), np.float64(weight), np.float64(bias)
     channels = x.shape[-1]
@@ -109,8 +109,8 @@ def layer_norm_bound(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps
 def softmax_bound(x: np.ndarray) -> np.ndarray:
     """Error bound of softmax over the last axis of x.
 
-    These relative errors add up: U·|x − max| from the exponent, 2 ulps from exp, 2 roundings from the division, and
-    the errors of the sum, which are those of its N positive terms and of its additions. A subnormal result may be 0.
+    The relative errors of a softmax weight add up: U·|x − max| from the exponent, 2 ulps from exp, 2 roundings from
+    the division, and the errors of the N positive terms and of the additions in the sum. A subnormal result may be 0.
     """
     x = np.float64(x)
     y = reference.softmax(x)
@@ -125,8 +125,8 @@ def resize_bound(x: np.ndarray, padded: tuple[int, int], crop: tuple[int, int]) 
 
     A source coordinate is at most the side of the source and has a relative error of 3·U. The error of the value is
     the error of the coordinate times the slope. The slope is at most the largest difference between neighbouring
-    pixels. Both resizes contribute: the one from x and the one from the padded canvas. Each of the four
-    interpolations adds a few roundings of a value of at most max|x|.
+    pixels. Both resizes contribute: from x to the padded canvas, and from the canvas to the photo. Each of the
+    four interpolations adds a few roundings of a value of at most max|x|.
     """
     canvas = reference.resize_logits(x, padded=padded, crop=padded, size=padded)[:, : crop[0], : crop[1]]
     moved = sum(
@@ -140,7 +140,7 @@ def resize_bound(x: np.ndarray, padded: tuple[int, int], crop: tuple[int, int]) 
 def assert_relative_l2(got: np.ndarray, expected: np.ndarray, bound: float) -> None:
     """Assert ‖got − expected‖ ≤ bound·‖expected‖.
 
-    Used for chains of several sums, for which elementwise bounds are loose.
+    For chains of several sums, this bound is tighter than elementwise bounds.
     """
     assert got.dtype == np.float32
     assert got.shape == expected.shape
@@ -153,7 +153,7 @@ def assert_same(got: np.ndarray, expected: np.ndarray) -> None:
     assert got.dtype == expected.dtype
     assert got.shape == expected.shape
     differ = np.flatnonzero(got.ravel().view(np.uint32) != expected.ravel().view(np.uint32))
-    assert not differ.size, f"{differ.size} of {got.size} differ, the first at index {differ[0]} of all"
+    assert not differ.size, f"{differ.size} of {got.size} elements differ, the first at flat index {differ[0]}"
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -169,13 +169,13 @@ def integers(*shape: int) -> np.ndarray:
 def pass_bound(*depths: int, gelus: int = 0) -> float:
     """Bound of ‖error‖/‖result‖ for a chain of sums.
 
-    Rounding errors are nearly independent, so those of n additions grow like √n·U and not like n·U (Higham and
+    Rounding errors are nearly independent, so the error of n additions grows like √n·U, not like n·U (Higham and
     Mary, SIAM J. Sci. Comput. 41, 2019). A random weight scales error and signal equally. The bound allows four
     standard deviations and one additional rounding for each sum. GELU's error is GELU_ERROR, and the root mean square
     of its results is assumed to be at least ¼.
 
     Args:
-        *depths: For each sum of products in the pass, from the first to the last, its number of products.
+        *depths: Number of products in each sum of the chain, from the first sum to the last.
         gelus: Number of GELUs between the sums.
     """
     return 4 * U * sum(depth**0.5 + 1 for depth in depths) + 4 * GELU_ERROR * gelus
@@ -184,8 +184,9 @@ def pass_bound(*depths: int, gelus: int = 0) -> float:
 def narrow_sum_bound(precision: str, x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -> np.ndarray:
     """Error bound of x·weightᵀ in a narrow precision.
 
-    bf16: products are exact in float32, and subnormal numbers may become 0. int8: the integer sum is exact. Five
-    results are rounded to float32: the sum, the product of the two scales, the scaled sum, and two additions.
+    In bf16, products are exact in float32, and subnormal numbers may become 0. In int8, the integer sum is exact,
+    and five values are rounded to float32: the sum, the product of the two scales, the scaled sum, the sum with the
+    bias, and the sum with the residual.
 
     Args:
         precision: "bf16" or "int8".
@@ -229,21 +230,21 @@ def whole_numbers(precision: str, *shape: int) -> np.ndarray:
     return x
 
 
-# Distance of neighbouring values, if values are of order 1 and at most 6.
+# Distance between neighbouring numbers of a precision, for arrays of order 1 whose values are at most 6.
 NARROW_SPACING = {"bf16": 2.0**-7, "int8": 6 / 127}
 
 
 def narrow_pass_bound(precision: str, *depths: int, gelus: int = 0, roundings: int, count: int) -> float:
     """Bound of ‖error‖/‖result‖ for a pass that rounds intermediate values to a narrow precision.
 
-    A value differs from the reference's value by a standard deviation δ before both are rounded. With probability δ/s,
-    they are rounded to different neighbours, which are a spacing s apart. The bound allows that share of the values,
-    and four values more, to have an error of s. The other values have float32's error, as in `pass_bound`. A kernel
-    that omits a rounding or adds one has an error of about s/√12 in every value.
+    Before rounding, the kernel's values differ from the reference's values by a standard deviation δ. With probability
+    δ/s, the kernel's and the reference's value are rounded to two different neighbours, whose distance is s. The bound
+    allows a fraction δ/s of the values, and four more values, to have an error of s. For the other values, it allows
+    the float32 error of `pass_bound`. A kernel that omits or adds a rounding has an error of about s/√12 in each value.
 
     Args:
         precision: "bf16" or "int8".
-        *depths: For each sum of products in the pass, from the first to the last, its number of products.
+        *depths: Number of products in each sum of the pass, from the first sum to the last.
         gelus: Number of GELUs between the sums.
         roundings: Number of intermediate arrays that are rounded.
         count: Number of values in one intermediate array.

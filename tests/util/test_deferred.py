@@ -1,4 +1,4 @@
-"""Values computed by background threads: results, errors and copies."""
+"""Values that background threads compute: results, errors and copies."""
 
 import copy
 import sys

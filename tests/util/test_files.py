@@ -1,4 +1,4 @@
-"""Atomic writing of files, and removal of incomplete files that a killed process left."""
+"""Files are written atomically. Incomplete files of a killed process are removed later."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_the_file_appears_at_the_end_under_its_own_name(tmp_path):
-    target = tmp_path / f"{'n' * 251}.png"  # 255 bytes, the longest name that most file systems allow
+    target = tmp_path / f"{'n' * 251}.png"  # the name has 255 bytes, the maximum of most file systems
     target.write_text("old")
     with whole_file(target) as partial:
         assert partial.suffix == ".png"
@@ -56,6 +56,6 @@ def test_only_files_left_by_killed_processes_are_removed(tmp_path):
     assert len(names(tmp_path)) == len(kept) + 3
     remove_leftovers([tmp_path / "mask.png", tmp_path / "no-suffix", tmp_path / "absent" / "mask.png"])
     left = set(names(tmp_path)) - set(kept)
-    assert [Path(name).suffix for name in left] == [".png"]  # left by other.png, which was not in the list
+    assert [Path(name).suffix for name in left] == [".png"]  # a partial other.png, which was not in the list
     remove_leftovers([tmp_path / "other.png"])
     assert names(tmp_path) == sorted(kept)

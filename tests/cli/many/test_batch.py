@@ -1,4 +1,4 @@
-"""Images and output files for folders, glob patterns and prompt files."""
+"""Which images and output files the command uses for folders, glob patterns and prompt files."""
 
 import pytest
 
@@ -10,7 +10,7 @@ CENTRE = WrittenPrompt((coordinates("50%,50%", 2, "X,Y"),), (1,), None)
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    """A folder of empty files in the current directory."""
+    """A folder `photos` with empty files, in the current directory."""
     for name in ("b.JPG", "a.png", ".hidden.png", "notes.txt", "no-suffix", "deep/c.png", "deep/er/d.png", "e[1].png"):
         path = tmp_path / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,13 +52,13 @@ def test_several_sources(photos):
     assert found("photos/a.png", "photos/deep", "photos/notes.txt") == {
         "a.png": "photos/a.png",
         "c.png": "photos/deep/c.png",
-        "notes.png": "photos/notes.txt",  # named explicitly, so reading it reports the error
+        "notes.png": "photos/notes.txt",  # a file that is named explicitly is included, although it is no image
     }
 
 
 def test_one_image_is_not_many(photos):
     assert not is_many(["photos/a.png"])
-    assert not is_many(["photos/e[1].png"])  # an existing file, not a glob pattern
+    assert not is_many(["photos/e[1].png"])  # an existing file, although its name looks like a glob pattern
     assert not is_many(["absent.png"])
 
 

@@ -42,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Run the command on a folder of photos, of which five cannot be read.
+    """Run `mobilesam segment` on a folder of photos, five of which cannot be read.
 
     Returns:
         The folder, the finished process, and the written files by output folder.
@@ -51,7 +51,7 @@ def finished(tmp_path_factory):
     photos = folder / "photos"
     photos.mkdir()
     with Image.open(PHOTOS["chelsea"]) as photo:
-        for i, name in enumerate(GOOD):  # a wide strip fills little of the canvas and is quick to encode
+        for i, name in enumerate(GOOD):  # a wide image is quick to encode, because it fills little of the canvas
             photo.crop((0, 100 + i, 451 - i, 140 + i)).save(photos / name)
         photo.save(photos / "cut.jpg")
     (photos / "cut.jpg").write_bytes((photos / "cut.jpg").read_bytes()[:9000])
@@ -65,7 +65,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path, monkeypatch):
-    """A new current directory with ten of the photos, of which two cannot be read, and no results."""
+    """A new current directory with ten photos, two of which cannot be read, and no results."""
     (tmp_path / "photos").mkdir()
     for name in FEW:
         shutil.copy(finished[0] / "photos" / name, tmp_path / "photos")
@@ -85,7 +85,7 @@ def test_a_folder_gives_results_and_names_its_failures(finished, model):
     assert sorted(results["overlays"]) == [f"{Path(name).stem}.jpg" for name in GOOD]
     assert shown.stdout.startswith(f"{len(GOOD)} written, 5 failed (")
     assert shown.stdout.endswith(" images/s): masks, overlays\n")
-    failures = shown.stderr.splitlines()  # only failures: progress is shown on terminals only
+    failures = shown.stderr.splitlines()  # only failures, because progress is only shown on a terminal
     assert len(failures) == len(BROKEN)
     for line, (name, reason) in zip(failures, BROKEN.items()):
         assert line.startswith("mobilesam: failed: ")
@@ -102,7 +102,7 @@ def test_a_folder_gives_results_and_names_its_failures(finished, model):
             assert (overlay.mode, overlay.size) == ("RGB", (width, height))
 
 
-# The command, changed to pause in the middle of writing an overlay. It then creates the file "half".
+# Runs the command, but creates the file "half" and pauses in the middle of writing an overlay.
 SLOW = """
 import signal, sys, time
 from pathlib import Path
@@ -158,8 +158,8 @@ def test_stopped_half_way_and_resumed_ends_with_the_same_files(finished, folder,
         assert [path for path in left["overlays"] if path.startswith(".")]
     for name, written in left.items():
         whole = {file: data for file, data in written.items() if not file.startswith(".")}
-        assert before - 1 <= len(whole) < len(expected[name])  # two threads write, so one file may be missing
-        assert whole.items() <= expected[name].items()  # no incomplete files
+        assert before - 1 <= len(whole) < len(expected[name])  # before - 1, because two threads write files
+        assert whole.items() <= expected[name].items()  # no file is incomplete
     assert main([*COMMAND, "--resume"]) == 1
     assert {name: files(folder / name) for name in ("masks", "overlays")} == expected
 
@@ -193,7 +193,7 @@ def test_a_file_of_prompts(tmp_path, monkeypatch, capsys, embedding, form):
     encode = type(embedding.model).encode
     monkeypatch.setattr(type(embedding.model), "encode", lambda *given: encoded.append(1) or encode(*given))
     assert main(["segment", f"prompts.{form}", "--point", "50%,50%", "--output", "new/masks", "--single"]) == 1
-    assert len(encoded) == 1  # the photo's four rows share one embedding
+    assert len(encoded) == 1  # four rows of the prompt file share the photo's embedding
     expected = {
         "two.png": embedding.segment([(220, 140), (420, 40)], [1, 0], multimask=False),
         "boxes/box.tif": embedding.segment(box=(60, 20, 430, 290), multimask=False),
@@ -254,7 +254,7 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
     before = sorted(folder.rglob("*"))
     try:
         code = main(["segment", *REFUSED[message]])
-    except SystemExit as stop:  # argparse's own errors
+    except SystemExit as stop:  # argparse reports its errors by SystemExit
         code = stop.code
     said = capsys.readouterr()
     assert (code, said.out, said.err.count("\n")) == (2, "", 1)
@@ -279,7 +279,7 @@ def test_a_full_disk_ends_the_run_with_what_was_written(folder, capsys, monkeypa
 
 
 class CountingModel:
-    """A fake model that counts how many images have been read, encoded and written."""
+    """A fake model that counts the images that have been read, encoded and written."""
 
     def __init__(self) -> None:
         self.read = self.encoded = self.written = 0
@@ -292,7 +292,7 @@ class CountingModel:
         return Photo(Image.new("RGB", (2, 2)))
 
     def encode(self, photo: Photo) -> "CountingModel":
-        time.sleep(0.01)  # lets the reading threads get ahead
+        time.sleep(0.01)  # gives the reading threads time to read several images in advance
         with self.lock:
             self.encoded += 1
             self.most_ahead = max(self.most_ahead, self.read - self.encoded)
@@ -303,7 +303,7 @@ class CountingModel:
         return SimpleNamespace(mask=None)
 
     def write(self, *answer: object) -> None:
-        time.sleep(0.03)  # slower than encoding, so that results would accumulate
+        time.sleep(0.03)  # writing is slower than encoding, so an unbounded queue would grow
         with self.lock:
             self.written += 1
 

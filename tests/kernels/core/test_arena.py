@@ -1,4 +1,4 @@
-"""Guards in arenas (kernels/micro/arena.h) detect writes past the end of a buffer."""
+"""Guards in memory arenas (kernels/micro/arena.h) detect writes past the end of a buffer."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[3]
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 
 
-@pytest.mark.skipif(COMPILER is None, reason="no C compiler to build the check of arena.h with; CI has one")
+@pytest.mark.skipif(COMPILER is None, reason="needs a C compiler to build the check of arena.h")
 def test_guards_find_a_write_past_the_end_of_a_scratch_buffer(tmp_path):
     check = tmp_path / "check_arena"
     source, headers = ROOT / "tests/micro/check_arena.c", ROOT / "kernels/micro"

@@ -20,7 +20,7 @@ OPERATIONS = ("conv2d", "depthwise_conv2d")
 
 
 def exact(name, x, weight, bias, **options):
-    """Assert that kernel and reference are equal. Sums of small integers are exact, so any wrong term is detected."""
+    """Assert that kernel and reference give equal results. Sums of small integers are exact in any order."""
     y = getattr(kernels, name)(x, weight, bias, **options)
     options.pop("threads", None)
     expected = getattr(reference, name)(x, weight, bias, **options)
@@ -66,7 +66,7 @@ def test_any_geometry_is_exact(
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("height", [1, 2, 5])
 def test_depthwise_3x3_is_exact_at_every_edge(stride, height):
-    """The fast path for 3×3, with widths around its tile and channels around the vector length."""
+    """Tests the 3×3 kernel's fast path, with widths near its tile width and channel counts near the vector length."""
     vl = isa.register_tile()[2]
     edges = (1, vl - 1, vl, vl + 1, 2 * vl - 1, 2 * vl, 3 * vl + 1)
     for width, channels in itertools.product(range(1, 14), edges):
@@ -76,7 +76,10 @@ def test_depthwise_3x3_is_exact_at_every_edge(stride, height):
 
 @pytest.mark.parametrize("pad", [0, 1, 3])
 def test_depthwise_rows_are_exact_at_every_edge(pad):
-    """Stride 1 with any kernel size treats a row as one run of floats, here around multiples of the vector length."""
+    """With stride 1, the kernel treats width and channels of a row as one axis.
+
+    The length of this axis is near multiples of the vector length.
+    """
     vl = isa.register_tile()[2]
     for width, channels in itertools.product((5, 6, 17), {1, 2, 3, vl // 2, vl - 1, vl, vl + 3}):
         exact("depthwise_conv2d", integers(7, width, channels), integers(5, 4, channels), None, pad=pad)
@@ -153,7 +156,7 @@ def test_a_kernel_beyond_the_padded_map_is_refused(name, size, kernel, pad, dila
 @pytest.mark.parametrize("value", [-1, (1, -1), 1.5, "2", (1, 2, 3), (), None, (1, 2.0), 0, (1, 0)])
 def test_bad_geometry_is_refused(name, argument, value):
     if argument == "pad" and value in (0, (1, 0)):
-        pytest.skip("no padding is padding")
+        pytest.skip("pad 0 is allowed")
     with pytest.raises((TypeError, ValueError), match=rf"^{argument}: ") as error:
         getattr(kernels, name)(normal(9, 9, 5), normal(*weight_shape(name, (3, 3), 5)), **{argument: value})
     assert repr(value) in str(error.value)
@@ -168,6 +171,6 @@ def test_numpy_integers_are_numbers(name):
 
 
 def test_sums_deeper_than_a_panel_slice():
-    """The inner dimension is not a multiple of any cache block."""
+    """The sum has 25·509 products, which is not a multiple of any cache block."""
     x, weight = normal(5, 5, 509), normal(3, 5, 5, 509)
     assert_sum(kernels.conv2d(x, weight), "conv2d", math.prod(weight.shape[1:]), x, weight)

@@ -1,4 +1,4 @@
-"""`linear` and `pack`: sizes around the tile and the panels, the network's shapes, special values."""
+"""`linear` and `pack`: sizes near those of tiles and panels, the network's shapes, special values."""
 
 import itertools
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 def test_every_edge_of_the_tile_is_exact():
-    """Sums of small integers are exact in any order, so any wrong term is detected."""
+    """Sums of small integers are exact in any order, so a single missing or wrong product is detected."""
     mr, nr, vl = isa.register_tile()
     rows = {1, 2, mr - 1, mr, mr + 1, 2 * mr + 1, 167, 168, 169}
     columns = {1, 2, vl - 1, vl, vl + 1, nr - 1, nr, nr + 1, 2 * nr - 1, 3 * nr + vl + 1}
@@ -95,7 +95,7 @@ def test_panels_keep_the_shape(shape):
 
 
 def test_packing_half_precision_is_exact():
-    """Every finite float16 is converted to the float32 of the same value."""
+    """Every finite float16 weight is packed as the float32 number of the same value."""
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
     weight = every[np.isfinite(every)].reshape(-1, 2)
     both = np.eye(2, dtype=np.float32)

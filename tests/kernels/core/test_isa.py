@@ -1,4 +1,4 @@
-"""Selection of an ISA: those that the host supports, forcing one, and errors for unsupported ones."""
+"""Selection of an instruction set (ISA): the ISAs that the host supports, forcing an ISA, and errors."""
 
 import platform
 from pathlib import Path
@@ -29,12 +29,12 @@ def test_available_is_best_first():
     reason="needs x86-64 and /proc/cpuinfo",
 )
 def test_available_agrees_with_the_flags_of_linux():
-    """Linux lists a CPU feature only if it saves the feature's registers."""
+    """`isa.available` agrees with the CPU flags in /proc/cpuinfo."""
     lines = dict(line.split("\t: ", 1) for line in CPUINFO.read_text().split("\n\n")[0].splitlines() if "\t: " in line)
     lines = {name.strip(): value for name, value in lines.items()}
     flags = set(lines["flags"].split())
     if lines["vendor_id"] == "AuthenticAMD" and int(lines["cpu family"]) == 0x19:
-        flags.add("adds_beside_fma")  # Linux has no such flag
+        flags.add("adds_beside_fma")  # /proc/cpuinfo has no flag for this property
     avx512 = {"avx2", "fma", "f16c", "avx512f", "avx512dq", "avx512bw", "avx512vl"}
     needs = {
         "amx": avx512 | {"amx_tile", "amx_bf16"},

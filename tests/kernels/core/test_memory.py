@@ -1,4 +1,4 @@
-"""The buffer pool: memory of a large array is reused after its last view is gone, and not before."""
+"""The buffer pool reuses the memory of a large array after the array's last view is gone, and not before."""
 
 import gc
 import os
@@ -13,7 +13,7 @@ from tolerances import assert_same, normal
 from mobilesam import kernels
 from mobilesam.kernels.core import memory
 
-LARGE = (256, 1024)  # 1 MiB in float32, above the pool's smallest block (POOL_LEAST in pool.h)
+LARGE = (256, 1024)  # shape of a 1 MiB float32 array, larger than the pool's smallest block (POOL_LEAST in pool.h)
 
 
 def address(array: np.ndarray) -> int:
@@ -22,9 +22,9 @@ def address(array: np.ndarray) -> int:
 
 @pytest.fixture
 def drained() -> list[np.ndarray]:
-    """An empty buffer pool.
+    """Empty the buffer pool.
 
-    The fixture allocates more arrays of each size than the pool has slots (POOL_SLOTS) and keeps them.
+    The fixture allocates more arrays of each size than the pool has slots (POOL_SLOTS) and keeps the arrays alive.
     """
     return [memory.empty((64 << i, 1024)) for i in reversed(range(8)) for _ in range(17)]
 
@@ -43,7 +43,7 @@ def test_empty_is_like_numpys(shape, dtype):
 
 @pytest.mark.parametrize("shape", [(), (0, 5), (3,), LARGE, (5 << 20,)], ids=str)
 def test_lasting_arrays_do_not_overlap(shape):
-    """`lasting` arrays of any size do not overlap, even after some of them are gone."""
+    """Arrays from `memory.lasting` do not overlap, even after some of them are gone."""
     kept = []
     for i in range(20):
         array = memory.lasting(shape, np.uint32)
@@ -113,13 +113,13 @@ def test_a_result_is_not_overwritten_by_later_calls():
 
 def test_the_pool_is_bounded():
     """The pool keeps at most 60 MiB (POOL_LIMIT) of free memory."""
-    many = [memory.empty((8 << 20,)) for _ in range(6)]  # 32 MiB each
+    many = [memory.empty((8 << 20,)) for _ in range(6)]  # arrays of 32 MiB
     places = {address(array) for array in many}
     del many
     gc.collect()
     again = [memory.empty((8 << 20,)) for _ in range(6)]
     for array in again:
-        array[:: 1 << 18] = 1  # touches the memory
+        array[:: 1 << 18] = 1  # writes to one element per MiB, so that the memory becomes resident
     assert len({address(array) for array in again}) == 6
     assert len(places) == 6
 
@@ -156,7 +156,7 @@ print(resident() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc/self/statm")
 def test_memory_does_not_grow():
-    assert int(output(RESIDENT)) < 92 << 20  # POOL_LIMIT and one array in use
+    assert int(output(RESIDENT)) < 92 << 20  # 60 MiB of free memory (POOL_LIMIT) and one 32 MiB array
 
 
 FORKS = """

@@ -31,7 +31,7 @@ def packed_linear(precision: str, x: np.ndarray, weight: np.ndarray, *arguments,
 
 
 def bit_patterns(count: int) -> np.ndarray:
-    """Float32 numbers of every kind: subnormals, infinities, NaN, and numbers at or near a midpoint of two bf16."""
+    """Return float32 numbers of every kind: subnormals, infinities, NaN, midpoints of two bf16 numbers, and others."""
     rng = np.random.default_rng(count)
     bits = rng.integers(0, 1 << 32, count, np.uint32)
     bits[: count // 4] = bits[: count // 4] & 0xFFFF0000 | 0x8000
@@ -45,7 +45,7 @@ def bit_patterns(count: int) -> np.ndarray:
 
 
 def unpacked(panels: kernels.Panels, precision: str) -> np.ndarray:
-    """The weight (N, K) in float64 that is stored in the panels' words."""
+    """Return the weight (N, K), in float64, that the packed panels hold."""
     count, _, width = panels.words.shape
     assert width == 32
     terms = {"bf16": 2, "int8": 4}[precision]
@@ -73,9 +73,9 @@ def test_words_are_the_rounded_weight(every_narrow, shape):  # noqa: F811
 
 
 def test_rounding_of_every_kind_of_number(every_narrow):  # noqa: F811
-    """Packed weights are compared with rounded numbers, and rows through their products with 1.
+    """Weights are read back from the panels. The rounding of rows is checked by multiplying the rows by 1.
 
-    An int8 row holds three arbitrary numbers and three numbers of the first one's magnitude.
+    For int8, a row holds three arbitrary numbers and three numbers of the first number's magnitude.
     """
     numbers = bit_patterns(30_000)
     if every_narrow == "int8":
@@ -91,7 +91,7 @@ def test_rounding_of_every_kind_of_number(every_narrow):  # noqa: F811
         ones = np.eye(6, dtype=np.float32)[:1]
         assert_narrow_sum(packed_linear(every_narrow, numbers, ones), every_narrow, numbers, ones)
         return
-    with np.errstate(invalid="ignore"):  # signalling NaN
+    with np.errstate(invalid="ignore"):  # converting a signalling NaN warns
         expected = reference.narrow(numbers[:, None], every_narrow)
     weight = kernels.pack(numbers[:, None], precision=every_narrow)
     np.testing.assert_array_equal(unpacked(weight, every_narrow), expected)
@@ -111,7 +111,7 @@ def test_half_precision_packs_as_the_float32_of_its_values(every_narrow):  # noq
 
 
 def test_every_edge_of_the_tiles_is_exact(every_narrow):  # noqa: F811
-    """Sums of whole numbers are exact in any order, so any wrong term is detected."""
+    """Sums of whole numbers are exact in any order, so a single missing or wrong product is detected."""
     rows = (1, 2, 8, 9, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 167, 168, 169)
     columns = (1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97)
     depths = (1, 2, 3, 31, 32, 33, 63, 64, 65, 130)
@@ -174,12 +174,12 @@ def test_panels_run_under_the_isa_that_packed_them(every_narrow):  # noqa: F811
 def test_every_isa_gives_the_same_sums(precision):
     """All ISAs must give the same bits.
 
-    int8 sums are exact, and all ISAs apply the same epilogue. bf16 sums depend on the order of their terms, so the bf16
-    inputs are whole numbers, whose sums are exact.
+    int8 sums are exact, and all ISAs add bias and residual in the same way. bf16 sums depend on the order of their
+    terms, so the bf16 inputs are whole numbers, whose sums are exact.
     """
     names = [name for name, kind in NARROW if kind == precision and has(name, kind)]
     if len(names) < 2:
-        pytest.skip(f"this CPU has {precision} under {' and '.join(names) or 'no ISA'}, and two are compared")
+        pytest.skip(f"needs two ISAs with {precision}, this CPU has {len(names)}")
     x, weight, bias, options = normal(67, 130), normal(70, 130), normal(70), {"residual": normal(67, 70)}
     if precision == "bf16":
         x, weight = whole_numbers(precision, 67, 130), whole_numbers(precision, 70, 130)
@@ -195,7 +195,7 @@ def test_every_isa_gives_the_same_sums(precision):
 
 
 def test_gelu_is_within_its_error(every_narrow):  # noqa: F811
-    """The numbers are the bias. The product is 0, so that only GELU rounds."""
+    """GELU is applied to the bias, because the product is 0. So only GELU rounds."""
     bias = np.concatenate([np.linspace(-12, 12, 200_000), np.geomspace(1e-30, 12, 999), -np.geomspace(1e-30, 12, 999)])
     bias = bias.astype(np.float32)
     nothing = np.zeros((bias.size, 1), np.float32)
@@ -220,7 +220,10 @@ def test_special_values_reach_the_epilogue(every_narrow, activation, n):  # noqa
 
 
 def test_rows_of_zeros_give_the_bias(every_narrow):  # noqa: F811
-    """Rows of subnormal numbers count as zeros: bf16 rounds them to 0, and in int8 the factor 127/max overflows."""
+    """Rows of zeros or subnormal numbers give the bias.
+
+    bf16 rounds subnormal numbers to 0. In int8, the factor 127/max of a row of subnormal numbers would overflow.
+    """
     x, weight, bias = normal(40, 23), normal(70, 23), normal(70)
     x[[3, 17]], x[39], weight[33], weight[34] = 0, -1e-38, 0, 1e-38
     y = packed_linear(every_narrow, x, weight, bias)
@@ -252,7 +255,7 @@ def without(precision: str) -> list[str]:
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_a_precision_that_the_isa_lacks_is_refused(precision):
-    """x86-64-v2 and NEON support neither precision."""
+    """The ISAs x86-64-v2 and NEON support neither bf16 nor int8."""
     assert without(precision)
     for name in without(precision):
         with isa.use(name), pytest.raises(ValueError, match=r"^precision: expected 'fp32'") as error:

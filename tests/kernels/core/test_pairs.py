@@ -1,4 +1,4 @@
-"""zen4's products from pairs of terms (kernels/micro/pairs.h): scales of rows and columns, and the layout."""
+"""Matrix products of the ISA zen4, computed from pairs of terms (kernels/micro/pairs.h)."""
 
 import itertools
 
@@ -30,7 +30,7 @@ def pairs():
 
 @pytest.mark.parametrize("k", DEPTHS)
 def test_every_depth_is_exact(k):
-    """Sums of small integers are exact, also from pairs of terms, so any wrong term is detected."""
+    """Sums of small integers are exact, also if computed from pairs of terms, so any wrong term is detected."""
     for m, n in itertools.product((1, 2, 11, 12, 13, 25, 49, 168, 169), (1, 31, 32, 33, 65)):
         x, weight, bias = integers(m, k), integers(n, k), integers(n)
         assert np.array_equal(kernels.linear(x, weight, bias), reference.linear(x, weight, bias)), (m, n)
@@ -39,7 +39,7 @@ def test_every_depth_is_exact(k):
 @pytest.mark.parametrize("k", DEPTHS)
 @pytest.mark.parametrize("name", ["rows", "columns", "outliers", "positive"])
 def test_scales(name, k):
-    """Rows and columns of very different magnitudes, with outliers, and with terms of one sign."""
+    """Rows and columns have very different magnitudes, outliers, or terms of only one sign."""
     x, weight, residual = normal(29, k), normal(37, k), normal(29, 37)
     powers = 10.0 ** np.linspace(-15, 15, 29)
     match name:
@@ -59,15 +59,15 @@ def test_scales(name, k):
 @pytest.mark.parametrize("k", [PAIRED_DEPTH, 320])
 @pytest.mark.parametrize(("size_x", "size_weight"), [(3e37, 1e-37), (1e-37, 3e37), (2e19, 2e-19), (0, 1), (1, 0)])
 def test_the_ends_of_the_range(k, size_x, size_weight):
-    """Scales of rows and columns whose squares overflow or underflow in float32 are computed in double precision."""
+    """The squares of the inputs overflow or underflow in float32, so the scales must be computed in float64."""
     x, weight = normal(5, k).clip(-3, 3) * np.float32(size_x), normal(33, k).clip(-3, 3) * np.float32(size_weight)
     assert_within(kernels.linear(x, weight), reference.linear(x, weight), paired_bound(x, weight))
 
 
 def test_below_the_normal_numbers():
-    """Scales are float32 numbers of at least 2⁻¹²⁶, too large to bring the root mean square of such a row near 1.
+    """A row of subnormal numbers cannot be scaled to a root mean square near 1, because a scale is at least 2⁻¹²⁶.
 
-    The error grows by the factor that is missing.
+    The error bound grows by the ratio of 2⁻¹²⁶ and the scale that the row would need.
     """
     x, weight = normal(5, 64) * np.float32(1e-41), normal(33, 64) * np.float32(1e30)
     lacks = 2.0**-126 / np.linalg.norm(np.float64(x) / 8, axis=1, keepdims=True)
@@ -89,7 +89,7 @@ def test_nan_and_infinity_stay_in_their_row_or_column(value):
 @pytest.mark.parametrize("channels", [16, 21, 32, 96])
 @pytest.mark.parametrize("dilation", [1, 2])
 def test_segments(channels, dilation):
-    """A convolution reads the inputs of an output pixel in segments of memory, which may end within a vector."""
+    """A convolution reads an output pixel's inputs as several contiguous segments, which may end within a vector."""
     x, weight = integers(9, 14, channels), integers(33, 3, 3, channels)
     y = kernels.conv2d(x, weight, pad=1, dilation=dilation)
     assert np.array_equal(y, reference.conv2d(x, weight, pad=1, dilation=dilation))

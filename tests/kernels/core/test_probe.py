@@ -1,4 +1,4 @@
-"""`fma_peak` returns a speed on every ISA. Its value depends on the machine and is not checked."""
+"""`fma_peak` returns a positive speed on every ISA. The speed itself depends on the machine and is not checked."""
 
 import math
 

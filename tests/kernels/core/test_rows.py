@@ -1,4 +1,4 @@
-"""LayerNorm, softmax, GELU and `normalize`: lengths around the vector length, extreme magnitudes, NaN and infinity."""
+"""LayerNorm, softmax, GELU and `normalize`: rows of every length, extreme magnitudes, NaN and infinity."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 def lengths(*more: int) -> list[int]:
-    """Lengths around multiples of the vector length, and `more`."""
+    """Return row lengths near multiples of the vector length, and the lengths `more`."""
     vl = isa.register_tile()[2]
     return sorted({1, 2, 3, vl - 1, vl, vl + 1, 2 * vl - 1, 2 * vl, 2 * vl + 1, 3 * vl + 1, *more})
 
@@ -40,7 +40,7 @@ def test_layer_norm(eps, activation):
 
 @pytest.mark.parametrize("channels", [7, 64, 320])
 def test_layer_norm_of_rows_far_from_zero(channels):
-    """mean² is 10⁷ times the variance, so E[x²] − mean² in float32 would lose the variance."""
+    """The squared mean is 10⁷ times the variance, so a variance computed as E[x²] − mean² in float32 would be wrong."""
     x = normal(50, channels) + np.float32(3000)
     weight, bias = normal(channels), normal(1, channels)[0]
     y = kernels.layer_norm(x, weight, bias)
@@ -51,7 +51,7 @@ def test_layer_norm_of_rows_far_from_zero(channels):
 def test_layer_norm_of_a_constant_row_is_the_bias(value):
     bias = normal(37)
     y = kernels.layer_norm(np.full((2, 37), value, np.float32), normal(1, 37)[0], bias)
-    assert_within(y, np.tile(bias, (2, 1)), 0.0)  # the mean is exact: 37·value and its division by 37 do not round
+    assert_within(y, np.tile(bias, (2, 1)), 0.0)  # exact: the sum 37·value and its division by 37 do not round
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -99,11 +99,11 @@ def test_softmax_of_an_undefined_row_is_not_a_number(value):
 
 @pytest.fixture(scope="module")
 def gelu_inputs() -> tuple[np.ndarray, np.ndarray]:
-    """Two million bit patterns of all kinds and a fine grid around 0, and their exact GELU."""
+    """Return two million float32 numbers and their exact GELU: bit patterns of all kinds and a fine grid around 0."""
     patterns = np.arange(0, 1 << 32, 2039, dtype=np.uint32).view(np.float32)
     special = np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, -1e-45, 3.4e38, -3.4e38])
     x = np.concatenate([patterns, special, np.linspace(-12, 12, 500_001, dtype=np.float32)])
-    with np.errstate(invalid="ignore"):  # converting a signalling NaN to float64
+    with np.errstate(invalid="ignore"):  # converting a signalling NaN to float64 warns
         return x, reference.gelu(x)
 
 
@@ -130,7 +130,7 @@ def test_out_may_be_the_input():
 
 @pytest.mark.parametrize(("shape", "size"), [((1, 1, 3), (1, 1)), ((5, 7, 3), (9, 8)), ((64, 300, 3), (64, 301))])
 def test_normalize(shape: tuple[int, int, int], size: tuple[int, int]):
-    """The subtraction and the division are each rounded once."""
+    """The error bound allows one rounding of the subtraction of the mean and one of the division."""
     image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     mean, std = np.array([123.675, 116.28, 103.53], np.float32), np.array([58.395, 57.12, 57.375], np.float32)
     expected = reference.normalize(image, mean, std, size=size)

@@ -16,7 +16,10 @@ G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
 
 def in_tiles(x: np.ndarray) -> np.ndarray:
-    """The 4×4 inputs of each 2×2 output tile, with zeros around the map: (H, W, C) -> (rows, columns, 4, 4, C)."""
+    """Return the 4×4 input pixels of each 2×2 output tile, (tile rows, tile columns, 4, 4, C), for an image (H, W, C).
+
+    Pixels outside the image are zeros.
+    """
     height, width, _ = x.shape
     padded = np.pad(x, ((1, 1 + height % 2), (1, 1 + width % 2), (0, 0)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (4, 4), axis=(0, 1))
@@ -26,9 +29,9 @@ def in_tiles(x: np.ndarray) -> np.ndarray:
 def bound(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Error bound of `winograd_conv3x3`.
 
-    |A'| ((|G||g||G'|) ⊙ (|B'||d||B|)) |A|, summed over the channels, is the sum of the absolute values of an output's
-    terms. Each term is rounded twice in the transform with B, once when its filter is stored, C times in the sum over
-    channels, and four times in the transform with A.
+    With filter g, input tile d and transforms A, B and G, the sum of |A'| ((|G||g||G'|) ⊙ (|B'||d||B|)) |A| over the
+    channels is the sum of the absolute values of an output's terms. Each term is rounded twice in the transform with
+    B, once when its filter is stored, C times in the sum over channels, and four times in the transform with A.
     """
     filters = np.einsum("ip,opqc,jq->ijoc", abs(G), abs(weight), abs(G), optimize=True)
     pixels = np.einsum("pi,rspqc,qj->rsijc", abs(B).T, abs(in_tiles(x)), abs(B).T, optimize=True)
@@ -49,7 +52,7 @@ def test_equals_the_convolution(size: tuple[int, int], channels: int, outputs: i
 
 
 def test_the_bound_is_small():
-    """The bound is small compared with the result, so that it detects errors."""
+    """The error bound is small compared with the result. A large bound would hide errors."""
     x, weight = normal(6, 7, 64), normal(32, 3, 3, 64)
     assert bound(x, weight).max() < 2e-4 * abs(reference.conv2d(x, weight, pad=1)).max()
 
@@ -58,7 +61,7 @@ def test_the_networks_own_size():
     x, weight = normal(64, 64, 256), normal(256, 3, 3, 256)
     expected = kernels.conv2d(x, weight, pad=1)
     difference = np.linalg.norm(kernels.winograd_conv3x3(x, weight) - expected) / np.linalg.norm(expected)
-    assert difference < 16 * U  # 256 roundings of random sign grow like √256
+    assert difference < 16 * U  # an output is a sum over 256 channels, whose rounding error is of order √256·U
 
 
 def test_wrong_shapes_are_refused():

@@ -1,4 +1,4 @@
-"""The plain form of the image's side, recorded as steps of a plan, and its agreement with the low-rank form."""
+"""Image updates in the plain form, recorded as steps of a plan, and their agreement with the low-rank form."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 class Block:
-    """The image's side of two TwoWayAttentionBlocks in the plain form, on a scene."""
+    """Two image updates of a scene in the plain form, and the three attentions to the image."""
 
     def __init__(self, case: Scene, **options: Any) -> None:
         self.case, self.made = case, Recording(**options)
@@ -27,7 +27,7 @@ class Block:
         self.keys = self.plan.add(x, self.made.give(np.zeros(CHANNELS, np.float32)))
 
     def attend(self, i: int, queries: np.ndarray) -> Array:
-        """Record attention ``i`` of queries to the image: 0 before the updates, 1 and 2 after each update."""
+        """Record the attention of queries to the image after ``i`` image updates (0, 1 or 2)."""
         key, value = self.case.keys[i], self.case.values[i]
         k_pe = self.plan.project(self.pe, pack_rows(np.float32(key.weight)))
         rows = pack_rows(np.float32(np.concatenate([key.weight, value.weight])))
@@ -36,7 +36,7 @@ class Block:
         return self.plan.attend_image(self.made.give(queries[None] * SCALE), k, v, np.float32(value.bias))
 
     def update(self, i: int) -> Array:
-        """Record update ``i``. Returns a copy of the image tokens after it."""
+        """Record image update ``i`` (0 or 1). Returns a copy of the updated image tokens."""
         keys, values, _ = self.case.tokens[i]
         (query, out, norm) = (
             [np.float32(part) for part in layer[i]] for layer in (self.case.queries, self.case.outs, self.case.norms)
@@ -48,7 +48,7 @@ class Block:
         return self.plan.add(self.keys, self.made.give(np.zeros(CHANNELS, np.float32)))
 
     def both(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Run both updates. Returns the image after each update, and the results of the three attentions."""
+        """Run both image updates. Returns the image after each update, and the results of the three attentions."""
         answers = [self.attend(0, self.case.tokens[0][2])]
         images = []
         for i, (_, _, queries) in enumerate(self.case.tokens):
@@ -59,14 +59,18 @@ class Block:
 
 
 def image_depths(tokens: int) -> tuple[int, ...]:
-    """The depths of an update's sums: queries, scores, softmax, mixing, projection with the shortcut, norm."""
+    """Return the number of terms of each sum in an image update.
+
+    The sums are: queries, scores, softmax, weighted sum of values, output projection with the residual, LayerNorm.
+    """
     return CHANNELS, INNER // 8, tokens, tokens, INNER + 2, CHANNELS
 
 
 def plain_bound(case: Scene, n: int, tokens: int, updates: int, sharper: float = 1) -> float:
-    """The bound of an attention after ``updates`` updates: keys and values, scores, softmax over the image, mixing.
+    """Error bound of the attention to the image after ``updates`` image updates.
 
-    The relative error of an exponential is the error of its score. Scores are of order √C · ``sharper``.
+    The sums are: keys and values, scores, softmax over the image, weighted sum of values. The relative error of an
+    exponential is the absolute error of its score. Scores are of order √C · ``sharper``.
     """
     return sharper * CHANNELS**0.5 * pass_bound(*image_depths(tokens) * updates, CHANNELS, INNER // 8, n, n)
 
@@ -94,7 +98,7 @@ def test_any_image_of_a_block(n, tokens, query_count, threads):
 
 
 def test_the_image_of_a_block_of_sharp_scores():
-    """Scores are near ±1000."""
+    """Attention scores are near ±1000."""
     check_block(1000, 3, 5, sharper=300)
 
 
@@ -109,12 +113,12 @@ def test_the_same_bits_on_any_threads():
 
 @pytest.mark.parametrize("sizes", [(4096, 7, 4), (300, 5, 4), (257, 14, 7), (1, 1, 1)], ids=str)
 def test_the_plain_form_and_the_low_rank_form_agree(sizes):
-    """The difference is within the sum of both bounds."""
+    """The difference is at most the sum of the error bounds of both forms."""
     n, tokens, query_count = sizes
     case = scene(n, tokens, query_count)
     _, (_, *plain) = Block(case).both()
     low_rank = case.update(case.maps()).attended
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
     for i, (one, other) in enumerate(zip(plain, low_rank, strict=True)):
-        bound = (i + 1) * case.condition * pass_bound(*depths, *depths, n, n)  # as in test_updates.check_updates
+        bound = (i + 1) * case.condition * pass_bound(*depths, *depths, n, n)  # see check_updates in test_updates.py
         assert_relative_l2(one, np.float64(other), bound + plain_bound(case, n, tokens, i + 1))

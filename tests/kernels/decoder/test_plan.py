@@ -26,7 +26,7 @@ HERE = str(Path(__file__).parent)
 
 
 def test_steps_see_what_those_before_them_have_made():
-    """Two independent steps, a step that depends on both, and a step that depends on no other."""
+    """The plan has two independent steps, a step that needs both, and a step that is independent of all others."""
     x = integers(2, 300, 16)
     made = Recording(threads=3)
     given_x = made.give(x)
@@ -38,7 +38,7 @@ def test_steps_see_what_those_before_them_have_made():
 
 
 def sums(x: np.ndarray, pairs: list[tuple[int, int]]) -> list[np.ndarray]:
-    """Return x and, for each pair, the sum of two earlier arrays."""
+    """Return x, followed for each pair (i, j) by the sum of the earlier arrays with the numbers i and j."""
     made = [x]
     for i, j in pairs:
         made.append(made[i % len(made)] + made[j % len(made)])
@@ -54,7 +54,7 @@ def sums(x: np.ndarray, pairs: list[tuple[int, int]]) -> list[np.ndarray]:
     threads=st.integers(1, 4),
 )
 def test_any_graph_of_sums_is_exact(rows, channels, pairs, wanted, threads):
-    """The values are whole numbers below 2²⁴, so sums are exact. Any array may be a result."""
+    """Values are whole numbers below 2²⁴, so sums are exact. Random arrays of the plan are marked as results."""
     x, made = integers(rows, channels), Recording(threads=threads)
     expected, steps = sums(x, pairs), [made.give(x)]
     for i, j in pairs:
@@ -64,11 +64,11 @@ def test_any_graph_of_sums_is_exact(rows, channels, pairs, wanted, threads):
         assert_same(got, expected[i])
 
 
-LENGTH = 40  # norms and sums in a chain
+LENGTH = 40  # number of norms, and of sums, in the chain of steps
 
 
 def chain(plan, x, other) -> list:
-    """Record a chain of norms and sums. The last step reads an array from the first third of the chain again."""
+    """Record a chain of norms and sums. The last step also reads an array from the first third of the chain."""
     weight, bias, kept = normal(33), normal(1, 33)[0], None
     for i in range(LENGTH):
         x = plan.add(plan.layer_norm(x, weight, bias), other)
@@ -77,7 +77,7 @@ def chain(plan, x, other) -> list:
 
 
 def test_a_long_chain():
-    """Without guards, the arrays of a chain share memory. Each norm passes on errors and adds an error."""
+    """If MOBILESAM_GUARDS is not set, the arrays of the chain share memory."""
     x, other = normal(70, 33), normal(1, 70, 33)[0]
     made = Recording()
     results = chain(made.plan, *made.give(x, other))
@@ -90,7 +90,7 @@ def test_a_long_chain():
 
 
 def test_results_stay_to_the_end_of_a_run():
-    """Every array is a result, although only the next step reads it."""
+    """Every array is marked as a result, so a later step must not overwrite it."""
     x = integers(9, 37)
     made = Recording()
     array, arrays = made.give(x), []
@@ -115,7 +115,7 @@ print("right")
 
 
 def test_memory_is_used_again_where_no_step_wants_it():
-    """The same tests in a process without MOBILESAM_GUARDS. With guards, arrays share no memory."""
+    """Run tests in a process without MOBILESAM_GUARDS, because arrays of a plan only share memory without guards."""
     assert output(f"import sys; sys.path.insert(0, {HERE!r})\n{WITHOUT_GUARDS}") == "right"
 
 
@@ -123,7 +123,7 @@ def test_memory_is_used_again_where_no_step_wants_it():
 
 
 def test_a_plan_runs_many_times():
-    """Each run reads the arrays that are passed to it."""
+    """Each run of a plan reads the arrays that are passed to this run."""
     made = Recording(threads=3)
     x, other = made.give(integers(40, 5), integers(1, 40, 5)[0])
     y = made.plan.result(made.plan.add(made.plan.add(x, other), x))
@@ -160,7 +160,7 @@ def test_one_array_may_be_given_twice_and_at_any_address():
 
 
 def added(**options) -> tuple[Plan, Array, Array]:
-    """Return a compiled plan that adds two arrays (3, 5), and the two given Arrays."""
+    """Return a compiled plan that adds two input arrays (3, 5), and the Arrays of both inputs."""
     made = Recording(**options)
     x, other = made.give(normal(3, 5), normal(3, 5))
     made.plan.result(made.plan.add(x, other))
@@ -183,14 +183,14 @@ REFUSED: dict[str, Callable[[Array, Array], dict]] = {
     r"TypeError: given\[0\]: expected a float32 NumPy array, got NoneType": lambda x, other: {x: None, other: X},
     r"ValueError: given\[0\]: .*contiguous": lambda x, other: {x: np.asfortranarray(X), other: X},
     r"ValueError: given: expected .*, got \['x', ": lambda x, other: {"x": X, x: X, other: X},
-    # a known number with a smaller shape, for which steps would read past the end
+    # An Array of the plan with a changed, smaller shape. With this input, steps would read past the end of the array.
     r"ValueError: given: expected .*, got .*shape=\(5,\)": lambda x, other: {x._replace(shape=(5,)): X[0], other: X},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_what_does_not_fit_a_run_is_refused(message):
-    """The plan still runs afterwards, with valid arrays."""
+    """After the error, the plan still runs with valid arrays."""
     plan, x, other = added()
     y = Array(2, (3, 5))
     plan.run({x: X, other: X})
@@ -251,7 +251,7 @@ def test_no_step_is_added_once_a_plan_is_compiled():
 
 
 def test_a_plan_that_is_not_compiled_does_not_run():
-    """After compilation it runs."""
+    """The plan does not run before it is compiled, and runs afterwards."""
     made = Recording()
     x = made.give(X)
     y = made.plan.add(x, x)
@@ -276,7 +276,7 @@ def test_plans_cannot_be_copied():
 
 
 def costly(threads: int) -> tuple[Recording, Array]:
-    """Return a plan that runs for some milliseconds, and its result."""
+    """Return a plan that runs for some milliseconds, and the Array of the plan's result."""
     made = Recording(threads=threads)
     x = made.give(normal(2, 300, 128))
     for _ in range(10):
@@ -286,7 +286,10 @@ def costly(threads: int) -> tuple[Recording, Array]:
 
 
 def test_a_plan_is_run_by_one_thread_at_a_time():
-    """The second thread gets an error, and the result stays correct. Both start together until their runs overlap."""
+    """If a second thread runs the plan at the same time, it gets an error, and the first thread's result is correct.
+
+    Both threads start a run together, again and again, until two runs overlap.
+    """
     made, y = costly(1)
     (expected,) = made.run(y)
     refused, barrier = list[str](), Barrier(2)

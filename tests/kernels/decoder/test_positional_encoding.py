@@ -1,4 +1,4 @@
-"""Tests of `encode_positions`: sines and cosines of random frequencies, and embeddings."""
+"""Tests of `encode_positions`: sines and cosines of a point's position, plus the embedding of the point's kind."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,17 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 def alone(xy, size, gaussian):
-    """Encode one point without an embedding."""
+    """Encode one point. The embedding of its kind is zero."""
     return kernels.encode_positions(
         xy, size, gaussian, np.zeros(1, np.intp), np.zeros((1, 2 * gaussian.shape[1]), np.float32)
     )
 
 
 def check(xy, size, gaussian, *embedded, **options) -> None:
-    """Compare with the reference. The bound: three roundings in the phase, 2e-7 in sine and cosine, one in the sum."""
+    """Compare with the reference.
+
+    The bound allows three roundings of the phase, an error of 2e-7 of sine and cosine, and one rounding of the sum.
+    """
     got = kernels.encode_positions(xy, size, gaussian, *embedded, **options)
     expected = reference.encode_positions(xy, size, gaussian, *embedded)
     terms = (abs(2 * (np.float64(xy) + 0.5) / size - 1) + 1) @ abs(np.float64(gaussian))
@@ -45,9 +48,9 @@ def test_any_positions(count, frequencies, size, spread, threads):
 
 
 def test_positions_at_quarter_turns_and_far_beyond():
-    """Phases at which sine or cosine is 0, and phases of thousands of turns."""
+    """The phases include multiples of a quarter turn, where sine or cosine is 0, and thousands of turns."""
     turns = np.float32([0, 0.25, 0.5, 0.75, 1, -0.25, 0.125, -0.125, 0.375, 1e-6, -1e-30, 4095.25, -9999.5])
-    xy, gaussian = np.float32([[1.5, 0.5]]), np.stack([turns, np.zeros_like(turns)])  # 2·(1.5 + ½) / 2 − 1 = 1
+    xy, gaussian = np.float32([[1.5, 0.5]]), np.stack([turns, np.zeros_like(turns)])  # normalized x and y are 1 and 0
     y = alone(xy, 2, gaussian)
     exact = 2 * np.pi * np.float64(turns)
     assert_within(y[0], np.concatenate([np.sin(exact), np.cos(exact)]), 2e-7)
@@ -66,7 +69,7 @@ def test_kinds_may_be_a_view():
     expected = kernels.encode_positions(xy, 64, gaussian, np.array([2, -1, 0]), embeddings)
     assert_same(kernels.encode_positions(xy, 64, gaussian, kinds[::2], embeddings), expected)
     assert_same(kernels.encode_positions(xy, 64, gaussian, kinds[4::-2][::-1], embeddings), expected)
-    records = np.zeros(3, [("kind", np.intp), ("other", np.int32)])  # a stride of 12 bytes
+    records = np.zeros(3, [("kind", np.intp), ("other", np.int32)])  # the field `kind` has a stride of 12 bytes
     records["kind"] = 2, -1, 0
     assert_same(kernels.encode_positions(xy, 64, gaussian, records["kind"], embeddings), expected)
 

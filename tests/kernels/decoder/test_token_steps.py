@@ -1,4 +1,4 @@
-"""Tests of the steps on tokens: linear layers, attention, norms, sums and selection of tokens."""
+"""Tests of a plan's steps on tokens: linear layers, attention, norms, sums and selection of tokens."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,11 +29,11 @@ from mobilesam.kernels import Plan, isa, reference
 
 pytestmark = pytest.mark.usefixtures("every_isa")
 
-Steps = Callable[..., Sequence[Any]]  # called with a plan or Exact, and arrays; returns the results
+Steps = Callable[..., Sequence[Any]]  # a function of a Plan (or Exact) and arrays, which returns results
 
 
 def recorded(steps: Steps, x: Sequence[np.ndarray], *, threads: int | None = None) -> list[np.ndarray]:
-    """Record the steps in a plan and run it on x."""
+    """Record the steps in a plan and run the plan on the arrays x."""
     made = Recording(threads=threads)
     return made.run(*steps(made.plan, *(made.give(array) for array in x)))
 
@@ -59,7 +59,11 @@ def attend_self(
 
 
 def check_self_attention(prompts: int, tokens: int, channels: int, heads: int, width: int, **options) -> None:
-    """The bound: projections, scores (of order √channels), softmax, mixing, projection and norm."""
+    """Compare a self-attention with Exact.
+
+    The bound covers the sums of projections, scores, softmax, weighted sum of values, output projection and LayerNorm.
+    The factor √channels is the order of the scores.
+    """
     steps, x = attend_self(channels, heads, width), arrays(prompts, tokens, [channels] * 3)
     bound = channels**0.5 * pass_bound(channels, channels, width, tokens, heads * width, channels)
     for got, expected in zip(recorded(steps, x, **options), steps(Exact, *x), strict=True):
@@ -121,7 +125,7 @@ def queries_and_keys(prompts: int, m: int, n: int, heads: int, width: int) -> li
     threads=st.integers(1, 4),
 )
 def test_any_attention(prompts, sizes, heads, width, threads):
-    """The bound: scores, softmax, mixing."""
+    """The error bound covers the sums of scores, softmax and the weighted sum of values."""
     m, n = sizes
     x = queries_and_keys(prompts, m, n, heads, width)
     (got,), (expected,) = recorded(attend(heads), x, threads=threads), attend(heads)(Exact, *x)
@@ -132,21 +136,21 @@ def test_any_attention(prompts, sizes, heads, width, threads):
     "sizes", [(1, 4096), (4096, 1), (127, 129), (128, 26), (129, 7), (7, 4096), (4096, 26)], ids=str
 )
 def test_attention_between_a_prompt_and_an_image(sizes):
-    """Query counts around multiples of a unit's 64 queries."""
+    """A unit of work has 64 queries. The numbers of queries are near multiples of 64."""
     x = queries_and_keys(1, *sizes, 8, 16)
     (got,), (expected,) = recorded(attend(8), x), attend(8)(Exact, *x)
     assert_relative_l2(got, expected, pass_bound(16, sizes[1], sizes[1]))
 
 
 def test_attention_picks_the_one_matching_key():
-    """Scores are in the thousands, so all other weights underflow to 0."""
+    """Scores of matching keys are in the thousands, so the softmax weights of all other keys underflow to 0."""
     k, v = 100 * np.eye(13, 16, dtype=np.float32)[None], normal(1, 13, 16)
     (y,) = recorded(attend(1), [k, k, v])
     assert_same(y, v)
 
 
 def test_sharp_scores():
-    """With scores beyond ±1000, the softmax selects one token."""
+    """Attention scores exceed ±1000, so the softmax selects one token."""
     eye = np.eye(16, dtype=np.float32)
 
     def steps(plan, x, source):
@@ -221,7 +225,7 @@ def test_any_linear_then_norm_of_some_rows(prompts, tokens, k, n, scale, activat
     (moved, y), (wanted, expected) = recorded(steps, x, threads=threads), steps(Exact, *x)
     gelus = int(activation == "gelu")
     assert_relative_l2(y, expected, 4 * pass_bound(k, gelus=gelus))
-    # Values of about 4 are divided by a deviation of at least √eps = 0.1.
+    # The norm divides values of about 4 by a standard deviation of at least √eps = 0.1.
     assert_relative_l2(moved, wanted, 4 * pass_bound(k, n, gelus=gelus) / 0.1)
 
 
@@ -241,7 +245,7 @@ def test_weights_in_any_precision(shape):
 
 
 def test_weights_of_several_precisions():
-    """Scratch memory holds the packed A of every product, whichever is the largest."""
+    """One plan has products with weights in several precisions. Its scratch memory must fit the packed A of each."""
     x, choices = arrays(1, 200, [96] * 3), isa.precisions()
     expected = recorded(attend_self(96, 3, 32), x)[0]
     for i in range(len(choices)):
@@ -252,7 +256,7 @@ def test_weights_of_several_precisions():
 
 
 def mlps(count: int, *widths: int) -> Steps:
-    """Return the steps of several independent MLPs, each on one token."""
+    """Return a function that records `count` independent MLPs, each on one token."""
 
     def steps(plan, x):
         xs = [plan.take(x, [i]) for i in range(count)]
@@ -309,7 +313,7 @@ def test_rows_are_taken_in_any_order(prompts, tokens, threads):
 
 
 def test_steps_in_place():
-    """A linear layer that overwrites its residual, and a norm that overwrites its input, give the same bits."""
+    """A linear layer that overwrites its residual and a norm that overwrites its input do not change the result."""
     x, residual = arrays(2, 30, [16, 24])
     weight, bias, norm = normal(24, 16), normal(24), (normal(1, 24)[0], normal(24, 1)[:, 0].copy())
     results = []
@@ -340,7 +344,7 @@ def test_inputs_and_weights_are_left_as_they_are():
 
 
 def test_steps_keep_their_isa():
-    """A plan runs on the ISA that was in force when it was created."""
+    """A plan runs on the ISA that was current when the plan was created."""
     made = Recording()
     steps, x = attend_self(64, 2, 32), arrays(1, 9, [64] * 3)
     expected = recorded(steps, x)
@@ -391,7 +395,7 @@ REFUSED: dict[str, Callable[[Plan, Any, Any], object]] = {
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_steps_that_do_not_fit_are_refused(message):
-    """The message has the number of the step, the argument and its value. The plan is unchanged."""
+    """The error message names the number of the step, the argument and its value. The plan is unchanged."""
     made = Recording()
     x, narrow = made.give(X, NARROW)
     doubled = made.plan.add(x, x)

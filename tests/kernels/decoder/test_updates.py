@@ -1,4 +1,4 @@
-"""Tests of the steps on an image: low-rank updates, attention to the image, projection and upscaling."""
+"""Tests of a plan's steps on an image: low-rank image updates, attention to the image, projection and upscaling."""
 
 import dataclasses
 
@@ -19,10 +19,12 @@ pytestmark = pytest.mark.usefixtures("every_isa")
 
 
 def check_updates(n: int, tokens: int, query_count: int, *, sharper: float = 1, **options) -> None:
-    """The bound: maps, scores, softmax over the tokens, a quadratic form, scores, softmax over the image, sums.
+    """Compare two image updates in the low-rank form with the reference.
 
-    The terms of a squared deviation err in proportion to their size, which is ``condition`` times their sum.
-    The relative error of an exponential is the error of its score, and scores are of order ``sharper``.
+    The bound covers these sums of an update: projection, scores, softmax over the tokens, and the quadratic form that
+    gives the variance. It also covers scores, softmax and weighted sum of the attention to the image that follows.
+    Cancellation in the variance multiplies the error by ``condition``. The relative error of an exponential is the
+    absolute error of its score, and scores are of order ``sharper``.
     """
     case = scene(n, tokens, query_count, sharper)
     maps = case.maps(**options)
@@ -38,7 +40,7 @@ def check_updates(n: int, tokens: int, query_count: int, *, sharper: float = 1, 
 
 
 def assert_alike(got: Updated, expected: Updated) -> None:
-    """Assert that all results have the same bits."""
+    """Assert that both Updated hold the same bits."""
     for one, other in zip((*got[:3], *got.attended), (*expected[:3], *expected.attended), strict=True):
         assert_same(one, other)
 
@@ -69,7 +71,7 @@ def test_any_updates_in_low_rank(n, tokens, query_count, threads):
 
 
 def attend_before_updates(case, queries: np.ndarray, maps, **options) -> np.ndarray:
-    """Run the attention of scaled queries (P, T, E) to the image before the updates."""
+    """Run the attention of scaled queries (P, T, E) to the image, without image updates."""
     made, c = Recording(**options), case.constants
     keys, values = (made.give_maps(maps).rows(at, INNER) for at in c.before_at)
     (y,) = made.run(made.plan.attend_image(made.give(queries), keys, values, c.before_bias))
@@ -90,7 +92,7 @@ def test_attention_to_the_image_before_it_is_updated(n, query_count, threads):
 
 @pytest.mark.parametrize("sizes", [(4096, 4096), (4096, 1), (1, 65)], ids=str)
 def test_attention_to_an_image_of_any_queries(sizes):
-    """The bound: scores, softmax over the image, sums. There are more queries than a prompt ever has tokens."""
+    """Up to 4096 queries, which is more than a prompt has tokens."""
     n, query_count = sizes
     queries, keys, values = normal(query_count // 8 + 1, 32), normal(n, 32), normal(1, n, 32)[0]
     made, bias = Recording(), normal(32)
@@ -103,7 +105,7 @@ def test_attention_to_an_image_of_any_queries(sizes):
 
 
 def test_attention_picks_the_one_matching_token():
-    """Scores are in the thousands, so all other weights underflow to 0, in every chunk."""
+    """Scores are in the thousands, so the softmax weights of all tokens except the matching one underflow to 0."""
     k, v = np.zeros((600, 16), np.float32), normal(600, 16)
     at = [0, 255, 256, 511, 599]
     k[at] = np.sign(normal(5, 16)) * 64
@@ -165,7 +167,7 @@ def test_prompts_together_give_the_same_bits_as_alone():
 
 
 def test_a_plan_of_updates_runs_many_times():
-    """A run leaves nothing behind for the next run, and two plans may share the image's maps."""
+    """A run does not affect the next run. Two plans may share the channel-major projections (maps) of an image."""
     scenes = [scene(600, 5, 3, sharper=sharper) for sharper in (1, 3)]
     maps = scenes[0].maps()
     made = Recording()
@@ -182,7 +184,7 @@ def test_a_plan_of_updates_runs_many_times():
 
 
 def test_attention_of_sharp_scores():
-    """Scores are near ±1000, and each chunk of the image has another maximum."""
+    """Scores are near ±1000, and the chunks of the image have different maximum scores."""
     check_updates(1000, 3, 5, sharper=300)
 
 
@@ -235,7 +237,7 @@ def test_updates_refuse_what_does_not_fit():
 
 @pytest.mark.parametrize("name", ["gram", "query_rows", "key_rows", "value_rows", "last_basis"])
 def test_an_updates_constants_are_read_where_they_are(name):
-    """Constants in Fortran order are refused, because a contiguous copy would be freed before the run."""
+    """Constants in Fortran order are refused. A contiguous copy would be freed before the plan runs."""
     case = scene(9, 2, 3)
     made, c = Recording(), case.constants
     maps, pe = map(made.give_maps, case.maps())
@@ -274,7 +276,10 @@ def test_projected_image(n, channels, count, threads):
 
 
 def test_upscaling_an_updated_image():
-    """Draw the masks of one of two prompts in another plan. Lines of 9 tokens cross units and chunks."""
+    """One plan updates the image for two prompts. A second plan computes the masks of one of the two prompts.
+
+    The image has 9 tokens per line, so lines cross the boundaries of chunks and of units of work.
+    """
     case, prompt, c1 = scene(297, 5, 4), 1, LAST // 4
     c, arrays = case.constants, upscale_arrays(33, 9, c1, 8, 3)
     other = tuple(tuple(part[::-1].copy() for part in update) for update in case.tokens)
@@ -314,7 +319,7 @@ def test_a_shift_is_as_if_it_had_been_added_before():
 
 @pytest.mark.parametrize("c1", [1, 7, 31, 32, 33, 47, 48, 51, 96, 97])
 def test_upscaling_whole_numbers_is_exact(c1):
-    """The norm returns its bias, and GELU returns numbers above 8 unchanged, so sums are exact in any order."""
+    """Upscaling is exact, because the norm returns its whole-number bias and GELU returns numbers above 8 unchanged."""
     rng = np.random.default_rng(c1)
     x, weight, bias = normal(4 * c1, 3, 5), np.zeros(c1, np.float32), rng.integers(8, 12, c1).astype(np.float32)
     w2, b2 = rng.integers(1, 5, (4 * 3, c1)).astype(np.float32), rng.integers(0, 9, 3).astype(np.float32)
@@ -362,7 +367,7 @@ def test_each_run_fills_the_masks_that_it_is_given():
     y = record_upscaling(made, arrays)
     first = made.fill(y)
     memory = np.full(first.size + 2 * 1021, 7, np.float32)
-    out = memory[1021:-1021].reshape(first.shape)  # not aligned to 16 bytes
+    out = memory[1021:-1021].reshape(first.shape)  # an output array that is not aligned to 16 bytes
     made.plan.run(made.given | {y: out})
     assert_same(out, first)
     assert (memory[:1021] == 7).all()
@@ -370,8 +375,8 @@ def test_each_run_fills_the_masks_that_it_is_given():
 
 
 W2 = upscale_arrays(4, 9, 16, 8, 3)["w2"]
-FITS = [(1, 10, 272), (64, 8), (64,)]  # shapes of a valid ``update``, with 8 basis rows
-REFUSED = {  # the message, and the argument that replaces a valid argument
+FITS = [(1, 10, 272), (64, 8), (64,)]  # shapes of the three Arrays in a valid argument ``update``
+REFUSED = {  # expected error message -> the invalid argument that replaces a valid one
     r"x, channels and tokens: expected shape \(64, 32\), got \(64, 36\)": {"size": (4, 8)},
     r"w2: expected shape \(32, C1\), got \(31, 16\)": {"w2": kernels.pack_rows(W2[:-1])},
     r"norm_weight: expected shape \(16,\), got \(15,\)": {"norm_weight": normal(15)},
@@ -393,7 +398,7 @@ REFUSED = {  # the message, and the argument that replaces a valid argument
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_upscaling_refuses_what_does_not_fit(message):
-    """Each case replaces one valid argument. A tuple stands for an Array of this shape."""
+    """Each case of REFUSED replaces one valid argument. A tuple in REFUSED stands for an Array of this shape."""
     arrays, made = upscale_arrays(4, 9, 16, 8, 3), Recording()
 
     def value(name: str, change):

@@ -1,4 +1,4 @@
-"""Convolutions and fused passes in bf16 and int8, against `kernels.reference`, which rounds the same values."""
+"""Convolutions and fused passes in bf16 and int8, against `kernels.reference`, which rounds the same arrays."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from mobilesam.kernels import isa, reference
 
 
 def expected(case: Case, arrays: dict[str, np.ndarray], precisions: dict[str, str]) -> np.ndarray:
-    """The reference's result with weights in these precisions.
+    """Return the reference's result. `precisions` has the precision of each weight.
 
     With narrow qkv weights, scores and softmax are computed in bf16 if the current ISA supports bf16.
     """
@@ -43,8 +43,8 @@ def all_in(precision: str, case: Case) -> dict[str, str]:
 def bound(case: Case, precision: str) -> float:
     """Error bound (`narrow_pass_bound`) of a pass in a narrow precision.
 
-    Attention rounds six times: the LayerNorm's result, q, k, v, the exponentials and the heads' output. The error of
-    the exponentials is counted as three GELUs.
+    Attention rounds six arrays: the LayerNorm's result, q, k, v, the exponentials and the heads' output. For the bound,
+    the error of the exponentials counts as much as the error of three GELUs.
     """
     shapes = case.shapes
     if case.operation == "patch_embed":
@@ -72,7 +72,7 @@ def check(case: Case, precisions: dict[str, str], **options) -> None:
 
 
 def windows(x: np.ndarray, kernel: tuple[int, int], stride: int, pad: int, dilation: int = 1) -> np.ndarray:
-    """The inputs of each output pixel's sum, (OH, OW, KH·KW·C)."""
+    """Return the inputs of each output pixel of a convolution, (OH, OW, KH·KW·C)."""
     x = np.pad(x, [(pad, pad), (pad, pad), (0, 0)])
     (kh, kw), d = kernel, dilation
     oh, ow = ((size - (k - 1) * d - 1) // stride + 1 for size, k in zip(x.shape, kernel))
@@ -90,9 +90,9 @@ def windows(x: np.ndarray, kernel: tuple[int, int], stride: int, pad: int, dilat
     [((3, 3), 1, 1, 1), ((3, 3), 2, 1, 1), ((3, 2), 1, 0, 1), ((3, 3), 1, 2, 2), ((1, 1), 1, 0, 1), ((1, 1), 2, 0, 1)],
 )
 def test_conv2d(every_narrow, channels, kernel, stride, pad, dilation):  # noqa: F811
-    """A convolution reads the inputs of an output pixel in segments of memory, which may end anywhere in a tile.
+    """A convolution reads the inputs of an output pixel as several contiguous segments, which may end within a tile.
 
-    With dilation, every tap of the kernel is a segment.
+    With dilation, there is one segment for each tap of the convolution kernel.
     """
     x, weight, bias = normal(9, 11, channels), normal(35, *kernel, channels), normal(35)
     packed_weight = kernels.pack(weight, precision=every_narrow)
@@ -102,7 +102,7 @@ def test_conv2d(every_narrow, channels, kernel, stride, pad, dilation):  # noqa:
 
 
 def test_conv2d_of_the_reference_rounds_the_same(every_narrow):  # noqa: F811
-    """Like `test_conv2d`, but against the reference's own convolution, with a batch and a residual."""
+    """Like `test_conv2d`, but compares with `reference.conv2d`, and has a batch and a residual."""
     case = CASES["conv2d"]
     arrays = case.arrays()
     y = case(packed(case, arrays, every_narrow))
@@ -110,7 +110,7 @@ def test_conv2d_of_the_reference_rounds_the_same(every_narrow):  # noqa: F811
 
 
 def test_a_bad_pixel_stays_in_its_windows(every_narrow):  # noqa: F811
-    """A NaN in one input pixel makes exactly the outputs NaN whose 3×3 windows contain the pixel."""
+    """If one input pixel is NaN, exactly those output pixels are NaN whose 3×3 windows contain the input pixel."""
     x, weight = normal(12, 9, 7), kernels.pack(normal(35, 3, 3, 7), precision=every_narrow)
     clean = kernels.conv2d(x, weight, pad=1)
     x[5, 4, 3] = np.nan
@@ -155,7 +155,7 @@ MIXED = {
 
 @pytest.mark.parametrize("operation", MIXED)
 def test_precisions_mix_in_a_pass(every_narrow, operation):  # noqa: F811
-    """One of the pass's two weights has the precision `every_narrow`, the other has another precision of the ISA."""
+    """The two weights of the pass have two different precisions, of which one is `every_narrow`."""
     first, second = MIXED[operation]
     for other in isa.precisions():
         if other != every_narrow:
@@ -204,7 +204,7 @@ def test_window_attention_in_place(every_narrow):  # noqa: F811
 
 
 def attention(precision: str, height: int = 11, width: int = 9, **changed: np.ndarray) -> np.ndarray:
-    """`window_attention` with two heads and 4×4 windows in a precision, with some arguments changed."""
+    """Run `window_attention` with two heads and 4×4 windows. `changed` replaces arguments."""
     case = Case("window_attention", attention_shapes(height, width, 24, 2, 4), {"window": 4})
     return case(packed(case, case.arrays() | changed, precision))
 
@@ -212,7 +212,7 @@ def attention(precision: str, height: int = 11, width: int = 9, **changed: np.nd
 def test_a_bad_token_stays_in_its_window(every_narrow):  # noqa: F811
     x = Case("window_attention", attention_shapes(11, 9, 24, 2, 4)).arrays()["x"]
     clean = attention(every_narrow)
-    x[5, 6, 3] = np.nan  # in the window of rows 4 to 7 and columns 4 to 7
+    x[5, 6, 3] = np.nan  # this pixel is in the window of rows 4 to 7 and columns 4 to 7
     y = attention(every_narrow, x=x)
     assert np.isnan(y[4:8, 4:8]).all()
     y[4:8, 4:8] = clean[4:8, 4:8]
@@ -220,10 +220,10 @@ def test_a_bad_token_stays_in_its_window(every_narrow):  # noqa: F811
 
 
 def test_an_undefined_score_gives_nan(every_narrow):  # noqa: F811
-    """The bias makes a softmax undefined. Its output must be NaN although all values v are finite."""
+    """The attention bias makes one softmax undefined. The output must be NaN although all values v are finite."""
     for value, row in ((np.nan, 3), (np.inf, 3), (-np.inf, slice(None))):
         bias = normal(2, 16, 16)
-        bias[:, 5, row] = value  # query 5 of each window is its token (1, 1)
+        bias[:, 5, row] = value  # query 5 of a 4×4 window is the token in row 1, column 1
         y = attention(every_narrow, 8, 8, attention_bias=bias)
         bad = np.zeros((8, 8), bool)
         bad[1::4, 1::4] = True
@@ -231,7 +231,7 @@ def test_an_undefined_score_gives_nan(every_narrow):  # noqa: F811
 
 
 def test_masked_keys_weigh_nothing(every_narrow):  # noqa: F811
-    """The content of a masked token does not matter, because its softmax weight is at most 2⁻¹²⁶."""
+    """The content of a masked token does not change the result, because its softmax weight is at most 2⁻¹²⁶."""
     arrays = Case("window_attention", attention_shapes(4, 4, 24, 2, 4)).arrays()
     bias = arrays["attention_bias"]
     bias[:, :, 3] = -np.inf
@@ -244,18 +244,22 @@ def test_masked_keys_weigh_nothing(every_narrow):  # noqa: F811
 
 
 def test_sharp_scores(every_narrow):  # noqa: F811
-    """Scores near 300, for which exp overflows unless the maximum is subtracted. One key has nearly all the weight."""
+    """Attention scores are near 300, so exp overflows unless the maximum is subtracted.
+
+    One key has nearly all the softmax weight.
+    """
     case = Case("window_attention", attention_shapes(9, 9, 24, 2, 4), {"window": 4})
     arrays = case.arrays()
     arrays["qkv_weight"] *= np.float32(10)
     y = case(packed(case, arrays, every_narrow))
-    # Absolute errors of the scores are about 300 times larger here. They are relative errors of the softmax weights.
+    # Scores, and so their absolute errors, are about 300 times larger than in the other tests.
+    # The relative error of a softmax weight is the absolute error of its score.
     assert_relative_l2(y, expected(case, arrays, all_in(every_narrow, case)), 300 * bound(case, every_narrow))
 
 
 @pytest.mark.parametrize("operation", MIXED)
 def test_weights_packed_for_another_isa_are_refused(every_narrow, operation):  # noqa: F811
-    """amx, zen4 and avx512 accept each other's float32 weights, so they are not combined here."""
+    """Pairs of amx, zen4 and avx512 are left out, because these ISAs accept each other's float32 weights."""
     case = CASES[operation]
     arrays = case.arrays()
     _, second = MIXED[operation]

@@ -1,4 +1,4 @@
-"""The encoder's fused passes against `kernels.reference`, with a bound on the norm of the error (`pass_bound`)."""
+"""The encoder's fused kernels (passes) against `kernels.reference`, with `pass_bound` on the norm of the error."""
 
 from dataclasses import replace
 
@@ -59,7 +59,7 @@ def test_any_windows(height, width, heads, head_dim, window, threads):
 
 
 def test_a_window_larger_than_the_map_sees_its_padding():
-    """Padding tokens are keys too. Without them the result would differ."""
+    """If the window is larger than the image, its padding tokens are keys too. Omitting these keys would be wrong."""
     case = attention_case(3, 2, 24, 2, 9)
     arrays = case.arrays()
     y = case(arrays)
@@ -78,7 +78,7 @@ def test_window_attention_masks_with_minus_infinity():
 
 
 def test_window_attention_of_sharp_scores():
-    """Scores near 300, for which exp overflows unless the maximum is subtracted. Errors grow with the scores."""
+    """Attention scores are near 300, so exp overflows unless the maximum is subtracted. Errors grow with the scores."""
     case = attention_case(9, 9, 24, 2, 4)
     arrays = case.arrays()
     arrays["qkv_weight"] *= np.float32(10)
@@ -89,7 +89,7 @@ def test_a_bad_token_stays_in_its_window():
     case = attention_case(11, 9, 24, 2, 4)
     arrays = case.arrays()
     clean = case(arrays)
-    arrays["x"][5, 6, 3] = np.nan  # in the window of rows 4 to 7 and columns 4 to 7
+    arrays["x"][5, 6, 3] = np.nan  # this pixel is in the window of rows 4 to 7 and columns 4 to 7
     y = case(arrays)
     assert np.isnan(y[4:8, 4:8]).all()
     y[4:8, 4:8] = clean[4:8, 4:8]
@@ -166,7 +166,7 @@ def test_any_patch_embed(size, channels, c1, c2, threads):
     check(case, pass_bound(9 * channels, 9 * c1, gelus=1), threads=threads)
 
 
-STAGES = {  # the network's layers on smaller maps: height, width, C, hidden channels, OC, stride, residual
+STAGES = {  # layer -> height and width (smaller than in the network), C, hidden channels, OC, stride, residual
     "stage0": (9, 40, 64, 256, 64, 1, True),
     "merge0": (9, 40, 64, 128, 128, 2, False),
     "merge1": (9, 21, 128, 160, 160, 2, False),
@@ -276,7 +276,7 @@ def test_a_bad_pixel_spoils_its_neighbours_only(operation, at):
 
 @pytest.mark.parametrize("operation", ["layer_norm", "window_attention", "local_mlp"])
 def test_eps_matters(operation):
-    """An eps as large as the variance changes the result, so ignoring the argument is detected."""
+    """With an eps as large as the variance, a kernel that ignores the argument eps has a different result."""
     case = CASES[operation]
     arrays = case.arrays()
     expected = getattr(reference, operation)(**arrays, **case.options, eps=1.0)

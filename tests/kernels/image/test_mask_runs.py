@@ -1,4 +1,4 @@
-"""`mask_runs` against the result of `resize_logits`: runs of the mask, and numbers of pixels above two levels."""
+"""`mask_runs` gives the runs of the mask, and pixel counts above two levels, as computed from `resize_logits`."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +19,7 @@ SHAPES = {"padded": (100, 90), "crop": (90, 70), "size": (211, 147)}
 
 
 def blobs(*shape: int) -> np.ndarray:
-    """Logits (planes, H, W) like the decoder's: far below 0 except for one area with a soft edge in each plane."""
+    """Return logits (planes, H, W) like the decoder's: one blob with a soft edge in each plane, below 0 elsewhere."""
     planes, height, width = shape
     y, x = np.mgrid[:height, :width]
     centres = np.random.default_rng(shape).random((planes, 2, 1, 1)) * [[[height]], [[width]]]
@@ -28,7 +28,7 @@ def blobs(*shape: int) -> np.ndarray:
 
 
 def painted(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The mask of runs (column, first row, end row), which must be in order and not touch."""
+    """Return the mask that consists of `runs` (column, first row, end row). Runs must be sorted and not touch."""
     mask = np.zeros(shape, bool)
     before = (-1, 0, 0)
     for column, first, end in runs.tolist():
@@ -40,13 +40,16 @@ def painted(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def transposed_resize(x: np.ndarray, **shapes: tuple[int, int]) -> np.ndarray:
-    """`resize_logits` of the transposed logits, transposed back. `mask_runs` interpolates in this order."""
+    """Transpose the logits, apply `resize_logits`, and transpose back.
+
+    This order of the interpolations along the two axes is the one of `mask_runs`.
+    """
     transposed = kernels.resize_logits(x.swapaxes(1, 2), **{name: pair[::-1] for name, pair in shapes.items()})
     return transposed.swapaxes(1, 2)
 
 
 def check(x: np.ndarray, *, threshold: float = 0.0, offset: float = 1.0, threads: int | None = None, **shapes) -> None:
-    """Assert that `mask_runs` equals `transposed_resize` to the bit, and the reference except for rounding."""
+    """Assert that `mask_runs` agrees with `transposed_resize` exactly, and with the reference except for rounding."""
     levels = np.float32(
         [threshold, np.float32(threshold) + np.float32(offset), np.float32(threshold) - np.float32(offset)]
     )
@@ -93,7 +96,7 @@ def test_thresholds_and_offsets(threshold, offset):
 
 
 def test_skipping_regions_changes_no_bit():
-    """An infinite offset forces the kernel to compute every pixel."""
+    """An infinite offset forces the kernel to compute every pixel. The result must be the same."""
     x = blobs(5, 37, 41)
     part, _ = kernels.mask_runs(x, **SHAPES)
     whole, counts = kernels.mask_runs(x, offset=np.inf, **SHAPES)
@@ -103,7 +106,7 @@ def test_skipping_regions_changes_no_bit():
 
 
 def test_masks_at_the_edges():
-    """Masks that are empty, full, or one row, column or pixel of the source."""
+    """The masks are empty, full, or consist of one row, column or pixel of the source."""
     x = np.full((7, 16, 16), -5, np.float32)
     x[1], x[2, 0], x[3, -1], x[4, :, 0], x[5, :, -1], x[6, 8, 8] = 5, 5, 5, 5, 5, 5
     shapes = {"padded": (64, 64), "crop": (64, 64), "size": (100, 75)}
@@ -156,7 +159,7 @@ def test_python_threads_may_call_at_once():
 
 
 def test_a_mask_with_very_many_runs():
-    """500 runs in each of 1000 columns, so that the buffer of runs must grow."""
+    """The mask has 500 runs in each of 1000 columns, so the kernel must enlarge its buffer of runs."""
     x = np.where(np.arange(1000)[None, :, None] % 2, 1, -1).astype(np.float32).repeat(1000, axis=2)
     shapes = {"padded": (1000, 1000), "crop": (1000, 1000), "size": (1000, 1000)}
     (runs,), counts = kernels.mask_runs(x, offset=0.5, **shapes)

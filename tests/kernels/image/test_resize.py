@@ -1,4 +1,4 @@
-"""`resize_logits`: sizes of photos, thresholds, edges, and errors."""
+"""Tests of `resize_logits`: sizes of photos, thresholds, edges, and errors."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,10 @@ def test_masks_are_independent():
 
 
 def test_values_beyond_the_crop_do_not_reach_the_photo():
-    """Source rows from 9 on do not affect the result: the crop's last row, 29 of 64, uses rows 6 and 7 of 16."""
+    """Source rows from 9 on must not affect the result.
+
+    The crop ends at row 29 of the 64 rows of the canvas, which is interpolated from rows 6 and 7 of the 16 source rows.
+    """
     x = normal(1, 16, 16)
     shapes = {"padded": (64, 64), "crop": (30, 30), "size": (47, 53)}
     y = kernels.resize_logits(x, **shapes)
