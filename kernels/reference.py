@@ -1,11 +1,11 @@
 """The definition of every operation of `mobilesam.kernels`, in plain NumPy and float64.
 
 Each function opens with its equation and is the simplest code that computes what the compiled kernel of the same name
-must compute. Its arguments are the kernel's arguments except `threads` and `out`. It computes and returns float64.
+must compute. A function has the arguments of the kernel, without `threads` and `out`. It computes and returns float64.
 
-A weight may be given as `Packed`, with a precision. Its product with x is then the product of `narrow(weight)` and
-`narrow(x)`. The compiled kernels sum bf16 products in float32, which holds each product of two bf16 numbers exactly,
-and int8 products in int32. Everything else in the compiled kernels is float32.
+A weight may be given as `Packed`, with a precision. The product of x and the weight is then `narrow(x)` times
+`narrow(weight)`. The compiled kernels sum bf16 products in float32, which holds each product of two bf16 numbers
+exactly, and int8 products in int32. They compute everything except these products in float32.
 
 Layout: feature maps are (..., H, W, C), channels last; `...` is any number of batch axes. Convolution weights are
 (OC, KH, KW, C), linear weights (N, K). `activation` is None, "gelu" or "relu".
@@ -36,8 +36,8 @@ def linear(
 ) -> Array:
     """y[..., n] = act(Σ_k x[..., k]·weight[n, k] + bias[n] + residual[..., n])
 
-    x (..., K), weight (N, K), bias (N,), residual and y (..., N). `torch.nn.functional.linear` with a residual and an
-    activation.
+    Shapes: x (..., K), weight (N, K), bias (N,), residual and y (..., N). This is `torch.nn.functional.linear` with a
+    residual and an activation.
     """
     rows, precision = unpacked(weight)
     return _epilogue(narrow(x, precision) @ narrow(rows, precision).T, bias, residual, activation)
@@ -57,10 +57,11 @@ def conv2d(
     """y[..., h, w, o] = act(Σ_{i,j,c} x[..., h·s+i·d−p, w·s+j·d−p, c]·weight[o, i, j, c] + bias[o]
                              + residual[..., h, w, o])
 
-    x (..., H, W, C), weight (OC, KH, KW, C), bias (OC,), residual and y (..., OH, OW, OC). s, p and d are stride, pad
-    and dilation; OH = (H + 2p − d·(KH − 1) − 1) // s + 1. Outside the feature map, x is zero. This is a
-    cross-correlation, like `torch.nn.functional.conv2d`. int8 has a scale for each output pixel, from the KH·KW·C
-    values of x under the kernel, padding included, and a scale for each output channel, from its KH·KW·C weights.
+    Shapes: x (..., H, W, C), weight (OC, KH, KW, C), bias (OC,), residual and y (..., OH, OW, OC). s, p and d are
+    stride, pad and dilation; OH = (H + 2p − d·(KH − 1) − 1) // s + 1. Outside the feature map, x is zero. This is a
+    cross-correlation, like `torch.nn.functional.conv2d`. In int8, the scale of an output pixel is computed from the
+    KH·KW·C values of x under the kernel, padding included, and the scale of an output channel from the channel's
+    KH·KW·C weights.
     """
     w, precision = unpacked(weight)
     taps = _taps(f64(x), w.shape[1:3], stride, pad, dilation)
@@ -80,8 +81,8 @@ def depthwise_conv2d(
 ) -> Array:
     """y[..., h, w, c] = act(Σ_{i,j} x[..., h·s+i·d−p, w·s+j·d−p, c]·weight[i, j, c] + bias[c])
 
-    x (..., H, W, C), weight (KH, KW, C), bias (C,), y (..., OH, OW, C), with OH and OW of `conv2d`. Outside the
-    feature map, x is zero. `torch.nn.functional.conv2d` with groups = C and an activation.
+    Shapes: x (..., H, W, C), weight (KH, KW, C), bias (C,), y (..., OH, OW, C), with OH and OW as in `conv2d`. Outside
+    the feature map, x is zero. This is `torch.nn.functional.conv2d` with groups = C and an activation.
     """
     w = f64(weight)
     taps = _taps(f64(x), w.shape[:2], stride, pad, dilation)
@@ -93,8 +94,9 @@ def conv_transpose2d(
 ) -> Array:
     """y[..., 2h+i, 2w+j, o] = act(Σ_c x[..., h, w, c]·weight[o, i, j, c] + bias[o]),  i, j in {0, 1}
 
-    x (..., H, W, C), weight (OC, 2, 2, C), bias (OC,), y (..., 2H, 2W, OC). `torch.nn.ConvTranspose2d` with a kernel
-    of 2×2 and stride 2, so that each output pixel is computed from one input pixel.
+    Shapes: x (..., H, W, C), weight (OC, 2, 2, C), bias (OC,), y (..., 2H, 2W, OC). This is
+    `torch.nn.ConvTranspose2d` with a kernel of 2×2 and stride 2, so that each output pixel is computed from one input
+    pixel.
     """
     w, precision = unpacked(weight)
     y = np.einsum("...hwc,oijc->...hiwjo", narrow(x, precision), narrow(w, precision))
@@ -107,8 +109,8 @@ def layer_norm(
 ) -> Array:
     """y[..., c] = act((x[..., c] − μ) / √(σ² + eps) · weight[c] + bias[c])
 
-    x (..., C), weight and bias (C,); μ and σ² are the mean and the biased variance of each row x[..., :].
-    `torch.nn.LayerNorm` (arXiv:1607.06450), and SAM's `LayerNorm2d` with channels last.
+    Shapes: x (..., C), weight and bias (C,). μ and σ² are the mean and the biased variance of each row x[..., :].
+    This is `torch.nn.LayerNorm` (arXiv:1607.06450), and SAM's `LayerNorm2d` with channels last.
     """
     x = f64(x)
     centred = x - x.mean(axis=-1, keepdims=True)
@@ -119,7 +121,7 @@ def layer_norm(
 def gelu(x: ArrayLike) -> Array:
     """y = x·Φ(x) = x/2·(1 + erf(x/√2)), the exact form and not the tanh approximation (arXiv:1606.08415)
 
-    x and y of any shape. x = −∞ gives the limit 0, although the product is undefined. NaN gives NaN.
+    x and y of any shape. x = −∞ gives the limit 0, although the product −∞·0 is undefined. NaN gives NaN.
     """
     x = f64(x)
     factor: Array = np.where(np.isneginf(x), 0.0, x)
@@ -129,7 +131,8 @@ def gelu(x: ArrayLike) -> Array:
 def softmax(x: ArrayLike) -> Array:
     """y[..., n] = exp(x[..., n] − m) / Σ_k exp(x[..., k] − m),  m = max_k x[..., k]
 
-    x and y (..., N). −∞ gives 0. As in PyTorch, a row that is all −∞, or that contains +∞ or NaN, gives NaN.
+    Shapes: x and y (..., N). x = −∞ gives 0. As in PyTorch, a row that is all −∞, or that contains +∞ or NaN, gives
+    NaN.
     """
     x = f64(x)
     with np.errstate(invalid="ignore"):  # ∞ − ∞
@@ -153,16 +156,17 @@ def window_attention(
 ) -> Array:
     """y = x + proj(concat_h softmax(q_h·k_hᵀ/√d + attention_bias[h])·v_h),  q, k, v = qkv(layer_norm(x))
 
-    x and y (H, W, C). Tokens attend to the N = window² tokens of their own window, in row-major order; d = C / heads.
-    norm_weight and norm_bias (C,). qkv_weight (3C, C) and qkv_bias (3C,), whose rows are ordered by head, then q, k, v
-    (d rows each). proj_weight (C, C), proj_bias (C,). attention_bias (heads, N, N), indexed by head, query, key.
-    Before the norm, the feature map is padded with zeros on the right and at the bottom to whole windows. After the
-    norm, a padded token is norm_bias, and real tokens attend to it. This is the attention half of TinyViT's block
-    (arXiv:2207.10666; `Attention` and `TinyViTBlock` in MobileSAM's `tiny_vit_sam.py`).
+    Shapes: x and y (H, W, C). Tokens attend to the N = window² tokens of their own window, in row-major order. Each
+    head has d = C / heads channels. norm_weight and norm_bias (C,). qkv_weight (3C, C) and qkv_bias (3C,), whose rows
+    are ordered by head, then q, k, v (d rows each). proj_weight (C, C), proj_bias (C,). attention_bias (heads, N, N),
+    indexed by head, query, key. Before the norm, the feature map is padded with zeros on the right and at the bottom to
+    whole windows. After the norm, a padded token is norm_bias, and real tokens attend to it. This is the attention half
+    of TinyViT's block (arXiv:2207.10666; `Attention` and `TinyViTBlock` in MobileSAM's `tiny_vit_sam.py`).
 
-    `attend` is the precision of the two attention products, q·kᵀ and softmax·v. In "bf16", q, k and v are rounded. The
-    exponentials are rounded as factors of v, but not as terms of the softmax's denominator. The compiled kernel uses
-    bf16 here if qkv_weight is packed in a narrow precision and the CPU has bf16.
+    `attend` is the precision of the two attention products, q·kᵀ and softmax·v. In "bf16", q, k and v are rounded to
+    bf16. The exponentials of the softmax are rounded when they multiply v, but not in the softmax's denominator. The
+    compiled kernel computes the two products in bf16 if qkv_weight is packed in a narrow precision and the CPU has
+    bf16.
     """
     x, bias = f64(x), f64(attention_bias)
     height, width, channels = x.shape
@@ -188,8 +192,8 @@ def window_attention(
 def cross_attention(q: ArrayLike, k: ArrayLike, v: ArrayLike, *, heads: int) -> Array:
     """y[:, h] = softmax(q[:, h]·k[:, h]ᵀ/√d)·v[:, h]  for each head h (columns h·d to (h+1)·d, d = D/heads)
 
-    q (M, D), k and v (N, D), y (M, D). `Attention` in SAM's `transformer.py` (arXiv:1706.03762), without its input and
-    output projections.
+    Shapes: q (M, D), k and v (N, D), y (M, D). This is `Attention` in SAM's `transformer.py` (arXiv:1706.03762),
+    without its input and output projections.
     """
     q, k, v = (np.stack(np.split(f64(t), heads, axis=1)) for t in (q, k, v))
     y = softmax(q @ k.swapaxes(1, 2) / math.sqrt(q.shape[-1])) @ v
@@ -205,8 +209,8 @@ def encode_positions(
 ) -> Array:
     """y[n] = [sin φ, cos φ] + embeddings[kinds[n]],  φ = 2π·(2·(xy[n] + ½) / size − 1)·gaussian
 
-    xy (N, 2), gaussian (2, F), kinds (N,), embeddings (K, 2·F), y (N, 2·F). For a point of kind −1, y is the last
-    embedding alone, without sines and cosines.
+    Shapes: xy (N, 2), gaussian (2, F), kinds (N,), embeddings (K, 2·F), y (N, 2·F). For a point of kind −1, y is the
+    last embedding alone, without sines and cosines.
     """
     phase = 2 * np.pi * (2 * (f64(xy) + 0.5) / size - 1) @ f64(gaussian)
     y = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)
@@ -226,9 +230,10 @@ def project_image(
 ) -> Array:
     """y[m, n] = rows[m]·(x[n] + shift) + added[m, n],  y[M, n] = |x₁[n]|²,  y[M+1, n] = |x₂[n]|²
 
-    x₁[n] is x[n] + shift minus its mean over channels; x₂[n] is x₁[n]∘scale minus its mean over channels. x (N, C),
-    shift and scale (C,), rows (M, C), y (M + 2, N). added (M0, N) goes to the first M0 ≤ M rows. These are the
-    decoder's projections of an image that no prompt changes; see `mobilesam/network/low_rank.py`.
+    x₁[n] is the vector x[n] + shift, minus the vector's mean over channels. x₂[n] is the vector x₁[n]∘scale, minus the
+    vector's mean over channels. Shapes: x (N, C), shift and scale (C,), rows (M, C), y (M + 2, N). added (M0, N) is
+    added to the first M0 ≤ M rows of y. These are the projections of an image that the decoder shares between prompts;
+    see `mobilesam/network/low_rank.py`.
     """
     x = f64(x) + f64(shift)
     y = linear(rows, Packed(x.astype(np.float32), precision))
@@ -249,8 +254,8 @@ def attend_image(
 ) -> Array:
     """y = cross_attention(queries, key(x + pe), value(x))
 
-    queries and y (T, E): prompt tokens that attend to the image. x and pe (N, C): image tokens and their positional
-    encoding. key and value: linear layers, each a weight (E, C) and a bias (E,).
+    queries and y (T, E) are prompt tokens that attend to the image. x and pe (N, C) are image tokens and their
+    positional encoding. key and value are linear layers, each a weight (E, C) and a bias (E,).
     """
     return cross_attention(queries, linear(f64(x) + f64(pe), *key), linear(x, *value), heads=HEADS)
 
@@ -268,9 +273,9 @@ def update_image(
 ) -> Array:
     """y = layer_norm(x + out(attention(query(x + pe), keys, values)))
 
-    x, pe and y (N, C); keys and values (T, E). query, out and norm are a weight and a bias each, with weights (E, C),
-    (C, E) and (C,). The image-to-token attention of `TwoWayAttentionBlock` in SAM's `transformer.py`. The compiled
-    kernel computes it in low rank, and its caller scales the keys by d^−½.
+    Shapes: x, pe and y (N, C), keys and values (T, E). query, out and norm are a weight and a bias each, with weights
+    (E, C), (C, E) and (C,). This is the image-to-token attention of `TwoWayAttentionBlock` in SAM's `transformer.py`.
+    The compiled kernel computes it in low rank, and its caller scales the keys by d^−½.
     """
     attended = cross_attention(linear(f64(x) + f64(pe), *query), keys, values, heads=HEADS)
     return layer_norm(linear(attended, *out, residual=x), *norm, eps=eps)
@@ -306,7 +311,7 @@ def upscale_masks(
 def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[int, int]) -> Array:
     """y[h, w, c] = (image[h, w, c] − mean[c])/std[c] inside the image, 0 outside
 
-    image (H, W, C) uint8, mean and std (C,), y (*size, C). `Sam.preprocess` in SAM's `sam.py`.
+    Shapes: image (H, W, C) uint8, mean and std (C,), y (*size, C). This is `Sam.preprocess` in SAM's `sam.py`.
     """
     y = np.zeros((*size, np.shape(image)[2]))
     y[: np.shape(image)[0], : np.shape(image)[1]] = (f64(image) - f64(mean)) / f64(std)
@@ -316,7 +321,7 @@ def normalize(image: ArrayLike, mean: ArrayLike, std: ArrayLike, *, size: tuple[
 def winograd_conv3x3(x: ArrayLike, weight: ArrayLike) -> Array:
     """y = conv2d(x, weight) with pad 1 and stride 1
 
-    x (H, W, C), weight (OC, 3, 3, C), y (H, W, OC). The compiled kernel computes the same sums with fewer
+    Shapes: x (H, W, C), weight (OC, 3, 3, C), y (H, W, OC). The compiled kernel computes the same sums with fewer
     multiplications (arXiv:1509.09308).
     """
     return conv2d(x, weight, pad=1)
@@ -325,8 +330,8 @@ def winograd_conv3x3(x: ArrayLike, weight: ArrayLike) -> Array:
 def patch_embed(x: ArrayLike, w1: Weight, b1: ArrayLike, w2: Weight, b2: ArrayLike) -> Array:
     """y = conv2d(gelu(conv2d(x, w1) + b1), w2) + b2, both 3×3 with stride 2 and pad 1
 
-    x (H, W, C), w1 (C1, 3, 3, C), b1 (C1,), w2 (C2, 3, 3, C1), b2 (C2,), y (⌈⌈H/2⌉/2⌉, ⌈⌈W/2⌉/2⌉, C2). TinyViT's
-    `PatchEmbed`, with batch norms folded into the weights.
+    Shapes: x (H, W, C), w1 (C1, 3, 3, C), b1 (C1,), w2 (C2, 3, 3, C1), b2 (C2,), y (⌈⌈H/2⌉/2⌉, ⌈⌈W/2⌉/2⌉, C2). This is
+    TinyViT's `PatchEmbed`, with batch norms folded into the weights.
     """
     t = conv2d(x, w1, b1, stride=2, pad=1, activation="gelu")
     return conv2d(t, w2, b2, stride=2, pad=1)
@@ -346,9 +351,10 @@ def mbconv(
 ) -> Array:
     """t = w3·gelu(depthwise(gelu(w1·x + b1), w2) + b2) + b3;  y = gelu(x + t) if residual else t
 
-    x (H, W, C); w1 (E, C), b1 (E,); w2 (3, 3, E), b2 (E,); w3 (OC, E), b3 (OC,); y (⌈H/stride⌉, ⌈W/stride⌉, OC).
-    The first GELU's output is padded with zeros by 1. With a residual, OC = C and stride is 1. TinyViT's `MBConv` (with
-    the residual) and `PatchMerging` (without), with batch norms folded into the weights.
+    Shapes: x (H, W, C), w1 (E, C), b1 (E,), w2 (3, 3, E), b2 (E,), w3 (OC, E), b3 (OC,), y (⌈H/stride⌉, ⌈W/stride⌉,
+    OC). The first GELU's output is padded with one row or column of zeros on each side. With a residual, OC = C and
+    stride is 1. With the residual, this is TinyViT's `MBConv`, without it `PatchMerging`, both with batch norms folded
+    into the weights.
     """
     hidden = linear(x, w1, b1, activation="gelu")
     hidden = depthwise_conv2d(hidden, w2, b2, stride=stride, pad=1, activation="gelu")
@@ -371,9 +377,9 @@ def local_mlp(
 ) -> Array:
     """t = depthwise(x, conv_weight) + conv_bias;  y = t + fc2(gelu(fc1(layer_norm(t))))
 
-    x and y (H, W, C); conv_weight (3, 3, C), pad 1; conv_bias, norm_weight, norm_bias, fc2_bias (C,);
-    fc1_weight (F, C), fc1_bias (F,), fc2_weight (C, F) with F = 4C in the network. The half of TinyViT's block after
-    the attention, with the batch norm folded into conv_weight and conv_bias.
+    Shapes: x and y (H, W, C), conv_weight (3, 3, C), conv_bias, norm_weight, norm_bias and fc2_bias (C,),
+    fc1_weight (F, C), fc1_bias (F,), fc2_weight (C, F) with F = 4C in the network. The convolution has pad 1. This is
+    the half of TinyViT's block after the attention, with the batch norm folded into conv_weight and conv_bias.
     """
     t = depthwise_conv2d(x, conv_weight, conv_bias, pad=1)
     hidden = linear(layer_norm(t, norm_weight, norm_bias, eps=eps), fc1_weight, fc1_bias, activation="gelu")
@@ -390,9 +396,9 @@ def resize_logits(
 ) -> Array | NDArray[np.bool_]:
     """y = bilinear(bilinear(x → padded)[:, :crop_h, :crop_w] → size),  or with a threshold the mask y > threshold
 
-    x (C, H0, W0), y (C, H, W) with (H, W) = size. When an axis of length n0 is resized to n, pixel i is interpolated
-    at (i + ½)·n0/n − ½, clamped to the axis, without antialiasing. SAM's `postprocess_masks`: two calls of
-    `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
+    Shapes: x (C, H0, W0), y (C, H, W) with (H, W) = size. When an axis of length n0 is resized to n, pixel i is
+    interpolated at (i + ½)·n0/n − ½, clamped to the axis, without antialiasing. This is SAM's `postprocess_masks`: two
+    calls of `torch.nn.functional.interpolate(mode="bilinear", align_corners=False)`.
     """
     y = _bilinear(f64(x), padded)[:, : crop[0], : crop[1]]
     y = _bilinear(y, size)
@@ -410,9 +416,10 @@ def mask_runs(
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
     """y = resize_logits(x),  runs[c] = runs of the mask y[c] > threshold,  counts[c] = Σ(y[c] > threshold ± offset)
 
-    x (C, H0, W0). A run (column, first, end) is a maximal range of mask pixels in one column, with rows first ≤ row <
-    end. Runs are ordered by column, then by row. counts (C, 2) are the numbers of pixels above threshold + offset and
-    above threshold − offset. Their quotient is `calculate_stability_score` in SAM's `utils/amg.py`.
+    x has the shape (C, H0, W0). A run (column, first, end) is a maximal range of mask pixels in one column, with rows
+    first ≤ row < end. Runs are ordered by column, then by row. counts (C, 2) are the numbers of pixels above threshold
+    + offset and above threshold − offset. The quotient of the two numbers is `calculate_stability_score` in SAM's
+    `utils/amg.py`.
     """
     y = f64(resize_logits(x, padded=padded, crop=crop, size=size))
     counts = np.stack([(y > threshold + offset).sum(axis=(1, 2)), (y > threshold - offset).sum(axis=(1, 2))], axis=1)
@@ -439,7 +446,7 @@ def _activate(y: Array, activation: str | None) -> Array:
 
 
 def _epilogue(y: Any, bias: ArrayLike | None, residual: ArrayLike | None, activation: str | None) -> Array:
-    """act(y + bias + residual)"""
+    """Return act(y + bias + residual)."""
     if bias is not None:
         y = y + f64(bias)
     if residual is not None:

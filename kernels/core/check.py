@@ -13,7 +13,7 @@ from mobilesam.kernels.core import memory
 F32: TypeAlias = NDArray[np.float32]
 Activation: TypeAlias = Literal["gelu", "relu"] | None
 Pair: TypeAlias = int | tuple[int, int]
-Dim = int | str | None  # fixed length, name of a free length, or a leading None for any number of leading axes
+Dim = int | str | None  # a required length, a name for any length, or a leading None for any number of axes
 
 _FLOAT32 = np.dtype(np.float32)
 ACTIVATIONS = {None: 0, "gelu": 1, "relu": 2}
@@ -23,7 +23,7 @@ def activation(name: str | None, role: str = "activation") -> int:
     """Return the number that the micro-kernels (micro.h) use for activation ``name``.
 
     Raises:
-        ValueError: There is no such activation. The message calls the argument ``role``.
+        ValueError: There is no activation called ``name``. The message calls the argument ``role``.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"{role}: expected None, 'gelu' or 'relu', got {name!r}")
@@ -68,7 +68,7 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
     """
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
-    if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # comparing dtypes is slow
+    if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # `is` comes first, because comparing dtypes is slow
         raise TypeError(f"{name}: expected float32, got {value.dtype} (convert it with .astype(np.float32))")
     shape(value.shape, name, *shapes)
     if value.size == 0:
@@ -81,7 +81,7 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
 def in_place(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
     """Check an array like ``array``, but raise ValueError for an array that would have to be copied.
 
-    A plan reads or writes the caller's own array after the call, so a copy would not do.
+    A plan reads or writes the caller's own array when it runs, after the call, so it cannot take a copy.
     """
     checked = array(value, name, *shapes)
     if checked is not value:
@@ -117,7 +117,8 @@ def output(
 
     Raises:
         TypeError: ``out`` is no NumPy array of ``dtype``.
-        ValueError: ``out`` has another shape, is not C-contiguous or writeable, or overlaps an input.
+        ValueError: The shape of ``out`` is not ``shape``, or ``out`` is not C-contiguous, is not writeable or overlaps
+            an input.
     """
     if out is None:
         return memory.empty(shape, dtype)
@@ -135,14 +136,14 @@ def output(
 
 
 def real(value: object, name: str) -> float:
-    """Return ``value`` as a float. Raises ValueError unless it is a finite number."""
+    """Return ``value`` as a float. Raises ValueError unless ``value`` is a finite number."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not math.isfinite(value):
         raise ValueError(f"{name}: expected a finite number, got {value!r}")
     return float(value)
 
 
 def whole(value: object, name: str, least: int) -> int:
-    """Return ``value`` as an int. Raises ValueError unless it is a whole number of at least ``least``."""
+    """Return ``value`` as an int. Raises ValueError unless ``value`` is a whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
     return int(value)
@@ -152,7 +153,7 @@ def pair(value: object, name: str, least: int) -> tuple[int, int]:
     """Return an int or a pair of ints as (vertical, horizontal).
 
     Raises:
-        ValueError: ``value`` is neither, or a number is below ``least``.
+        ValueError: ``value`` is neither an int nor a pair of ints, or a number is below ``least``.
     """
     both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < least for v in both):

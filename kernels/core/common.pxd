@@ -1,7 +1,8 @@
 # Declarations for every kernel module: the table of micro-kernels (micro.h), the runtime that isa.pyx shares, and small helpers.
 #
-# "Packed A" is the left factor of a product, packed by `pack_operand`. "Packed B" is a weight, packed by `pack`, or columns packed by
-# `pack_columns`. A table whose `product` is NULL reads A in place and needs no packed A.
+# "Packed A" is the left factor of a product, packed by `pack_operand`.
+# "Packed B" is the right factor: a weight packed by `pack`, or columns packed by `pack_columns`.
+# A table whose `product` is NULL reads the left factor in place and needs no packed A.
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memmove, memset
@@ -185,7 +186,7 @@ cdef extern from "depthwise_row.h" nogil:
 
 
 cdef inline import_runtime():
-    """Set ``rt``. Each kernel module calls this once, at import."""
+    """Set ``rt``, the pointer to the runtime that all kernel modules share. Each kernel module calls this once, at import."""
     global rt
     from mobilesam.kernels.core import isa
     rt = <const runtime *>PyCapsule_GetPointer(isa._runtime, "mobilesam.kernels.core.isa._runtime")
@@ -203,7 +204,7 @@ cdef inline gemm_args new_gemm(int64_t m, int64_t n, int64_t k) noexcept nogil:
     return g
 
 
-# A packed weight (n, k): the micro-kernels that read it, its words, and the words of one panel.
+# A packed weight (n, k): the micro-kernels that read the weight, its packed words, and the number of words in a panel.
 cdef struct matrix:
     const micro *u
     const float *data
@@ -260,7 +261,7 @@ cdef inline product_args of_operand(const gemm_args *g, const void *operand) noe
 
 
 cdef inline void product(const micro *u, const gemm_args *g, void *operand) noexcept nogil:
-    """Compute the product ``g`` in the precision of its packed weight. ``operand`` is scratch of operand_bytes for packed A."""
+    """Compute the product ``g`` in the precision of its packed weight. ``operand`` is scratch memory for packed A."""
     cdef product_args p
     if u.product == NULL:
         u.gemm(g)
@@ -270,11 +271,11 @@ cdef inline void product(const micro *u, const gemm_args *g, void *operand) noex
     u.product(&p)
 
 
-# The left factor A (m, k) of products whose columns are pixels. A is packed once and used for many chunks of pixels.
+# The left factor A (m, k) of products whose columns are pixels. A is packed once and multiplied by many chunks of pixels.
 cdef struct map_rows:
     const micro *u
-    const float *a  # (m, lda); read in place if the table has no `product`
-    void *operand  # packed A; unused if the table has no `product`
+    const float *a  # rows of A, (m, lda), which products read in place if the table has no `product`
+    void *operand  # packed A, which is empty if the table has no `product`
     int64_t m, k, lda
 
 cdef inline gemm_args of_maps(const map_rows *rows, const float *panels, int64_t n) noexcept nogil:
@@ -313,7 +314,7 @@ cdef inline map_rows as_map_rows(packed):
 
 
 cdef inline void pack_map_columns(const micro *u, int64_t k, int64_t n, const float *maps, int64_t step, float *panels) noexcept nogil:
-    """Pack the first n pixels of k channels as the columns of a product. ``step`` is the floats from a channel to the next."""
+    """Pack the first n pixels of k channels as the columns of a product. ``step`` is the number of floats between channels."""
     cdef int64_t i, columns = u.weight.columns
     for i in range(n // columns):
         u.pack_columns(panels + i * panel_words(u, k, False), maps + i * columns, step, k)

@@ -35,7 +35,7 @@ def conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None
         (OH, OW, OC) or (B, OH, OW, OC) float32, with OH = (H + 2p − d·(KH − 1) − 1) // s + 1.
 
     Raises:
-        TypeError, ValueError: An argument does not fit. The message names the argument.
+        TypeError, ValueError: An argument has the wrong type, shape or value. The message names the argument.
     """
     cdef int act = check.activation(activation), nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"), ("B", "H", "W", "C"))
@@ -89,7 +89,7 @@ cdef void conv_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void conv_row(void *job, int64_t unit) noexcept nogil:
-    """Compute output row ``unit``. Rows are counted through all images of the batch."""
+    """Compute output row ``unit``. Row numbers continue from one image of the batch to the next."""
     cdef const conv_rows *rows = <const conv_rows *>job
     cdef gemm_args g = rows.g
     cdef int64_t at = unit * g.m * g.n
@@ -100,7 +100,7 @@ cdef void conv_row(void *job, int64_t unit) noexcept nogil:
 
 
 def _segments(kh, kw, dh, dw, width, c):
-    """Return the start of each GEMM segment, in floats from an output pixel's first input pixel.
+    """Return the start of each GEMM segment: the offset in floats from the first input pixel of an output pixel.
 
     With horizontal dilation 1, a segment is a row of the kernel. Otherwise, a segment is a single kernel element.
     """

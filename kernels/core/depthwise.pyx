@@ -19,15 +19,15 @@ cdef struct depthwise_conv:
     float *y
     int64_t height, width, channels, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, period, rows
     int act, path
-    const float *zeros  # (width, channels), a row outside the feature map; PATH_3X3 only
-    const float **taps  # (2, kh*kw), scratch: pointers to pixels under the kernel, then to their weights; PATH_FLAT and PATH_TAPS
+    const float *zeros  # (width, channels), zeros for a row outside the feature map; PATH_3X3 only
+    const float **taps  # (2, kh*kw) pointers to pixels under the kernel, then to their weights; PATH_FLAT and PATH_TAPS only
 
 
 cdef enum:
-    ROWS = 8  # output rows of a unit
-    PATH_3X3 = 0  # by register tiles of several pixels; 3×3 kernels with stride 1 or 2 and pad 1
-    PATH_FLAT = 1  # horizontal stride 1: a row is one contiguous run of floats, so that even 3 channels fill vectors
-    PATH_TAPS = 2  # pixel by pixel, for any convolution
+    ROWS = 8  # output rows in a unit of work
+    PATH_3X3 = 0  # for 3×3 kernels with stride 1 or 2 and pad 1: register tiles of several pixels
+    PATH_FLAT = 1  # for horizontal stride 1: a row is computed as one run of floats, so that even 3 channels fill vectors
+    PATH_TAPS = 2  # for any convolution: pixel by pixel
 
 
 def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None, out=None, threads=None):
@@ -50,7 +50,7 @@ def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activ
         (OH, OW, C) or (B, OH, OW, C) float32, with OH = (H + 2p − d·(KH − 1) − 1) // s + 1.
 
     Raises:
-        TypeError, ValueError: An argument does not fit. The message names the argument.
+        TypeError, ValueError: An argument has the wrong type, shape or value. The message names the argument.
     """
     cdef depthwise_conv d
     cdef int nthreads = resolve(threads)
@@ -101,7 +101,7 @@ cdef void depthwise_rows(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void depthwise_row(const depthwise_conv *d, int64_t unit) noexcept nogil:
-    """Compute output row ``unit``. Rows are counted through all images of the batch."""
+    """Compute output row ``unit``. Row numbers continue from one image of the batch to the next."""
     cdef const micro *u = d.u
     cdef int64_t h = unit % d.oh, c = d.channels, begin = d.ow, end = d.ow, w
     cdef const float *image = d.x + unit // d.oh * d.height * d.width * c
@@ -116,7 +116,7 @@ cdef void depthwise_row(const depthwise_conv *d, int64_t unit) noexcept nogil:
         whole.weight, whole.bias, whole.zeros, whole.act = d.weight, d.bias, d.zeros, d.act
         depthwise3x3_row(u, &whole, h, 0, d.ow, y)
         return
-    if d.path == PATH_FLAT:  # pixels whose kernel columns all lie inside the input row
+    if d.path == PATH_FLAT:  # for pixels begin to end - 1, all kernel columns lie inside the input row
         begin = min(d.pw, d.ow)
         end = max(begin, min(d.ow, d.width + d.pw - (d.kw - 1) * d.dw))
         if end > begin:

@@ -12,7 +12,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Below this many multiply-adds, waking a second thread costs more than it saves.
+# With fewer multiply-adds than PARALLEL_WORK, waking a second thread costs more than it saves.
 cdef int64_t PARALLEL_WORK = 1 << 19
 
 
@@ -23,7 +23,8 @@ def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
         weight: (N, K) of a linear layer or (OC, KH, KW, C) of a convolution, float32 or float16.
         precision: "fp32", "bf16" or "int8", the precision of products with this weight; see ``mobilesam.kernels.reference``.
         isa: The ISA's name, or None for the current ISA.
-        lasting: Whether the weight is kept as long as a model. If so, it shares a block of memory with the model's other weights.
+        lasting: Whether the weight is kept as long as a model. If so, the packed weight shares a block of memory with the model's other
+            weights.
         threads: The number of threads, or None for the default.
 
     Returns:
@@ -31,7 +32,7 @@ def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
 
     Raises:
         TypeError: The weight is not a float32 or float16 array.
-        ValueError: This CPU lacks the precision, or an int8 weight has more than 65,536 columns, whose 32-bit sums could overflow.
+        ValueError: This CPU lacks the precision, or an int8 weight has more than 65,536 columns, so that 32-bit sums could overflow.
     """
     if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float32, np.float16):
         kind = weight.dtype if isinstance(weight, np.ndarray) else type(weight).__name__
@@ -106,7 +107,7 @@ def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, th
         (..., N) float32.
 
     Raises:
-        TypeError, ValueError: An argument does not fit. The message names the argument.
+        TypeError, ValueError: An argument has the wrong type, shape or value. The message names the argument.
     """
     cdef int act = check.activation(activation), nthreads = resolve(threads)
     x = check.array(x, "x", (None, "K"))

@@ -1,7 +1,7 @@
 """Selects the instruction set (ISA) whose micro-kernels run.
 
-At import, the current ISA becomes the best supported ISA, or the ISA that ``MOBILESAM_ISA`` names. A weight that was packed for one
-ISA (see ``mobilesam.kernels.pack``) always runs on this ISA, even if another ISA becomes current later.
+At import, the current ISA becomes the best supported ISA, or the ISA that ``MOBILESAM_ISA`` names. A kernel
+with a weight that was packed for one ISA (see ``mobilesam.kernels.pack``) always runs on this ISA, whichever ISA is current.
 """
 import os
 
@@ -57,13 +57,13 @@ def available() -> tuple[str, ...]:
 
 
 def precisions(name: str | None = None) -> tuple[str, ...]:
-    """Return the precisions of products that this CPU has under ISA ``name``, or under the current ISA for None."""
+    """Return the precisions of products that ISA ``name`` has on this CPU. None is the current ISA."""
     place = index(name) // PRECISIONS
     return tuple(p for i, p in enumerate(_precisions) if isa_has(place, i, _supported))
 
 
 def current() -> str:
-    """Return the current ISA: calls with unpacked arrays run on it, and weights are packed for it."""
+    """Return the name of the current ISA. Calls with unpacked weights run on the current ISA, and `pack` packs weights for it."""
     return _names[active_table // PRECISIONS]
 
 
@@ -90,12 +90,12 @@ def index(name: str | None = None, precision: str = "fp32") -> int:
 
 
 def name_of(table: int) -> str:
-    """Return the ISA of the micro-kernel table with index ``table``, such as a packed weight's ``isa``."""
+    """Return the name of the ISA of the micro-kernel table with index ``table``. A packed weight's ``isa`` is such an index."""
     return _names[table // PRECISIONS]
 
 
 def panel_width(name: str | None = None) -> int:
-    """Return NR, the columns of a float32 panel, of ISA ``name``, or of the current ISA for None."""
+    """Return NR, the columns of a float32 panel on ISA ``name``. None is the current ISA."""
     return tables[<int>index(name)].nr
 
 

@@ -1,5 +1,5 @@
-# How a kernel runs. A kernel's work is a job, a C struct, which is divided into units. A team of threads runs the units, and each
-# thread has its own scratch buffers.
+# How a kernel runs: the kernel fills a C struct, the job, and divides the job into units of work.
+# A team of threads runs the units of work. Each thread has its own scratch buffers.
 from cython.parallel cimport parallel, prange, threadid
 from libc.string cimport memcpy
 
@@ -21,9 +21,9 @@ cdef extern from "arena.h" nogil:
     size_t whole_lines(size_t bytes)
     void *arena_take(arena *a, size_t bytes)
 
-# Runs one unit of a job. Units are independent of one another, and any thread may run any unit.
+# Runs one unit of work of a job. Units of work are independent of one another, and any thread may run any of them.
 ctypedef void (*unit_function)(void *job, int64_t unit) noexcept nogil
-# Points the job's scratch buffers into the arena. No other function states their sizes.
+# Points the job's scratch buffers into the arena. Only this function states the sizes of the buffers.
 ctypedef void (*layout_function)(void *job, arena *scratch) noexcept nogil
 
 
@@ -32,7 +32,7 @@ cdef inline float *take_floats(arena *scratch, int64_t count) noexcept nogil:
 
 
 cdef inline size_t scratch_bytes(void *job, size_t job_bytes, layout_function layout) noexcept nogil:
-    """Return the bytes of scratch that a thread needs for its copy of the job and for the job's buffers."""
+    """Return the bytes of scratch memory that a thread needs for its copy of the job and for the job's buffers."""
     cdef arena scratch
     scratch.memory, scratch.used, scratch.use, scratch.guarded = NULL, whole_lines(job_bytes), ARENA_MEASURE, rt.guards
     layout(job, &scratch)
@@ -49,7 +49,7 @@ cdef inline void *own_job(const void *job, size_t job_bytes, layout_function lay
 
 
 cdef inline bint overran(void *own, size_t job_bytes, layout_function layout) noexcept nogil:
-    """Return whether a unit has written past the end of a buffer. Without guards (MOBILESAM_GUARDS), returns False."""
+    """Return whether a unit of work has written past the end of a scratch buffer. Without guards (MOBILESAM_GUARDS), returns False."""
     cdef arena scratch
     if not rt.guards:
         return False
@@ -60,14 +60,14 @@ cdef inline bint overran(void *own, size_t job_bytes, layout_function layout) no
 
 
 cdef inline launch(name, unit_function run, void *job, size_t job_bytes, int64_t units, layout_function layout, int threads):
-    """Call run(job, unit) for each unit from 0 to ``units`` - 1, on a team of threads.
+    """Call run(job, unit) for each unit of work from 0 to ``units`` - 1, on a team of threads.
 
-    With a layout, each thread runs its units on its own copy of the job, with its own scratch buffers. If layout is NULL, all threads
-    share the job.
+    With a layout, each thread runs its units of work on its own copy of the job, with its own scratch buffers. If ``layout`` is NULL, all
+    threads share the job.
 
     Raises:
-        MemoryError: There is no memory for the buffers. The message starts with ``name``.
-        RuntimeError: Guards are on and a unit has written past the end of a buffer.
+        MemoryError: There is no memory for the scratch buffers. The message starts with ``name``.
+        RuntimeError: Guards are on and a unit of work has written past the end of a scratch buffer.
     """
     cdef int64_t unit
     cdef size_t bytes

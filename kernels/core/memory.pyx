@@ -1,8 +1,8 @@
 """Memory for output arrays and weights.
 
 The operating system clears each page of new memory at first touch, which is slow for large arrays. A freed large array's memory is
-therefore kept in a pool (pool.h), up to a limit, and reused for the next array of about the same size. Small arrays are NumPy's own.
-A model's weights share blocks of large pages.
+therefore kept in a pool (pool.h), up to a limit, and reused for the next array of about the same size. The memory of small arrays comes
+from NumPy. A model's weights share blocks of large pages.
 """
 import os
 from threading import Lock
@@ -54,7 +54,7 @@ def empty(shape, dtype=np.float32):
     return np.frombuffer(Block(bytes), dtype, count).reshape(shape)
 
 
-cdef size_t SHARED_BYTES = 8 << 20  # size of a block that lasting arrays share
+cdef size_t SHARED_BYTES = 8 << 20  # size of a block of memory that several arrays of `lasting` share
 _lock = Lock()
 _shared_block = None
 cdef size_t _used = 0

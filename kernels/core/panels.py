@@ -15,9 +15,9 @@ class Panels(NamedTuple):
     Attributes:
         words: (ceil(N / NR), rows, NR) uint32. Columns beyond N are zero. In fp32, ``words[j // NR, k, j % NR]`` holds
             the bits of ``weight[j, k]``, with two exceptions: AMX splits each number into bf16 numbers (narrow.h), and
-            Zen 4 divides each column by a power of two (pairs.h). In bf16, a word holds two neighbouring k. In int8, a
-            word holds four neighbouring k, and the last two rows hold each column's scale and -128 times its sum. In
-            bf16 and int8, NR = 32.
+            Zen 4 divides each column by a power of two (pairs.h). In bf16, a word holds the weights of two
+            neighbouring k. In int8, a word holds the weights of four neighbouring k, and the last two rows hold each
+            column's scale and -128 times the column's sum. In bf16 and int8, NR = 32.
         shape: The weight's original shape, (N, K) or (OC, KH, KW, C). N = OC and K = KH·KW·C.
         isa: The number of the table of micro-kernels that ``words`` are packed for. There is a table for each ISA and
             precision.

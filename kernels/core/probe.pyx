@@ -10,16 +10,16 @@ from mobilesam.kernels.core.threads import checked, resolve
 
 import_runtime()
 
-cdef int64_t FMAS = 1 << 27  # scalar FMAs of one thread in one repeat
+cdef int64_t FMAS = 1 << 27  # scalar FMAs that one thread executes in one measurement
 
 
 def fma_peak(*, repeats=5, threads=None):
     """Return the FLOP/s that all threads together reach with FMAs on registers, on the current ISA.
 
-    An FMA counts as two operations. An ISA without FMA multiplies and adds instead.
+    An FMA counts as two operations. On an ISA without FMA instructions, a multiplication and an addition replace each FMA.
 
     Args:
-        repeats: The number of measurements of a few milliseconds each. The best one counts.
+        repeats: The number of measurements of a few milliseconds each. The fastest measurement counts.
         threads: The number of threads, or None for the default.
     """
     cdef int nthreads = resolve(threads)

@@ -1,9 +1,10 @@
-# The product of a linear layer, divided into units for the threads. A unit is a block of rows times a range of panels of the weight.
+# The product of a linear layer, divided into units of work for the threads.
+# A unit of work multiplies a block of rows by a range of panels of the weight.
 from core.common cimport *
 from core.launch cimport *
 
 cdef enum:
-    BLOCK = 168  # rows of a unit, whole register tiles on x86; these rows of x stay in L2 while the unit reads its panels
+    BLOCK = 168  # rows of x in a unit of work; these rows stay in L2 while the unit reads its panels of the weight
 
 cdef struct layer_product:
     matrix w
@@ -13,15 +14,15 @@ cdef struct layer_product:
     const float *residual
     float *y  # (m, n)
     int act
-    float scale  # factor of the result
-    int64_t width, column_blocks, units  # width: panels of a unit
+    float scale  # factor that multiplies the result
+    int64_t width, column_blocks, units  # width: number of weight panels in a unit of work
     float *operand  # packed A
 
 
 cdef inline void divide_product(layer_product *p, int nthreads) noexcept nogil:
-    """Divide the product into about four units for each thread.
+    """Divide the product into about four units of work for each thread.
 
-    If all rows fit in one block, each thread gets only one unit, because every unit packs the same rows again.
+    If all rows fit in one block, each thread gets only one unit of work, because every unit packs the same rows again.
     """
     cdef int64_t nr = p.w.u.weight.columns, panels = round_up(p.w.n, nr) // nr, row_blocks = (p.m + BLOCK - 1) // BLOCK
     cdef int64_t wanted = nthreads if row_blocks == 1 else 4 * nthreads

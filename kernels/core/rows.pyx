@@ -7,13 +7,13 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-cdef int64_t CHUNK = 1 << 14  # floats of a unit
+cdef int64_t CHUNK = 1 << 14  # floats in a unit of work
 
 
 def layer_norm(x, weight, bias, *, eps=1e-5, activation=None, out=None, threads=None):
     """y = act((x − mean) / sqrt(var + eps) · weight + bias) over the last axis, with the biased variance.
 
-    ``torch.nn.LayerNorm`` with an activation. The reference's LayerNorm2d is this function with channels last and eps 1e-6.
+    This is ``torch.nn.LayerNorm`` with an activation. The reference's LayerNorm2d is this function with channels last and eps 1e-6.
 
     Args:
         x: (..., C) float32.
@@ -47,7 +47,7 @@ cdef struct norm_job:
     float *y
     const float *weight
     const float *bias
-    int64_t m, c, block  # block is the number of rows of a unit
+    int64_t m, c, block  # block is the number of rows in a unit of work
     float eps
     int act
 

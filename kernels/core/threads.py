@@ -41,7 +41,7 @@ def _cgroup_quota() -> float:
 
 
 def checked(threads: object, name: str = "threads") -> int:
-    """Return ``threads`` as an int. Raises ValueError, which names ``name``, unless it is from 1 to 1024."""
+    """Return ``threads`` as an int. Raises ValueError unless ``threads`` is a whole number from 1 to 1024."""
     try:
         count = 0 if isinstance(threads, (bool, str)) else threads.__index__()  # type: ignore[attr-defined]
     except AttributeError:
@@ -54,7 +54,8 @@ def checked(threads: object, name: str = "threads") -> int:
 def default_threads() -> int:
     """Return MOBILESAM_NUM_THREADS if it is set.
 
-    If it is not set, returns the number of CPUs that the affinity mask and the control group's quota allow.
+    If MOBILESAM_NUM_THREADS is not set, returns the number of CPUs that the affinity mask and the control group's quota
+    allow.
     """
     wanted = os.environ.get(VARIABLE)
     if wanted:
@@ -67,10 +68,10 @@ def default_threads() -> int:
 
 
 def resolve(threads: int | None) -> int:
-    """Return the number of threads that a kernel call runs on: ``threads``, or the default if it is None.
+    """Return the number of threads that a kernel call runs on: ``threads``, or the default for None.
 
     Without OpenMP, and in a forked child process, the number is always 1. The child's copy of the OpenMP pool has no
-    threads, so waiting for them would hang.
+    threads, so a kernel that waited for them would hang.
     """
     count = _default if threads is None else checked(threads)
     return 1 if _forked or not _openmp else count

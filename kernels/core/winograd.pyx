@@ -17,7 +17,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Tiles of a row of tiles that are transformed at once. With 256 channels, their transforms take 0.5 MB, half of an L2 cache.
+# The number of neighbouring tiles that are transformed at once. With 256 channels, their transforms take 0.5 MB, half of an L2 cache.
 cdef int64_t TILES = 32
 
 
@@ -61,8 +61,8 @@ def pack_winograd(weight, *, threads=None):
 
 
 cdef struct filters:
-    const float *w  # (oc, 3, 3, c)
-    float *panels  # (16, oc/nr, c, nr)
+    const float *w  # the weight, (oc, 3, 3, c)
+    float *panels  # the transformed weight, (16, oc/nr, c, nr)
     int64_t oc, c, nr
 
 
@@ -74,7 +74,7 @@ cdef void transform_panel(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void transform_filter(const float *g, int64_t c, float *column, int64_t nr, int64_t product) noexcept nogil:
-    """Compute G g Gᵀ of an output channel's filters g (3, 3, c) and write a column of a panel in each of the sixteen products."""
+    """Compute G g Gᵀ of an output channel's filters g (3, 3, c), and write it to a column of a panel of each of the sixteen products."""
     cdef double half[4][3]
     cdef double outer, middle
     cdef int64_t i, j, p
@@ -94,13 +94,13 @@ cdef void transform_filter(const float *g, int64_t c, float *column, int64_t nr,
 cdef struct winograd_job:
     const micro *u
     const float *x  # (height, width, c)
-    const float *w  # (16, oc/NR, c, NR)
+    const float *w  # the transformed weight, (16, oc/NR, c, NR)
     const float *zeros  # (c)
     float *y  # (height, width, oc)
-    int64_t height, width, c, oc, across  # across is the number of units in a row of tiles
-    float *v  # (16, TILES, c)
-    float *products  # (16, TILES, NR)
-    float *discard  # (NR)
+    int64_t height, width, c, oc, across  # across is the number of units of work in a row of tiles
+    float *v  # the transformed inputs, (16, TILES, c)
+    float *products  # the sixteen products for one panel, (16, TILES, NR)
+    float *discard  # (NR), receives output pixels outside y
 
 
 def winograd_conv3x3(x, weight, *, out=None, threads=None):
@@ -146,7 +146,7 @@ cdef void winograd_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void tile_run(void *job, int64_t unit) noexcept nogil:
-    """Compute TILES tiles of a row of tiles: transform the inputs, then for each panel compute the sixteen products and transform them."""
+    """Compute TILES output tiles: transform the inputs, then for each panel compute the sixteen products and transform the products."""
     cdef const winograd_job *p = <const winograd_job *>job
     cdef const micro *u = p.u
     cdef int64_t row = unit // p.across, first = unit % p.across * TILES

@@ -10,7 +10,8 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Tokens of a unit (a "run" of a row): many enough to amortize reading the weights, few enough that their hidden layer stays in L2.
+# The largest number of tokens in a run. A run is a unit of work: neighbouring tokens of a row.
+# A run is long enough to amortize reading the weights, and short enough for its hidden layer to stay in L2.
 cdef int64_t RUN = 84
 
 cdef struct mlp_job:
@@ -26,10 +27,10 @@ cdef struct mlp_job:
     int64_t c, hidden_channels, run
     bint chained  # whether fc1's product writes the hidden layer as packed A of fc2's product
     float eps
-    int64_t runs  # runs of a row
-    float *local  # (run, c)
-    float *normed  # (run, c)
-    float *hidden  # (run, hidden_channels), or fc2's packed A if chained
+    int64_t runs  # number of runs in a row
+    float *local  # output of the local convolution, (run, c)
+    float *normed  # output of the LayerNorm, (run, c)
+    float *hidden  # hidden layer, (run, hidden_channels), or if chained, fc2's packed A
     float *operand  # packed A
 
 
@@ -97,7 +98,7 @@ cdef void mlp_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void run_of_row(void *job, int64_t unit) noexcept nogil:
-    """Compute ``run`` tokens of a row, or fewer at the row's end."""
+    """Compute a run: ``run`` tokens of a row, or fewer at the row's end."""
     cdef const mlp_job *p = <const mlp_job *>job
     cdef int64_t c = p.c, h = unit // p.runs, w0 = unit % p.runs * p.run, m = min(p.run, p.conv.width - w0)
     cdef float *y = p.y + (h * p.conv.width + w0) * c

@@ -10,7 +10,8 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Output columns of a strip. Three hidden rows of a strip take 0.2 MB at 256 channels, which leaves space in L2 for the weights.
+# The largest number of output columns in a strip.
+# With 256 channels, three hidden rows of a strip take 0.2 MB, which leaves space in L2 for the weights.
 cdef int64_t STRIP = 68
 
 cdef struct mbconv_job:
@@ -25,15 +26,15 @@ cdef struct mbconv_job:
     float *y  # (oh, ow, oc)
     int64_t height, width, c, e, oc, oh, ow, stride, strip, strips, band
     bint residual
-    float *ring[3]  # (strip·stride + 2, e), rows of the hidden feature map
-    float *depthwise  # (strip, e), a row of the depthwise convolution's output
+    float *ring[3]  # three rows of the hidden feature map, each (strip·stride + 2, e)
+    float *depthwise  # a row of the depthwise convolution's output, (strip, e)
     float *operand  # packed A
 
 
 def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, threads=None):
     """t = gelu(depthwise 3×3(gelu(x·w1ᵀ + b1), w2) + b2)·w3ᵀ + b3;  y = gelu(x + t) if residual else t.
 
-    With ``residual``, this is TinyViT's ``MBConv``; without, ``PatchMerging``. The depthwise convolution has pad 1.
+    With ``residual``, this is TinyViT's ``MBConv``. Without ``residual``, it is ``PatchMerging``. The depthwise convolution has pad 1.
 
     Args:
         x: (H, W, C) float32.
@@ -44,7 +45,7 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
         w3: (OC, E) float32, or Panels, of the 1×1 projection.
         b3: (OC,) float32.
         stride: The depthwise convolution's stride, 1 or 2.
-        residual: Whether to add x and apply a last GELU. Requires OC = C and stride 1.
+        residual: Whether to add x to the output and apply GELU to the sum. Requires OC = C and stride 1.
         out: Float32 of the output's shape that receives the result, or None.
         threads: The number of threads, or None for the default.
 
@@ -101,7 +102,7 @@ cdef void strip_of_band(void *job, int64_t unit) noexcept nogil:
     cdef depthwise3x3_args d
     cdef gemm_args g
     cdef product_args packed
-    cdef bint narrow = p.w3.u.weight.terms > 1  # GELU is then applied while A is packed
+    cdef bint narrow = p.w3.u.weight.terms > 1  # if so, pack_operand applies the second GELU, not depthwise3x3
     if width <= 0:
         return
     d.width, d.channels, d.stride = width, p.e, p.stride

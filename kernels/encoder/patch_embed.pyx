@@ -18,9 +18,9 @@ cdef struct embed_job:
     const float *b2
     float *y  # (h2, width2, c2)
     int64_t height, width, c, h1, width1, c1, h2, width2, c2, band
-    float *ring[3]  # (width1 + 2, c1), rows of the first convolution's output
-    float *border[3]  # (width, c), the input rows of a first or last output row, with rows of zeros outside x
-    float *edge  # (3, 3, c), the input of a first or last output pixel, with zeros outside x
+    float *ring[3]  # three rows of the first convolution's output, each (width1 + 2, c1)
+    float *border[3]  # (width, c), copies of three input rows, for the first and last row of the first convolution; zeros outside x
+    float *edge  # (3, 3, c), a copy of the input pixels of the first or last pixel of a row; zeros outside x
     float *operand  # packed A
 
 
@@ -89,12 +89,12 @@ cdef void one_band(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void embed_row(const embed_job *p, int64_t r, float *hidden) noexcept nogil:
-    """Compute row r of the first convolution's output, with GELU and a pixel of zeros on either side.
+    """Compute row r of the first convolution's output, with GELU and with a pixel of zeros at either end.
 
-    A row outside the output is all zeros. The GEMM reads x in place, except in a first or last row, whose input rows are copied to
-    ``border`` because some of them are outside x.
+    If r is outside the output, the row is all zeros. For the first and the last row, some input rows may be outside x, so the input
+    rows are copied to ``border``. For all other rows, the GEMM reads x in place.
     """
-    cdef int64_t i, h, inside = (p.width - 2) // 2  # pixels 1 to inside need no column outside x
+    cdef int64_t i, h, inside = (p.width - 2) // 2  # output pixels 1 to `inside` need no input column outside x
     cdef int64_t offset[3]
     cdef const float *rows[3]
     if not 0 <= r < p.h1:
@@ -123,7 +123,7 @@ cdef void embed_row(const embed_job *p, int64_t r, float *hidden) noexcept nogil
 
 
 cdef void edge_pixel(const embed_job *p, int64_t w, const float **rows, float *y) noexcept nogil:
-    """Compute pixel w of the first convolution's output, some of whose input columns may be outside x."""
+    """Compute pixel w of a row of the first convolution's output. Some input columns of the pixel may be outside x."""
     cdef int64_t i, j, column
     cdef int64_t offset[3]
     for i in range(3):

@@ -13,8 +13,9 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# Queries whose scores are computed at once. For a window of 14 × 14 tokens, the scores of 84 queries take 84 · 196 · 4 bytes, which fit
-# L2. Blocks of 28 or 42 queries, whose scores fit L1 better, were measured to take the same time.
+# The number of queries whose scores are computed at once.
+# For a window of 14 × 14 tokens, the scores of 84 queries take 84 · 196 · 4 bytes, which fit L2.
+# Blocks of 28 or 42 queries, whose scores fit L1 better, were measured to take the same time.
 cdef int64_t QUERIES = 84
 
 
@@ -66,22 +67,22 @@ cdef struct window_job:
     const float *qkv_bias
     matrix proj
     const float *proj_bias
-    const float *bias  # (heads, n, columns), -inf beyond n
+    const float *bias  # attention bias (heads, n, columns), with -inf in the columns from n on
     const float *pad_qkv  # (3c), q, k and v of a padded token
     int64_t height, width, c, heads, d, window, n, columns, across  # across is the number of windows in a row
     float eps, scale
     bint narrow  # whether the micro-kernel `attend` computes attention, in bf16 or in bf16 pieces
     float *tokens  # (n, c)
     float *qkv_rows  # (n, 3c)
-    float *attended  # (n, c), the concatenated heads
-    float *edge_bias  # (n, columns), a head's bias without padded queries
+    float *attended  # (n, c), the concatenated outputs of the heads
+    float *edge_bias  # (n, columns), a head's attention bias without the rows of padded queries
     float *operand  # packed A
-    # only if not narrow:
-    float *keys  # (columns/NR, d, NR)
-    float *values  # (ceil(d/NR), n, NR)
-    float *scores  # (QUERIES, columns)
-    # only if narrow:
-    const float **token_rows  # (n), q, k and v of each token
+    # keys, values and scores are set only if `narrow` is False
+    float *keys  # packed keys of a head, (columns/NR, d, NR)
+    float *values  # packed values of a head, (ceil(d/NR), n, NR)
+    float *scores  # scores of a block of queries, (QUERIES, columns)
+    # token_rows and attend_scratch are set only if `narrow` is True
+    const float **token_rows  # (n) pointers, each to q, k and v of a token
     void *attend_scratch
 
 
@@ -164,7 +165,7 @@ cdef void window_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void one_window(void *job, int64_t unit) noexcept nogil:
-    """Compute a window: gather and norm its m real tokens, then qkv, attention, projection and shortcut."""
+    """Compute a window: the norm of its m real tokens (without padded tokens), qkv, attention, projection and shortcut."""
     cdef const window_job *p = <const window_job *>job
     cdef const micro *u = p.u
     cdef int64_t top = unit // p.across * p.window, left = unit % p.across * p.window
@@ -213,7 +214,7 @@ cdef void one_window(void *job, int64_t unit) noexcept nogil:
 
 
 cdef const float *real_rows(const window_job *p, const float *bias, int64_t rows, int64_t cols) noexcept nogil:
-    """Copy a head's bias, without the rows of padded queries, to ``edge_bias`` and return it."""
+    """Copy a head's attention bias, without the rows of padded queries, to ``edge_bias``. Returns ``edge_bias``."""
     cdef int64_t r
     for r in range(rows):
         memcpy(p.edge_bias + r * cols * p.columns, bias + r * p.window * p.columns, cols * p.columns * sizeof(float))
@@ -221,7 +222,7 @@ cdef const float *real_rows(const window_job *p, const float *bias, int64_t rows
 
 
 cdef void attend_narrow(const window_job *p, int64_t rows, int64_t cols) noexcept nogil:
-    """Compute all heads of a window by the micro-kernel `attend`."""
+    """Compute the attention of all heads of a window with the micro-kernel `attend`."""
     cdef int64_t j, h, m = rows * cols
     cdef const float **tokens = p.token_rows
     cdef const float *qkv = p.qkv_rows

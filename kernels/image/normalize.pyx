@@ -11,7 +11,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-cdef int64_t CHUNK = 1 << 14  # floats of a result that is too small for several threads
+cdef int64_t CHUNK = 1 << 14  # a result of at most CHUNK floats is computed by one thread
 
 
 def normalize(image, mean, std, *, size, threads=None):

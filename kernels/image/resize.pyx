@@ -16,25 +16,25 @@ cdef struct axis_map:  # linear interpolation along an axis: y[j] = x[index[j]]*
     const int32_t *index
     const float *t
 
-cdef struct band_result:  # of mask_runs, for a unit
-    int32_t *runs  # (capacity, 3), of which count are filled
+cdef struct band_result:  # runs and counts that one unit of work of mask_runs finds
+    int32_t *runs  # (capacity, 3), of which the first `count` runs are filled
     int64_t count, capacity
     bint out_of_memory  # whether there was no memory for runs
     int64_t high, low  # numbers of pixels above threshold + offset and above threshold - offset
 
 cdef struct resize_job:
     const micro *u
-    const float *x  # (planes, h0, w0 + 1); the last value of a row is a copy of the one before
+    const float *x  # logits (planes, h0, w0 + 1); column w0 is a copy of column w0 - 1
     axis_map rows1, columns1, rows2, columns2
     float *y  # (planes, h2, w2) of logits, or NULL
     uint8_t *mask  # (planes, h2, w2), or NULL
-    # sizes of x, of the cropped canvas and of the photo; output rows of a band, and bands of a plane
+    # sizes of x (h0, w0), of the cropped canvas (h1, w1) and of the photo (h2, w2); output rows of a band; bands of a plane
     int64_t h0, w0, h1, w1, h2, w2, band, bands
     float threshold, above, below
-    const int64_t *spans  # (planes, 4), see _spans; mask_runs only
-    band_result *results  # (planes, bands); mask_runs only
-    float *source[2]  # (w1), two rows of x, resized to the canvas's width
-    float *canvas[2]  # (w1), two rows of the cropped canvas
+    const int64_t *spans  # (planes, 4), the result of _spans; set only by mask_runs
+    band_result *results  # (planes, bands) results; set only by mask_runs
+    float *source[2]  # two rows of x, resized to the canvas's width, (w1) each
+    float *canvas[2]  # two rows of the cropped canvas, (w1) each
     float *row  # (w1 + 1), a row of the photo before it is resized to the photo's width
     float *wide  # (w2), a row of the photo
     uint8_t *inside  # (w2 + 1), a row of the mask
@@ -51,7 +51,7 @@ def resize_logits(x, *, padded=(1024, 1024), crop, size, threshold=None, out=Non
     """y = bilinear(bilinear(x → padded)[:, :crop_h, :crop_w] → size), or with a threshold the mask y > threshold.
 
     Both steps are ``torch.nn.functional.interpolate(mode="bilinear", align_corners=False)``: half-pixel centres, edges repeated, no
-    antialiasing. The image on the canvas is never stored as a whole, only two of its rows at a time.
+    antialiasing. Only two rows of the canvas are stored at a time.
 
     Args:
         x: (C, H0, W0) float32 logits.
@@ -112,12 +112,12 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
         crop: (h, w) of the photo on the canvas, at most ``padded``.
         size: (H, W) of the photo.
         threshold: The number that a logit inside the mask exceeds.
-        offset: The distance from ``threshold`` of the two other thresholds, whose pixels are counted for the stability score.
+        offset: Pixels above ``threshold + offset`` and above ``threshold - offset`` are counted, for the stability score.
         threads: The number of threads, or None for the default.
 
     Returns:
-        runs: A list of C arrays (R, 3) int32. A run is a column, its first row, and the row after its last. Runs are ordered by
-            column, then by row.
+        runs: A list of C arrays (R, 3) int32. A run is a column, the run's first row, and the row after the run's last
+            row. Runs are ordered by column, then by row.
         counts: (C, 2) int64, the numbers of pixels above ``threshold + offset`` and above ``threshold - offset``.
 
     Raises:
@@ -193,7 +193,7 @@ def _spans(x, limit, axes):
         axes: The result of ``prepare``.
 
     Returns:
-        (C, 4) int64: first row, row after the last, first column, column after the last. If no pixel can exceed ``limit``, all are 0.
+        (C, 4) int64: first row, row after the last, first column, column after the last. All zeros if no pixel can exceed ``limit``.
     """
     (rows1, _), (columns1, _), (rows2, _), (columns2, _) = axes
     largest = np.fmax(np.fmax.reduce(x, axis=(1, 2)), -np.fmin.reduce(x, axis=(1, 2)))[:, None, None]
@@ -203,7 +203,7 @@ def _spans(x, limit, axes):
         for at, (first_step, second_step), reached in ((0, (rows1, rows2), plane.any(axis=1)), (2, (columns1, columns2), plane.any(axis=0))):
             near = np.flatnonzero(reached)
             if len(near):
-                low = first_step[second_step]  # a pixel depends on up to three input rows (or columns), from low to last
+                low = first_step[second_step]  # an output pixel depends on input rows (or columns) low to last, at most three
                 last = first_step[np.minimum(second_step + 1, len(first_step) - 1)] + 1
                 span[at : at + 2] = np.searchsorted(last, near[0]), np.searchsorted(low, near[-1], side="right")
     return spans
@@ -235,7 +235,7 @@ cdef stream start() noexcept nogil:
 
 
 cdef void one_band(void *job, int64_t unit) noexcept nogil:
-    """Compute ``band`` output rows of a plane."""
+    """Compute a band, ``band`` output rows of a plane."""
     cdef const resize_job *p = <const resize_job *>job
     cdef int64_t plane = unit // p.bands, first = unit % p.bands * p.band
     cdef const float *x = p.x + plane * p.h0 * (p.w0 + 1)
@@ -253,7 +253,7 @@ cdef void one_band(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void runs_of_band(void *job, int64_t unit) noexcept nogil:
-    """Find the runs and counts of ``band`` output rows of a plane. Output rows are the photo's columns."""
+    """Find the runs and counts of a band, ``band`` output rows of a plane. x is transposed, so output rows are the photo's columns."""
     cdef const resize_job *p = <const resize_job *>job
     cdef const micro *u = p.u
     cdef int64_t plane = unit // p.bands, first = unit % p.bands * p.band
@@ -280,7 +280,7 @@ cdef void runs_of_band(void *job, int64_t unit) noexcept nogil:
 
 
 cdef bint append_runs(band_result *result, uint8_t *inside, int64_t r, int64_t first, int64_t count) noexcept nogil:
-    """Append the runs of ones in ``inside`` (count + 1) to ``result``. Positions in a run count from ``first``.
+    """Append the runs of ones in ``inside`` (count + 1) to ``result``. Element i of ``inside`` is row ``first + i`` of the photo.
 
     Overwrites the last byte, inside[count]. Returns False if there is no memory for the runs.
     """
@@ -306,7 +306,7 @@ cdef bint append_runs(band_result *result, uint8_t *inside, int64_t r, int64_t f
 
 cdef void photo_row(const resize_job *p, stream *s, const span *c, const float *x, int64_t r,
                     float *y) noexcept nogil:
-    """Compute the columns ``c`` of the photo's row r to y."""
+    """Compute the columns ``c`` of the photo's row r and write them to y."""
     cdef int64_t low = p.rows2.index[r], high = min(low + 1, p.h1 - 1)
     canvas_row(p, s, c, x, low)
     canvas_row(p, s, c, x, high)

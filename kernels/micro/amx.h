@@ -1,4 +1,4 @@
-/* `multiply` by AMX: up to two tiles of A, 16 rows by 64 bytes each, times two tiles of a panel of B. */
+/* Defines `multiply` with AMX instructions: up to two tiles of A, 16 rows by 64 bytes each, times two tiles of a panel of B. */
 #define VL 16
 #define vmin(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define vmax(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))

@@ -1,8 +1,8 @@
 /* An arena: memory that a layout function divides into buffers.
  *
  * The layout function runs twice: first on an arena without memory, to measure the size, and then on an arena with memory, to assign
- * the buffers. Each size is therefore written only once. With guards, a cache line with a known pattern follows each buffer, and the
- * layout function runs a third time to find guards that have been overwritten. */
+ * the buffers. The source code therefore states each size only once. With guards, a cache line with a known pattern follows each buffer,
+ * and the layout function runs a third time to find guards that have been overwritten. */
 #ifndef MOBILESAM_ARENA_H
 #define MOBILESAM_ARENA_H
 #include <stddef.h>
@@ -12,8 +12,8 @@ enum { ARENA_LINE = 64, ARENA_PATTERN = 0x5a };
 enum arena_use { ARENA_MEASURE, ARENA_ASSIGN, ARENA_CHECK };
 
 typedef struct {
-    char *memory; /* aligned to ARENA_LINE; NULL if use is ARENA_MEASURE */
-    size_t used;  /* bytes, a multiple of ARENA_LINE */
+    char *memory; /* start of the memory, aligned to ARENA_LINE; NULL if use is ARENA_MEASURE */
+    size_t used;  /* bytes taken so far, a multiple of ARENA_LINE */
     enum arena_use use;
     int guarded;
     int overwritten; /* number of overwritten guards, if use is ARENA_CHECK */
@@ -33,7 +33,7 @@ static inline void arena_guard(arena *a, char *from, size_t count)
         }
 }
 
-/* Returns a buffer of the arena's next bytes, aligned to ARENA_LINE, or NULL if the arena only measures. */
+/* Returns the next buffer of the arena, of `bytes` bytes and aligned to ARENA_LINE. Returns NULL if the arena only measures. */
 static inline void *arena_take(arena *a, size_t bytes)
 {
     char *buffer = a->memory ? a->memory + a->used : NULL;

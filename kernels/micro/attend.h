@@ -1,5 +1,5 @@
-/* One attention head (attend_args in micro.h). Both products are in bf16 or, for float32 accuracy, in bf16 pieces. The softmax is in
- * float32, and its denominator divides the result of the second product. Included by narrow.h. */
+/* Computes one attention head (attend_args in micro.h). Both matrix products are in bf16 or, for float32 accuracy, in bf16 pieces. The
+ * softmax is in float32, and its denominator divides the result of the second product. Included by narrow.h. */
 
 #if NARROW_PIECES == 3
 INLINE vf power(vf x) { return exp_v(x); }
@@ -8,7 +8,7 @@ INLINE vf power(vf x) { return exp_v(x); }
 INLINE vf power(vf x)
 {
     x *= 1.44269504f;
-    x = vmax(splat(-126.f), x); /* in this order, NaN gives NaN */
+    x = vmax(splat(-126.f), x); /* with the arguments in this order, NaN gives NaN */
     const vf shifted = x + 12582912.f;
     const vf f = x - (shifted - 12582912.f);
     vf p = f * 0.00957010407f + 0.0559179038f;
@@ -19,7 +19,7 @@ INLINE vf power(vf x)
 }
 #endif
 
-/* Rounds d floats to one row of `tiles` tiles. */
+/* Rounds d floats to one row of packed A, which extends over `tiles` tiles. */
 INLINE void narrow_vector(char *y, const float *x, int64_t d, int64_t tiles)
 {
     const operand_args whole = {.k = d, .segments = 1};
@@ -27,7 +27,7 @@ INLINE void narrow_vector(char *y, const float *x, int64_t d, int64_t tiles)
         narrow_depth(&whole, x, t, y + t * NARROW_PIECES * NARROW_TILE, 1.f, ACT_NONE);
 }
 
-/* Packs the keys as B: y (columns / 32, d_tiles, NARROW_PIECES, 16, 32) words. Columns are keys, rows are pairs of channels. */
+/* Packs the keys as packed B: y (columns / 32, d_tiles, NARROW_PIECES, 16, 32) words. Columns are keys, rows are pairs of channels. */
 static void pack_keys(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_t columns)
 {
     char words[NARROW_PIECES * NARROW_TILE];
@@ -49,7 +49,7 @@ static void pack_keys(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_
         }
 }
 
-/* Packs the values as B: y (d_tiles, columns / 32, NARROW_PIECES, 16, 32) words. Columns are channels, rows are pairs of keys. */
+/* Packs the values as packed B: y (d_tiles, columns / 32, NARROW_PIECES, 16, 32) words. Columns are channels, rows are pairs of keys. */
 static void pack_values(const attend_args *g, uint32_t *y, int64_t d_tiles, int64_t columns)
 {
     static const float none[32];
@@ -69,7 +69,7 @@ static void pack_values(const attend_args *g, uint32_t *y, int64_t d_tiles, int6
             }
 }
 
-/* Rounds exp(scores - top) to one row of tiles, as A of the second product. Returns the sum of the exponentials. */
+/* Rounds exp(scores - top) to one row of packed A of the second product. Returns the sum of the exponentials. */
 INLINE float exp_row(char *y, const float *scores, int64_t columns, float top)
 {
     vf total = splat(0.f);

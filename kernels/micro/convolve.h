@@ -1,6 +1,6 @@
 /* Depthwise convolution, and Winograd's transforms. micro.h has the equations. Included by generic.h. */
 
-/* VL channels of px neighbouring output pixels. Each input vector is loaded once and used for all output pixels that need it. */
+/* Computes VL channels of px neighbouring output pixels. Each input vector is loaded once and used for all output pixels that need it. */
 INLINE void depthwise3x3_step(const int px, const int stride, const depthwise3x3_args *g, int64_t w, int64_t c)
 {
     const int64_t channels = g->channels;
@@ -68,7 +68,7 @@ static void depthwise_taps(const taps_args *g, int64_t channels)
 static void depthwise_flat(const taps_args *g, int64_t period, int64_t count)
 {
     int64_t f = 0;
-    for (; f + TAPW * period <= count; f += TAPW * period) /* each loaded weight serves TAPW periods */
+    for (; f + TAPW * period <= count; f += TAPW * period) /* weights are loaded once for TAPW periods */
         for (int64_t phase = 0; phase < period; phase += VL) {
             vf acc[TAPW];
             UNROLL for (int o = 0; o < TAPW; o++) acc[o] = g->bias ? load(g->bias + phase) : splat(0.f);
@@ -101,14 +101,14 @@ static void winograd_input(float *v, int64_t stride, const float *const *x, int6
 {
     for (int64_t c = 0; c < n; c += VL) {
         vf rows[4][4], t;
-        UNROLL for (int j = 0; j < 4; j++) { /* B' d, the transposed matrix B times the tile d */
+        UNROLL for (int j = 0; j < 4; j++) { /* rows = B' d: the transpose of Winograd's matrix B, times the 4x4 tile d */
             vf d0 = load(x[j] + c), d1 = load(x[4 + j] + c), d2 = load(x[8 + j] + c), d3 = load(x[12 + j] + c);
             rows[0][j] = d0 - d2;
             rows[1][j] = d1 + d2;
             rows[2][j] = d2 - d1;
             rows[3][j] = d1 - d3;
         }
-        UNROLL for (int i = 0; i < 4; i++) { /* (B' d) B, with B' d from the loop above */
+        UNROLL for (int i = 0; i < 4; i++) { /* v = rows * B: the result of the loop above, times the matrix B */
             float *at = v + 4 * i * stride + c;
             t = rows[i][2];
             store(at, rows[i][0] - t);
@@ -123,7 +123,7 @@ static void winograd_output(float *const *y, const float *m, int64_t stride, int
 {
     for (int64_t c = 0; c < n; c += VL) {
         vf top[4], bottom[4];
-        UNROLL for (int j = 0; j < 4; j++) { /* A' m */
+        UNROLL for (int j = 0; j < 4; j++) { /* top and bottom = A' m: the transpose of Winograd's matrix A, times the 4x4 products m */
             const float *at = m + j * stride + c;
             vf m1 = load(at + 4 * stride), m2 = load(at + 8 * stride);
             top[j] = load(at) + m1 + m2;

@@ -1,6 +1,6 @@
 /* One output row of a 3x3 depthwise convolution with pad 1. The micro-kernel depthwise3x3 computes the pixels that need no
- * padding on the left or right. The first pixel, and the last if it needs padding, use only the kernel columns inside the image. Rows
- * above and below the image are replaced by a row of zeros. */
+ * padding on the left or right. The first pixel of a row, and the last pixel if it needs padding, use only the kernel columns inside the
+ * image. Rows above and below the image are replaced by a row of zeros. */
 #ifndef MOBILESAM_DEPTHWISE_ROW_H
 #define MOBILESAM_DEPTHWISE_ROW_H
 #include "micro.h"
@@ -14,10 +14,10 @@ typedef struct {
     int act;
 } depthwise_map;
 
-/* Computes pixels w0 <= w < w1 of output row h to y (w1 - w0, channels). */
+/* Computes pixels w0 to w1 - 1 of output row h and writes them to y (w1 - w0, channels). */
 static inline void depthwise3x3_row(const micro *u, const depthwise_map *d, int64_t h, int64_t w0, int64_t w1, float *y)
 {
-    const int64_t c = d->channels, inside = (d->width - 2) / d->stride + 1; /* first w whose last kernel column is outside */
+    const int64_t c = d->channels, inside = (d->width - 2) / d->stride + 1; /* first w whose kernel extends beyond the right edge */
     const float *row[3];
     for (int i = 0; i < 3; i++) {
         const int64_t r = h * d->stride + i - 1;

@@ -1,7 +1,7 @@
 /* Dot products of the columns of two matrices (dot_columns) and of their rows (dot_rows), and mask logits as products of upscaled
  * channels with a hypernetwork's weights (draw_columns). micro.h has the equations. Included by generic.h. */
 
-/* dot_columns of `vectors` vectors of columns */
+/* Computes dot_columns for `vectors` * VL neighbouring columns. */
 INLINE void dot_vectors(const int vectors, float *y, const float *a, int64_t lda, const float *b, int64_t ldb, int64_t m)
 {
     vf s[4][2] = {0};
@@ -24,7 +24,7 @@ static void dot_columns(const dot_columns_args *g)
         dot_vectors(1, g->y + j, g->a + j, g->lda, g->b + j, g->ldb, g->m);
 }
 
-/* draw_columns for m <= 4 rows of w, so that each GELU serves all of them */
+/* Computes the mask logits of m <= 4 masks at once, so that each GELU is computed once for all m masks. */
 INLINE void draw_some(const int m, float *y, int64_t ldy, const float *x, int64_t ldx, int64_t channels, int64_t n,
                       const float *bias, const float *w)
 {
@@ -52,7 +52,7 @@ static void draw_columns(const draw_args *g)
 #undef DOT_SOME
 }
 
-/* m by n dot products in registers, of the rows from row i0 of a and from row j0 of b on */
+/* Computes the dot products of m rows of a, from row i0 on, with n rows of b, from row j0 on. The m*n sums stay in registers. */
 INLINE void dot_tile(const int m, const int n, const dot_rows_args *g, int64_t i0, int64_t j0, lookahead *next)
 {
     const float *a = g->a + i0 * g->lda, *b = g->b + j0 * g->ldb;
@@ -75,7 +75,7 @@ INLINE void dot_tile(const int m, const int n, const dot_rows_args *g, int64_t i
 
 static void dot_rows(const dot_rows_args *g)
 {
-    enum { DOT_ROWS = VL == 16 ? 4 : 2 }; /* so that DOT_ROWS by 4 sums fit the registers */
+    enum { DOT_ROWS = VL == 16 ? 4 : 2 }; /* rows of a in a tile; the tile's DOT_ROWS by 4 sums fit the registers */
     const int64_t steps = (g->m / DOT_ROWS + g->m % DOT_ROWS) * ((g->n + 3) / 4) * ((g->k + VL - 1) / VL);
     lookahead next = {.at = g->ahead.at};
     if (g->ahead.bytes)

@@ -4,12 +4,13 @@
 #ifndef MOBILESAM_FETCH_H
 #define MOBILESAM_FETCH_H
 
-/* Memory that is still to be prefetched.
+/* Two pieces of memory that are still to be prefetched.
  *
- * The memory of `ahead` (micro.h): `at` is the next cache line, and `last` is the end of the memory. Each tile prefetches `share` bytes, up
- * to `end`. A tile's inner loop has time for `paced` bytes of its share. In dot_rows, `paced` is the number of lines for each step instead.
+ * The first piece is the memory of `ahead` (micro.h). `at` is its next cache line, and `last` is its end. Each tile prefetches `share`
+ * bytes, up to `end`. A tile's inner loop has time to prefetch `paced` bytes. In dot_rows, `paced` is the number of cache lines for each
+ * step instead.
  *
- * The residual of the next tile: `rows` rows of NR floats, the next one at `row`, `step` bytes apart. */
+ * The second piece is the residual of the next tile: `rows` rows of NR floats, `step` bytes apart. The next row is at `row`. */
 typedef struct {
     const char *at, *end, *last, *row;
     int64_t rows, step, share, paced;

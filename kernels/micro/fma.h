@@ -1,4 +1,4 @@
-/* The GEMM's inner loop, by FMAs; see gemm.h. */
+/* The GEMM's inner loop with FMA instructions; see gemm.h. */
 #include "fetch.h"
 
 /* After every GEMM_DEPTH terms, the sums are added to y and begin again at zero, because adding a small term to a large sum loses
@@ -24,7 +24,7 @@ INLINE void accumulate_terms(const int mr, vf acc[][NV], const float **a, int64_
     }
 }
 
-/* acc += a (mr, count) * b (count, NR). Advances a and b to the terms that follow. */
+/* Adds the product a (mr, count) * b (count, NR) to the sums acc. Advances the pointers a and b by `count` terms. */
 INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda, int64_t step, const float **b, int64_t ldb,
                        int64_t count, lookahead *next)
 {
@@ -34,7 +34,7 @@ INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda,
         accumulate_terms(mr, acc, a, lda, step, b, ldb, count, 0, next);
 }
 
-/* These sums need no correction; compare pairs.h. */
+/* Does nothing, because sums of FMAs need no correction. The sums of pairs.h do. */
 INLINE void restore(const int mr, vf acc[][NV], const float *row, const float *column)
 {
     (void)mr, (void)acc, (void)row, (void)column;

@@ -3,7 +3,7 @@
  * Before it includes this file, fma.h or pairs.h defines the inner loop:
  *     accumulate                adds a * b to the sums acc,
  *     restore                   corrects the sums at the end of a tile,
- *     GEMM_DEPTH                terms after which the sums are added to y and begin again at zero,
+ *     GEMM_DEPTH                the number of terms after which the sums are added to y and begin again at zero,
  *     GEMM_STEP, GEMM_LINES     every GEMM_STEP terms, GEMM_LINES cache lines are prefetched. */
 
 #include "fetch.h"
@@ -18,7 +18,7 @@ static void activate(float *y, const float *x, int64_t n, int act)
         memmove(y, x, n * sizeof(float));
 }
 
-/* One register tile of mr rows, a constant after inlining, by NR columns. bias, residual and y have all NR columns.
+/* Computes one register tile of mr rows by NR columns. After inlining, mr is a constant. bias, residual and y have NR columns.
  * Sums start at zero, not at the residual, because adding small terms to a large residual would lose precision. */
 INLINE void tile(const int mr, const gemm_args *g, const float *a, const float *b, const float *bias,
                  const float *residual, int64_t ldr, float *y, int64_t ldy, lookahead *next)
@@ -88,7 +88,7 @@ static void tile_rows(int64_t mr, const gemm_args *g, const float *a, const floa
 #undef GEMM_ROWS
 }
 
-/* A tile of the last panel, with nr < NR columns, computed in a buffer with all NR columns. */
+/* Computes a tile of the last panel if the panel has only nr < NR columns, in a buffer with NR columns. */
 static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a, const float *b, const float *bias,
                       const float *residual, float *y, lookahead *next)
 {
@@ -103,18 +103,19 @@ static void tile_edge(int64_t mr, int64_t nr, const gemm_args *g, const float *a
         memcpy(y + i * g->ldy, full + i * NR, nr * sizeof(float));
 }
 
-/* Returns the rows of a tile, so that all tiles have about equally many. A tile with few rows would wait for the FMA latency. */
+/* Returns the number of rows in a tile, so that all tiles have about the same number of rows. A tile with few rows would wait for the FMA
+ * latency. */
 INLINE int64_t even_rows(int64_t m)
 {
     const int64_t tiles = (m + MR - 1) / MR;
     return tiles ? (m + tiles - 1) / tiles : MR;
 }
 
-/* Returns whether the residual's rows need prefetching. The CPU itself prefetches rows that lie closer together. */
+/* Returns whether the residual's rows need prefetching. If rows lie close together, the CPU itself prefetches them. */
 INLINE int residual_is_far(const gemm_args *g) { return g->residual && g->ldr >= 256; }
 
-/* Returns the prefetches of a product of `tiles` tiles, after it has prefetched the residual of the first tile, which has mr rows. If there
- * is nothing to prefetch, `at` points to b, which is in L1 anyway. */
+/* Prefetches the residual of a product's first tile, which has mr rows. Returns the state of the prefetches of a product of `tiles` tiles.
+ * If there is nothing to prefetch, `at` points to b, which is in L1 anyway. */
 INLINE lookahead look_ahead(const gemm_args *g, int64_t tiles, int64_t mr)
 {
     lookahead next = {.at = (const char *)g->b, .end = (const char *)g->b, .row = (const char *)g->residual};
@@ -130,7 +131,7 @@ INLINE lookahead look_ahead(const gemm_args *g, int64_t tiles, int64_t mr)
 }
 
 /* Sets up the prefetches during the tile at (i, j): the tile's share of `ahead`, and the residual of the next tile. Tiles have up to `most`
- * rows. If the tile's inner loop has no time for its whole share, the excess is prefetched at once. */
+ * rows. If the tile's inner loop has no time for the whole share, the excess is prefetched at once. */
 INLINE void look_beyond(lookahead *next, const gemm_args *g, int64_t most, int64_t i, int64_t j)
 {
     if (residual_is_far(g)) {
@@ -175,7 +176,7 @@ static void gemm(const gemm_args *g)
     }
 }
 
-/* x[p] = w[p],  p < n; w is float16 if half, else float32 */
+/* Reads n weights as float32: x[p] = w[p],  p < n. w is float16 if half, else float32. */
 INLINE void read_row(float *x, const void *w, int half, int64_t n)
 {
     if (half)

@@ -4,7 +4,7 @@
  *     MR, NV          the GEMM's register tile has MR rows and NR = NV*VL columns,
  *     TAPW            output pixels that a depthwise convolution computes at once,
  *     vmin, vmax      of two vectors,
- *     vpick           optional: vpick(a, b, i) selects lanes i of the two vectors a and b, of which b has lanes VL and up. */
+ *     vpick           optional: vpick(a, b, i) selects lanes by the indices i: 0 to VL - 1 of a, VL and up of b. */
 #include "vector.h"
 #include "fma.h"
 #include "gemm.h"
@@ -15,7 +15,7 @@
 #include "resample.h"
 #include "elementwise.h"
 
-/* y[f] += y[f]*x, repeated `steps` times, for as many y as the GEMM's tile has sums. So many independent chains hide the FMA latency. */
+/* Repeats y[f] += y[f]*x `steps` times, f < MR*NR. The MR*NR sums are independent of one another, which hides the FMA latency. */
 static void fma_probe(float *y, float x, int64_t steps)
 {
     vf acc[MR][NV];

@@ -15,29 +15,29 @@ enum { FP32 = 0, BF16 = 1, INT8 = 2, PRECISIONS = 3 };
 
 enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
 
-/* Memory that the next step reads. A product prefetches these bytes into L2 between its multiplications, an equal share in every tile.
- * A product in a narrow precision does not prefetch. bytes is 0 if there is nothing to prefetch. */
+/* Memory that the next step of the network reads. A product prefetches these bytes into L2 between its multiplications, an equal share in
+ * every tile. The products of narrow.h do not prefetch. If there is nothing to prefetch, bytes is 0. */
 typedef struct {
     const void *at;
     int64_t bytes;
 } prefetch;
 
-/* y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
+/* A GEMM: y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
  *
  * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. A weight packed by a float32 table has ldb = NR,
  * panel = segments*k*NR, and zeros after the last column. An unpacked row-major matrix can also serve as b, with its row stride as ldb
- * and panel = NR. Whole panels of b are read. A 1x1 convolution has one segment. A 3x3 convolution has three segments, each KW*C
+ * and panel = NR. The GEMM reads whole panels of b. A 1x1 convolution has one segment. A 3x3 convolution has three segments, each KW*C
  * contiguous floats of an input row.
- * Aliasing: y overlaps no input, except that y may be residual if segments*k <= 256. */
+ * Aliasing: y overlaps no input, except that y and residual may be the same array if segments*k <= 256. */
 typedef struct {
     int64_t m, n, k, segments;
-    const int64_t *offset; /* (segments), or NULL for one segment at 0 */
+    const int64_t *offset; /* start of each segment, (segments), or NULL for one segment at 0 */
     const float *a;
     int64_t lda, step; /* step is 1 if a is row-major; lda is 1 if a is stored transposed */
     const float *b;
     int64_t ldb, panel;
-    const float *bias; /* (n) or NULL */
-    const float *residual; /* or NULL */
+    const float *bias; /* (n), or NULL for no bias */
+    const float *residual; /* (m, n) with row stride ldr, or NULL for no residual */
     int64_t ldr;
     float *y;
     int64_t ldy;
@@ -45,26 +45,26 @@ typedef struct {
     prefetch ahead;
 } gemm_args;
 
-/* operand = packed A of act(a), with m rows of segments*k columns. Row i is the concatenation of the segments
+/* Packs A: operand = packed A of act(a), with m rows of segments*k columns. Row i is the concatenation of the segments
  * a[i*lda + offset[s] .. i*lda + offset[s] + k]. If act is not ACT_NONE, a itself may be overwritten with act(a). */
 typedef struct {
     int64_t m, k, segments;
-    const int64_t *offset; /* (segments), or NULL for one segment at 0 */
+    const int64_t *offset; /* start of each segment, (segments), or NULL for one segment at 0 */
     float *a;
     int64_t lda;
     int act;
-    void *operand; /* of operand_bytes(m, segments*k) bytes */
+    void *operand; /* buffer for packed A, of operand_bytes bytes */
 } operand_args;
 
-/* y (m,n) = act(A (m,k) * B (k,n) + bias + residual), with packed A in `operand` and packed B in `b`, both packed by the same table.
- * A panel of b has `panel` 32-bit words. Aliasing: y overlaps no input, except that y may be residual. */
+/* A product: y (m,n) = act(A (m,k) * B (k,n) + bias + residual), with packed A in `operand` and packed B in `b`, both packed by the same
+ * table. A panel of b has `panel` 32-bit words. Aliasing: y overlaps no input, except that y and residual may be the same array. */
 typedef struct {
     int64_t m, n, k;
     const void *operand;
     const float *b;
     int64_t panel;
-    const float *bias; /* (n) or NULL */
-    const float *residual; /* or NULL */
+    const float *bias; /* (n), or NULL for no bias */
+    const float *residual; /* (m, n) with row stride ldr, or NULL for no residual */
     int64_t ldr;
     float *y;
     int64_t ldy;
@@ -77,27 +77,27 @@ typedef struct {
     int64_t m, n, d;
     const float *q;
     int64_t ldq;
-    const float *const *tokens; /* (n); key j is at tokens[j] + at_k, value j at tokens[j] + at_v */
+    const float *const *tokens; /* (n) pointers; key j is at tokens[j] + at_k, value j at tokens[j] + at_v */
     int64_t at_k, at_v;
-    const float *bias; /* (m, n rounded up to a multiple of 32), -inf from column n on */
+    const float *bias; /* (m, n rounded up to a multiple of 32), with -inf in the columns from n on */
     int64_t ldbias;
     float scale;
     float *y;
     int64_t ldy;
-    void *scratch; /* of attend_bytes bytes */
+    void *scratch; /* buffer of attend_bytes bytes */
 } attend_args;
 
 /* The layout of packed B. A panel has `columns` columns and k / `terms` rows of 32-bit words, with k rounded up to a multiple of
- * `depth`. Each word holds `terms` values of k. `extra` more rows hold what is needed to scale the sums. If `pieces` > 1, a float32
- * number is stored as the sum of `pieces` bf16 numbers, and a float16 number as the sum of two. Every `depth` values of k are then
- * stored once for each piece. */
+ * `depth`. Each word holds `terms` values of k. The last `extra` rows of a panel hold numbers that correct and scale the
+ * product's sums. If `pieces` > 1, a float32 number is stored as the sum of `pieces` bf16 numbers, called pieces, and a float16 number as
+ * the sum of two. A panel then has separate rows for each piece of every `depth` values of k. */
 typedef struct {
     int columns, terms, depth, extra, pieces;
-    int operand; /* bytes of a row of packed A for every `depth` values of k; 0 if `gemm` reads A in place */
+    int operand; /* bytes that `depth` values of k take in a row of packed A; 0 if `gemm` reads A in place */
 } weight_form;
 
-/* y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),  w < width.
- * Requires that no pixel needs padding, stride 1 or 2, and channels >= vl. */
+/* Depthwise 3x3 convolution of one output row: y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),
+ * for w < width. Requires stride 1 or 2, channels >= vl, and pixels that need no padding. */
 typedef struct {
     int64_t width, channels, stride;
     const float *x[3];
@@ -107,7 +107,7 @@ typedef struct {
     int act;
 } depthwise3x3_args;
 
-/* y[c] = act(sum_t x[t][c] * w[t][c] + bias[c]),  t < taps */
+/* One output pixel of a depthwise convolution: y[c] = act(sum_t x[t][c] * w[t][c] + bias[c]),  t < taps */
 typedef struct {
     int64_t taps;
     const float *const *x;
@@ -117,7 +117,7 @@ typedef struct {
     int act;
 } taps_args;
 
-/* y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m; mean and var of each row of n channels.
+/* LayerNorm of rows: y[i,:] = act((x[i,:] - mean) / sqrt(var + eps) * weight + bias),  i < m; mean and var of row i, which has n channels.
  * Aliasing: y may be x. */
 typedef struct {
     int64_t m, n;
@@ -130,8 +130,8 @@ typedef struct {
     int64_t ldy;
 } norm_args;
 
-/* y[:,j] = act((v[:,j] - mean) / sqrt(var + eps) * weight + bias),  v[i,j] = x[i,j] * scale[j] + shift[i],  j < n; mean and var of each
- * column of m channels. Requires n % vl = 0. Aliasing: y may be x. */
+/* LayerNorm of columns: y[:,j] = act((v[:,j] - mean) / sqrt(var + eps) * weight + bias),  v[i,j] = x[i,j] * scale[j] + shift[i],  j < n;
+ * mean and var of column j, which has m channels. Requires n % vl = 0. Aliasing: y may be x. */
 typedef struct {
     int64_t m, n;
     const float *x;
@@ -145,7 +145,7 @@ typedef struct {
     int64_t ldy;
 } norm_columns_args;
 
-/* y[i,j] = sum_c w[i,c] * gelu(x[c,j] + bias[c]),  i < m, j < n, c < channels. Requires n % vl = 0. */
+/* Mask logits: y[i,j] = sum_c w[i,c] * gelu(x[c,j] + bias[c]),  i < m, j < n, c < channels. Requires n % vl = 0. */
 typedef struct {
     int64_t m, n, channels;
     const float *x;
@@ -156,7 +156,7 @@ typedef struct {
     int64_t ldy;
 } draw_args;
 
-/* y[j] += sum_i a[i,j] * b[i,j],  i < m, j < n. Requires n % vl = 0. */
+/* Dot products of columns: y[j] += sum_i a[i,j] * b[i,j],  i < m, j < n. Requires n % vl = 0. */
 typedef struct {
     int64_t m, n;
     const float *a;
@@ -166,7 +166,7 @@ typedef struct {
     float *y;
 } dot_columns_args;
 
-/* y[i,j] = sum_p a[i,p] * b[j,p],  i < m, j < n, p < k */
+/* Dot products of rows: y[i,j] = sum_p a[i,p] * b[j,p],  i < m, j < n, p < k */
 typedef struct {
     int64_t m, n, k;
     const float *a;
@@ -178,56 +178,59 @@ typedef struct {
     prefetch ahead;
 } dot_rows_args;
 
-/* Outputs overlap no input unless a comment allows it. */
+/* A table of micro-kernels. Their outputs overlap no input unless a comment allows it. */
 typedef struct {
     int vl, mr, nr; /* floats of a vector; rows and columns of the GEMM's register tile */
-    void (*gemm)(const gemm_args *); /* in float32, whatever the table's precision */
+    void (*gemm)(const gemm_args *); /* float32 product, even in a table for bf16 or int8 */
     weight_form weight;
-    /* The product of packed A and packed B in the table's precision. If these are NULL, `gemm` computes the table's products. */
+    /* The product of packed A and packed B in the table's precision. If `pack_operand` and `product` are NULL, `gemm` computes
+     * the table's products. */
     void (*pack_operand)(const operand_args *);
     void (*product)(const product_args *);
-    /* Like `product`, but the result is written as packed A of the next product. Requires n % 32 = 0, no residual, and ACT_GELU or
-     * ACT_NONE. NULL if the table has no such function. */
+    /* Computes a product like `product`, but writes the result as packed A of the next product. Requires n % 32 = 0, no residual, and
+     * ACT_GELU or ACT_NONE. NULL if the table has no such function. */
     void (*product_to_operand)(const product_args *, void *operand);
-    void (*attend)(const attend_args *); /* in bf16, or in float32 by bf16 pieces; NULL if the CPU has neither */
+    void (*attend)(const attend_args *); /* in bf16, or in float32 by bf16 pieces; NULL if the table has neither */
     void (*depthwise3x3)(const depthwise3x3_args *);
     void (*depthwise_taps)(const taps_args *, int64_t channels);
-    /* y[f] = act(sum_t x[t][f] * w[t][f % period] + bias[f % period]),  f < count. Requires period % vl = 0. */
+    /* Several output pixels of a depthwise convolution, as `count` contiguous floats, with weights repeated to `period` floats:
+     * y[f] = act(sum_t x[t][f] * w[t][f % period] + bias[f % period]),  f < count. Requires period % vl = 0. */
     void (*depthwise_flat)(const taps_args *, int64_t period, int64_t count);
     /* The transforms of Winograd's F(2x2, 3x3) (Lavin & Gray, arXiv:1509.09308) for n channels: v = B' d B of the 4x4 pixels d in x[16],
-     * and y[4] = A' m A of the 16 products m. The 16 elements of v and of m lie `stride` apart. Requires n % vl = 0. */
+     * and y[4] = A' m A of the 16 products m, with B' and A' the transposes of B and A. The 16 elements of v and of m lie `stride` apart.
+     * Requires n % vl = 0. */
     void (*winograd_input)(float *v, int64_t stride, const float *const *x, int64_t n);
     void (*winograd_output)(float *const *y, const float *m, int64_t stride, int64_t n);
     void (*layer_norm)(const norm_args *);
     void (*norm_columns)(const norm_columns_args *);
-    void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* of each row; y may be x */
-    void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n); /* of each column, in place; n % vl = 0 */
-    /* for each row, in place: x[i,j] = exp(x[i,j] - top[i]), with top[i] the row's maximum before and sum[i] the row's sum after */
+    void (*softmax)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* softmax of each row; y may be x */
+    void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n); /* softmax of each column, in place; requires n % vl = 0 */
+    /* Exponentials, in place: x[i,j] = exp(x[i,j] - top[i]). Stores the old maximum of row i in top[i], and the row's new sum in sum[i]. */
     void (*exp_rows)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
-    void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; n % vl = 0 */
+    void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; requires n % vl = 0 */
     void (*draw_columns)(const draw_args *);
     void (*dot_columns)(const dot_columns_args *);
     void (*dot_rows)(const dot_rows_args *);
-    void (*sum_sq_deviation)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean_i)^2 */
+    void (*sum_sq_deviation)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean of row i)^2 */
     void (*transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[j,i] = x[i,j] */
     void (*activate)(float *y, const float *x, int64_t count, int act); /* y may be x */
     void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1; y may be x0 or x1 */
-    /* packs a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, and zeros in the other columns; w is float16 if half, else float32 */
+    /* Packs a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, and zeros in the other columns; w is float16 if half, else float32 */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
-    /* packs a panel of a row-major float32 matrix: y[p, j] = x[p, j],  p < k, j < columns */
-    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL in int8 */
-    /* y[j] = sin(2 pi t), y[n + j] = cos(2 pi t),  t = x0*w0[j] + x1*w1[j],  j < n */
+    /* Packs a panel of a row-major float32 matrix: y[p, j] = x[p, j],  p < k, j < columns */
+    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL in an int8 table */
+    /* Sines and cosines: y[j] = sin(2 pi t), y[n + j] = cos(2 pi t),  t = x0*w0[j] + x1*w1[j],  j < n */
     void (*sincos_2pi)(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n);
     void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
-    /* y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  j < count. Requires ascending indices. */
+    /* Linear interpolation along a row: y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  j < count. Requires ascending indices. */
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);
     void (*normalize)(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n); /* y = (x - mean)/std */
     void (*greater_than)(uint8_t *y, const float *x, float threshold, int64_t count); /* y = x > threshold */
-    int64_t (*count_greater)(const float *x, float threshold, int64_t count); /* of x > threshold; count < 2^31 */
-    void (*fma_probe)(float *y, float x, int64_t steps); /* y[f] += y[f]*x, steps times, f < mr*nr, in registers */
+    int64_t (*count_greater)(const float *x, float threshold, int64_t count); /* number of x > threshold; requires count < 2^31 */
+    void (*fma_probe)(float *y, float x, int64_t steps); /* repeats y[f] += y[f]*x `steps` times in registers, f < mr*nr */
 } micro;
 
-/* The members that differ between an ISA's float32 table and its table in another precision or with a faster float32 product. */
+/* The members that replace those of an ISA's float32 table, in a table for bf16 or int8 or with a faster float32 product. */
 typedef struct {
     weight_form weight;
     void (*pack_operand)(const operand_args *);
@@ -238,7 +241,7 @@ typedef struct {
     void (*attend)(const attend_args *);
 } packed_product;
 
-/* Words of a panel of packed B with k rows. `half` is whether the weight is float16. */
+/* Returns the number of words in a panel of packed B with inner dimension k. `half` is whether the weight is float16. */
 static inline int64_t panel_words(const micro *u, int64_t k, int half)
 {
     const weight_form *w = &u->weight;
@@ -246,15 +249,15 @@ static inline int64_t panel_words(const micro *u, int64_t k, int half)
     return ((k + w->depth - 1) / w->depth * w->depth / w->terms * pieces + w->extra) * w->columns;
 }
 
-/* Bytes of packed A with m rows and k columns. 256 bytes of each row are for its scales and for padding. One more row is scratch space,
- * in which `pack_operand` may gather the segments of a row. */
+/* Returns the size in bytes of packed A with m rows and k columns. 256 bytes of each row are for its scales and for padding. One more row
+ * is scratch space, in which `pack_operand` may gather the segments of a row. */
 static inline int64_t operand_bytes(const micro *u, int64_t m, int64_t k)
 {
     const weight_form *w = &u->weight;
     return w->operand ? ((m + 15) / 16 * 16 + 1) * ((k + w->depth - 1) / w->depth * w->operand + 256) : 0;
 }
 
-/* Bytes of scratch that `attend` needs for n keys of d channels. */
+/* Returns the bytes of scratch memory that `attend` needs for n keys of d channels. */
 static inline int64_t attend_bytes(const micro *u, int64_t n, int64_t d)
 {
     const int64_t n_tiles = (n + 31) / 32, d_tiles = (d + 31) / 32, pieces = u->weight.pieces;

@@ -1,21 +1,22 @@
-/* y (m,n) = act(A (m,k) * B (k,n) + bias + residual) in a narrow precision (product_args in micro.h). The rows of A are rounded to bf16 or
- * int8, multiplied by a weight of the same type and summed in 32 bits. Bias, residual and activation are float32.
+/* A product in bf16 or int8: y (m,n) = act(A (m,k) * B (k,n) + bias + residual) (product_args in micro.h). The rows of A are rounded to
+ * bf16 or int8, multiplied by a weight of the same type and summed in 32 bits. Bias, residual and activation are float32.
  *
  * A stub defines NARROW_PRODUCT (the struct's suffix), NARROW_TERMS (values of k in a 32-bit word: 2 for bf16, 4 for int8) and
  * NARROW_DOT (the instruction that multiplies words and adds). It then includes amx.h or, if it also defines VL, vmin and vmax,
- * narrow_vectors.h. These two include this file and define `multiply`, `begin` and `end`.
+ * narrow_vectors.h. amx.h and narrow_vectors.h include this file and define `multiply`, `begin` and `end`.
  *
  * bf16 rounds to nearest, ties to even. Subnormal numbers become zero, as in the instructions.
  * int8 rounds to nearest, ties to even, with a scale for each row of A and each column of B: the largest magnitude / 127. The scale is NaN
- * if a value is not finite.
+ * if a value of the row or column is not finite.
  *
  * With NARROW_PIECES 3, the product has the accuracy of float32 (Henry, Tang & Heinecke, arXiv:1904.06376). Each number is split into
- * three bf16 pieces, x = x0 + x1 + x2. Each piece is the remainder of the previous pieces, rounded to bf16's eight bits. The sum is exact.
- * A float16 weight needs only x0 + x1. The products ai*bj of pieces with i + j <= 2 are summed in float32. The other products of pieces
- * are left out, because they are below 2^-25 of |a||b|. An infinity, or a number that rounds to infinity in bf16, gives NaN. Subnormal
- * pieces become zero.
+ * three bf16 pieces: x0 is x rounded to bf16, x1 is x - x0 rounded to bf16, and x2 is x - x0 - x1. The sum of the pieces is exactly x.
+ * A float16 weight needs only x0 + x1. The products ai*bj of pieces of A and B with i + j <= 2 are summed in float32. The other products of
+ * pieces are left out, because they are below 2^-25 of |a||b|. An infinity, or a number that rounds to infinity in bf16, gives NaN.
+ * Subnormal pieces become zero.
  *
- * `narrow_rows_act` below has the layout of packed A. AMX loads its tiles directly; other instructions broadcast 32-bit words of it. */
+ * `narrow_rows_act` below has the layout of packed A. AMX loads tiles of packed A directly. The other instructions broadcast words of
+ * packed A. */
 #include "vector.h"
 #ifndef NARROW_PIECES
 #define NARROW_PIECES 1
@@ -25,9 +26,9 @@ enum {
     NARROW_COLUMNS = 32, /* columns of a panel of B */
     NARROW_TILE_ROWS = 16,
     NARROW_TILE = 1024, /* bytes of a tile */
-    NARROW_DEPTH = 16 * NARROW_TERMS, /* values of k in a tile */
-    NARROW_BLOCK = 2 * NARROW_TILE_ROWS, /* rows multiplied at once */
-    NARROW_WORDS = NARROW_TILE_ROWS * NARROW_COLUMNS, /* words of a panel for NARROW_DEPTH values of k and one piece */
+    NARROW_DEPTH = 16 * NARROW_TERMS, /* values of k in a row of a tile */
+    NARROW_BLOCK = 2 * NARROW_TILE_ROWS, /* rows of A that one `multiply` handles */
+    NARROW_WORDS = NARROW_TILE_ROWS * NARROW_COLUMNS, /* words in a panel for NARROW_DEPTH values of k of one piece */
 };
 
 #if NARROW_TERMS == 2
@@ -36,21 +37,21 @@ enum { NARROW_EXTRA = 0 };
 #else
 typedef int32_t sum;
 static const float NARROW_LEAST = 0x1p-121f; /* a row with a smaller maximum becomes zeros, because 127 / maximum would overflow */
-enum { NARROW_EXTRA = 2 }; /* last rows of a panel: the columns' scales, and -128 times their sums for stubs that add 128 to A */
+enum { NARROW_EXTRA = 2 }; /* last two rows of a panel: the columns' scales, and -128 times the columns' sums for stubs that add 128 to A */
 #ifndef NARROW_OFFSET
 #define NARROW_OFFSET 0
 #endif
 #endif
 
 static void begin(void); /* called before the first `multiply` of a product */
-static void end(void); /* called after the last one */
+static void end(void); /* called after the last `multiply` of a product */
 
 #if NARROW_PIECES == 3
 /* Splits 32 floats into pieces of 64 bytes, `apart` bytes apart. Word p of a piece holds the pieces of x0[p] and x1[p]. */
 INLINE void narrow_pair(char *y, int64_t apart, vf x0, vf x1)
 {
     UNROLL for (int q = 0; q < NARROW_PIECES; q++, y += apart) {
-        const int half = q < NARROW_PIECES - 1 ? 0x8000 : 0; /* for rounding; the last piece is exact */
+        const int half = q < NARROW_PIECES - 1 ? 0x8000 : 0; /* half of the last place, to round to nearest; the last piece is exact */
         const vi y0 = ((vi)x0 + half) & -0x10000, y1 = ((vi)x1 + half) & -0x10000, words = (vi)((vu)y0 >> 16) | y1;
         memcpy(y, &words, sizeof words);
         x0 -= (vf)y0;
@@ -66,7 +67,7 @@ INLINE void narrow_pair(char *y, int64_t apart, vf x0, vf x1)
 }
 #endif
 
-/* Rounds NARROW_DEPTH floats to 64 bytes of each piece. */
+/* Rounds NARROW_DEPTH floats to one row of a tile, 64 bytes, or to one row of each piece's tile. */
 #if NARROW_TERMS == 2
 INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 {
@@ -76,7 +77,7 @@ INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 #else
 INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 {
-    (void)act; /* applied in row_scale, before the search for the maximum */
+    (void)act; /* row_scale has already applied the activation */
 #if VL == 16
     UNROLL for (int p = 0; p < NARROW_DEPTH; p += VL) {
         const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32((__m512)(load(x + p) * scale)));
@@ -197,7 +198,7 @@ static void pack_operand(const operand_args *g)
         narrow_rows_act(g, tiles, ACT_NONE);
 }
 
-/* Converts the vector of sums at v to float32, with the scales of int8. */
+/* Converts VL sums, from column v on, to float32. In int8, multiplies them by the scales of their row and columns. */
 INLINE vf widen(const sum *sums, const float *scales, float scale, int v)
 {
 #if NARROW_TERMS == 2
@@ -219,7 +220,7 @@ typedef struct block {
     const product_args *g;
     void *next; /* packed A of the next product, which is written instead of y, or NULL */
     sum (*sums)[NARROW_COLUMNS];
-    const float *row_scales, *scales, *bias; /* of this block's rows and of its columns; bias is never NULL */
+    const float *row_scales, *scales, *bias; /* scales of the block's rows; scales and bias of its columns; bias is never NULL */
     int64_t i, j, m; /* first row, first column and number of rows */
     int64_t done; /* number of rows that have been written */
     void (*finish)(const struct block *, int64_t first, int64_t end);
@@ -234,12 +235,13 @@ INLINE void advance(block *b, int64_t rows)
     b->done = end;
 }
 
-/* sums[i][j] = sum_p A[i,p] * B[p,j] of one panel, for i < 16, or i < 32 if rows > 16. `a` is packed A with `tiles` tiles for each 16 rows,
- * and b is the packed panel with `pieces` <= NARROW_PIECES pieces. May advance the block `before`, if it is not NULL, between its steps. */
+/* Multiplies rows by one panel: sums[i][j] = sum_p A[i,p] * B[p,j], for i < 16, or i < 32 if rows > 16. `a` is packed A with `tiles` tiles
+ * for each 16 rows, and b is the packed panel with `pieces` <= NARROW_PIECES pieces. If the block `before` is not NULL, `multiply` may
+ * advance it between its own steps. */
 static void multiply(sum (*sums)[NARROW_COLUMNS], int64_t rows, const char *a, int64_t tiles, const uint32_t *b, int64_t pieces,
                      block *before);
 
-/* y = act(sums + bias + residual) of rows first to end - 1 of a block */
+/* Writes rows first to end - 1 of a block to y: y = act(sums + bias + residual). */
 INLINE void finish(const block *b, int64_t first, int64_t end, const int residual, const int act)
 {
     const product_args *g = b->g;
@@ -265,11 +267,11 @@ NARROW_FINISH(finish_sum, 1, ACT_NONE)
 NARROW_FINISH(finish_sum_gelu, 1, ACT_GELU)
 NARROW_FINISH(finish_sum_relu, 1, ACT_RELU)
 
-static void (*const finishes[2][3])(const block *, int64_t, int64_t) = { /* by residual (without, with) and activation */
+static void (*const finishes[2][3])(const block *, int64_t, int64_t) = { /* [has a residual][activation] */
     {finish_plain, finish_gelu, finish_relu}, {finish_sum, finish_sum_gelu, finish_sum_relu},
 };
 
-/* `finish` for the last panel, if it has fewer than NARROW_COLUMNS columns: by way of a row with all columns */
+/* Like `finish`, for a last panel with fewer than NARROW_COLUMNS columns: computes each row in a buffer with all columns. */
 static void finish_part(const block *b, int64_t first, int64_t end)
 {
     float y[NARROW_COLUMNS], residual[NARROW_COLUMNS], bias[NARROW_COLUMNS];
@@ -288,7 +290,7 @@ static void finish_part(const block *b, int64_t first, int64_t end)
 }
 
 #if NARROW_TERMS == 2
-/* `finish` to packed A of the next product */
+/* Like `finish`, but writes the rows as packed A of the next product. */
 INLINE void finish_next(const block *b, int64_t first, int64_t end, const int act)
 {
     const vf bias0 = load(b->bias), bias1 = load(b->bias + VL);
@@ -303,7 +305,7 @@ static void finish_next_plain(const block *b, int64_t first, int64_t end) { fini
 static void finish_next_gelu(const block *b, int64_t first, int64_t end) { finish_next(b, first, end, ACT_GELU); }
 #endif
 
-/* Computes the product to g->y, or if `next` is not NULL to `next`, as packed A of the next product. */
+/* Computes the product. Writes the result to `next`, as packed A of the next product, or to g->y if `next` is NULL. */
 INLINE void multiply_panels(const product_args *g, void *next)
 {
     static const float zeros[NARROW_COLUMNS];
@@ -359,7 +361,7 @@ INLINE void transpose_words(uint32_t *y, vi *rows)
     UNROLL for (int p = 0; p < 16; p++) memcpy(y + p * NARROW_COLUMNS, &rows[p], sizeof rows[p]);
 }
 
-/* y[i] = x[i] for i < n <= NARROW_DEPTH, and 0 for the rest of NARROW_DEPTH; x is float16 if half, else float32 */
+/* Reads n weights as float32 and appends zeros up to NARROW_DEPTH floats. x is float16 if half, else float32. */
 INLINE void read_weights(float *y, const void *x, int half, int64_t n)
 {
     if (half && n == NARROW_DEPTH) {
@@ -377,7 +379,7 @@ INLINE void read_weights(float *y, const void *x, int half, int64_t n)
         y[i] = i >= n ? 0.f : half ? from_half(((const uint16_t *)x)[i]) : ((const float *)x)[i];
 }
 
-/* Packs a panel: for every NARROW_DEPTH values of k and each piece, 16 rows of a word for each column. */
+/* Packs a panel of a weight. Every NARROW_DEPTH values of k take 16 rows for each piece. A row has one word for each column. */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     const int64_t item = half ? sizeof(uint16_t) : sizeof(float), pieces = half && NARROW_PIECES > 2 ? 2 : NARROW_PIECES;
@@ -398,7 +400,7 @@ static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_
         }
 }
 
-/* Rounds lane i of x0 and of x1 to word i of y, for each piece; pieces lie NARROW_WORDS words apart. */
+/* Rounds lane i of x0 and lane i of x1 to word i of y, for each piece. Pieces lie NARROW_WORDS words apart. */
 INLINE void narrow_lanes(uint32_t *y, vf x0, vf x1)
 {
 #if NARROW_PIECES == 3
@@ -427,7 +429,7 @@ static void pack_columns(float *y, const float *x, int64_t ldx, int64_t k)
         }
 }
 #else
-/* Packs a panel: words of four neighbouring values of k, and then the rows that NARROW_EXTRA describes. */
+/* Packs a panel of a weight: words of four neighbouring values of k, and then the two rows that NARROW_EXTRA describes. */
 static void pack(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw)
 {
     const int64_t words = (k + NARROW_DEPTH - 1) / NARROW_DEPTH * NARROW_TILE_ROWS;

@@ -1,6 +1,6 @@
-/* `multiply` by vector instructions that add the products of neighbouring values of k to a lane. A stub also defines
- * NARROW_DOT(sums, words of A, words of B), such an instruction, and NARROW_STEP, the number of rows whose sums fit the registers, a
- * divisor of 16. */
+/* Defines `multiply` with vector instructions that add the products of neighbouring values of k to a lane of the sums. A stub defines such
+ * an instruction as NARROW_DOT(sums, words of A, words of B). The stub also defines NARROW_STEP, the number of rows whose sums fit the
+ * registers. NARROW_STEP is a divisor of 16. */
 #include "narrow.h"
 
 static void begin(void) {}

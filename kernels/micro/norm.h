@@ -1,6 +1,7 @@
 /* LayerNorm of rows and of columns, means, and sums of squared deviations. Included by generic.h. */
 
-/* y[r] = sum_c (x[r,c] - mean[r])^power,  r < rows <= 4, power 1 or 2. Several rows at once hide the latency of additions. */
+/* y[r] = sum_c (x[r,c] - mean[r])^power,  r < rows <= 4, power 1 or 2. For the sums of rows, power is 1 and mean[r] is 0. Computing several
+ * rows at once hides the latency of additions. */
 INLINE void row_moments(const int rows, const int power, float *y, const float *x, int64_t ldx, int64_t n, const float *mean)
 {
     vf s0[4], s1[4], d;
@@ -24,7 +25,7 @@ INLINE void row_moments(const int rows, const int power, float *y, const float *
     UNROLL for (int r = 0; r < rows; r++) y[r] = sum_lanes(s0[r] + s1[r]);
 }
 
-/* LayerNorm of rows i to i + rows - 1 */
+/* Computes LayerNorm of rows i to i + rows - 1. */
 INLINE void layer_norm_rows(const int rows, const norm_args *g, int64_t i)
 {
     const int64_t n = g->n, ldx = g->ldx, ldy = g->ldy;
@@ -47,7 +48,7 @@ INLINE void layer_norm_rows(const int rows, const norm_args *g, int64_t i)
             activate(y + r * ldy, y + r * ldy, n, g->act);
 }
 
-/* For each lane, the mean over i of (x[i]*scale + shift[i] - center)^power, power 1 or 2. */
+/* Returns for each lane the mean over i of (x[i]*scale + shift[i] - center)^power, power 1 or 2. */
 INLINE vf column_moment(const int power, const float *x, int64_t ldx, int64_t m, vf scale, const float *shift, vf center)
 {
     vf sums[4] = {0};
@@ -82,7 +83,7 @@ static void norm_columns(const norm_columns_args *g)
         norm_columns_by(g, ACT_NONE);
 }
 
-/* LayerNorm of the VL rows from row i on, for few channels: transposed, so that each lane of a vector is a row. */
+/* Computes LayerNorm of VL rows with few channels, from row i on. The rows are transposed, so that each lane of a vector holds a row. */
 INLINE void layer_norm_few(const norm_args *g, int64_t i, const int act)
 {
     float transposed[VL * VL];

@@ -1,13 +1,13 @@
-/* y (m,n) = act(A (m,k) * B (k,n) + bias + residual) in float32 with two thirds of the multiplications (product_args in micro.h).
+/* A float32 product with two thirds of the multiplications: y (m,n) = act(A (m,k) * B (k,n) + bias + residual) (product_args in micro.h).
  *
  * Winograd's inner product ("A New Algorithm for Inner Product", IEEE Trans. Comput. C-17, 1968) computes a pair of terms by one
  * multiplication and two additions:
  *
  *     a0*b0 + a1*b1 = (a0 + b1)*(a1 + b0) - a0*a1 - b0*b1
  *
- * The products a0*a1 belong to a row of A, and the products b0*b1 to a column of B. Packing sums them once for each row and column: the
- * "own" sum. A CPU such as Zen 4 executes additions beside FMAs. If two of three pairs are computed in this way, and the third by two
- * FMAs, both kinds of unit are busy: the work of four cycles takes 8/3 cycles.
+ * The products a0*a1 depend only on a row of A, and the products b0*b1 only on a column of B. Packing sums them once for each row and each
+ * column. The result is the "own sum" of the row or column. A CPU such as Zen 4 executes additions beside FMAs. If two of three pairs are
+ * computed in this way, and the third by two FMAs, both the adders and the FMA units are busy: the work of four cycles takes 8/3 cycles.
  *
  * Each row of A and each column of B is first divided by a power of two, so that its root mean square is near 1. The division is exact.
  * The error of a sum is then at most 4*|row|*|column| times k roundings, compared with sum |a||b| times k roundings for FMAs alone. An
@@ -21,8 +21,8 @@
 
 /* Packed A is a sequence of tiles of mr rows. A tile has one block of PAIRS_BLOCK floats of each row, then the next block of each row, and
  * so on, so that the inner loop reaches all rows by constant offsets from one pointer. At the end of a tile are PAIRS_ROW floats for each
- * row, of which the first is the row's own sum and the second its power of two. Pair p is computed by two FMAs if p % 3 = 2, otherwise by
- * one multiplication. GEMM_DEPTH is a multiple of a block; see gemm.h. */
+ * row, of which the first is the row's own sum and the second the row's power of two. Pair p is computed by two FMAs if p % 3 = 2,
+ * otherwise by one multiplication. GEMM_DEPTH (gemm.h) is a multiple of PAIRS_BLOCK. */
 enum { PAIRS_BLOCK = 48, GEMM_DEPTH = 7 * PAIRS_BLOCK, PAIRS_TERMS = 2, PAIRS_ROW = 16 };
 
 /* Every GEMM_STEP terms, which take 70 cycles, GEMM_LINES cache lines are prefetched. Memory does not deliver lines faster. */
@@ -31,7 +31,7 @@ enum { GEMM_STEP = 6, GEMM_LINES = 2 };
 /* Returns whether the pair of terms k and k + 1 is computed by one multiplication. */
 INLINE int is_paired(int64_t k) { return k / 2 % 3 < 2; }
 
-/* acc += a0*b0 + a1*b1. If paired, acc also receives the own products a0*a1 and b0*b1, which `restore` subtracts. */
+/* Adds a0*b0 + a1*b1 to acc. If paired, also adds a0*a1 and b0*b1, which `restore` subtracts later. */
 INLINE void accumulate_pair(const int mr, vf acc[][NV], const float *a, const float *b, const int paired)
 {
     vf b0[NV], b1[NV];
@@ -69,7 +69,7 @@ INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda,
     }
 }
 
-/* Subtracts the own sums of row and column from each sum of the tile, and multiplies it by both powers of two. */
+/* Subtracts the own sums of the row and the column from each sum of the tile, and multiplies the difference by their powers of two. */
 INLINE void restore(const int mr, vf acc[][NV], const float *row, const float *column)
 {
     vf own[NV], scale[NV];
@@ -89,7 +89,7 @@ INLINE float power_of_two(int e)
     return x;
 }
 
-/* Returns a power of two near the root of a mean square. Returns 0 for 0, and NaN if the mean square is not finite. */
+/* Returns a power of two near the square root of a mean square. Returns 0 for 0, and NaN if the mean square is not finite. */
 static float near_root(double square)
 {
     if (!(square > 0 && square < INFINITY))
@@ -100,7 +100,7 @@ static float near_root(double square)
 
 INLINE float inverse_of(float power) { return power == 0.f ? 0.f : 1.f / power; }
 
-/* power_of_row in double precision, for a row whose squares may overflow or underflow in float32. */
+/* Computes power_of_row in double precision, for a row whose squares may overflow or underflow in float32. */
 static float near_extreme_root(const operand_args *g, const float *x)
 {
     double square = 0;
@@ -114,14 +114,14 @@ static float near_extreme_root(const operand_args *g, const float *x)
 
 /* The position in packed A at which the next vector of a row is stored, and the row's own sum so far. */
 typedef struct {
-    float *y; /* the row's present block */
-    int64_t next; /* floats from a block to the row's next block */
-    int phase; /* index of the vector in the block */
+    float *y; /* the row's current block */
+    int64_t next; /* number of floats from a block to the row's next block */
+    int phase; /* index of the next vector in the block */
     vf own[PAIRS_BLOCK / VL]; /* a partial own sum for each vector of a block, so that additions do not wait for each other */
 } pair_place;
 
-/* Stores a vector and adds its products of pairs to the own sum. Both lanes of a pair hold the pair's product, so each is multiplied by
- * 1/2, or by 0 if the pair is computed by FMAs. */
+/* Stores a vector of a row and adds the products of its pairs to the row's own sum. Both lanes of a pair hold the pair's product, so each
+ * lane is multiplied by 1/2, or by 0 if the pair is computed by FMAs. */
 INLINE void place_vector(pair_place *to, int phase, vf v)
 {
     static const float halves[PAIRS_BLOCK] = {
@@ -135,7 +135,7 @@ INLINE void place_vector(pair_place *to, int phase, vf v)
     to->own[phase] += v * vswap(v) * load(halves + phase * VL);
 }
 
-/* Stores a segment of a row, multiplied by `inverse`. Requires whole vectors, except in the last segment. */
+/* Stores a segment of a row, multiplied by `inverse`. Every segment but the last must be a whole number of vectors. */
 INLINE void place_segment(pair_place *to, const float *x, int64_t k, float inverse)
 {
     int64_t p = 0;
@@ -155,7 +155,7 @@ INLINE void place_segment(pair_place *to, const float *x, int64_t k, float inver
         }
 }
 
-/* Returns the sum of squares of k floats, for each lane. */
+/* Returns the sum of the squares of k floats as VL partial sums, one in each lane. */
 INLINE vf squares_of(const float *x, int64_t k)
 {
     vf squares[4] = {0};
@@ -181,8 +181,8 @@ INLINE float power_of_row(const operand_args *g, const float *x)
     return square > 0x1p-100f && square < 0x1p100f ? power_of_two(((bits >> 23) - 126) >> 1) : near_extreme_root(g, x);
 }
 
-/* Divides the row at x by `power` and stores it to its blocks at y. Requires one segment, or segments of whole vectors. Returns the row's
- * own sum. */
+/* Divides the row at x by `power` and stores the quotients in the row's blocks at y. Requires one segment, or segments of whole vectors.
+ * Returns the row's own sum. */
 INLINE float place_row(float *y, int64_t next, const operand_args *g, const float *x, float power)
 {
     pair_place to = {.y = y, .next = next};
@@ -192,10 +192,10 @@ INLINE float place_row(float *y, int64_t next, const operand_args *g, const floa
     return sum_lanes(to.own[0]);
 }
 
-/* A shorter row is packed as it is, and its product is computed by FMAs alone. */
+/* Rows of fewer than PAIRS_SHALLOW floats are packed unchanged, and their products are computed by FMAs alone. */
 enum { PAIRS_SHALLOW = 32 };
 
-/* Returns the floats of a row of packed A. */
+/* Returns the number of floats in a row of packed A. */
 static int64_t floats_of_row(int64_t k)
 {
     return k < PAIRS_SHALLOW ? k : (k + PAIRS_BLOCK - 1) / PAIRS_BLOCK * PAIRS_BLOCK + PAIRS_ROW;
@@ -208,8 +208,8 @@ static void gather_row(float *y, const operand_args *g, const float *x)
         memcpy(y + s * g->k, x + (g->offset ? g->offset[s] : 0), g->k * sizeof *x);
 }
 
-/* Packs A by the tiles that gemm will read. The powers of all rows of a tile come first, so that no row waits for its own power. A row
- * whose segments are not whole vectors is first gathered in the scratch row after packed A. */
+/* Packs A in the tiles that gemm reads. The powers of two of all rows of a tile are computed first, so that no row waits for its power. A
+ * row whose segments are not whole vectors is first gathered in the scratch row after packed A. */
 static void pair_rows(const operand_args *g, int64_t lda)
 {
     const int64_t most = even_rows(g->m);
@@ -263,7 +263,7 @@ static void product(const product_args *p)
         gemm(&g);
 }
 
-/* Computes the powers of a panel's columns in double precision, because squares may overflow or underflow in float32. */
+/* Computes the powers of two of a panel's columns in double precision, because squares may overflow or underflow in float32. */
 static void near_extreme_roots(float *powers, const float *x, int64_t ldx, int64_t k)
 {
     for (int64_t j = 0; j < NR; j++) {
@@ -274,7 +274,7 @@ static void near_extreme_roots(float *powers, const float *x, int64_t ldx, int64
     }
 }
 
-/* Packs a panel of NR columns from k rows at x. x may be y. Column j is divided by its power of two, 2^e[j].
+/* Packs a panel of NR columns from k rows at x. x and y may be the same array. Column j is divided by its power of two, 2^e[j].
  *
  *      row               y (K + 2, NR), K = k rounded up to an even number
  *      0                 x[0,0] / 2^e[0]     x[0,1] / 2^e[1]     ...      \ the pair 0

@@ -1,13 +1,13 @@
 /* A pool of freed blocks that memory.pyx reuses: at most POOL_SLOTS blocks, which together have at most POOL_LIMIT bytes. Any thread may
- * call. A call that cannot take the lock at once works without the pool, so that it cannot hang in a process that was forked while
- * another thread held the lock. */
+ * call the pool's functions. A call that cannot take the lock at once works without the pool, so that it cannot hang in a process that was
+ * forked while another thread held the lock. */
 #ifndef MOBILESAM_POOL_H
 #define MOBILESAM_POOL_H
 #include <pthread.h>
 #include <stddef.h>
 #include <sys/mman.h>
 
-#define POOL_LEAST ((size_t)1 << 18) /* bytes; smaller arrays are NumPy's own */
+#define POOL_LEAST ((size_t)1 << 18) /* bytes; smaller arrays get their memory from NumPy */
 #define POOL_LIMIT ((size_t)60 << 20)
 enum { POOL_SLOTS = 16 };
 

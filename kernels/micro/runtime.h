@@ -8,8 +8,8 @@
 typedef struct {
     const micro *tables; /* (ISAs, PRECISIONS) */
     const int *active; /* index of the current ISA's float32 table */
-    /* Returns scratch memory that the calling thread's next call reuses, 64-byte aligned and uninitialized, or NULL without memory. One
-     * block serves all threads of the call's team. */
+    /* Returns scratch memory, 64-byte aligned and uninitialized, or NULL if there is no memory. The calling thread's next call reuses
+     * the memory. All threads of a kernel call's team share the memory. */
     void *(*scratch)(size_t bytes);
     int guards; /* whether arenas have guards (arena.h), that is, whether the environment variable MOBILESAM_GUARDS is set */
 } runtime;

@@ -1,6 +1,6 @@
 /* Softmax and exp of rows and of columns. Included by generic.h. */
 
-/* y[j] = exp(x[j] - top),  top = max_j x[j],  j < n. Stores top in `*top` and returns the sum of y. */
+/* Computes the exponentials of a row: y[j] = exp(x[j] - top),  top = max_j x[j],  j < n. Stores top in `*top` and returns the sum of y. */
 INLINE float exp_row(float *y, const float *x, int64_t n, float *top)
 {
     vf high = splat(-INFINITY), sum = splat(0.f);
@@ -36,7 +36,7 @@ static void softmax(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t 
     }
 }
 
-/* n % VL = 0 */
+/* Requires n % VL = 0. */
 static void softmax_columns(float *x, int64_t ldx, int64_t m, int64_t n)
 {
     for (int64_t j = 0; j < n; j += VL) {

@@ -20,7 +20,7 @@ static void memory_free(void *p)
 
 static int memory_init(void) { return pthread_key_create(&memory_key, memory_free); }
 
-/* Returns the calling thread's block, or NULL without memory. */
+/* Returns the calling thread's block, or NULL if there is no memory. */
 static block *own_block(void)
 {
     block *own = pthread_getspecific(memory_key);
@@ -31,7 +31,7 @@ static block *own_block(void)
     return own;
 }
 
-/* Returns the calling thread's scratch memory, enlarged to `bytes`, or NULL without memory. */
+/* Returns the calling thread's scratch memory, enlarged to `bytes` bytes, or NULL if there is no memory. */
 static void *scratch_get(size_t bytes)
 {
     block *own = own_block();

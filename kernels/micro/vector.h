@@ -21,7 +21,7 @@ INLINE vf load(const float *p) { return *(const vfu *)p; }
 INLINE void store(float *p, vf v) { *(vfu *)p = v; }
 INLINE vf splat(float x) { return x - (vf){0}; }
 
-/* Loads n < VL floats. The other lanes are `fill`. */
+/* Loads n < VL floats. The lanes from n on are `fill`. */
 INLINE vf load_part(const float *p, int64_t n, float fill)
 {
     vf v = splat(fill);
@@ -96,7 +96,8 @@ INLINE vf exp_v(vf x)
 }
 
 /* sin(2 pi t) and cos(2 pi t). The nearest multiple of 1/4 is subtracted from t, which is exact for |t| < 2^20, and polynomials of degree
- * 7 and 8 of the rest give an error of 1.5 ulp of 1. For larger |t|, the results are the sine and cosine of some multiple of pi/2. */
+ * 7 and 8 of the difference have an error of 1.5 ulp of 1. For larger |t|, the results are the sine and cosine of an arbitrary multiple of
+ * pi/2. */
 INLINE void sin_cos_v(vf t, vf *sine, vf *cosine)
 {
     const vf shifted = t * 4.f + 12582912.f;
@@ -141,14 +142,15 @@ INLINE void activate_row(float *y, const float *x, int64_t n, const int act)
 }
 
 #if VL < 16 || defined(vpick)
-/* Lanes of a, then of b, by constant numbers. */
+/* Selects lanes of a (numbers 0 to VL - 1) and of b (VL and up) by constant numbers. */
 #ifdef __clang__
 #define LANES(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define LANES(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
 #endif
 
-/* Rows a and b of a matrix exchange every second block of s lanes: the first step of a transpose has s = 1, the last s = VL / 2. */
+/* Exchanges every second block of s lanes between rows a and b of a matrix. The first step of a transpose has s = 1, and the
+ * last step has s = VL / 2. */
 INLINE void exchange(vf *a, vf *b, const int s)
 {
     const vf x = *a, y = *b;
@@ -180,7 +182,7 @@ INLINE void transpose_block(float *y, int64_t ldy, const float *x, int64_t ldx)
     UNROLL for (int i = 0; i < VL; i++) store(y + i * ldy, rows[i]);
 }
 
-/* y[j, i] = x[i, j], x (m, n) */
+/* Transposes x (m, n): y[j, i] = x[i, j]. */
 static void transpose(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n)
 {
     const int64_t blocks = m / VL * VL;

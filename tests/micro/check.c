@@ -4,9 +4,9 @@
  * The error bounds are derived as in tests/support/tolerances.py. An inaccessible page follows every array. */
 #include "expect.h"
 
-typedef struct { int segments, transposed, unpacked, bias, residual, act; } gemm_options; /* residual 2: the residual is y */
+typedef struct { int segments, transposed, unpacked, bias, residual, act; } gemm_options; /* residual is 2 if the residual is y itself */
 
-/* The micro-kernel sums blocks of 256 products, then these sums, and adds bias and residual last. The bias and the residual are
+/* The micro-kernel sums blocks of 256 products, adds up the blocks' sums, and adds bias and residual last. The bias and the residual are
  * large here, so the bound must count their roundings separately. */
 static void check_gemm(int m, int n, int k, gemm_options o)
 {
@@ -51,7 +51,8 @@ static void gemm(void)
         }
 }
 
-/* y has rows of `length` numbers, `count` numbers in all. Successive rows of y read input rows that are `stride` rows apart. */
+/* Expects y to be a depthwise convolution of the inputs x by the weights w. y has rows of `length` numbers, `count` numbers in all.
+ * Successive rows of y read input rows that are `stride` rows apart. */
 static void expect_taps(const float *y, const float *const *x, const float *const *w, int taps, const float *bias,
                         int length, int stride, int count, int act)
 {
@@ -110,8 +111,8 @@ static void depthwise(void)
     }
 }
 
-/* Expects got = left * d * left'. The elements of got (rows, rows) and d (4, 4) are vectors of n numbers, the elements of
- * left (rows, 4) are numbers. The vectors of got are `stride` numbers apart. */
+/* Expects got = left * d * left', with left' the transpose of left. The elements of got (rows, rows) and d (4, 4) are vectors of n numbers,
+ * the elements of left (rows, 4) are numbers. The vectors of got are `stride` numbers apart. */
 static void expect_sandwich(int rows, const double left[][4], const float *const *d, const float *got, int stride,
                             int n)
 {
@@ -125,7 +126,7 @@ static void expect_sandwich(int rows, const double left[][4], const float *const
     expect_gaps(got, stride, rows * rows, n);
 }
 
-/* Multiplying by one side's matrix sums two terms in the input transform and up to three in the output transform. */
+/* Each of the two matrix products of a transform sums two terms in the input transform and up to three in the output transform. */
 static void winograd(void)
 {
     static const double b[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
@@ -190,7 +191,7 @@ static void elementwise(void)
             t[j] = fabsf(t[j]) + 0.01f;
             levels[j] = j * 37;
             index[j] = j * 2 / 3;
-            far[j] = j * 3; /* a vector's indices span more than two vectors */
+            far[j] = j * 3; /* the indices of a vector of outputs span more than two vectors of inputs */
             x1[j] = j % 3 ? x1[j] : odd[j / 3 % ODD];
         }
         u->add(added, x0, x0 + 1, n);
@@ -231,7 +232,7 @@ static void fma_probe(void)
         expect(i, y[i], x[i] * pow(1 + 0x1p-10, steps), roundings(2 * steps) * fabs(x[i]) * pow(1 + 0x1p-10, steps));
 }
 
-/* k = 65536 / nr covers every half-precision number. */
+/* If n = nr and k = 65536 / nr, the weights are all half-precision numbers. */
 static void pack(void)
 {
     for (int half = 0; half < 2; half++)

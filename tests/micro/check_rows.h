@@ -1,8 +1,8 @@
 /* Checks of the micro-kernels that process rows or columns, against their definitions in double precision. Included by check.c. */
 
-/* Layer norm of n values. The error of the mean is that of a sum, and shifts every deviation. The error of the variance is the
- * square of this shift plus that of a sum. The square root, the division, the product and the bias round as well (see
- * layer_norm_bound in tests/support/tolerances.py). */
+/* Expects y to be the layer norm of n values x. The mean has the error of a sum, which shifts every deviation from the mean. The
+ * variance has the error of a sum, plus the square of this shift. The square root, the division, the product and the bias round as well
+ * (see layer_norm_bound in tests/support/tolerances.py). */
 static void expect_layer_norm(const float *y, const float *x, int n, const float *weight, const float *bias, float eps,
                               int act)
 {
@@ -40,15 +40,15 @@ static void layer_norm(void)
             }
 }
 
-/* Relative error of exp(-distance): 4 ulps, and the rounding of the argument. Beyond 88 the value is subnormal. */
+/* Returns the relative error of exp(-distance): 4 ulps, and the rounding of the argument. For distances beyond 88, exp is subnormal. */
 static double exp_error(double distance) { return roundings(8 + fmin(distance, 88)); }
 
-/* n values of y and x that are `step` apart. Expects y = softmax(x), or y = exp(x - *top) if top is not NULL; *total is then the
- * sum of the exponentials. Subnormal values may be 0. */
+/* Expects y = softmax(x), for n values of y and x that are `step` apart. If top is not NULL, expects y = exp(x - *top) instead, and
+ * expects *total to be the sum of the exponentials. Subnormal values of y may be 0. */
 static void expect_softmax(const float *y, const float *x, int step, int n, const float *top, const float *total)
 {
     float highest = -INFINITY;
-    double s = 0, error = 0; /* relative error of s */
+    double s = 0, error = 0; /* sum of the exponentials, and the error of this sum */
     for (int j = 0; j < n; j++)
         highest = x[j * step] > highest ? x[j * step] : highest;
     for (int j = 0; j < n; j++) {
@@ -127,7 +127,7 @@ static void scales(void)
     }
 }
 
-/* Layer norm of each column of v = x * scale + shift. The error bound is that of expect_layer_norm, with two more roundings for
+/* Checks the layer norm of each column of v = x * scale + shift. The error bound is that of expect_layer_norm, with two more roundings for
  * computing v. */
 static void norm_columns(void)
 {
@@ -197,7 +197,7 @@ static void draw_columns(void)
             for (int i = 0; i < m; i++)
                 for (int j = 0; j < n; j++) {
                     sum s = {0};
-                    double error = 0; /* error of GELU, and error of its argument times GELU's slope */
+                    double error = 0; /* errors of each GELU, and of its argument times GELU's slope */
                     for (int c = 0; c < channels; c++) {
                         include(&s, w[i * channels + c] * gelu_of((double)x[c * ldx + j] + bias[c]));
                         error += fabs(w[i * channels + c]) * (1e-6 + 1.13 * roundings(1) * (fabs(x[c * ldx + j]) + fabs(bias[c])));

@@ -15,10 +15,10 @@
     for (int x##_at = 0, x; x##_at < LENGTH(__VA_ARGS__) && (x = LIST(__VA_ARGS__)[x##_at], 1); x##_at++)
 #define CASE(...) (failed += wrong > 0, cases++, wrong = used = 0, snprintf(title, sizeof title, __VA_ARGS__))
 
-enum { ARRAYS = 64, ROOM = 1 << 20, PAGE = 1 << 16 /* the largest page size of any supported system */ };
+enum { ARRAYS = 64, ROOM = 1 << 20, PAGE = 1 << 16 /* PAGE is the largest page size of any supported system */ };
 
 static const micro *const u = &TABLE;
-static const float untouched = -12345.f; /* value of outputs before the call */
+static const float untouched = -12345.f; /* value of output elements before the call of a micro-kernel */
 #define TEXT_(name) #name
 #define TEXT(name) TEXT_(name)
 
@@ -26,7 +26,7 @@ static const float odd[] = {0, -0.f, 1e-45f, -1e-45f, FLT_MIN, 1, -1, FLT_MAX, -
 enum { ODD = sizeof odd / sizeof *odd };
 
 static char title[160], (*arrays)[ROOM + PAGE];
-static int cases, failed, wrong, used; /* of the current case: the number of wrong values, and of guarded arrays taken so far */
+static int cases, failed, wrong, used; /* wrong: number of wrong values, and used: number of guarded arrays taken, in the current case */
 
 static void crashed(int number)
 {
@@ -45,7 +45,7 @@ static void *array(int count, int size)
 
 static float *copy(const float *x, int count) { return memcpy(array(count, sizeof *x), x, count * sizeof *x); }
 
-/* Returns an output array. */
+/* Returns an output array, filled with the value `untouched`. */
 static float *blank(int count)
 {
     float *y = array(count, sizeof *y);
@@ -91,10 +91,10 @@ static float *apart(float *y, int ldy, int m, int n)
     return y;
 }
 
-/* The error of a sum of n rounded terms is at most this, times the sum of their absolute values. */
+/* Returns the relative error of n roundings. The error of a sum of n rounded terms is at most this times the sum of their magnitudes. */
 static double roundings(double n) { return n * 0x1p-24 / (1 - n * 0x1p-24); }
 
-typedef struct { double value, size; } sum; /* a sum, and the sum of the absolute values */
+typedef struct { double value, size; } sum; /* a sum, and the sum of the absolute values of its terms */
 
 static void include(sum *s, double term)
 {
@@ -102,8 +102,8 @@ static void include(sum *s, double term)
     s->size += fabs(term);
 }
 
-/* Expects got = act(t), where t has the given error. GELU's slope is at most 1.13. Its error is at most 1e-6, or an ulp if the
- * result is large. */
+/* Expects got = act(t), where t has the given error. GELU's slope is at most 1.13. The micro-kernel's GELU has an error of at most
+ * 1e-6, or an ulp if the result is large. */
 static void expect_act(int at, float got, double t, double error, int act)
 {
     const double gelu = t == -INFINITY ? 0 : t * 0.5 * erfc(-t * M_SQRT1_2);
