@@ -50,7 +50,7 @@ EMBED_DIM = 256
 EMBED_SIZE = STAGES[-1].resolution
 LOW_RES = 4 * EMBED_SIZE  # side of the decoder's mask logits in pixels
 
-POINT_EMBEDDINGS = 4  # of a background point, a foreground point, and a box's top left and bottom right corners
+POINT_EMBEDDINGS = 4  # of a background point, a foreground point, and a box's top left and bottom right corner
 MASK_INPUT_CHANNELS = 16
 DECODER_DEPTH = 2
 DECODER_HEADS = 8

@@ -2,9 +2,9 @@
 
 The hook makes an editable install readable for griffe.
 
-The extension shows lazy attributes as properties. It removes from compiled modules what inspection adds: the signature
-that Cython puts at the start of a docstring, and the docstring of a constant's type. It warns of every public function,
-class or property that a page in docs/api shows and that has no docstring. `mkdocs build --strict` then fails.
+The extension shows lazy attributes as properties. In compiled modules it removes two additions of the inspection: the
+signature that Cython puts at the start of a docstring, and the docstring of a constant's type. It warns of every public
+function, class or property that a page in docs/api shows and that has no docstring. `mkdocs build --strict` then fails.
 """
 
 import atexit

@@ -461,7 +461,7 @@ def _find_model(sha256: str, precision: str, path: str, threads: int, images: in
     for model in loaded:
         if model.precision == precision and model.checkpoint.sha256 == sha256:
             return model
-    from ..checkpoints.reader import open_source  # imported here, because it is rarely needed
+    from ..checkpoints.reader import open_source  # imported here, because only unpickling needs this module
 
     for source in (default_path(), *map(cached_path, PUBLISHED), Path(path)):
         try:

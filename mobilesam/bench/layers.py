@@ -7,7 +7,7 @@ even if the photo fills only a part of the canvas.
     FLOPs: nominal count, 2 per multiply-add of the convolutions, the linear layers and attention's two products. The
         padding tokens of a window count as keys, but not as queries: every token has window² keys. Norms, GELU,
         softmax, biases and shortcuts are not counted. A pass that saves multiplications, for example by Winograd's
-        convolution, counts in full. Such a pass may exceed the peak. A pass whose products run on AMX may too.
+        convolution, counts in full. Such a pass may exceed the peak. A pass with products on AMX may exceed it too.
     of peak: FLOP/s of the pass, as a share of `kernels.fma_peak` on the same number of threads. The peak is measured
         before every round, and the highest measurement counts.
     bytes: the least possible traffic: input map, output map and weights of the pass, each once, in float32. The bytes

@@ -37,7 +37,7 @@ class Worst:
         photo: the photo.
         click: (x, y) in pixels of the photo.
         token: index of the mask among the three masks of the click, 0 to 2.
-        masks: the mask in fp32 and the mask in the other precision.
+        masks: the mask in fp32, and the mask in bf16 or int8.
     """
 
     iou: float

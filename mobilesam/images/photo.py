@@ -19,7 +19,7 @@ MAX_PIXELS_VARIABLE = "MOBILESAM_MAX_PIXELS"
 MAX_PIXELS = 256_000_000  # limit for commands, because phones take photos of 200 million pixels
 IMAGE_FORMATS = ("RGB", "BGR")
 _WITHOUT_DIRECT_CONVERSION = {"La": "LA", "RGBa": "RGBA"}  # Pillow's premultiplied modes, and the mode before RGB
-# The accepted types of images, without arrays and file objects.
+# The accepted types of images, except arrays and file objects.
 _NEITHER_ARRAY_NOR_FILE = str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Photo
 
 
@@ -30,7 +30,7 @@ def as_photo(image: ImageLike, image_format: str = "RGB") -> Photo:
 
 
 def read_photo(image: ImageLike) -> Photo:
-    """Open an image as a Photo and resize it for the model's canvas, in a thread that prepares photos."""
+    """Open an image as a Photo, and resize it for the model's canvas now instead of on first access."""
     photo = as_photo(image)
     _ = photo.resized
     return photo
@@ -108,8 +108,8 @@ def allow_large_photos() -> None:
 def _decode(file: str | IO[bytes], name: str) -> Image.Image:
     try:
         with Image.open(file) as picture:  # for a path, Pillow first tries the plugin for the extension
-            # Without a file name Pillow does not map the file into memory. Reading a mapped file that is truncated
-            # meanwhile would kill the process.
+            # Without a file name, Pillow does not map the file into memory.
+            # If another process truncates a mapped file, reading the map kills this process.
             picture.filename = ""
             ImageOps.exif_transpose(picture, in_place=True)
             return _to_rgb(picture)

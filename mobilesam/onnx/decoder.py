@@ -6,10 +6,10 @@ Inside the graph there is no batch axis. Prompt tokens are (T, 256), the image i
 stride 2 is a linear layer from rows that hold a block of 2×2 pixels to rows that hold one pixel. A transposed
 convolution is the reverse.
 
-Cross-attention does not project the 4096 image tokens X. Its weights are applied to the few prompt tokens instead:
-with K = X Wkᵀ, a head's scores q Kᵀ equal (q Wk) Xᵀ; with V = X Wvᵀ, its output P V equals (P X) Wvᵀ. For a prompt of
-one point this halves the work. For more than a dozen points this method costs more than it saves. The result is exact
-for any number of points.
+Cross-attention does not project the 4096 image tokens X. The weights of its projections are applied to the few prompt
+tokens instead. The keys are K = X Wkᵀ, so a head's scores q Kᵀ equal (q Wk) Xᵀ. The values are V = X Wvᵀ, so a head's
+output P V, with the softmax weights P, equals (P X) Wvᵀ. For a prompt of one point this halves the work. For more than
+a dozen points this method costs more than it saves. The result is exact for any number of points.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ DECODER = "mask_decoder"
 
 
 def build_decoder(tensors: Tensors, mask_rule: MaskRule) -> ModelProto:
-    """The decoder's graph, whose inputs, outputs and mask rules `export_onnx` describes."""
+    """Build the decoder's ONNX graph. See `export_onnx` for its inputs, outputs and mask rules."""
     g = Graph(tensors)
     tokens = _tokens(g)
     queries, image = _transformer(g, tokens, _image_tokens(g), g.constant("image_pe", _image_pe(g)))
@@ -254,8 +254,8 @@ def _select(g: Graph, scores: str, masks: str, mask_rule: MaskRule) -> tuple[str
 def _upscaling(g: Graph, image: str) -> str:
     """Upscale the image tokens (4096, 256) to pixels (65536, 32).
 
-    The rows are not in the order of the 256×256 image. Their order is (64, 64, 2, 2, 2, 2): 64×64 blocks of 2×2
-    blocks of 2×2 pixels.
+    The rows of the result are not in the order of the 256×256 image. Their order is (64, 64, 2, 2, 2, 2): 64×64
+    blocks of 2×2 blocks of 2×2 pixels.
     """
     name = f"{DECODER}.output_upscaling"
     half, out = UPSCALE_DIMS

@@ -18,7 +18,7 @@ I32 = NDArray[np.int32]
 
 
 def build_encoder(tensors: Tensors) -> ModelProto:
-    """The encoder's graph, whose input and output `export_onnx` describes."""
+    """Build the encoder's ONNX graph. See `export_onnx` for its input and output."""
     g = Graph(tensors)
     x = _patch_embed(g, "input")
     for index, stage in enumerate(STAGES):

@@ -20,7 +20,7 @@ class Limits:
         pixels: most pixels of an image.
         json_bytes: largest size of a request body that is not a photo, in bytes.
         images: most images that the server keeps.
-        idle_seconds: how long an image is kept after its last use.
+        idle_seconds: how long the server keeps an image after its last use.
         requests: most requests in progress.
         places: most tasks of one kind that may run or wait.
         image_places: most tasks of one kind for one image that may run or wait.

@@ -11,8 +11,8 @@ from mobilesam.images.photo import open_rgb
 
 from .limits import Refused
 
-# The accepted formats are usual for photos and are decoded inside this process. EPS, for example, is not accepted,
-# because its decoder starts Ghostscript.
+# The accepted formats are usual for photos, and Pillow decodes them inside this process.
+# EPS, for example, is not accepted, because Pillow starts Ghostscript to decode EPS.
 Image.init()
 FORMATS = tuple(name for name in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if name in Image.OPEN)
 DISPLAY_SIDE = 2048

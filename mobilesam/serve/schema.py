@@ -94,7 +94,7 @@ class EverythingRequest(Strict):
     pred_iou_thresh: float = Field(default=0.88, ge=0, le=2, description="lower bound of a mask's predicted IoU")
     stability_score_thresh: float = Field(default=0.95, ge=0, le=1, description="lower bound of a mask's stability")
     box_nms_thresh: float = Field(
-        default=0.7, ge=0, le=1, description="of masks whose boxes have a higher IoU, only the best is kept"
+        default=0.7, ge=0, le=1, description="if the boxes of two masks have a higher IoU, the worse mask is dropped"
     )
     crop_n_layers: int = Field(
         default=0, ge=0, le=2, description="number of layers of crops; layer i searches 4^i crops"
@@ -109,7 +109,7 @@ class EverythingRequest(Strict):
         default=None,
         ge=16,
         le=65535,
-        description="also send each mask as `display`, with a longest side of at most this",
+        description="also send a smaller copy of each mask, `display`, with at most this longest side",
     )
 
 

@@ -16,7 +16,7 @@ KEEP_ALIVE_SECONDS = 5
 
 
 class PatientProtocol(H11Protocol):
-    """The HTTP/1.1 protocol of uvicorn that also disconnects slow clients. uvicorn itself would wait forever.
+    """The HTTP/1.1 protocol of uvicorn, extended to disconnect slow clients.
 
     Attributes:
         header_seconds: longest wait for the headers of a request.

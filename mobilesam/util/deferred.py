@@ -1,4 +1,4 @@
-"""Values that are computed in the background, on first access, or once per process, and locks that survive a fork."""
+"""Values that are computed in the background, on first access or once per process, and a lock that survives a fork."""
 
 from __future__ import annotations
 
