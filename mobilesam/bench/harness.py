@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Answer: TypeAlias = NDArray[Any]
 
 PAUSE = 0.03  # seconds between calls: OpenMP's workers spin for 10 ms after a call and would slow down the next engine
-# A child's peak memory includes its parent's memory at the fork. So a bare interpreter starts the measured command.
+# A bare interpreter starts the command, because a child's peak memory includes its parent's memory at the fork.
 LAUNCHER = """
 import json, resource, subprocess, sys, time
 start = time.perf_counter()

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: Words of the command line after `mobilesam`. None for those of this process.
+        argv: Words of the command line after `mobilesam`. None for the words of this process.
 
     Returns:
         The exit code. 0: success. 1: some of the inputs failed. 2: an error, written to stderr in one line.

@@ -67,6 +67,6 @@ def read_and_load(
     from ..util.deferred import in_background
 
     reading = in_background(lambda: read_photo(image))
-    from ..network.loading import load_network  # imported here, while the photo is read
+    from ..network.loading import load_network  # imported here, while a background thread reads the photo
 
     return reading, load_network(weights, threads, precision, in_order=True)

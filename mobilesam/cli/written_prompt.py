@@ -189,7 +189,7 @@ def _prompt(fields: Mapping[str, object]) -> WrittenPrompt | None:
 
 
 def _named(name: str, read: Callable[[object], Any], fields: Mapping[str, object]) -> Any:
-    """Parse field `name` with `read`. Returns () if there is no such field. Error messages begin with the name."""
+    """Parse field `name` with `read`. Returns () if there is no such field. Error messages begin with `name`."""
     if name not in fields:
         return ()
     try:

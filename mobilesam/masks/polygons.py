@@ -33,7 +33,7 @@ def outlines(mask: NDArray[np.bool_]) -> list[Polygon]:
     top, left = rows[0], columns[0]
     levels = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.float64), 1)
     contours = contour_generator(z=levels, name="serial", fill_type=FillType.OuterOffset)
-    # Because of the padding, index 1 of `levels` is the mask's first row or column. Its centre is at half a pixel.
+    # Index 1 of `levels` is the mask's first row or column, whose centre lies half a pixel inside the mask's box.
     origin = np.array([left, top]) - 0.5
     return [
         [_without_straight(points[start : end - 1] + origin) for start, end in pairwise(offsets)]

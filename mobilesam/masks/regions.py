@@ -89,7 +89,7 @@ def label_runs(runs: Runs, height: int) -> NDArray[np.int64]:
     other = np.arange(len(one)) + np.repeat(low - (np.cumsum(touched) - touched), touched)
     parent = np.arange(len(runs))
     while len(one):
-        # Each root gets the smallest root that touches it as its parent. Then each run gets its root as its parent.
+        # The parent of each root becomes the smallest root that touches it. Then each run's parent becomes its root.
         np.minimum.at(parent, np.maximum(one, other), np.minimum(one, other))
         while not np.array_equal(parent, grand := parent[parent]):
             parent = grand

@@ -17,7 +17,7 @@ from ...images.rgb_photo import Photo
 from ...util.console import describe
 from .batch import Task
 
-AHEAD = 2  # number of photos read in advance, of results that wait to be written, of readers and of writers
+AHEAD = 2  # number of photos read in advance, of results waiting to be written, of reader threads and of writer threads
 
 Write = Callable[[Task, Image.Image, Segmentation], None]
 
