@@ -1,4 +1,4 @@
-"""Everything-mode agrees with MobileSAM in PyTorch and with a simple implementation. Errors of everything-mode."""
+"""Everything-mode agrees with MobileSAM in PyTorch and with a simple implementation, and raises errors."""
 
 import json
 from collections.abc import Iterable
@@ -50,7 +50,7 @@ def run(name: str, model: mobilesam.MobileSAM) -> list[Record]:
     return generator.generate(PHOTOS[GOLDEN[name]["photo"]])
 
 
-# The quick cases of the golden file. The slower cases include the reference's defaults (a grid of 32×32 points).
+# Names of the golden cases that are quick. The slower cases include the reference's defaults (a grid of 32×32 points).
 SHORT = ("rocket", "coffee, crops and small regions")
 
 

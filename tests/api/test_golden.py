@@ -30,7 +30,7 @@ def masks(isa_name: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Compute the masks of every prompt on one ISA and check them against the golden outputs.
 
     Returns:
-        For each prompt, the masks and the pixels whose sign is undecided.
+        For each prompt, the masks, and the pixels whose logit is so close to 0 that rounding decides its sign.
     """
     golden = Golden("rocket")
     with kernels.isa.use(isa_name):

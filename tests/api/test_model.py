@@ -135,7 +135,7 @@ def test_shapes_and_dtypes(embedding, multimask, count):
     assert (result.scores.shape, result.scores.dtype) == ((count,), np.float32)
     assert (result.low_res.shape, result.low_res.dtype) == ((count, 256, 256), np.float32)
     with pytest.raises(ValueError, match="read-only"):
-        result.low_res[0] = 0  # must not change `masks`, which is computed from the logits at its first use
+        result.low_res[0] = 0  # read-only, because `masks` is computed from `low_res` later
 
 
 def test_mask_is_the_best_by_score(embedding):
@@ -239,7 +239,7 @@ def test_both_forms_of_the_decoder_agree(embedding, monkeypatch, count):
     low_rank = embedding.segment(points).low_res
     plain = embedding.model._answer(embedding, prompt, True, once=True).low_res
     assert np.linalg.norm(plain - low_rank) < 1e-4 * np.linalg.norm(low_rank)
-    assert (plain != low_rank).any()  # if equal, the same form was probably run twice
+    assert (plain != low_rank).any()  # equal logits would mean that one form ran twice
 
 
 def test_many_prompts_are_answered_a_few_at_a_time(model, embedding, monkeypatch):
@@ -297,7 +297,7 @@ def test_a_path_a_picture_and_an_array_give_the_same(model, embedding):
     expected = mobilesam.segment(CHELSEA, [(220, 140)], model=model)
     kept = embedding.segment([(220, 140)])
     error = np.linalg.norm(kept.low_res - expected.low_res) / np.linalg.norm(kept.low_res)
-    assert error <= pass_bound(*[256] * 24)  # the forms of the decoder differ; each is a chain of about 24 sums
+    assert error <= pass_bound(*[256] * 24)  # two forms of the decoder, of about 24 sums each
     with Image.open(CHELSEA) as picture:
         for image in (str(CHELSEA), picture, np.asarray(picture)):
             assert_same(mobilesam.segment(image, [(220, 140)], model=model), expected)

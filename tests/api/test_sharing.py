@@ -80,7 +80,7 @@ def test_maps_of_images_are_kept_up_to_a_number_and_made_again():
     assert_same(first.segment([(99, 99)]), expected)
     del second
     first = None
-    assert len(maps._images) == 1  # the segmentation keeps its embedding, and so the projections, alive
+    assert len(maps._images) == 1  # the segmentation keeps its embedding alive
     expected = None
     assert len(maps._images) == 0
     for images in (0, -1, 1.5, True, "2"):

@@ -124,7 +124,7 @@ def test_flops_of_every_pass_are_those_of_the_exported_graph() -> None:
     }
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     costs, flops = layers.pass_costs(), Counter[str]()
-    name, tokens = "", 0  # of the previous Conv or Gemm node: its pass, and its number of rows
+    name, tokens = "", 0  # pass and number of rows of the previous Conv or Gemm node
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):
             continue

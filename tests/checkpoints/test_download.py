@@ -28,7 +28,7 @@ def pt(tmp_path_factory) -> bytes:
 
 
 class Server(BaseHTTPRequestHandler):
-    """Sends `server.file`, or its end if the request has a Range header. `server.behaviour` selects a failure."""
+    """Sends the checkpoint file, or its end if the request has a Range header. `server.behaviour` selects a failure."""
 
     def __init__(self, file: bytes, requests: list[str | None], *rest) -> None:
         self.file, self.requests = file, requests

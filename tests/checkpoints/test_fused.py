@@ -215,7 +215,7 @@ def test_default_checkpoint_is_complete_and_finite(tmp_path: Path) -> None:
     assert opened.metadata["dtype"] == "fp16"
     halves = {name for name, values in opened.items() if values.dtype == np.float16}
     assert halves == {name for name, spec in architecture.tensor_specs().items() if spec.is_matrix}
-    again = reader.convert(weights.default_path(), tmp_path / "again.safetensors")  # raises an error if a value is NaN
+    again = reader.convert(weights.default_path(), tmp_path / "again.safetensors")  # raises an error for NaN
     assert_same(again, opened)
 
 

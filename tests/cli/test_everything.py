@@ -152,7 +152,7 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder, capsys, message):
 
 @pytest.mark.parametrize("limit", ["100000", "many"])
 def test_the_limit_of_a_photos_size_comes_from_the_environment(folder, monkeypatch, capsys, limit):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # restored after the test
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # monkeypatch restores it
     monkeypatch.setenv("MOBILESAM_MAX_PIXELS", limit)
     assert main(["everything", "photos/a.png", "-o", "out"]) == 2
     error = capsys.readouterr().err

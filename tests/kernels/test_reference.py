@@ -132,7 +132,7 @@ def test_cross_attention(heads):
 
 
 def test_update_image():
-    """With 16 channels, each of the eight heads has two. With one channel per head, swapped axes could go unnoticed."""
+    """Each of the 8 heads has 2 of the 16 channels. With one channel per head, swapped axes could go unnoticed."""
     x, pe, keys, values = normal(11, 20), normal(1, 11, 20)[0], normal(3, 16), normal(1, 3, 16)[0]
     query, out = (normal(16, 20) / 4, normal(16)), (normal(20, 16) / 4, normal(20))
     norm = normal(1, 20)[0], normal(2, 20)[1]
@@ -184,7 +184,7 @@ def test_resize_logits(source, padded, crop, size):
         y = onnx_op("Resize", y, None, None, np.int64([1, 2, *shape]), **how)
         y = y[..., : keep[0], : keep[1]]
     expected = reference.resize_logits(x, padded=padded, crop=crop, size=size)
-    # A source coordinate is below 32 and has an error of at most 8 ulps. Slopes are at most 2·max|x|.
+    # A source coordinate is below 32 and has an error of at most 8 ulps. Neighbours in x differ by at most 2·max|x|.
     assert_within(y[0], expected, 2 * 8 * U * 32 * 2 * abs(x).max())
     mask = reference.resize_logits(x, padded=padded, crop=crop, size=size, threshold=0.25)
     assert mask.dtype == bool and np.array_equal(mask, expected > 0.25)

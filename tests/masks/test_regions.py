@@ -44,7 +44,7 @@ def check(mask: np.ndarray, area_thresh: float) -> None:
 
 
 def spiral(side: int) -> np.ndarray:
-    """Return a mask with a spiral, whose parts get different labels until late in the scan."""
+    """Return a mask with a spiral. The scan gives parts of the spiral different labels and joins the parts late."""
     mask = np.zeros((side, side), bool)
     for i in range(0, side // 2, 4):
         mask[i : side - i, i : side - i] = True

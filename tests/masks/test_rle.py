@@ -44,7 +44,7 @@ small_masks = st.tuples(
 
 
 def cocos(mask: np.ndarray) -> dict:
-    """Return the RLE of the mask from pycocotools, whose counts are bytes."""
+    """Encode the mask with pycocotools. The counts of the RLE are bytes."""
     return coco.encode(np.asfortranarray(mask.view(np.uint8)))
 
 

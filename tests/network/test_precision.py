@@ -90,7 +90,7 @@ def test_an_empty_variable_is_none(monkeypatch):
 
 
 def test_the_registry_follows_the_environment(monkeypatch, models):
-    """Constructors of `sam_model_registry` have no argument `precision`. They read an environment variable instead."""
+    """Constructors of `sam_model_registry` have no argument `precision`. They read MOBILESAM_PRECISION instead."""
     monkeypatch.setenv("MOBILESAM_PRECISION", fastest())
     model = mobilesam.sam_model_registry["vit_t"]()
     assert model.precision == fastest()

@@ -11,7 +11,7 @@ from mobilesam.network.image_encoder import ImageEncoder
 
 SIDE = 1024
 # Numbers of filled rows (or columns) of the canvas. Aspect ratios 16:9, 3:2 and 4:3 give 576, 683 and 768.
-# The shortcut does not exist for 900.
+# The encoder's shortcut does not apply to 900 filled rows.
 FILLED = (1, 4, 100, 575, 576, 577, 683, 768, 900)
 
 

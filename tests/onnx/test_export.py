@@ -1,4 +1,4 @@
-"""In ONNX Runtime, the exported encoder and decoder give the same masks as this package. Errors of the export."""
+"""In ONNX Runtime, the exported encoder and decoder give the same masks as this package."""
 
 from collections.abc import Sequence
 from pathlib import Path

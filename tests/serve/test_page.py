@@ -33,7 +33,7 @@ PHONE = {"width": 390, "height": 844}
 
 @pytest.fixture(scope="module")
 def chromium():
-    """The system's Chromium. If there is none, tests are skipped, or fail if MOBILESAM_REQUIRE_BROWSER is set."""
+    """The installed Chromium. If there is none, tests are skipped, or fail if MOBILESAM_REQUIRE_BROWSER is set."""
     with ExitStack() as stack:
         try:
             started = stack.enter_context(browser())
@@ -107,7 +107,7 @@ class Visit:
         return self.tab.eval_on_selector_all("#list .name", "(inputs) => inputs.map((input) => input.value)")
 
     def export(self, form: str) -> tuple[str, bytes]:
-        """Export in a format and return the downloaded file's name and content."""
+        """Export the objects in the format `form`, and return the downloaded file's name and content."""
         self.tab.click("#export")
         with self.tab.expect_download() as download:
             self.tab.click(f"[data-format={form}]")

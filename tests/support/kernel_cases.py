@@ -1,6 +1,6 @@
 """Arguments for one call of every kernel outside the decoder.
 
-The arrays are large enough for several threads. No tile size divides their sizes.
+The arrays are large enough for several threads. Their sizes are not multiples of any tile size.
 """
 
 import inspect

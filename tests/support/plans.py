@@ -24,13 +24,13 @@ class Recording:
         self.plan, self.given = Plan(**options), dict[Array, np.ndarray]()
 
     def give(self, *values: np.ndarray) -> Any:
-        """Make each value an input of the plan. Returns its Array, or a list of Arrays for several values."""
+        """Make each value an input of the plan. Returns the Array of one value, or a list of Arrays of several values."""
         arrays = [self.plan.given(*value.shape) for value in values]
         self.given |= zip(arrays, values, strict=True)
         return arrays if len(arrays) > 1 else arrays[0]
 
     def give_maps(self, maps: np.ndarray | ImageMaps) -> Maps:
-        """Make image tokens (N, M), or chunked ImageMaps, an input of the plan. Returns its Maps."""
+        """Make image tokens (N, M), or chunked ImageMaps, an input of the plan. Returns the Maps."""
         data, n = (maps_of(maps), len(maps)) if isinstance(maps, np.ndarray) else maps
         given = self.plan.given_maps(data.shape[1], n)
         self.given[given.array] = data
@@ -101,8 +101,8 @@ def project_image(
 
     Args:
         x: Image tokens.
-        shift: Argument of `project`.
-        scale: Argument of `project`.
+        shift: Argument ``shift`` of the step `project`.
+        scale: Argument ``scale`` of the step `project`.
         rows: Weight of the projection, (M, C).
         added: Maps to add to the projection, and the number of their channels to add.
         precision: Precision in which to pack the weight.

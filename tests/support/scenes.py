@@ -21,8 +21,8 @@ class Updated(NamedTuple):
     """The results of two image updates for one prompt, in the low-rank form."""
 
     scale: F32  # (N,), 1/σ of the second update's LayerNorm for each image token
-    basis: F32  # (rank, N), each image token's coefficients of the low-rank change
-    last: F32  # (LAST, rank), the first transposed convolution, applied to the rows of the change
+    basis: F32  # (rank, N), each image token's coefficients in the low-rank change
+    last: F32  # (LAST, rank), first transposed convolution of the vectors that the coefficients multiply
     attended: tuple[F32, F32]  # the results of the attention to the image after the first and the second update
 
 
@@ -34,9 +34,9 @@ class Scene:
     x: F32
     pe: F32
     constants: LowRank
-    outs: tuple[Affine, Affine]  # output projections of the two updates' attentions
-    queries: tuple[Affine, Affine]  # query projections of the two updates' attentions
-    norms: tuple[Affine, Affine]  # LayerNorms of the two updates
+    outs: tuple[Affine, Affine]  # output projections of the attentions in both image updates
+    queries: tuple[Affine, Affine]  # query projections of the attentions in both image updates
+    norms: tuple[Affine, Affine]  # LayerNorms at the end of both image updates
     # The three attentions to the image take place before the updates, between them, and after them.
     keys: tuple[Affine, Affine, Affine]  # key projections of the three attentions to the image
     values: tuple[Affine, Affine, Affine]  # value projections of the three attentions to the image

@@ -77,7 +77,7 @@ def assert_sum(
         got: The result to check.
         name: Name of a function in `kernels.reference`.
         depth: Number of products in the sum of one output.
-        *arrays: The operation's arrays. None is allowed.
+        *arrays: Array arguments of the operation. An optional argument may be None.
         activation: The operation's activation.
         **options: The operation's other arguments.
     """
@@ -123,9 +123,9 @@ def softmax_bound(x: np.ndarray) -> np.ndarray:
 def resize_bound(x: np.ndarray, padded: tuple[int, int], crop: tuple[int, int]) -> float:
     """Error bound of `resize_logits`.
 
-    A source coordinate is at most the side of the source and has a relative error of 3·U. The error of the value is
-    the error of the coordinate times the slope. The slope is at most the largest difference between neighbouring
-    pixels. Both resizes contribute: from x to the padded canvas, and from the canvas to the photo. Each of the
+    A source coordinate is at most the side of the source and has a relative error of 3·U. The error of an
+    interpolated value is the error of the coordinate times the slope. The slope is at most the largest difference
+    between neighbouring pixels. Both resizes contribute: from x to the padded canvas, and from the canvas to the photo. Each of the
     four interpolations adds a few roundings of a value of at most max|x|.
     """
     canvas = reference.resize_logits(x, padded=padded, crop=padded, size=padded)[:, : crop[0], : crop[1]]
@@ -170,9 +170,9 @@ def pass_bound(*depths: int, gelus: int = 0) -> float:
     """Bound of ‖error‖/‖result‖ for a chain of sums.
 
     Rounding errors are nearly independent, so the error of n additions grows like √n·U, not like n·U (Higham and
-    Mary, SIAM J. Sci. Comput. 41, 2019). A random weight scales error and signal equally. The bound allows four
-    standard deviations and one additional rounding for each sum. GELU's error is GELU_ERROR, and the root mean square
-    of its results is assumed to be at least ¼.
+    Mary, SIAM Journal on Scientific Computing 41, 2019). A random weight scales error and signal equally. The bound
+    allows four standard deviations and one additional rounding for each sum. GELU's error is GELU_ERROR, and the root
+    mean square of its results is assumed to be at least ¼.
 
     Args:
         *depths: Number of products in each sum of the chain, from the first sum to the last.

@@ -56,6 +56,6 @@ def test_only_files_left_by_killed_processes_are_removed(tmp_path):
     assert len(names(tmp_path)) == len(kept) + 3
     remove_leftovers([tmp_path / "mask.png", tmp_path / "no-suffix", tmp_path / "absent" / "mask.png"])
     left = set(names(tmp_path)) - set(kept)
-    assert [Path(name).suffix for name in left] == [".png"]  # a partial other.png, which was not in the list
+    assert [Path(name).suffix for name in left] == [".png"]  # the partial file of other.png, which was not listed
     remove_leftovers([tmp_path / "other.png"])
     assert names(tmp_path) == sorted(kept)

@@ -76,16 +76,16 @@ def test_depthwise_3x3_is_exact_at_every_edge(stride, height):
 
 @pytest.mark.parametrize("pad", [0, 1, 3])
 def test_depthwise_rows_are_exact_at_every_edge(pad):
-    """With stride 1, the kernel treats width and channels of a row as one axis.
+    """With stride 1, the kernel treats the width and the channels of a row as one axis.
 
-    The length of this axis is near multiples of the vector length.
+    In this test, width·channels is near multiples of the vector length.
     """
     vl = isa.register_tile()[2]
     for width, channels in itertools.product((5, 6, 17), {1, 2, 3, vl // 2, vl - 1, vl, vl + 3}):
         exact("depthwise_conv2d", integers(7, width, channels), integers(5, 4, channels), None, pad=pad)
 
 
-CONVOLUTIONS = [  # (C, OC, kernel, stride, pad)
+CONVOLUTIONS = [  # (input channels C, output channels OC, kernel, stride, pad)
     (3, 32, 3, 2, 1), (32, 64, 3, 2, 1), (256, 256, 3, 1, 1), (320, 256, 1, 1, 0),
     (1, 4, 2, 2, 0), (4, 16, 2, 2, 0), (16, 256, 1, 1, 0),
 ]  # fmt: skip

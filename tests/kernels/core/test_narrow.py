@@ -1,4 +1,4 @@
-"""Products in bf16 and int8 on every ISA of the host, with sizes around the tiles, against `kernels.reference`."""
+"""Matrix products in bf16 and int8 on every ISA of the host, compared with `kernels.reference`."""
 
 import itertools
 

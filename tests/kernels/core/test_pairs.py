@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.usefixtures("pairs"),
 ]
 
-BLOCK, DEPTH = 48, 336  # PAIRS_BLOCK and GEMM_DEPTH in pairs.h
+BLOCK, DEPTH = 48, 336  # the values of PAIRS_BLOCK and GEMM_DEPTH in pairs.h
 DEPTHS = [
     PAIRED_DEPTH - 1, PAIRED_DEPTH, PAIRED_DEPTH + 1, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 17, 2 * BLOCK - 1, 160, 257,
     DEPTH - 1, DEPTH, DEPTH + 1, 640, 2 * DEPTH + 33,

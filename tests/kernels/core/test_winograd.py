@@ -29,9 +29,10 @@ def in_tiles(x: np.ndarray) -> np.ndarray:
 def bound(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Error bound of `winograd_conv3x3`.
 
-    With filter g, input tile d and transforms A, B and G, the sum of |A'| ((|G||g||G'|) ⊙ (|B'||d||B|)) |A| over the
-    channels is the sum of the absolute values of an output's terms. Each term is rounded twice in the transform with
-    B, once when its filter is stored, C times in the sum over channels, and four times in the transform with A.
+    The absolute values of an output's terms add up to |A'| ((|G||g||G'|) ⊙ (|B'||d||B|)) |A|, summed over the channels,
+    for the filter g, the input tile d, and the transform matrices A, B and G. Each term is rounded twice in the
+    transform with B, once when its filter is stored, C times in the sum over channels, and four times in the transform
+    with A.
     """
     filters = np.einsum("ip,opqc,jq->ijoc", abs(G), abs(weight), abs(G), optimize=True)
     pixels = np.einsum("pi,rspqc,qj->rsijc", abs(B).T, abs(in_tiles(x)), abs(B).T, optimize=True)

@@ -113,7 +113,7 @@ def test_the_same_bits_on_any_threads():
 
 @pytest.mark.parametrize("sizes", [(4096, 7, 4), (300, 5, 4), (257, 14, 7), (1, 1, 1)], ids=str)
 def test_the_plain_form_and_the_low_rank_form_agree(sizes):
-    """The difference is at most the sum of the error bounds of both forms."""
+    """The results of the two forms differ by at most the sum of both error bounds."""
     n, tokens, query_count = sizes
     case = scene(n, tokens, query_count)
     _, (_, *plain) = Block(case).both()

@@ -111,7 +111,7 @@ def attend(heads: int) -> Steps:
 
 
 def queries_and_keys(prompts: int, m: int, n: int, heads: int, width: int) -> list[np.ndarray]:
-    """Return scaled queries of m tokens, and keys and values of n tokens."""
+    """Return queries of m tokens, scaled by 1/√width, and keys and values of n tokens."""
     (q,), (k, v) = arrays(prompts, m, [heads * width]), arrays(prompts, n, [heads * width] * 2)
     return [q * np.float32(width**-0.5), k, v]
 
@@ -245,7 +245,7 @@ def test_weights_in_any_precision(shape):
 
 
 def test_weights_of_several_precisions():
-    """One plan has products with weights in several precisions. Its scratch memory must fit the packed A of each."""
+    """One plan has products with weights in several precisions. The packed A of each must fit in scratch memory."""
     x, choices = arrays(1, 200, [96] * 3), isa.precisions()
     expected = recorded(attend_self(96, 3, 32), x)[0]
     for i in range(len(choices)):

@@ -92,7 +92,7 @@ def test_attention_to_the_image_before_it_is_updated(n, query_count, threads):
 
 @pytest.mark.parametrize("sizes", [(4096, 4096), (4096, 1), (1, 65)], ids=str)
 def test_attention_to_an_image_of_any_queries(sizes):
-    """Up to 4096 queries, which is more than a prompt has tokens."""
+    """The attention has up to 4096 queries, which is more than a prompt has tokens."""
     n, query_count = sizes
     queries, keys, values = normal(query_count // 8 + 1, 32), normal(n, 32), normal(1, n, 32)[0]
     made, bias = Recording(), normal(32)

@@ -231,7 +231,7 @@ def test_an_undefined_score_gives_nan(every_narrow):  # noqa: F811
 
 
 def test_masked_keys_weigh_nothing(every_narrow):  # noqa: F811
-    """The content of a masked token does not change the result, because its softmax weight is at most 2⁻¹²⁶."""
+    """A masked token does not change the result, because the token's softmax weight is at most 2⁻¹²⁶."""
     arrays = Case("window_attention", attention_shapes(4, 4, 24, 2, 4)).arrays()
     bias = arrays["attention_bias"]
     bias[:, :, 3] = -np.inf

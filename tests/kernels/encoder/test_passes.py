@@ -28,7 +28,7 @@ def check(case: Case, bound: float, **options) -> None:
 
 
 def attention_bound(channels: int, heads: int, window: int) -> float:
-    """Error bound of window attention: LayerNorm, qkv, scores, softmax, weighted sum of v, projection."""
+    """Error bound of window attention, from the sums in LayerNorm, qkv, scores, softmax, weighted mean, projection."""
     return pass_bound(channels, channels, channels // heads, window**2, window**2, channels)
 
 
@@ -59,7 +59,7 @@ def test_any_windows(height, width, heads, head_dim, window, threads):
 
 
 def test_a_window_larger_than_the_map_sees_its_padding():
-    """If the window is larger than the image, its padding tokens are keys too. Omitting these keys would be wrong."""
+    """If the window is larger than the image, the window's padding tokens are also keys and change the result."""
     case = attention_case(3, 2, 24, 2, 9)
     arrays = case.arrays()
     y = case(arrays)

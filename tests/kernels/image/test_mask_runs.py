@@ -1,4 +1,4 @@
-"""`mask_runs` gives the runs of the mask, and pixel counts above two levels, as computed from `resize_logits`."""
+"""The runs and pixel counts from `mask_runs` agree with those computed from the result of `resize_logits`."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -96,7 +96,7 @@ def test_thresholds_and_offsets(threshold, offset):
 
 
 def test_skipping_regions_changes_no_bit():
-    """An infinite offset forces the kernel to compute every pixel. The result must be the same."""
+    """An infinite offset forces the kernel to compute every pixel, which must not change the runs."""
     x = blobs(5, 37, 41)
     part, _ = kernels.mask_runs(x, **SHAPES)
     whole, counts = kernels.mask_runs(x, offset=np.inf, **SHAPES)
@@ -106,7 +106,7 @@ def test_skipping_regions_changes_no_bit():
 
 
 def test_masks_at_the_edges():
-    """The masks are empty, full, or consist of one row, column or pixel of the source."""
+    """The masks are empty, full, or consist of one row, column or pixel of the source logits."""
     x = np.full((7, 16, 16), -5, np.float32)
     x[1], x[2, 0], x[3, -1], x[4, :, 0], x[5, :, -1], x[6, 8, 8] = 5, 5, 5, 5, 5, 5
     shapes = {"padded": (64, 64), "crop": (64, 64), "size": (100, 75)}
