@@ -156,12 +156,13 @@ def window_attention(
 ) -> Array:
     """y = x + proj(concat_h softmax(q_h·k_hᵀ/√d + attention_bias[h])·v_h),  q, k, v = qkv(layer_norm(x))
 
-    Shapes: x and y (H, W, C). Tokens attend to the N = window² tokens of their own window, in row-major order. Each
-    head has d = C / heads channels. norm_weight and norm_bias (C,). qkv_weight (3C, C) and qkv_bias (3C,), whose rows
-    are ordered by head, then q, k, v (d rows each). proj_weight (C, C), proj_bias (C,). attention_bias (heads, N, N),
-    indexed by head, query, key. Before the norm, the feature map is padded with zeros on the right and at the bottom to
-    whole windows. After the norm, a padded token is norm_bias, and real tokens attend to it. This is the attention half
-    of TinyViT's block (arXiv:2207.10666; `Attention` and `TinyViTBlock` in MobileSAM's `tiny_vit_sam.py`).
+    Shapes: x and y (H, W, C), norm_weight, norm_bias and proj_bias (C,), qkv_weight (3C, C), qkv_bias (3C,),
+    proj_weight (C, C), attention_bias (heads, N, N), indexed by head, query, key. Tokens attend to the N = window²
+    tokens of their own window, in row-major order. Each head has d = C / heads channels. The rows of qkv_weight and
+    qkv_bias are ordered by head, then q, k, v (d rows each). Before the norm, the feature map is padded with zeros on
+    the right and at the bottom to whole windows. After the norm, a padded token is norm_bias, and real tokens attend to
+    the padded tokens. This is the attention half of TinyViT's block (arXiv:2207.10666; `Attention` and `TinyViTBlock`
+    in MobileSAM's `tiny_vit_sam.py`).
 
     `attend` is the precision of the two attention products, q·kᵀ and softmax·v. In "bf16", q, k and v are rounded to
     bf16. The exponentials of the softmax are rounded when they multiply v, but not in the softmax's denominator. The

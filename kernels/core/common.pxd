@@ -8,7 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memmove, memset
 
 cdef enum:
-    IMAGE_CHUNK = 256  # image tokens in a chunk of the decoder's projections; a chunk stays in L2
+    IMAGE_CHUNK = 256  # number of image tokens in a chunk of the decoder's projections; a chunk stays in L2
 
 cdef extern from "micro.h" nogil:
     enum:
@@ -186,7 +186,8 @@ cdef extern from "depthwise_row.h" nogil:
 
 
 cdef inline import_runtime():
-    """Set ``rt``, the pointer to the runtime that all kernel modules share. Each kernel module calls this once, at import."""
+    """Set ``rt``, the pointer to the runtime that all kernel modules share. Each kernel module calls import_runtime once, when it is
+    imported."""
     global rt
     from mobilesam.kernels.core import isa
     rt = <const runtime *>PyCapsule_GetPointer(isa._runtime, "mobilesam.kernels.core.isa._runtime")
@@ -271,7 +272,7 @@ cdef inline void product(const micro *u, const gemm_args *g, void *operand) noex
     u.product(&p)
 
 
-# The left factor A (m, k) of products whose columns are pixels. A is packed once and multiplied by many chunks of pixels.
+# The left factor A (m, k) of products whose columns are pixels. The factor A is packed once and multiplied by many chunks of pixels.
 cdef struct map_rows:
     const micro *u
     const float *a  # rows of A, (m, lda), which products read in place if the table has no `product`

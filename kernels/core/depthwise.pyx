@@ -19,8 +19,8 @@ cdef struct depthwise_conv:
     float *y
     int64_t height, width, channels, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, period, rows
     int act, path
-    const float *zeros  # (width, channels), zeros for a row outside the feature map; PATH_3X3 only
-    const float **taps  # (2, kh*kw) pointers to pixels under the kernel, then to their weights; PATH_FLAT and PATH_TAPS only
+    const float *zeros  # (width, channels) zeros, for rows outside the feature map; only for PATH_3X3
+    const float **taps  # (2, kh*kw) pointers: to pixels under the kernel, then to their weights; not for PATH_3X3
 
 
 cdef enum:

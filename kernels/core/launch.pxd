@@ -21,9 +21,9 @@ cdef extern from "arena.h" nogil:
     size_t whole_lines(size_t bytes)
     void *arena_take(arena *a, size_t bytes)
 
-# Runs one unit of work of a job. Units of work are independent of one another, and any thread may run any of them.
+# A unit function runs one unit of work of a job. Units of work are independent of one another, and any thread may run any of them.
 ctypedef void (*unit_function)(void *job, int64_t unit) noexcept nogil
-# Points the job's scratch buffers into the arena. Only this function states the sizes of the buffers.
+# A layout function points the job's scratch buffers into the arena. Only the layout function states the sizes of a job's scratch buffers.
 ctypedef void (*layout_function)(void *job, arena *scratch) noexcept nogil
 
 

@@ -10,7 +10,7 @@ from mobilesam.kernels.core.threads import checked, resolve
 
 import_runtime()
 
-cdef int64_t FMAS = 1 << 27  # scalar FMAs that one thread executes in one measurement
+cdef int64_t FMAS = 1 << 27  # number of scalar FMAs that one thread executes in one measurement
 
 
 def fma_peak(*, repeats=5, threads=None):

@@ -16,7 +16,7 @@ cdef struct layer_product:
     int act
     float scale  # factor that multiplies the result
     int64_t width, column_blocks, units  # width: number of weight panels in a unit of work
-    float *operand  # packed A
+    float *operand  # buffer for packed A, the packed rows of x
 
 
 cdef inline void divide_product(layer_product *p, int nthreads) noexcept nogil:

@@ -52,7 +52,7 @@ def checked(threads: object, name: str = "threads") -> int:
 
 
 def default_threads() -> int:
-    """Return MOBILESAM_NUM_THREADS if it is set.
+    """Return the environment variable MOBILESAM_NUM_THREADS if it is set.
 
     If MOBILESAM_NUM_THREADS is not set, returns the number of CPUs that the affinity mask and the control group's quota
     allow.

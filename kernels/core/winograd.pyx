@@ -93,10 +93,10 @@ cdef void transform_filter(const float *g, int64_t c, float *column, int64_t nr,
 
 cdef struct winograd_job:
     const micro *u
-    const float *x  # (height, width, c)
+    const float *x  # the input, (height, width, c)
     const float *w  # the transformed weight, (16, oc/NR, c, NR)
     const float *zeros  # (c)
-    float *y  # (height, width, oc)
+    float *y  # the output, (height, width, oc)
     int64_t height, width, c, oc, across  # across is the number of units of work in a row of tiles
     float *v  # the transformed inputs, (16, TILES, c)
     float *products  # the sixteen products for one panel, (16, TILES, NR)

@@ -10,7 +10,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# The largest number of tokens in a run. A run is a unit of work: neighbouring tokens of a row.
+# RUN is the largest number of tokens in a run. A run is a unit of work: neighbouring tokens of one row of the feature map.
 # A run is long enough to amortize reading the weights, and short enough for its hidden layer to stay in L2.
 cdef int64_t RUN = 84
 

@@ -10,20 +10,20 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# The largest number of output columns in a strip.
+# STRIP is the largest number of output columns in a strip.
 # With 256 channels, three hidden rows of a strip take 0.2 MB, which leaves space in L2 for the weights.
 cdef int64_t STRIP = 68
 
 cdef struct mbconv_job:
     const micro *u
-    const float *x  # (height, width, c)
+    const float *x  # the input, (height, width, c)
     matrix w1
     const float *b1
     const float *w2  # (9, e)
     const float *b2
     matrix w3
     const float *b3
-    float *y  # (oh, ow, oc)
+    float *y  # the output, (oh, ow, oc)
     int64_t height, width, c, e, oc, oh, ow, stride, strip, strips, band
     bint residual
     float *ring[3]  # three rows of the hidden feature map, each (strip·stride + 2, e)
@@ -102,7 +102,7 @@ cdef void strip_of_band(void *job, int64_t unit) noexcept nogil:
     cdef depthwise3x3_args d
     cdef gemm_args g
     cdef product_args packed
-    cdef bint narrow = p.w3.u.weight.terms > 1  # if so, pack_operand applies the second GELU, not depthwise3x3
+    cdef bint narrow = p.w3.u.weight.terms > 1  # whether pack_operand, not depthwise3x3, applies the second GELU
     if width <= 0:
         return
     d.width, d.channels, d.stride = width, p.e, p.stride

@@ -11,12 +11,12 @@ from mobilesam.kernels.core.threads import resolve
 import_runtime()
 
 cdef struct embed_job:
-    const float *x  # (height, width, c)
+    const float *x  # the input, (height, width, c)
     matrix w1
     const float *b1
     matrix w2
     const float *b2
-    float *y  # (h2, width2, c2)
+    float *y  # the output, (h2, width2, c2)
     int64_t height, width, c, h1, width1, c1, h2, width2, c2, band
     float *ring[3]  # three rows of the first convolution's output, each (width1 + 2, c1)
     float *border[3]  # (width, c), copies of three input rows, for the first and last row of the first convolution; zeros outside x

@@ -13,7 +13,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-# The number of queries whose scores are computed at once.
+# QUERIES is the number of queries whose scores are computed at once.
 # For a window of 14 × 14 tokens, the scores of 84 queries take 84 · 196 · 4 bytes, which fit L2.
 # Blocks of 28 or 42 queries, whose scores fit L1 better, were measured to take the same time.
 cdef int64_t QUERIES = 84
@@ -59,7 +59,7 @@ def pack_attention_bias(table, index):
 
 cdef struct window_job:
     const micro *u
-    const float *x  # (height, width, c)
+    const float *x  # the input, (height, width, c)
     float *y
     const float *norm_weight
     const float *norm_bias
@@ -72,8 +72,8 @@ cdef struct window_job:
     int64_t height, width, c, heads, d, window, n, columns, across  # across is the number of windows in a row
     float eps, scale
     bint narrow  # whether the micro-kernel `attend` computes attention, in bf16 or in bf16 pieces
-    float *tokens  # (n, c)
-    float *qkv_rows  # (n, 3c)
+    float *tokens  # tokens of a window, (n, c)
+    float *qkv_rows  # q, k and v of the tokens, (n, 3c)
     float *attended  # (n, c), the concatenated outputs of the heads
     float *edge_bias  # (n, columns), a head's attention bias without the rows of padded queries
     float *operand  # packed A

@@ -17,7 +17,7 @@ cdef struct axis_map:  # linear interpolation along an axis: y[j] = x[index[j]]*
     const float *t
 
 cdef struct band_result:  # runs and counts that one unit of work of mask_runs finds
-    int32_t *runs  # (capacity, 3), of which the first `count` runs are filled
+    int32_t *runs  # array (capacity, 3) of runs, of which the first `count` are filled
     int64_t count, capacity
     bint out_of_memory  # whether there was no memory for runs
     int64_t high, low  # numbers of pixels above threshold + offset and above threshold - offset
@@ -26,20 +26,20 @@ cdef struct resize_job:
     const micro *u
     const float *x  # logits (planes, h0, w0 + 1); column w0 is a copy of column w0 - 1
     axis_map rows1, columns1, rows2, columns2
-    float *y  # (planes, h2, w2) of logits, or NULL
-    uint8_t *mask  # (planes, h2, w2), or NULL
+    float *y  # output of logits, (planes, h2, w2), or NULL if the output is a mask
+    uint8_t *mask  # output of a mask, (planes, h2, w2), or NULL
     # sizes of x (h0, w0), of the cropped canvas (h1, w1) and of the photo (h2, w2); output rows of a band; bands of a plane
     int64_t h0, w0, h1, w1, h2, w2, band, bands
     float threshold, above, below
-    const int64_t *spans  # (planes, 4), the result of _spans; set only by mask_runs
-    band_result *results  # (planes, bands) results; set only by mask_runs
+    const int64_t *spans  # the result of _spans, (planes, 4); set only by mask_runs
+    band_result *results  # results of the units of work, (planes, bands); set only by mask_runs
     float *source[2]  # two rows of x, resized to the canvas's width, (w1) each
     float *canvas[2]  # two rows of the cropped canvas, (w1) each
-    float *row  # (w1 + 1), a row of the photo before it is resized to the photo's width
+    float *row  # a row of the photo before it is resized to the photo's width, (w1 + 1)
     float *wide  # (w2), a row of the photo
     uint8_t *inside  # (w2 + 1), a row of the mask
 
-cdef struct span:  # the ranges of canvas columns and of photo columns that are computed
+cdef struct span:  # ranges of computed columns: canvas to canvas_end of the canvas, first to end of the photo
     int64_t canvas, canvas_end, first, end
 
 cdef struct stream:  # the row numbers that a thread's buffers `source` and `canvas` hold; row r is in buffer r & 1

@@ -12,8 +12,8 @@ enum { ARENA_LINE = 64, ARENA_PATTERN = 0x5a };
 enum arena_use { ARENA_MEASURE, ARENA_ASSIGN, ARENA_CHECK };
 
 typedef struct {
-    char *memory; /* start of the memory, aligned to ARENA_LINE; NULL if use is ARENA_MEASURE */
-    size_t used;  /* bytes taken so far, a multiple of ARENA_LINE */
+    char *memory; /* start of the arena's memory, aligned to ARENA_LINE; NULL if use is ARENA_MEASURE */
+    size_t used;  /* bytes that buffers have taken so far, a multiple of ARENA_LINE */
     enum arena_use use;
     int guarded;
     int overwritten; /* number of overwritten guards, if use is ARENA_CHECK */

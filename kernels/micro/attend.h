@@ -8,7 +8,7 @@ INLINE vf power(vf x) { return exp_v(x); }
 INLINE vf power(vf x)
 {
     x *= 1.44269504f;
-    x = vmax(splat(-126.f), x); /* with the arguments in this order, NaN gives NaN */
+    x = vmax(splat(-126.f), x); /* if x is NaN, vmax with this order of arguments gives NaN */
     const vf shifted = x + 12582912.f;
     const vf f = x - (shifted - 12582912.f);
     vf p = f * 0.00957010407f + 0.0559179038f;

@@ -108,7 +108,7 @@ static void winograd_input(float *v, int64_t stride, const float *const *x, int6
             rows[2][j] = d2 - d1;
             rows[3][j] = d1 - d3;
         }
-        UNROLL for (int i = 0; i < 4; i++) { /* v = rows * B: the result of the loop above, times the matrix B */
+        UNROLL for (int i = 0; i < 4; i++) { /* v = rows * B: B' d from the loop above, times Winograd's matrix B */
             float *at = v + 4 * i * stride + c;
             t = rows[i][2];
             store(at, rows[i][0] - t);

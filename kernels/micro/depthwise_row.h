@@ -6,18 +6,18 @@
 #include "micro.h"
 
 typedef struct {
-    const float *x; /* (height, width, channels) */
-    int64_t height, width, channels, stride; /* stride 1 or 2, channels >= vl */
+    const float *x; /* the input x, (height, width, channels) */
+    int64_t height, width, channels, stride; /* the stride is 1 or 2, and channels >= vl */
     const float *weight; /* (9, channels) */
     const float *bias;
-    const float *zeros; /* (width, channels) zeros */
+    const float *zeros; /* zeros, (width, channels), for input rows outside the image */
     int act;
 } depthwise_map;
 
 /* Computes pixels w0 to w1 - 1 of output row h and writes them to y (w1 - w0, channels). */
 static inline void depthwise3x3_row(const micro *u, const depthwise_map *d, int64_t h, int64_t w0, int64_t w1, float *y)
 {
-    const int64_t c = d->channels, inside = (d->width - 2) / d->stride + 1; /* first w whose kernel extends beyond the right edge */
+    const int64_t c = d->channels, inside = (d->width - 2) / d->stride + 1; /* inside: first w whose kernel extends beyond the right edge */
     const float *row[3];
     for (int i = 0; i < 3; i++) {
         const int64_t r = h * d->stride + i - 1;

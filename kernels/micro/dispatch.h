@@ -6,7 +6,7 @@
 
 enum {
     CPU_SSE42 = 1, CPU_AVX2_FMA = 2, CPU_AVX512 = 4, CPU_NEON = 8, CPU_AVX512_BF16 = 16, CPU_AVX512_VNNI = 32,
-    CPU_AVX_VNNI = 64, CPU_AMX_BF16 = 128, CPU_AMX_INT8 = 256, CPU_ADDS_BESIDE = 512 /* each cycle executes an addition besides an FMA */,
+    CPU_AVX_VNNI = 64, CPU_AMX_BF16 = 128, CPU_AMX_INT8 = 256, CPU_ADDS_BESIDE = 512 /* additions and FMAs run in the same cycle */,
 };
 
 /* An ISA: its float32 table, and for each precision the product that replaces `gemm` (or NULL) and the CPU features it needs. */
@@ -98,7 +98,7 @@ static int cpu_supports(void) { return CPU_NEON; }
 
 enum { isa_count = sizeof isas / sizeof *isas };
 
-static micro tables[isa_count * PRECISIONS]; /* one table for each ISA and precision */
+static micro tables[isa_count * PRECISIONS]; /* one table of micro-kernels for each ISA and precision */
 
 /* Returns whether a CPU with these features runs ISA i in this precision. */
 static int isa_has(int i, int precision, int features)
@@ -122,7 +122,7 @@ static void make_tables(int features)
                 table->weight = packed->weight;
                 table->pack = packed->pack;
                 table->pack_columns = packed->pack_columns;
-                table->attend = packed->attend; /* int8 has no `attend` of its own and takes that of bf16 */
+                table->attend = packed->attend; /* an int8 table takes the `attend` of bf16, if the CPU has bf16 */
                 if (p == INT8 && isa_has(i, BF16, features))
                     table->attend = isas[i].packed[BF16]->attend;
             }

@@ -4,13 +4,13 @@
 #ifndef MOBILESAM_FETCH_H
 #define MOBILESAM_FETCH_H
 
-/* Two pieces of memory that are still to be prefetched.
+/* Two blocks of memory that are still to be prefetched.
  *
- * The first piece is the memory of `ahead` (micro.h). `at` is its next cache line, and `last` is its end. Each tile prefetches `share`
+ * The first block is the memory of `ahead` (micro.h). `at` is its next cache line, and `last` is its end. Each tile prefetches `share`
  * bytes, up to `end`. A tile's inner loop has time to prefetch `paced` bytes. In dot_rows, `paced` is the number of cache lines for each
  * step instead.
  *
- * The second piece is the residual of the next tile: `rows` rows of NR floats, `step` bytes apart. The next row is at `row`. */
+ * The second block is the residual of the next tile: `rows` rows of NR floats, `step` bytes apart. The next row is at `row`. */
 typedef struct {
     const char *at, *end, *last, *row;
     int64_t rows, step, share, paced;

@@ -31,13 +31,13 @@ typedef struct {
  * Aliasing: y overlaps no input, except that y and residual may be the same array if segments*k <= 256. */
 typedef struct {
     int64_t m, n, k, segments;
-    const int64_t *offset; /* start of each segment, (segments), or NULL for one segment at 0 */
+    const int64_t *offset; /* offset (segments): the start of each segment, or NULL for one segment at 0 */
     const float *a;
     int64_t lda, step; /* step is 1 if a is row-major; lda is 1 if a is stored transposed */
     const float *b;
     int64_t ldb, panel;
-    const float *bias; /* (n), or NULL for no bias */
-    const float *residual; /* (m, n) with row stride ldr, or NULL for no residual */
+    const float *bias; /* bias (n), or NULL for no bias */
+    const float *residual; /* residual (m, n) with row stride ldr, or NULL for no residual */
     int64_t ldr;
     float *y;
     int64_t ldy;
@@ -49,11 +49,11 @@ typedef struct {
  * a[i*lda + offset[s] .. i*lda + offset[s] + k]. If act is not ACT_NONE, a itself may be overwritten with act(a). */
 typedef struct {
     int64_t m, k, segments;
-    const int64_t *offset; /* start of each segment, (segments), or NULL for one segment at 0 */
+    const int64_t *offset; /* offset (segments): the start of each segment, or NULL for one segment at 0 */
     float *a;
     int64_t lda;
     int act;
-    void *operand; /* buffer for packed A, of operand_bytes bytes */
+    void *operand; /* operand: a buffer for packed A, of operand_bytes bytes */
 } operand_args;
 
 /* A product: y (m,n) = act(A (m,k) * B (k,n) + bias + residual), with packed A in `operand` and packed B in `b`, both packed by the same
@@ -63,8 +63,8 @@ typedef struct {
     const void *operand;
     const float *b;
     int64_t panel;
-    const float *bias; /* (n), or NULL for no bias */
-    const float *residual; /* (m, n) with row stride ldr, or NULL for no residual */
+    const float *bias; /* bias (n), or NULL for no bias */
+    const float *residual; /* residual (m, n) with row stride ldr, or NULL for no residual */
     int64_t ldr;
     float *y;
     int64_t ldy;
@@ -77,14 +77,14 @@ typedef struct {
     int64_t m, n, d;
     const float *q;
     int64_t ldq;
-    const float *const *tokens; /* (n) pointers; key j is at tokens[j] + at_k, value j at tokens[j] + at_v */
+    const float *const *tokens; /* tokens (n) are pointers; key j is at tokens[j] + at_k, value j at tokens[j] + at_v */
     int64_t at_k, at_v;
-    const float *bias; /* (m, n rounded up to a multiple of 32), with -inf in the columns from n on */
+    const float *bias; /* bias (m, n rounded up to a multiple of 32), with -inf in the columns from n on */
     int64_t ldbias;
     float scale;
     float *y;
     int64_t ldy;
-    void *scratch; /* buffer of attend_bytes bytes */
+    void *scratch; /* scratch: a buffer of attend_bytes bytes */
 } attend_args;
 
 /* The layout of packed B. A panel has `columns` columns and k / `terms` rows of 32-bit words, with k rounded up to a multiple of
@@ -93,7 +93,7 @@ typedef struct {
  * the sum of two. A panel then has separate rows for each piece of every `depth` values of k. */
 typedef struct {
     int columns, terms, depth, extra, pieces;
-    int operand; /* bytes that `depth` values of k take in a row of packed A; 0 if `gemm` reads A in place */
+    int operand; /* operand: bytes that `depth` values of k take in a row of packed A; 0 if `gemm` reads A in place */
 } weight_form;
 
 /* Depthwise 3x3 convolution of one output row: y[w,c] = act(sum_ij x[i][w*stride + j, c] * weight[3*i + j, c] + bias[c]),
@@ -102,8 +102,8 @@ typedef struct {
     int64_t width, channels, stride;
     const float *x[3];
     const float *weight; /* (9, channels) */
-    const float *bias; /* (channels) or NULL */
-    float *y; /* (width, channels) */
+    const float *bias; /* bias (channels), or NULL for no bias */
+    float *y; /* the output y (width, channels) */
     int act;
 } depthwise3x3_args;
 
@@ -136,11 +136,11 @@ typedef struct {
     int64_t m, n;
     const float *x;
     int64_t ldx;
-    const float *scale; /* (n), or NULL for 1 */
-    const float *shift; /* (m), or NULL for 0 */
+    const float *scale; /* scale (n), or NULL for a scale of 1 */
+    const float *shift; /* shift (m), or NULL for a shift of 0 */
     const float *weight, *bias; /* (m) */
     float eps;
-    int act; /* ACT_GELU or ACT_NONE */
+    int act; /* act is ACT_GELU or ACT_NONE */
     float *y;
     int64_t ldy;
 } norm_columns_args;
@@ -180,8 +180,8 @@ typedef struct {
 
 /* A table of micro-kernels. Their outputs overlap no input unless a comment allows it. */
 typedef struct {
-    int vl, mr, nr; /* floats of a vector; rows and columns of the GEMM's register tile */
-    void (*gemm)(const gemm_args *); /* float32 product, even in a table for bf16 or int8 */
+    int vl, mr, nr; /* vl: floats in a vector; mr and nr: rows and columns of the GEMM's register tile */
+    void (*gemm)(const gemm_args *); /* gemm computes in float32, also in a table for bf16 or int8 */
     weight_form weight;
     /* The product of packed A and packed B in the table's precision. If `pack_operand` and `product` are NULL, `gemm` computes
      * the table's products. */
@@ -190,7 +190,7 @@ typedef struct {
     /* Computes a product like `product`, but writes the result as packed A of the next product. Requires n % 32 = 0, no residual, and
      * ACT_GELU or ACT_NONE. NULL if the table has no such function. */
     void (*product_to_operand)(const product_args *, void *operand);
-    void (*attend)(const attend_args *); /* in bf16, or in float32 by bf16 pieces; NULL if the table has neither */
+    void (*attend)(const attend_args *); /* attention in bf16 or in bf16 pieces; NULL if the table has no such function */
     void (*depthwise3x3)(const depthwise3x3_args *);
     void (*depthwise_taps)(const taps_args *, int64_t channels);
     /* Several output pixels of a depthwise convolution, as `count` contiguous floats, with weights repeated to `period` floats:
@@ -207,27 +207,27 @@ typedef struct {
     void (*softmax_columns)(float *x, int64_t ldx, int64_t m, int64_t n); /* softmax of each column, in place; requires n % vl = 0 */
     /* Exponentials, in place: x[i,j] = exp(x[i,j] - top[i]). Stores the old maximum of row i in top[i], and the row's new sum in sum[i]. */
     void (*exp_rows)(float *x, int64_t ldx, int64_t m, int64_t n, float *top, float *sum);
-    void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j]; requires n % vl = 0 */
+    void (*scale_columns)(float *x, int64_t ldx, int64_t m, int64_t n, const float *scale); /* x[i,j] *= scale[j], requires n % vl = 0 */
     void (*draw_columns)(const draw_args *);
     void (*dot_columns)(const dot_columns_args *);
     void (*dot_rows)(const dot_rows_args *);
     void (*sum_sq_deviation)(float *y, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[i] = sum_j (x[i,j] - mean of row i)^2 */
-    void (*transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* y[j,i] = x[i,j] */
-    void (*activate)(float *y, const float *x, int64_t count, int act); /* y may be x */
-    void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* y = x0 + x1; y may be x0 or x1 */
+    void (*transpose)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t m, int64_t n); /* transpose: y[j,i] = x[i,j] */
+    void (*activate)(float *y, const float *x, int64_t count, int act); /* activate: y may be x */
+    void (*add)(float *y, const float *x0, const float *x1, int64_t count); /* add: y = x0 + x1, and y may be x0 or x1 */
     /* Packs a panel of a weight: y[p, j] = w[j, p],  p < k, j < n, and zeros in the other columns; w is float16 if half, else float32 */
     void (*pack)(float *y, const void *w, int half, int64_t n, int64_t k, int64_t ldw);
     /* Packs a panel of a row-major float32 matrix: y[p, j] = x[p, j],  p < k, j < columns */
-    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* NULL in an int8 table */
+    void (*pack_columns)(float *y, const float *x, int64_t ldx, int64_t k); /* pack_columns is NULL in an int8 table */
     /* Sines and cosines: y[j] = sin(2 pi t), y[n + j] = cos(2 pi t),  t = x0*w0[j] + x1*w1[j],  j < n */
     void (*sincos_2pi)(float *y, float x0, const float *w0, float x1, const float *w1, int64_t n);
-    void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* y = x0*(1 - t) + x1*t */
+    void (*blend)(float *y, const float *x0, const float *x1, float t, int64_t count); /* blend: y = x0*(1 - t) + x1*t */
     /* Linear interpolation along a row: y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j],  j < count. Requires ascending indices. */
     void (*resample)(float *y, const float *x, const int32_t *index, const float *t, int64_t count);
-    void (*normalize)(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n); /* y = (x - mean)/std */
-    void (*greater_than)(uint8_t *y, const float *x, float threshold, int64_t count); /* y = x > threshold */
-    int64_t (*count_greater)(const float *x, float threshold, int64_t count); /* number of x > threshold; requires count < 2^31 */
-    void (*fma_probe)(float *y, float x, int64_t steps); /* repeats y[f] += y[f]*x `steps` times in registers, f < mr*nr */
+    void (*normalize)(float *y, const uint8_t *x, const float *mean, const float *std, int64_t n); /* normalize: y = (x - mean)/std */
+    void (*greater_than)(uint8_t *y, const float *x, float threshold, int64_t count); /* greater_than: y = x > threshold */
+    int64_t (*count_greater)(const float *x, float threshold, int64_t count); /* counts the x > threshold; requires count < 2^31 */
+    void (*fma_probe)(float *y, float x, int64_t steps); /* fma_probe repeats y[f] += y[f]*x `steps` times in registers, f < mr*nr */
 } micro;
 
 /* The members that replace those of an ISA's float32 table, in a table for bf16 or int8 or with a faster float32 product. */

@@ -23,12 +23,12 @@
 #endif
 
 enum {
-    NARROW_COLUMNS = 32, /* columns of a panel of B */
+    NARROW_COLUMNS = 32, /* number of columns in a panel of B */
     NARROW_TILE_ROWS = 16,
-    NARROW_TILE = 1024, /* bytes of a tile */
-    NARROW_DEPTH = 16 * NARROW_TERMS, /* values of k in a row of a tile */
-    NARROW_BLOCK = 2 * NARROW_TILE_ROWS, /* rows of A that one `multiply` handles */
-    NARROW_WORDS = NARROW_TILE_ROWS * NARROW_COLUMNS, /* words in a panel for NARROW_DEPTH values of k of one piece */
+    NARROW_TILE = 1024, /* number of bytes in a tile */
+    NARROW_DEPTH = 16 * NARROW_TERMS, /* NARROW_DEPTH: number of values of k in a row of a tile */
+    NARROW_BLOCK = 2 * NARROW_TILE_ROWS, /* NARROW_BLOCK: number of rows of A that one call of `multiply` handles */
+    NARROW_WORDS = NARROW_TILE_ROWS * NARROW_COLUMNS, /* NARROW_WORDS: words in a panel for NARROW_DEPTH values of k of one piece */
 };
 
 #if NARROW_TERMS == 2
@@ -36,22 +36,22 @@ typedef float sum;
 enum { NARROW_EXTRA = 0 };
 #else
 typedef int32_t sum;
-static const float NARROW_LEAST = 0x1p-121f; /* a row with a smaller maximum becomes zeros, because 127 / maximum would overflow */
+static const float NARROW_LEAST = 0x1p-121f; /* a row with a smaller max |x| becomes zeros, because 127 / max |x| would overflow */
 enum { NARROW_EXTRA = 2 }; /* last two rows of a panel: the columns' scales, and -128 times the columns' sums for stubs that add 128 to A */
 #ifndef NARROW_OFFSET
 #define NARROW_OFFSET 0
 #endif
 #endif
 
-static void begin(void); /* called before the first `multiply` of a product */
-static void end(void); /* called after the last `multiply` of a product */
+static void begin(void); /* `begin` is called before the first `multiply` of a product */
+static void end(void); /* `end` is called after the last `multiply` of a product */
 
 #if NARROW_PIECES == 3
 /* Splits 32 floats into pieces of 64 bytes, `apart` bytes apart. Word p of a piece holds the pieces of x0[p] and x1[p]. */
 INLINE void narrow_pair(char *y, int64_t apart, vf x0, vf x1)
 {
     UNROLL for (int q = 0; q < NARROW_PIECES; q++, y += apart) {
-        const int half = q < NARROW_PIECES - 1 ? 0x8000 : 0; /* half of the last place, to round to nearest; the last piece is exact */
+        const int half = q < NARROW_PIECES - 1 ? 0x8000 : 0; /* `half` rounds the piece to nearest; the last piece is exact */
         const vi y0 = ((vi)x0 + half) & -0x10000, y1 = ((vi)x1 + half) & -0x10000, words = (vi)((vu)y0 >> 16) | y1;
         memcpy(y, &words, sizeof words);
         x0 -= (vf)y0;
@@ -67,7 +67,7 @@ INLINE void narrow_pair(char *y, int64_t apart, vf x0, vf x1)
 }
 #endif
 
-/* Rounds NARROW_DEPTH floats to one row of a tile, 64 bytes, or to one row of each piece's tile. */
+/* Rounds NARROW_DEPTH floats to one row of a tile, which has 64 bytes. With NARROW_PIECES 3, each piece has its own tile. */
 #if NARROW_TERMS == 2
 INLINE void narrow_block(char *y, const float *x, float scale, const int act)
 {
@@ -218,11 +218,11 @@ INLINE vf widen(const sum *sums, const float *scales, float scale, int v)
  * block writes them between its own steps, in which AMX tiles leave the vector units idle. */
 typedef struct block {
     const product_args *g;
-    void *next; /* packed A of the next product, which is written instead of y, or NULL */
+    void *next; /* next: packed A of the next product, which is written instead of y, or NULL */
     sum (*sums)[NARROW_COLUMNS];
-    const float *row_scales, *scales, *bias; /* scales of the block's rows; scales and bias of its columns; bias is never NULL */
-    int64_t i, j, m; /* first row, first column and number of rows */
-    int64_t done; /* number of rows that have been written */
+    const float *row_scales, *scales, *bias; /* scales of the block's rows, scales of its columns, and bias, which is never NULL */
+    int64_t i, j, m; /* the block's first row i, first column j and number of rows m */
+    int64_t done; /* done: number of rows of the block that have been written to y */
     void (*finish)(const struct block *, int64_t first, int64_t end);
 } block;
 
@@ -267,7 +267,7 @@ NARROW_FINISH(finish_sum, 1, ACT_NONE)
 NARROW_FINISH(finish_sum_gelu, 1, ACT_GELU)
 NARROW_FINISH(finish_sum_relu, 1, ACT_RELU)
 
-static void (*const finishes[2][3])(const block *, int64_t, int64_t) = { /* [has a residual][activation] */
+static void (*const finishes[2][3])(const block *, int64_t, int64_t) = { /* finishes[with a residual][activation] */
     {finish_plain, finish_gelu, finish_relu}, {finish_sum, finish_sum_gelu, finish_sum_relu},
 };
 

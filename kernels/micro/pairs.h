@@ -114,10 +114,10 @@ static float near_extreme_root(const operand_args *g, const float *x)
 
 /* The position in packed A at which the next vector of a row is stored, and the row's own sum so far. */
 typedef struct {
-    float *y; /* the row's current block */
-    int64_t next; /* number of floats from a block to the row's next block */
-    int phase; /* index of the next vector in the block */
-    vf own[PAIRS_BLOCK / VL]; /* a partial own sum for each vector of a block, so that additions do not wait for each other */
+    float *y; /* y: the current block of the row in packed A */
+    int64_t next; /* next: number of floats from a block to the next block of the same row */
+    int phase; /* phase: index of the next vector in the current block */
+    vf own[PAIRS_BLOCK / VL]; /* partial own sums, one for each vector of a block, so that additions do not wait for each other */
 } pair_place;
 
 /* Stores a vector of a row and adds the products of its pairs to the row's own sum. Both lanes of a pair hold the pair's product, so each

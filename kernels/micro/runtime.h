@@ -7,13 +7,13 @@
 
 typedef struct {
     const micro *tables; /* (ISAs, PRECISIONS) */
-    const int *active; /* index of the current ISA's float32 table */
+    const int *active; /* *active: index of the current ISA's float32 table */
     /* Returns scratch memory, 64-byte aligned and uninitialized, or NULL if there is no memory. The calling thread's next call reuses
      * the memory. All threads of a kernel call's team share the memory. */
     void *(*scratch)(size_t bytes);
-    int guards; /* whether arenas have guards (arena.h), that is, whether the environment variable MOBILESAM_GUARDS is set */
+    int guards; /* guards: whether arenas have guards (arena.h), which the variable MOBILESAM_GUARDS switches on */
 } runtime;
 
-static const runtime *rt; /* set by import_runtime in common.pxd */
+static const runtime *rt; /* `rt` is set by import_runtime in common.pxd */
 
 #endif

@@ -7,7 +7,7 @@
 #define vmin(a, b) ((vf)_mm512_min_ps((__m512)(a), (__m512)(b)))
 #define vmax(a, b) ((vf)_mm512_max_ps((__m512)(a), (__m512)(b)))
 #define vswap(x) ((vf)_mm512_permute_ps((__m512)(x), 0xb1))
-#define vpick(a, b, i) ((vf)_mm512_permutex2var_ps((__m512)(a), (__m512i)(i), (__m512)(b))) /* lanes by index i: a has 0-15, b 16-31 */
+#define vpick(a, b, i) ((vf)_mm512_permutex2var_ps((__m512)(a), (__m512i)(i), (__m512)(b))) /* lanes i: 0-15 are of a, 16-31 of b */
 #define PAIRS_ADD(y, b, a) __asm__("vaddps %2%{1to16%}, %1, %0" : "=v"(y) : "v"(b), "m"(*(const float *)(a)))
 #define PAIRS_FMA(y, b, a) __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(y) : "v"(b), "m"(*(const float *)(a)))
 #include "pairs.h"

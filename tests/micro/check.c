@@ -4,7 +4,7 @@
  * The error bounds are derived as in tests/support/tolerances.py. An inaccessible page follows every array. */
 #include "expect.h"
 
-typedef struct { int segments, transposed, unpacked, bias, residual, act; } gemm_options; /* residual is 2 if the residual is y itself */
+typedef struct { int segments, transposed, unpacked, bias, residual, act; } gemm_options; /* residual: 0 none, 1 an array, 2 the array y */
 
 /* The micro-kernel sums blocks of 256 products, adds up the blocks' sums, and adds bias and residual last. The bias and the residual are
  * large here, so the bound must count their roundings separately. */

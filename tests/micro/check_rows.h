@@ -48,7 +48,7 @@ static double exp_error(double distance) { return roundings(8 + fmin(distance, 8
 static void expect_softmax(const float *y, const float *x, int step, int n, const float *top, const float *total)
 {
     float highest = -INFINITY;
-    double s = 0, error = 0; /* sum of the exponentials, and the error of this sum */
+    double s = 0, error = 0; /* s: sum of the exponentials; error: error of this sum */
     for (int j = 0; j < n; j++)
         highest = x[j * step] > highest ? x[j * step] : highest;
     for (int j = 0; j < n; j++) {
@@ -226,7 +226,7 @@ static void spreads(void)
                     squares += pow(x[i * ldx + j] - mean, 2);
                     expect(j * ldy + i, turned[j * ldy + i], x[i * ldx + j], 0);
                 }
-                const double shift = roundings(n + 1) * size; /* error of the mean, which shifts every deviation */
+                const double shift = roundings(n + 1) * size; /* shift: error of the mean, which shifts every deviation from the mean */
                 expect(i, y[i], squares, roundings(n + 3) * squares + 2 * shift * sqrt(n * squares) + n * shift * shift);
             }
             expect_gaps(turned, ldy, n, m);

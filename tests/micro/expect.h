@@ -18,7 +18,7 @@
 enum { ARRAYS = 64, ROOM = 1 << 20, PAGE = 1 << 16 /* PAGE is the largest page size of any supported system */ };
 
 static const micro *const u = &TABLE;
-static const float untouched = -12345.f; /* value of output elements before the call of a micro-kernel */
+static const float untouched = -12345.f; /* `untouched` is the value of output elements before a micro-kernel runs */
 #define TEXT_(name) #name
 #define TEXT(name) TEXT_(name)
 
@@ -26,7 +26,7 @@ static const float odd[] = {0, -0.f, 1e-45f, -1e-45f, FLT_MIN, 1, -1, FLT_MAX, -
 enum { ODD = sizeof odd / sizeof *odd };
 
 static char title[160], (*arrays)[ROOM + PAGE];
-static int cases, failed, wrong, used; /* wrong: number of wrong values, and used: number of guarded arrays taken, in the current case */
+static int cases, failed, wrong, used; /* wrong: values of the current case outside their bounds; used: arrays it has taken */
 
 static void crashed(int number)
 {
@@ -91,10 +91,11 @@ static float *apart(float *y, int ldy, int m, int n)
     return y;
 }
 
-/* Returns the relative error of n roundings. The error of a sum of n rounded terms is at most this times the sum of their magnitudes. */
+/* Returns the relative error of n roundings. The error of a sum of n rounded terms is at most this error times the
+ * sum of the terms' magnitudes. */
 static double roundings(double n) { return n * 0x1p-24 / (1 - n * 0x1p-24); }
 
-typedef struct { double value, size; } sum; /* a sum, and the sum of the absolute values of its terms */
+typedef struct { double value, size; } sum; /* value: a sum of terms; size: the sum of the terms' absolute values */
 
 static void include(sum *s, double term)
 {
