@@ -10,7 +10,7 @@ from mobilesam import kernels
 from mobilesam.network.image_encoder import ImageEncoder
 
 SIDE = 1024
-# Numbers of filled rows (or columns) of the canvas. Aspect ratios 16:9, 3:2 and 4:3 give 576, 683 and 768.
+# Numbers of filled rows (or columns) of the canvas. Photos of 16:9, 3:2 and 4:3 fill 576, 683 and 768 rows.
 # The encoder's shortcut does not apply to 900 filled rows.
 FILLED = (1, 4, 100, 575, 576, 577, 683, 768, 900)
 

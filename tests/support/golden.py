@@ -79,7 +79,8 @@ def undecided(embedding: mobilesam.Embedding, result: mobilesam.Segmentation) ->
 
     A logit is a sum of 32 products, so its error is at most about 32·2⁻²⁴ times the largest logit.
     The golden outputs contain one undecided pixel: in the refined box prompt on the photo rocket, a logit is 1e-6 in
-    the reference's float32 and -3e-6 in float64. The mask has 761 pixels, so one different pixel lowers the IoU to 0.9987.
+    the reference's float32 and -3e-6 in float64. The mask has 761 pixels, so one different pixel lowers the IoU to
+    0.9987.
 
     Returns:
         Bool array of the masks' shape (C, H, W).

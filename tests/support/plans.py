@@ -24,7 +24,7 @@ class Recording:
         self.plan, self.given = Plan(**options), dict[Array, np.ndarray]()
 
     def give(self, *values: np.ndarray) -> Any:
-        """Make each value an input of the plan. Returns the Array of one value, or a list of Arrays of several values."""
+        """Make each value an input of the plan. Returns the Array of one value, or a list of the Arrays of several."""
         arrays = [self.plan.given(*value.shape) for value in values]
         self.given |= zip(arrays, values, strict=True)
         return arrays if len(arrays) > 1 else arrays[0]

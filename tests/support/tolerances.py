@@ -125,8 +125,8 @@ def resize_bound(x: np.ndarray, padded: tuple[int, int], crop: tuple[int, int]) 
 
     A source coordinate is at most the side of the source and has a relative error of 3·U. The error of an
     interpolated value is the error of the coordinate times the slope. The slope is at most the largest difference
-    between neighbouring pixels. Both resizes contribute: from x to the padded canvas, and from the canvas to the photo. Each of the
-    four interpolations adds a few roundings of a value of at most max|x|.
+    between neighbouring pixels. Both resizes contribute: from x to the padded canvas, and from the canvas to the
+    photo. Each of the four interpolations adds a few roundings of a value of at most max|x|.
     """
     canvas = reference.resize_logits(x, padded=padded, crop=padded, size=padded)[:, : crop[0], : crop[1]]
     moved = sum(
