@@ -1,4 +1,4 @@
-"""Kernels of the mask decoder: layers of tokens, attention between tokens and the image, upscaling, and masks.
+"""Kernels of the mask decoder: layers of prompt tokens, attention between prompt tokens and the image, and upscaling.
 
-Imports `core`.
+This package imports `mobilesam.kernels.core`.
 """

@@ -1,4 +1,4 @@
-"""Constants of the low-rank updates of an image. `mobilesam.network.low_rank` computes them from a model's weights."""
+"""Constants of the low-rank image updates. `mobilesam.network.low_rank` computes the constants from a model."""
 
 from __future__ import annotations
 
@@ -9,30 +9,31 @@ from mobilesam.kernels.core.check import F32
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """The constants of one update of the image, and of the attention that reads the updated image.
+    """The constants of one image update, and of the attention from prompt tokens to the image after this update.
 
-    E = 128 is the number of inner channels. J is the number of output rows, which `mobilesam.network.low_rank` defines:
-    J = E for the first update and J = 2·E + 1 for the second. OC is the number of output channels of the first
-    transposed convolution, a multiple of `PANEL`.
+    An image update is the attention from image tokens to prompt tokens, with its norm. E = 128 is the number of
+    channels of an attention. The matrix O (J, C) has the centred rows of the output projections, which
+    `mobilesam.network.low_rank` calls output rows: J = E rows for the first image update, and J = 2·E + 1 rows for the
+    second. OC is the number of outputs of the first transposed convolution for one image token, a multiple of `PANEL`.
 
     Attributes:
-        at: The first channel of this update among the image's maps. From there on the maps hold E channels for the
-            update's queries, J channels of 2·x·(output rows)ᵀ, E channels for the keys and E for the values of the
-            attention. x is x₁ for the first update and x₂ for the second.
-        squares: The channel of |x|² among the image's maps.
-        pe_at: The first channel of this update among the maps of the positional encoding: E channels for the update's
-            queries, then E for the attention's keys.
-        gram: (J, J) float32, products between output rows. A product of a row with an earlier block of rows is doubled,
-            and a product with a later block is 0, so the quadratic form keeps its value.
-        query_rows: (E, J of the first update) float32, the weight of the second update's queries times the output rows.
-            None for the first update.
-        key_rows: (E, J) float32, the weight of the attention's keys times the output rows.
-        value_rows: (J, E) float32, the output rows times the weight of the attention's values.
-        value_bias: (E,) float32, added to the attention's result.
-        last_basis: (J, OC) float32, the output rows times the weight of the first transposed convolution. None for the
-            first update.
+        at: The first channel of this image update in the channel-major projections of the image tokens (maps). The
+            image update has E channels for its queries and J channels with the products 2·x·Oᵀ of the image tokens x.
+            Then follow E channels for the keys and E channels for the values of the attention after the image update.
+        squares: The channel of the maps that holds the squared length |x|² of each image token.
+        pe_at: The first channel of this image update in the maps of the positional encoding: E channels for the queries
+            of the image update, then E channels for the keys of the attention after the image update.
+        gram: (J, J) float32, the products O·Oᵀ between rows of O. The product of a row with an earlier block of rows is
+            doubled, and the product of a row with a later block is 0. The quadratic form s·gram·sᵀ keeps its value.
+        query_rows: (E, J of the first image update) float32, the weight of the second image update's query projection
+            times Oᵀ of the first image update. None for the first image update.
+        key_rows: (E, J) float32, the weight of the key projection after the image update, times Oᵀ.
+        value_rows: (J, E) float32, O times the transposed weight of the value projection after the image update.
+        value_bias: (E,) float32, added to the result of the attention after the image update.
+        last_basis: (J, OC) float32, O times the transposed weight of the first transposed convolution. None for the
+            first image update.
 
-    The last axis of gram, query_rows, key_rows and value_rows is padded with zeros to whole panels.
+    The last axis of gram, query_rows, key_rows and value_rows is padded with zeros to whole GEMM panels.
     """
 
     at: int

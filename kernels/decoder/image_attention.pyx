@@ -9,10 +9,10 @@ globals()["HEADS"], globals()["PANEL"] = HEADS, PANEL  # makes the constants of 
 
 cdef struct attention_job:
     queries_job queries
-    const float *keys  # (e, IMAGE_CHUNK) of the first chunk
-    const float *values
-    int64_t key_step, value_step  # floats between the starts of two chunks
-    float *weights  # (tokens, STRIDE), scratch for the softmax
+    const float *keys  # (e, IMAGE_CHUNK), keys of the first chunk of image tokens
+    const float *values  # (e, IMAGE_CHUNK), values of the first chunk of image tokens
+    int64_t key_step, value_step  # number of floats from the start of a chunk to the start of the next chunk
+    float *weights  # (tokens, STRIDE), scratch for the attention weights of a head
 
 
 def attend_image(plan, queries, keys, values, bias):
@@ -20,10 +20,10 @@ def attend_image(plan, queries, keys, values, bias):
 
     Args:
         plan: The Recorder.
-        queries: Array (P, T, E) for P prompts of T tokens, already scaled by 1/√d with d = E / 8 channels in a head.
-        keys: Maps with E channels.
-        values: Maps with E channels.
-        bias: (E,) float32, the bias of the values. A bias of the keys would not change the softmax.
+        queries: Array (P, T, E), queries of P prompts with T tokens, already scaled by 1/√d with d = E / 8 channels in a head.
+        keys: Maps with E channels, the keys of the image tokens.
+        values: Maps with E channels, the values of the image tokens.
+        bias: (E,) float32, the bias of the value projection. A bias of the keys would not change the softmax.
 
     Returns:
         Array (P, T, E), the results of all heads side by side.
@@ -52,9 +52,9 @@ cdef void attention_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void attend_chunk(void *job, int64_t chunk) noexcept nogil:
-    """Attend to one chunk for all prompts, while the chunk's keys and values are in L2.
+    """Compute the attention of all prompts to one chunk of image tokens, while the chunk's keys and values are in L2.
 
-    The first prompt prefetches this chunk. The last prompt prefetches the keys of the thread's next chunk.
+    The products of the first prompt prefetch this chunk. The products of the last prompt prefetch the keys of the thread's next chunk.
     """
     cdef const attention_job *p = <const attention_job *>job
     cdef const float *keys = p.keys + chunk * p.key_step

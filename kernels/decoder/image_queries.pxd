@@ -1,28 +1,29 @@
-# Attention from a few tokens to an image, as in FlashAttention. Each chunk of image tokens has its own maxima and sums. `add_chunks`
-# combines the chunks.
+# Attention from the few tokens of a prompt to an image, as in FlashAttention. Each chunk of image tokens has its own maxima and sums.
+# The step `add_chunks` combines the maxima and sums of all chunks.
 from decoder.record cimport *
 
-# One attention: the queries, and three buffers for each chunk. `chunk_max` holds the largest score, `chunk_sum` the sum of
-# exp(score - max), and `chunk_out` the sum of exp(score - max) · value. A value has e / 8 channels. In the low-rank form it also has
-# `rank` coefficients of the basis, and add_chunks multiplies their sums by `values`. Column h * tokens + i of a buffer belongs to head h
-# and token i. Columns are padded to whole panels.
+# The job of one attention from prompt tokens to an image. Three buffers hold the results of each chunk of image tokens.
+# `chunk_max` holds the largest score, `chunk_sum` the sum of exp(score - max), and `chunk_out` the sum of exp(score - max) · value.
+# The value of an image token has e / 8 channels for a head. In the low-rank form, the value also has `rank` coefficients.
+# In the low-rank form, `add_chunks` multiplies the sums of the coefficients by the matrix `values`.
+# Column h * tokens + i of each buffer belongs to head h and prompt token i. Columns are padded to whole GEMM panels.
 cdef struct queries_job:
     const micro *u
     int64_t prompts, tokens, e, rank, columns, chunks, nthreads
-    int64_t n  # image tokens
-    const float *queries  # (prompts, tokens, e), scaled by 1/√d
-    const float *values  # (prompts, rank + 1, value_wide)
+    int64_t n  # number of image tokens
+    const float *queries  # (prompts, tokens, e), queries that are already scaled by 1/√d for d = e / 8 channels of a head
+    const float *values  # (prompts, rank + 1, value_wide), factors of the value coefficients; NULL if rank is 0
     int64_t value_wide
-    const float *bias  # (e)
-    float *y  # (prompts, tokens, e)
-    float *chunk_max  # (prompts, chunks, columns)
-    float *chunk_sum  # (prompts, chunks, columns)
-    float *chunk_out  # (prompts, chunks, e / 8 + rank, columns)
-    float *out  # (prompts, e / 8 + rank + 1, columns); the last row is 1 / the sum of the exponentials
+    const float *bias  # (e), added to the result
+    float *y  # (prompts, tokens, e), the result of the attention
+    float *chunk_max  # (prompts, chunks, columns), the largest score of each chunk
+    float *chunk_sum  # (prompts, chunks, columns), the sum of exponentials of each chunk
+    float *chunk_out  # (prompts, chunks, e / 8 + rank, columns), the weighted sum of values of each chunk
+    float *out  # (prompts, e / 8 + rank + 1, columns), sums over all chunks; the last row is 1 / the sum of the exponentials
 
 
 cdef inline queries_job prompt_queries(const queries_job *p, int64_t i) noexcept nogil:
-    """Return a copy of the job whose pointers start at prompt i."""
+    """Return a copy of the job whose pointers point to the arrays of prompt i."""
     cdef queries_job own = p[0]
     cdef int64_t rows = p.e // HEADS + p.rank, sums = i * p.chunks * p.columns
     own.queries, own.y = p.queries + i * p.tokens * p.e, p.y + i * p.tokens * p.e
@@ -37,7 +38,7 @@ cdef inline tuple new_queries(plan, queries_job *p, queries, const float[::1] bi
     """Fill the job for the queries, an Array (P, T, E), and an image of n tokens.
 
     Returns:
-        (sums, y, out): the list of the Arrays chunk_max, chunk_sum and chunk_out, then the Arrays of the fields y and out.
+        (sums, y, out): ``sums`` lists the Arrays chunk_max, chunk_sum and chunk_out. ``y`` and ``out`` are the Arrays of these fields.
     """
     p.u, p.nthreads = &rt.tables[<int>plan.table], plan.threads
     p.prompts, p.tokens, p.e = queries.shape
@@ -52,7 +53,7 @@ cdef inline tuple new_queries(plan, queries_job *p, queries, const float[::1] bi
 
 
 cdef inline record_attention(plan, unit_function run, layout_function layout, const queries_job *p, size_t size, writes, sums, y, out):
-    """Record the step ``run``, which has one unit for each chunk, and the step `add_chunks`. Returns y.
+    """Record the step ``run``, which has one unit of work for each chunk, and the step `add_chunks`. Returns the Array ``y``.
 
     ``p`` points to the job of ``run``, a struct of ``size`` bytes that begins with a queries_job.
     """
@@ -67,14 +68,17 @@ cdef inline int64_t next_chunk(const queries_job *p, int64_t chunk) noexcept nog
 
 
 cdef inline void fetch(prefetch *ahead, const float *maps, int64_t first, int64_t count) noexcept nogil:
-    """Let a product prefetch maps[first : first + count]. If ``maps`` is NULL, the product prefetches nothing."""
+    """Make a product prefetch maps[first : first + count]. If ``maps`` is NULL, the product prefetches nothing."""
     ahead.at, ahead.bytes = maps, 0
     if maps != NULL:
         ahead.at, ahead.bytes = maps + first, count * sizeof(float)
 
 
 cdef inline void heads(const micro *u, int64_t tokens, int64_t e, const float *x, const float *map, bint adds, float *y) noexcept nogil:
-    """y[h·tokens + i] = x[i, head h] · (rows of head h in a chunk's map), added to y if ``adds``. The rows of y have STRIDE floats."""
+    """Compute y[h·tokens + i] = x[i, channels of head h] · map[channels of head h] for each head h and each of the prompt's tokens i.
+
+    ``map`` (e, IMAGE_CHUNK) has e channels of one chunk of the image. If ``adds``, the product is added to y. y has row stride STRIDE.
+    """
     cdef int64_t d = e // HEADS, h
     cdef gemm_args g = new_gemm(tokens, IMAGE_CHUNK, d)
     g.lda, g.ldb, g.panel, g.ldr, g.ldy = e, IMAGE_CHUNK, u.nr, STRIDE, STRIDE
@@ -85,7 +89,7 @@ cdef inline void heads(const micro *u, int64_t tokens, int64_t e, const float *x
 
 
 cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *x, const float *rows, int64_t n, float *y) noexcept nogil:
-    """y[h·tokens + i] = Σ_j x[i, h·d + j] · rows[h·d + j] for each head h, with x (tokens, e) and rows (e, n)."""
+    """Compute y[h·tokens + i] = Σ_j x[i, h·d + j] · rows[h·d + j] for each head h of d channels, with x (tokens, e) and rows (e, n)."""
     cdef int64_t d = e // HEADS, h
     cdef gemm_args g = new_gemm(tokens, n, d)
     g.lda, g.ldb, g.panel, g.ldy = e, n, u.nr, n
@@ -96,7 +100,7 @@ cdef inline void fold(const micro *u, int64_t tokens, int64_t e, const float *x,
 
 
 cdef inline void pad_sums(const queries_job *p, int64_t chunk, int64_t rows) noexcept nogil:
-    """Fill a chunk's padding columns with maximum 0, sum 1 and ``rows`` zeros, so that `add_chunks` never divides by 0."""
+    """Fill the padding columns of a chunk with chunk_max = 0, chunk_sum = 1 and chunk_out = 0, so that `add_chunks` never divides by 0."""
     cdef int64_t used = HEADS * p.tokens, i
     cdef float *chunk_out = p.chunk_out + chunk * (p.e // HEADS + p.rank) * p.columns
     for i in range(used, p.columns):
@@ -107,14 +111,14 @@ cdef inline void pad_sums(const queries_job *p, int64_t chunk, int64_t rows) noe
 
 cdef inline void attend_maps(const queries_job *p, int64_t chunk, const float *keys, const float *values, float *weights, bint fetches,
                              const float *next_keys) noexcept nogil:
-    """Compute a chunk's maxima and sums from its keys and values.
+    """Compute chunk_max, chunk_sum and chunk_out of a chunk from the chunk's keys and values.
 
     Args:
-        keys: (e, IMAGE_CHUNK).
-        values: (e, IMAGE_CHUNK).
-        weights: Scratch (tokens, STRIDE).
+        keys: (e, IMAGE_CHUNK), the keys of the chunk's image tokens.
+        values: (e, IMAGE_CHUNK), the values of the chunk's image tokens.
+        weights: (tokens, STRIDE), scratch for the attention weights of a head.
         fetches: Whether each product prefetches the keys or values that the next product reads.
-        next_keys: The keys that the last product prefetches, or NULL.
+        next_keys: The keys of the thread's next chunk, which the last product prefetches, or NULL.
     """
     cdef const micro *u = p.u
     cdef int64_t d = p.e // HEADS, h, at, step = d * IMAGE_CHUNK
@@ -137,14 +141,14 @@ cdef inline void attend_maps(const queries_job *p, int64_t chunk, const float *k
 
 cdef inline void attend_basis(const queries_job *p, int64_t chunk, float *scores, const float *scale, const float *values,
                               const float *basis, float *transposed, const float *ahead, int64_t ahead_floats) noexcept nogil:
-    """Compute a chunk's maxima and sums from its scores, in the low-rank form.
+    """Compute chunk_max, chunk_sum and chunk_out of a chunk from the chunk's scores, in the low-rank form.
 
     Args:
-        scores: (columns, STRIDE). They are overwritten.
+        scores: (columns, STRIDE), the scores of each head and prompt token. The function overwrites the scores.
         scale: (IMAGE_CHUNK), 1/σ of each image token, a factor of the values and of the basis.
-        values: (e, IMAGE_CHUNK).
-        basis: (rank, STRIDE).
-        transposed: Scratch (IMAGE_CHUNK, columns).
+        values: (e, IMAGE_CHUNK), the values of the chunk's image tokens, without the image updates.
+        basis: (rank, STRIDE), the coefficients of the image updates for the chunk's image tokens.
+        transposed: (IMAGE_CHUNK, columns), scratch for the transposed scores.
         ahead: The maps that the last product prefetches.
         ahead_floats: The number of floats to prefetch.
     """
@@ -171,7 +175,7 @@ cdef inline void attend_basis(const queries_job *p, int64_t chunk, float *scores
 
 
 cdef inline void add_chunks(void *job, int64_t prompt) noexcept nogil:
-    """Combine the chunks of a prompt, in order. ``chunk_max`` is overwritten with the weight of each chunk."""
+    """Combine the results of a prompt's chunks, in the order of the chunks. ``chunk_max`` is overwritten with the weight of each chunk."""
     cdef queries_job p = prompt_queries(<const queries_job *>job, prompt)
     cdef int64_t d = p.e // HEADS, rows = d + p.rank, columns = p.columns, h, i, j
     cdef float *total = p.out + rows * columns

@@ -1,9 +1,11 @@
-"""A step of plans: prompts update an image in the low-rank form. `docs/decoder.md` derives the form, and
-`mobilesam/network/low_rank.py` computes its constants.
+"""A step of plans: an image update (the attention from image tokens to prompt tokens, with its norm) in the low-rank form.
 
-An image is processed in chunks of IMAGE_CHUNK tokens, which stay in L2. All matrices of a chunk have one column for each image token, so
-image tokens lie along the vectors. Maps have one row for each channel. Scores and the basis have one row for each pair of head and prompt
-token. Results do not depend on the number of threads, because the chunks do not and their sums are added in order.
+`docs/decoder.md` derives the low-rank form, and `mobilesam/network/low_rank.py` computes the constants of the low-rank form.
+
+An image is processed in chunks of IMAGE_CHUNK image tokens, which stay in L2. All matrices of a chunk have one column for each image
+token, so image tokens lie along the SIMD vectors. Maps have one row for each channel. Scores and the basis (the attention weights of the
+image updates) have one row for each pair of head and prompt token. Results do not depend on the number of threads, because the size of a
+chunk is fixed and the sums of the chunks are added in a fixed order.
 """
 
 from typing import NamedTuple
@@ -18,20 +20,22 @@ from mobilesam.kernels.decoder.recorder import Array
 import_runtime()
 
 cdef enum:
-    PARTS = 4  # units of the step `compose` for each prompt
+    PARTS = 4  # units of work of the step `compose` for each prompt
 
 
 class UpdatedImage(NamedTuple):
-    """The change of an image by P prompts, in low rank: scale[n] · Σ_r basis[r, n] · rows[r] for image token n.
+    """What the image updates by P prompts add to an image, in low rank: scale[n] · Σ_r basis[r, n] · U[r] for image token n.
+
+    The basis holds the attention weights of the image updates. The rows U depend on the values of the prompt tokens, and are not stored.
 
     Attributes:
         n: The number of image tokens.
         rank: The number of basis rows that are filled.
-        data: Array (P, chunks, rank after two updates + 1, STRIDE). The first row of each chunk is the scale, 1/σ of each image token.
-            The basis follows.
-        values: One Array (P, T, E) for each update, the values of the prompts' tokens.
-        last: Two Arrays after the second update: the first transposed convolution of the basis, (P, OC, rank), and the same numbers as
-            packed A. None after the first update.
+        data: Array (P, chunks, rank after two image updates + 1, STRIDE). The first row of a chunk is the scale, 1/σ of each image token.
+            The other rows of a chunk are the basis.
+        values: One Array (P, T, E) for each image update, the values of the prompts' tokens.
+        last: None after the first image update. After the second image update, two Arrays: the first transposed convolution applied to
+            the rows U, (P, OC, rank), and the same numbers packed as the left factor of a GEMM.
     """
 
     n: int
@@ -41,20 +45,23 @@ class UpdatedImage(NamedTuple):
     last: tuple[Array, Array] | None
 
 
-# The shape of a basis. Each update has ``rows`` = 8·tokens rows, of which row h·tokens + i belongs to head h and token i. One row, σ₁,
-# lies between the rows of two updates.
+# The shape of a low-rank basis. Each image update has ``rows`` = 8·tokens rows. Row h·tokens + i belongs to head h and prompt token i.
+# One row of the basis, σ₁, lies between the rows of the two image updates.
 cdef struct basis_form:
     int64_t tokens, e, updates, rows
-    const float *values[2]  # (prompts, tokens, e)
+    const float *values[2]  # (prompts, tokens, e), the prompt tokens' values in the first and in the second image update
 
 
 cdef inline int64_t rank(int64_t updates, int64_t inner) noexcept nogil:
-    """Return the number of basis rows: ``inner`` for each update, and one row between two updates."""
+    """Return the number of basis rows: ``inner`` rows for each image update, and one row between two image updates."""
     return updates * inner + updates - 1
 
 
 cdef void fold_basis(const micro *u, const basis_form *b, int64_t updates, const float *rows, int64_t n, float *y) noexcept nogil:
-    """y (rank, n) = the tokens' values of the first ``updates`` updates, folded into ``rows``. n is a multiple of the panel width."""
+    """Compute y (rank, n): for each of the first ``updates`` image updates, `fold` the prompt tokens' values with ``rows`` (e rows each).
+
+    The number of columns n is a multiple of the GEMM panel width. If ``updates`` is 2, the row between the image updates is copied.
+    """
     cdef int64_t i, r = b.rows
     for i in range(updates):
         fold(u, b.tokens, b.e, b.values[i], rows + i * (b.e + 1) * n, n, y + i * (r + 1) * n)
@@ -64,7 +71,7 @@ cdef void fold_basis(const micro *u, const basis_form *b, int64_t updates, const
 
 cdef void unfold(const micro *u, const basis_form *b, int64_t updates, int64_t m, const float *x, int64_t ldx, float *y, int64_t ldy,
                  float *transposed, float *unfolded) noexcept nogil:
-    """Fold the columns of x (m, ldx) as `fold_basis` folds rows: y (m, rank). Transposes x, folds, and transposes the result."""
+    """Compute y (m, rank), the transpose of `fold_basis` of the transpose of x. x has m rows with a row stride of ldx."""
     cdef int64_t n = round_up(m, u.nr), k = rank(updates, b.rows)
     u.transpose(transposed, n, x, ldx, m, rank(updates, b.e))
     fold_basis(u, b, updates, transposed, n, unfolded)
@@ -74,39 +81,39 @@ cdef void unfold(const micro *u, const basis_form *b, int64_t updates, int64_t m
 cdef struct update_job:
     queries_job queries
     basis_form form
-    int64_t before  # basis rows that exist before this update: those of the first update and σ₁, or 0 in the first update
-    int64_t maps_step, pe_step, image_step  # floats between the starts of two chunks
-    # (e + out_rows + 2e, IMAGE_CHUNK) of the first chunk: queries, twice the products with the output rows, keys, values
+    int64_t before  # number of basis rows of the first image update, plus 1 for the row σ₁; 0 in the first image update
+    int64_t maps_step, pe_step, image_step  # number of floats from a chunk to the next chunk in maps, pe and image
+    # (e + out_rows + 2·e, IMAGE_CHUNK), the maps of this image update in the first chunk. The field `at` of Update describes the maps.
     const float *maps
-    int64_t out_rows
-    const float *squares  # (IMAGE_CHUNK) of the first chunk, |x₁|² or |x₂|²
-    const float *pe  # (2e, IMAGE_CHUNK) of the first chunk: the positional encoding's part of the queries, then of the keys
-    const float *keys  # (prompts, tokens, e), scaled by 1/√d
-    # Constants of the update. Row strides are multiples of the panel width.
+    int64_t out_rows  # number of constant rows of the output projections: e in the first image update, 2·e + 1 in the second
+    const float *squares  # (IMAGE_CHUNK), the map with the squared length of each image token, in the first chunk
+    const float *pe  # (2·e, IMAGE_CHUNK), maps of the positional encoding in the first chunk: for the queries, then for the keys
+    const float *keys  # (prompts, tokens, e), keys of the prompt tokens, already scaled by 1/√d for d channels of a head
+    # Constants of the image update, which the class Update describes. Row strides are multiples of the GEMM panel width.
     const float *gram_rows
     const float *query_rows
     const float *key_rows
     const float *value_rows
-    const float *last_basis  # (e·updates + updates - 1, oc), NULL in the first update
+    const float *last_basis  # (out_rows, oc), or NULL in the first image update
     int64_t gram_wide, query_wide, key_wide, oc
-    # Results of `compose`: the constants with each prompt's tokens folded in.
-    float *old_keys  # (8·tokens, before), the tokens' keys times the queries of the basis; the last column is 0
-    float *gram  # (rank, rank), in which the first `before` rows are stored compactly, (before, before)
-    float *query_basis  # (8·queries, rank), the next queries times the keys of the basis
-    float *values  # (rank + 1, value_wide); the last row is padding, because the last panel is read as a whole
-    float *last  # (oc, rank), the first transposed convolution of the basis
-    float *packed_last  # the same as packed A
-    int64_t packed_floats  # the size of one prompt's packed_last
-    float *image  # (prompts, chunks, rank of two updates + 1, STRIDE): the scale 1/σ, then the basis
+    # Results of `compose` for each prompt: products of the constants with the prompt tokens' values, keys or queries.
+    float *old_keys  # (8·tokens, before), the prompt tokens' keys times the queries of the basis rows; the last column is 0
+    float *gram  # (rank, rank), products between the rows U of UpdatedImage; the first `before` rows are stored as (before, before)
+    float *query_basis  # (8·queries, rank), queries of the attention after this image update times the keys of the basis rows
+    float *values  # (rank + 1, value_wide), values of the basis rows; the last row is padding, because a GEMM reads whole panels
+    float *last  # (oc, rank), the first transposed convolution applied to the rows U of UpdatedImage
+    float *packed_last  # the array `last`, packed as the left factor of a GEMM
+    int64_t packed_floats  # number of floats in one prompt's packed_last
+    float *image  # (prompts, chunks, rank of two image updates + 1, STRIDE): in each chunk the scale 1/σ, then the basis
     float eps
     int64_t channels
-    # Scratch of a chunk.
-    float *linear  # (rank, STRIDE): 2·U·x + G·s, whose product with s is added to |x|²
-    float *scores  # (columns, STRIDE)
-    float *transposed  # (IMAGE_CHUNK, columns)
-    float *panels  # the basis as packed B
-    float *packed  # packed A
-    # Scratch of `compose`.
+    # Scratch buffers of `update_chunk`.
+    float *linear  # (rank, STRIDE): 2·U·x + gram·s for each image token x with basis column s; the product s·linear is added to |x|²
+    float *scores  # (columns, STRIDE), scores of each head and prompt token
+    float *transposed  # (IMAGE_CHUNK, columns), the transposed scores
+    float *panels  # the basis, packed as the right factor of a GEMM
+    float *packed  # the left factor of a GEMM with the basis, packed
+    # Scratch buffers of `compose`.
     float *folded
     float *transposed_rows
     float *unfolded
@@ -115,22 +122,23 @@ cdef struct update_job:
 def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, channels=256, eps=1e-5):
     """The image attends to the tokens of prompts, and then the next queries of the prompts attend to the updated image.
 
-    The updated image is stored in low rank. The prompts are independent of each other. A unit processes one chunk for all prompts.
+    The updated image is stored in low rank. The prompts are independent of each other. A unit of work processes one chunk for all prompts.
 
     Args:
         plan: The Recorder.
-        maps: Maps of the image. `mobilesam.network.low_rank.LowRank` describes their channels.
+        maps: Maps of the image tokens. `mobilesam.network.low_rank.LowRank` describes their channels.
         pe: Maps of the positional encoding. `mobilesam.network.low_rank.LowRank` describes their channels.
-        update: The constants, a `mobilesam.kernels.Update`.
-        keys: Array (P, T, E) for P prompts of T tokens, already scaled by 1/√d with d = E / 8 channels in a head.
-        values: Array (P, T, E).
-        queries: Array (P, T2, E) of the attention to the updated image, already scaled by 1/√d.
-        before: For the second update the UpdatedImage of the first, whose memory it extends. None for the first update.
+        update: The constants of the image update, a `mobilesam.kernels.Update`.
+        keys: Array (P, T, E), keys of P prompts with T tokens, already scaled by 1/√d with d = E / 8 channels in a head.
+        values: Array (P, T, E), values of the prompts' tokens.
+        queries: Array (P, T2, E), queries of the attention to the updated image, already scaled by 1/√d.
+        before: None for the first image update. For the second image update, the UpdatedImage that the first image update has returned. The
+            second image update writes to the same memory.
         channels: The number of channels of an image token.
-        eps: LayerNorm's eps.
+        eps: The eps of the LayerNorm of the image update.
 
     Returns:
-        (UpdatedImage, Array (P, T2, E)): the updated image, and the attention's results of all heads side by side.
+        (UpdatedImage, Array (P, T2, E)): the updated image, and the result of the attention to the updated image, with heads side by side.
 
     Source: ``cross_attn_image_to_token`` and ``cross_attn_token_to_image`` in the reference's modeling/transformer.py.
     """
@@ -186,7 +194,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
 
 
 cdef update_job prompt_update(const update_job *p, int64_t i) noexcept nogil:
-    """Return a copy of the job whose pointers start at prompt i."""
+    """Return a copy of the job whose pointers point to the arrays of prompt i."""
     cdef update_job own = p[0]
     cdef int64_t inner = p.form.tokens * p.form.e, k = p.queries.rank, j
     own.queries = prompt_queries(&p.queries, i)
@@ -210,7 +218,7 @@ cdef void compose_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void compose(void *job, int64_t unit) noexcept nogil:
-    """Compute one of the PARTS results of a prompt. The results that take longest come first."""
+    """Compute one of the PARTS parts of a prompt's results. The parts that take longest come first."""
     cdef update_job own = prompt_update(<const update_job *>job, unit // PARTS)
     cdef update_job *p = &own
     cdef const micro *u = p.queries.u
@@ -235,7 +243,7 @@ cdef void compose(void *job, int64_t unit) noexcept nogil:
         fold(u, b.tokens, b.e, p.keys, p.query_rows, p.query_wide, p.folded)
         unfold(u, b, 1, r, p.folded, p.query_wide, p.old_keys, p.before, p.transposed_rows, p.unfolded)
         for i in range(r):
-            p.old_keys[i * p.before + p.before - 1] = 0  # the row σ₁ of the basis has no part in the second update's queries
+            p.old_keys[i * p.before + p.before - 1] = 0  # the basis row σ₁ adds nothing to the second image update's queries
 
 
 cdef void chunk_layout(void *job, arena *scratch) noexcept nogil:
@@ -250,9 +258,9 @@ cdef void chunk_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void update_chunk(void *job, int64_t chunk) noexcept nogil:
-    """Update a chunk for all prompts, while the chunk's maps are in L2.
+    """Compute the image update of one chunk for all prompts, while the chunk's maps are in L2.
 
-    The first prompt prefetches this chunk. The last prompt prefetches the first maps of the thread's next chunk.
+    Products of the first prompt prefetch this chunk. Products of the last prompt prefetch the first maps of the thread's next chunk.
     """
     cdef const update_job *p = <const update_job *>job
     cdef update_job own
@@ -263,7 +271,7 @@ cdef void update_chunk(void *job, int64_t chunk) noexcept nogil:
 
 
 cdef void dense(const update_job *p, int64_t m, int64_t k, const float *a, float *y, const float *ahead, int64_t maps) noexcept nogil:
-    """y (m, IMAGE_CHUNK) = a (m, k) · the packed basis. The product prefetches ``maps`` rows of a chunk, which start at ``ahead``."""
+    """Compute y (m, IMAGE_CHUNK) = a (m, k) · the packed basis. The product prefetches ``maps`` maps of a chunk, starting at ``ahead``."""
     cdef const micro *u = p.queries.u
     cdef gemm_args g = new_gemm(m, IMAGE_CHUNK, k)
     g.a, g.lda, g.y, g.ldy = a, k, y, STRIDE
@@ -273,18 +281,18 @@ cdef void dense(const update_job *p, int64_t m, int64_t k, const float *a, float
 
 
 cdef void update_prompt(const update_job *p, int64_t chunk, bint fetches, int64_t after) noexcept nogil:
-    """Process a chunk for one prompt: the new basis rows (a softmax over the tokens), σ, and the scores and sums of the next attention.
+    """Process a chunk for one prompt: compute the new basis rows (a softmax over the prompt tokens), σ, and the next attention.
 
     Args:
-        fetches: Whether products prefetch the maps that the next products read.
-        after: The chunk whose first maps the last product prefetches, or 0.
+        fetches: Whether each product prefetches the maps that the next product reads.
+        after: The number of the chunk whose first maps the last product prefetches, or 0 for no prefetch.
     """
     cdef const micro *u = p.queries.u
     cdef int64_t t = p.form.tokens, e = p.form.e, r = p.form.rows, k = p.queries.rank, queries = HEADS * p.queries.tokens, i
     cdef float *scale = p.image + chunk * p.image_step
     cdef float *basis = scale + STRIDE
     cdef float *new = basis + p.before * STRIDE
-    cdef float *before = basis + (p.before - 1) * STRIDE  # σ₁, in the second update
+    cdef float *before = basis + (p.before - 1) * STRIDE  # the basis row σ₁, in the second image update
     cdef const float *query_map = p.maps + chunk * p.maps_step
     cdef const float *linear_map = query_map + e * IMAGE_CHUNK
     cdef const float *key_map = linear_map + p.out_rows * IMAGE_CHUNK

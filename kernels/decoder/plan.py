@@ -14,7 +14,7 @@ R = TypeVar("R")
 
 
 def _step(kernel: Callable[Concatenate[Recorder, P], R]) -> Callable[Concatenate[Recorder, P], R]:
-    """Make a kernel a method of Plan. The messages of its errors start with the step's number and name."""
+    """Make a kernel a method of Plan. Messages of its errors start with the number and name of the step."""
 
     @functools.wraps(kernel)
     def method(plan: Recorder, *arguments: P.args, **options: P.kwargs) -> R:
@@ -33,13 +33,13 @@ class Plan(Recorder):
     places all arrays in one block of memory, `run` runs the steps on the caller's arrays, and `view` returns a result.
     """
 
-    # Steps on tokens, Arrays (P, T, C).
+    # Steps on token Arrays (P, T, C): P prompts, T tokens of each prompt, C channels.
     linear = _step(token_steps.linear)
     attention = _step(token_steps.attention)
     layer_norm = _step(token_steps.layer_norm)
     add = _step(token_steps.add)
     take = _step(token_steps.take)
-    # Steps on Maps of an image.
+    # Steps that take or return Maps, the channel-major projections of image tokens.
     project = _step(projection.project)
     attend_image = _step(image_attention.attend_image)
     update_image = _step(low_rank_update.update_image)

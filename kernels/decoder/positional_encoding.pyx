@@ -12,21 +12,22 @@ from mobilesam.kernels.core.threads import resolve
 import_runtime()
 
 cdef enum:
-    POINTS = 64  # points in a unit
+    POINTS = 64  # points in a unit of work
 
 
 def encode_positions(xy, size, gaussian, kinds, embeddings, *, threads=None):
-    """y[n] = [sin φ, cos φ] + embeddings[kinds[n]],  φ = 2π·(2·(xy[n] + ½) / size − 1)·gaussian (Tancik et al., 2020).
+    """Encode points: y[n] = [sin φ, cos φ] + embeddings[kinds[n]] with φ = 2π·(2·(xy[n] + ½) / size − 1)·gaussian (Tancik et al., 2020).
 
-    The error is at most 2e-7, plus the effect of three rounding errors in φ. If |φ| exceeds 2²⁰·2π, the results are the sine and cosine
-    of some multiple of π/2.
+    The error of sin φ and cos φ is at most 2e-7, plus the effect of three rounding errors in φ. If |φ| exceeds 2²⁰·2π, the results are the
+    sine and cosine of some multiple of π/2.
 
     Args:
         xy: (N, 2) float32, in pixels of a square image.
         size: The side of the square in pixels.
         gaussian: (2, F) float32, the random frequencies of the checkpoint.
-        kinds: (N,) intp, the index of each point's embedding. Kind −1 is a point without a position: its y is the last embedding.
-        embeddings: (K, 2·F) float32.
+        kinds: (N,) intp, the index of each point's embedding. A point of kind −1 has no position: y is
+            the last embedding.
+        embeddings: (K, 2·F) float32, one embedding for each kind of point.
         threads: The number of threads, or None for the default.
 
     Returns:
@@ -45,7 +46,7 @@ def encode_positions(xy, size, gaussian, kinds, embeddings, *, threads=None):
     for i in range(n):
         if not -1 <= kv[i] < ev.shape[0]:
             raise ValueError(f"kinds: expected -1 to {ev.shape[0] - 1}, got {kv[i]}")
-    y = np.empty((n, 2 * gv.shape[1]), np.float32)  # not from the buffer pool, because prompts keep y for long
+    y = np.empty((n, 2 * gv.shape[1]), np.float32)  # y is not taken from the buffer pool, because prompts keep y for a long time
     cdef float[:, ::1] yv = y
     cdef encode_job p
     p.u, p.xy, p.step, p.gaussian = &rt.tables[rt.active[0]], &xv[0, 0], 2.0 / check.whole(size, "size", 1), &gv[0, 0]

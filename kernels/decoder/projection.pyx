@@ -16,8 +16,8 @@ class PackedRows(NamedTuple):
     """A weight (M, K) that is the left factor of products. The right factor has one column for each image token.
 
     Attributes:
-        rows: (M, K) float32.
-        packed: The bytes of rows as packed A.
+        rows: (M, K) float32, the weight in its original layout.
+        packed: The bytes of the weight, packed as the left factor of a GEMM.
         isa: The index of the table of micro-kernels that ``packed`` is made for.
     """
 
@@ -30,7 +30,7 @@ def pack_rows(rows, *, precision="fp32", isa=None):
     """Pack a weight as the left factor of products with an image.
 
     Args:
-        rows: (M, K) float32, of which a copy is packed.
+        rows: (M, K) float32, the weight. The function keeps a copy of the weight.
         precision: The precision of the products, "fp32" or "bf16".
         isa: The name of an ISA, or None for the ISA in force.
 
@@ -54,15 +54,15 @@ def pack_rows(rows, *, precision="fp32", isa=None):
 
 cdef struct project_job:
     const float *x  # (n, c)
-    const float *shift  # NULL if there is no shift
-    const float *scale  # NULL if |x₁|² and |x₂|² are not wanted
+    const float *shift  # (c), added to each image token, or NULL
+    const float *scale  # (c), for the two channels of squared lengths, or NULL if these channels are not wanted
     const float *zeros
     map_rows rows  # (m, c)
-    const float *added  # (chunks, added_rows, IMAGE_CHUNK), or NULL
-    float *y  # (chunks, maps, IMAGE_CHUNK)
+    const float *added  # (chunks, added_rows, IMAGE_CHUNK), maps that are added to the first channels of y, or NULL
+    float *y  # (chunks, maps, IMAGE_CHUNK), the result
     int64_t n, c, maps, added_channels, added_rows
-    float *shifted  # (IMAGE_CHUNK, c)
-    float *scaled  # (IMAGE_CHUNK, c)
+    float *shifted  # (IMAGE_CHUNK, c), the image tokens of a chunk plus shift
+    float *scaled  # (IMAGE_CHUNK, c), the normalized image tokens times scale
     float *panels
 
 
@@ -73,13 +73,13 @@ def project(plan, x, rows, added=None, *, shift=None, scale=None):
         plan: The Recorder.
         x: Array (1, N, C), the tokens of an image.
         rows: PackedRows (M, C).
-        added: Maps with at most M channels. They are added to the first channels of y.
+        added: Maps with at most M channels, which are added to the first channels of y, or None.
         shift: (C,) float32, or None for zeros.
         scale: (C,) float32, or None. With a scale, y gets two more channels, |x₁|² and |x₂|², where x₁ = c(x + shift),
             x₂ = c(x₁∘scale), and c(·) subtracts a token's mean.
 
     Returns:
-        Maps with M channels, or M + 2 with a scale.
+        Maps with M channels, or with M + 2 channels if ``scale`` is given.
     """
     cdef project_job p
     memset(&p, 0, sizeof(p))
@@ -113,7 +113,7 @@ cdef void project_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void project_chunk(void *job, int64_t chunk) noexcept nogil:
-    """Project the tokens of a chunk. The tokens are packed as B and become the columns of the product."""
+    """Project the image tokens of a chunk. The image tokens are packed as the columns of the right factor of a GEMM."""
     cdef const project_job *p = <const project_job *>job
     cdef const micro *u = p.rows.u
     cdef int64_t first = chunk * IMAGE_CHUNK, count = min(IMAGE_CHUNK, p.n - first), c = p.c, i, nr = u.weight.columns

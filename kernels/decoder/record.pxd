@@ -1,5 +1,5 @@
-# Helpers with which kernels of the decoder record a step of a plan. The plan stores a copy of the step's job. In this copy, placeholders
-# stand for pointers to the plan's arrays. `compile` replaces the placeholders.
+# Helpers with which kernels of the decoder record a step of a plan. The plan stores a copy of the step's job, a C struct.
+# In the stored job, placeholders stand for pointers to the plan's arrays. Recorder.compile and Recorder.run replace the placeholders.
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport uint64_t
@@ -8,16 +8,15 @@ from core.common cimport *
 from core.launch cimport *
 
 cdef enum:
-    HEADS = 8  # heads of every attention in the mask decoder
-    PANEL = 32  # a multiple of the panel width of every ISA
-    # Row stride of scratch and of a basis, in floats: 17 cache lines for the IMAGE_CHUNK tokens of a row. The count is odd, so rows do
-    # not alias in L1.
+    HEADS = 8  # number of heads of every attention in the mask decoder
+    PANEL = 32  # a multiple of the GEMM panel width of every ISA
+    # Row stride, in floats, of matrices with IMAGE_CHUNK columns. The stride is an odd number of cache lines, so rows do not alias in L1.
     STRIDE = IMAGE_CHUNK + 16
     PLACEHOLDER = 0xFFF5  # the top 16 bits of a placeholder; no address, no size and no finite float starts with these bits
 
 
 cdef inline int64_t chunks_of(int64_t n) noexcept nogil:
-    """Return the number of chunks of an image with n tokens."""
+    """Return the number of chunks (of IMAGE_CHUNK image tokens) of an image with n tokens."""
     return (n + IMAGE_CHUNK - 1) // IMAGE_CHUNK
 
 
@@ -30,7 +29,7 @@ cdef inline float *address(array, int64_t element=0):
 
 
 cdef inline float *channel(maps, int64_t number=0):
-    """Return a placeholder for the address of channel ``number`` of the Maps, in the first chunk."""
+    """Return a placeholder for the address of channel ``number`` of the Maps, in the first chunk of image tokens."""
     return address(maps.array, (maps.first + number) * IMAGE_CHUNK)
 
 

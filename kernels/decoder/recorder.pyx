@@ -1,7 +1,7 @@
-"""Steps that are recorded once and run many times, by one team of threads, on arrays in one block of memory (the arena).
+"""Records steps once and runs the steps many times, with one team of threads, on arrays in one block of memory (the arena).
 
 The steps run in the order of recording. Neighbouring steps that do not depend on each other form a phase. The threads share the units of
-a phase and wait at its end.
+work of a phase, and wait for each other at the end of the phase.
 """
 import math
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
-cdef int64_t LINE = 16  # floats in a cache line; arrays and jobs start at a cache line
+cdef int64_t LINE = 16  # number of floats in a cache line; arrays and jobs start at a cache line
 
 cdef struct step:
     unit_function run
@@ -35,7 +35,7 @@ class Array(NamedTuple):
 
     Attributes:
         number: The position of the array in the plan's list of arrays.
-        shape: The shape.
+        shape: The length of each axis.
     """
 
     number: int
@@ -43,13 +43,13 @@ class Array(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """Some channels of a channel-major image, stored in chunks of 256 image tokens. A map is one channel of all image tokens.
+    """Channel-major projections of image tokens, stored in chunks of 256 image tokens. A map is one channel of all image tokens.
 
     Attributes:
-        array: Array (⌈n / 256⌉, all channels, 256).
+        array: Array (⌈n / 256⌉, channels, 256), which may have more channels than these Maps.
         n: The number of image tokens.
         first: The first channel of ``array`` that belongs to these Maps.
-        channels: The number of channels.
+        channels: The number of channels of these Maps.
     """
 
     array: Array
@@ -58,10 +58,10 @@ class Maps(NamedTuple):
     channels: int
 
     def rows(self, first: int, count: int) -> Maps:
-        """Return ``count`` of these channels, starting at channel ``first``.
+        """Return Maps of ``count`` channels, starting at channel ``first`` of these Maps.
 
         Raises:
-            ValueError: The range exceeds these channels.
+            ValueError: These Maps do not have all channels from ``first`` to ``first + count - 1``.
         """
         if not 0 <= first <= first + count <= self.channels:
             raise ValueError(f"maps: expected a range within {self.channels} channels, got first={first}, count={count}")
@@ -73,11 +73,11 @@ cdef class Recorder:
 
     Args:
         isa: The name of the ISA, or None for the ISA in force.
-        threads: The number of threads, or None for the default. Results do not depend on it.
+        threads: The number of threads, or None for the default. Results do not depend on the number of threads.
 
     Attributes:
         isa: The name of the ISA.
-        table: The index of the ISA's float32 micro-kernels.
+        table: The index of the ISA's table of float32 micro-kernels.
         threads: The number of threads.
     """
 
@@ -86,10 +86,10 @@ cdef class Recorder:
     cdef readonly int threads
     cdef list _shapes, _steps, _kept
     cdef set _given, _results, _written
-    cdef dict _places  # number of an array: its position in the arena, in floats
-    cdef list _bindings  # (address of a pointer in a job, number of the given array, index of the element)
-    cdef object _arena, _jobs, _compiled, _first, _units  # _first, _units: each phase's first step and number of units
-    cdef size_t _scratch  # bytes of scratch for each thread
+    cdef dict _places  # for the number of each array, the array's offset in the arena, in floats
+    cdef list _bindings  # for each pointer in a job to a given array: the pointer's address, the array's number, the element's index
+    cdef object _arena, _jobs, _compiled, _first, _units  # _first, _units: first step and number of units of work of each phase
+    cdef size_t _scratch  # bytes of scratch memory for each thread
     cdef bint _running
 
     def __init__(self, *, isa=None, threads=None):
@@ -108,7 +108,7 @@ cdef class Recorder:
 
         Raises:
             RuntimeError: The plan is compiled.
-            ValueError: A length is not a whole number of at least 1.
+            ValueError: The length of an axis is not a whole number of at least 1.
         """
         if self._compiled is not None:
             raise RuntimeError("the plan is compiled: no step can be added")
@@ -116,21 +116,21 @@ cdef class Recorder:
         return Array(len(self._shapes) - 1, self._shapes[len(self._shapes) - 1])
 
     def given(self, *shape):
-        """Return a new Array of this shape. The caller of `run` passes a NumPy array for it."""
+        """Return a new Array of this shape. The caller of `run` passes a NumPy array for this Array."""
         array = self.array(*shape)
         self._given.add(array)
         return array
 
     def given_maps(self, channels, n):
-        """Return new Maps of an image with ``n`` tokens. The caller of `run` passes a NumPy array for their ``array``."""
+        """Return new Maps of an image with ``n`` tokens. The caller of `run` passes a NumPy array for the Array of the Maps."""
         return Maps(self.given((n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, channels, IMAGE_CHUNK), n, 0, channels)
 
     def check(self, x, name, *shapes):
         """Return ``x`` if it is an Array of this plan and has one of the shapes.
 
         Raises:
-            TypeError: ``x`` is not an Array. The message starts with ``name``.
-            ValueError: ``x`` has another shape or belongs to another plan. The message starts with ``name``.
+            TypeError: ``x`` is not an Array. The error message starts with ``name``.
+            ValueError: ``x`` has none of the shapes, or is not an Array of this plan. The error message starts with ``name``.
         """
         check.instance(x, name, Array)
         if not 0 <= x.number < len(self._shapes) or x.shape != self._shapes[x.number]:
@@ -139,22 +139,24 @@ cdef class Recorder:
         return x
 
     def check_maps(self, x, name, channels, n=None):
-        """Check that ``x`` is a Maps object of this plan with ``channels`` channels and ``n`` tokens. None accepts any number.
+        """Check that ``x`` is a Maps object of this plan with ``channels`` channels and ``n`` tokens.
+
+        If ``channels`` or ``n`` is None, any number is accepted.
 
         Raises:
-            TypeError: ``x`` is not a Maps object. The message starts with ``name``.
-            ValueError: The numbers differ, or ``x`` belongs to another plan. The message starts with ``name``.
+            TypeError: ``x`` is not a Maps object. The error message starts with ``name``.
+            ValueError: ``x`` has wrong numbers of channels or tokens, or is not of this plan. The error message starts with ``name``.
         """
         check.instance(x, name, Maps)
         self.check(x.array, name, x.array.shape)
         check.shape((x.channels, x.n), f"{name}, channels and tokens", (channels or "M", n or "N"))
 
     def keep(self, *objects):
-        """Keep objects alive as long as the plan, because its steps point to their memory."""
+        """Keep objects alive as long as the plan, because steps of the plan point to the objects' memory."""
         self._kept += objects
 
     def result(self, array):
-        """Keep an array until the end of a run, so that `view` can return it. Returns the array.
+        """Keep an array's memory until the end of a run, so that `view` can return the array. Returns the Array ``array``.
 
         Raises:
             RuntimeError: The plan is compiled.
@@ -172,7 +174,7 @@ cdef class Recorder:
         self._steps.append((run, layout, job, units, pointers, frozenset(writes)))
 
     def compile(self):
-        """Place the arrays and the jobs in memory. Afterwards no step can be added. Returns the plan."""
+        """Allocate the memory of all arrays and jobs. After this call, no step can be added. Returns the plan."""
         phases = self._phases()
         self._written = {number for step in self._steps for number in step[5]}
         self._place(phases)
@@ -215,7 +217,7 @@ cdef class Recorder:
         return phases
 
     def _place(self, phases):
-        """Place each array in the first gap of the arena that is free from the array's first phase to its last."""
+        """Place each array in the first gap of the arena that is free from the array's first phase to the array's last phase."""
         uses = [(number, phase) for phase, steps in enumerate(phases) for i in steps for _, number, _ in self._steps[i][4]]
         last_use = {**dict(uses), **dict.fromkeys(self._results, len(phases))}
         given = {array.number for array in self._given}
@@ -226,7 +228,7 @@ cdef class Recorder:
             size = round_up(math.prod(self._shapes[number]), LINE) + (LINE if rt.guards else 0)
             place = 0
             for begin, end, its_last in sorted(placed):
-                if its_last >= first or rt.guards:  # with guards, arrays share no memory, because they would overwrite guards
+                if its_last >= first or rt.guards:  # with guards, arrays share no memory: an array would overwrite guards
                     if place + size <= begin:
                         break
                     place = max(place, end)
@@ -238,24 +240,25 @@ cdef class Recorder:
             self._arena.view(np.uint8)[:] = ARENA_PATTERN
 
     def _overrun(self):
-        """Return whether a step has overwritten the guard behind an array."""
+        """Return whether a step has overwritten the guard (a known byte pattern) behind an array."""
         guards = (self._arena[place + round_up(math.prod(self._shapes[number]), LINE) :][:LINE].view(np.uint8)
                   for number, place in self._places.items())
         return any((guard != ARENA_PATTERN).any() for guard in guards)
 
     def run(self, given):
-        """Run the steps.
+        """Run all steps of the plan.
 
         Args:
             given: A C-contiguous float32 NumPy array for each Array that `given` or `given_maps` has made, of the same shape.
 
         Raises:
-            TypeError: A value is not a float32 NumPy array. The message has the array's number.
-            ValueError: An array is missing, unknown, of another shape, not contiguous, or not writeable although a step writes it.
-            RuntimeError: The plan is not compiled, or another thread runs it.
+            TypeError: A value of ``given`` is not a float32 NumPy array. The error message names the number of the Array.
+            ValueError: ``given`` lacks an Array or has an unknown Array, or a NumPy array has a wrong shape or is not contiguous, or a step
+                writes to a NumPy array that is not writeable.
+            RuntimeError: The plan is not compiled, or another thread is running the plan.
             MemoryError: There is no memory for scratch buffers.
         """
-        cdef int overruns, nthreads = resolve(self.threads)  # 1 in a forked child
+        cdef int overruns, nthreads = resolve(self.threads)  # a forked child process has 1 thread
         cdef const float[::1] view
         if self._compiled is None:
             raise RuntimeError("the plan is not compiled")
@@ -287,7 +290,7 @@ cdef class Recorder:
             self._running = False
 
     def view(self, array):
-        """Return a result, a view of the arena. The next run overwrites it.
+        """Return a result of the last run as a NumPy view of the arena. The next run overwrites the view.
 
         Raises:
             ValueError: The array was not passed to `result`.
@@ -308,7 +311,7 @@ cdef memory_of_floats(int64_t count):
 
 cdef int run_phases(const step *steps, const int64_t *first, const int64_t *units, int64_t phases, char *memory, size_t bytes,
                     int threads) noexcept nogil:
-    """Run all phases. Returns the number of units that wrote past the end of a buffer, or 0 without guards."""
+    """Run all phases. Returns the number of units of work that wrote past the end of a buffer. Without guards, returns 0."""
     cdef int64_t phase, unit
     cdef int overrun = 0
     with parallel(num_threads=threads):
@@ -319,9 +322,9 @@ cdef int run_phases(const step *steps, const int64_t *first, const int64_t *unit
 
 
 cdef bint run_unit(const step *s, int64_t unit, void *own) noexcept nogil:
-    """Run one unit of a phase. Returns whether the unit wrote past the end of a buffer.
+    """Run one unit of work of a phase. Returns whether the unit wrote past the end of a buffer.
 
-    The phase's first step is ``s``. Its units have the numbers from 0 on, and the next step's units follow.
+    ``s`` is the first step of the phase. Units are numbered through the whole phase: 0 is the first unit of step ``s``.
     """
     while unit >= s.units:
         unit -= s.units

@@ -13,8 +13,8 @@ from mobilesam.kernels.core import isa as isas
 import_runtime()
 
 cdef enum:
-    QUERIES = 64  # queries in a unit of the step `attention`
-    ROWS = 4  # rows in a unit of the steps `layer_norm` and `add`
+    QUERIES = 64  # queries in a unit of work of the step `attention`
+    ROWS = 4  # rows in a unit of work of the steps `layer_norm` and `add`
 
 
 def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=1.0, in_place=False):
@@ -26,8 +26,8 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
         weight: (N, K) float32, or Panels (N, K) that are packed for the plan's ISA.
         bias: (N,) float32, or None.
         activation: None, "gelu" or "relu".
-        residual: Array (..., N), or None.
-        scale: The factor of the result, a number.
+        residual: Array (..., N), added before the activation, or None.
+        scale: A number by which the result is multiplied.
         in_place: Whether y overwrites the residual.
 
     Returns:
@@ -55,24 +55,25 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
 
 cdef struct attention_job:
     const micro *u
-    const float *q  # (prompts, m, e)
-    const float *k  # (prompts, n, e)
-    const float *v
-    float *y  # (prompts, m, e)
-    int64_t m, n, e, heads, blocks  # blocks: units of a prompt, QUERIES queries each
-    float *queries  # packed B (columns/NR, d, NR); columns is the number of queries, rounded up to whole panels
-    float *values  # (n, d rounded up to whole panels)
+    const float *q  # (prompts, m, e), m queries of each prompt
+    const float *k  # (prompts, n, e), n keys of each prompt
+    const float *v  # (prompts, n, e), n values of each prompt
+    float *y  # (prompts, m, e), the result
+    int64_t m, n, e, heads, blocks  # blocks: units of work for each prompt, with QUERIES queries each
+    # Scratch buffers for one head of d channels. `columns` is the number of queries in a unit of work, rounded up to whole GEMM panels.
+    float *queries  # the d channels of each query, packed as the right factor of a GEMM with `columns` columns
+    float *values  # (n, d rounded up to whole panels), the values of the head
     float *scores  # (n, columns), one column for each query
 
 
 def attention(plan, q, k, v, *, heads):
-    """y_h = softmax(q_h k_hᵀ) v_h for each head h, within each prompt. This step is for few keys.
+    """y_h = softmax(q_h k_hᵀ) v_h for each head h and each prompt. This step is meant for few keys.
 
     Args:
         plan: The Recorder.
-        q: Array (P, M, E) for P prompts, already scaled by 1/√d with d = E / heads channels in a head.
-        k: Array (P, N, E).
-        v: Array (P, N, E).
+        q: Array (P, M, E), M queries of each of P prompts, already scaled by 1/√d with d = E / heads channels in a head.
+        k: Array (P, N, E), N keys of each prompt.
+        v: Array (P, N, E), N values of each prompt.
         heads: The number of heads.
 
     Returns:
@@ -112,7 +113,7 @@ cdef void attend_block(void *job, int64_t unit) noexcept nogil:
 
 
 cdef void attend_head(const attention_job *p, int64_t prompt, int64_t first, int64_t channel) noexcept nogil:
-    """Compute the head that starts at ``channel``, for QUERIES queries from ``first`` on. Queries lie along the vectors."""
+    """Compute the head that starts at ``channel``, for QUERIES queries from query ``first`` on. Queries lie along the SIMD vectors."""
     cdef const micro *u = p.u
     cdef int64_t d = p.e // p.heads, nr = u.nr, wide = round_up(d, nr), i
     cdef int64_t count = min(QUERIES, p.m - first), columns = round_up(count, nr)
@@ -136,11 +137,11 @@ cdef void attend_head(const attention_job *p, int64_t prompt, int64_t first, int
 cdef struct rows_job:
     const micro *u
     const float *x  # (m, c)
-    const float *added  # (m, c) or (c), for `add`
-    int64_t step  # floats between two rows of ``added``: c, or 0 for a single row
+    const float *added  # (m, c) or (c), the array that the step `add` adds to x
+    int64_t step  # floats between two rows of ``added``: c, or 0 if ``added`` is a single row
     float *y
-    const float *weight  # (c), for `layer_norm`
-    const float *bias  # (c), for `layer_norm`
+    const float *weight  # (c), the weight of the step `layer_norm`
+    const float *bias  # (c), the bias of the step `layer_norm`
     float eps
     int64_t m, c
 
@@ -193,7 +194,7 @@ def add(plan, x, other):
     Args:
         plan: The Recorder.
         x: Array (..., C).
-        other: Array (..., C) or (C,).
+        other: Array of the shape of x, or (C,).
 
     Returns:
         Array (..., C).
@@ -216,10 +217,10 @@ cdef void add_block(void *job, int64_t unit) noexcept nogil:
 
 
 cdef struct take_job:
-    const float *x  # (prompts, tokens, c)
-    float *y  # (prompts, count, c)
+    const float *x  # (prompts, tokens, c), all tokens
+    float *y  # (prompts, count, c), the selected tokens
     int64_t tokens, c, count
-    const int64_t *numbers  # (count), numbers of tokens of x
+    const int64_t *numbers  # (count), the numbers of the selected tokens
 
 
 def take(plan, x, numbers):

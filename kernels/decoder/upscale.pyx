@@ -1,4 +1,4 @@
-"""A step of plans: upscales the image and computes the masks, in one pass. Image tokens lie along the vectors."""
+"""A step of plans that upscales the image tokens and computes mask logits, in one pass. Image tokens lie along the SIMD vectors."""
 from decoder.record cimport *
 
 from mobilesam.kernels.core import check
@@ -6,29 +6,29 @@ from mobilesam.kernels.decoder.projection import PackedRows
 
 import_runtime()
 
-# Image tokens of a unit. TOKENS is a multiple of the panel width of every ISA and divides IMAGE_CHUNK. 256 channels of TOKENS tokens
-# take 64 KB, which stay in L2.
+# Number of image tokens in a unit of work. TOKENS is a multiple of the GEMM panel width of every ISA and divides IMAGE_CHUNK.
+# The 256 channels of TOKENS image tokens take 64 KB, which stay in L2.
 cdef int64_t TOKENS = 64
 
 cdef struct upscale_job:
-    map_rows last  # (4*c1, rank), the first convolution of the basis; without an update the rank is 0
-    const float *maps  # (4*c1, IMAGE_CHUNK) of the first chunk
-    const float *basis  # (rank, STRIDE) of the first chunk
-    const float *scale  # (IMAGE_CHUNK) of the first chunk, 1/σ; NULL without an update
-    int64_t maps_step, basis_step  # floats between the starts of two chunks
+    map_rows last  # (4*c1, rank), the field `last` of UpdatedImage in the low-rank form; rank is 0 in the plain form
+    const float *maps  # (4*c1, IMAGE_CHUNK), the first chunk of image tokens times the first transposed convolution's weight
+    const float *basis  # (rank, STRIDE), the low-rank basis of UpdatedImage in the first chunk
+    const float *scale  # (IMAGE_CHUNK), 1/σ of each image token in the first chunk, or NULL in the plain form
+    int64_t maps_step, basis_step  # number of floats from a chunk to the next chunk in maps and basis
     const float *shift  # (4*c1)
     const float *norm_weight
     const float *norm_bias
     map_rows w2  # (4*c2, c1)
     const float *b2  # (c2)
     const float *hyper  # (masks, c2)
-    float *y  # (masks, 4*height, 4*width)
+    float *y  # (masks, 4*height, 4*width), the mask logits
     int64_t height, width, masks, c2
     float eps
-    float *z  # (4*c1, TOKENS)
-    float *middle  # (c1, TOKENS)
-    float *fine  # (4*c2, TOKENS)
-    float *drawn  # (masks, 4, 4, TOKENS)
+    float *z  # (4*c1, TOKENS), result of the first transposed convolution
+    float *middle  # (c1, TOKENS), one pixel of each image token after LayerNorm and GELU
+    float *fine  # (4*c2, TOKENS), result of the second transposed convolution for one pixel of each image token
+    float *drawn  # (masks, 4, 4, TOKENS), 4×4 mask logits of each image token
     float *panels
     float *basis_panels
 
@@ -36,25 +36,26 @@ cdef struct upscale_job:
 def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *, update=None, eps=1e-6):
     """y[m] = hyper_m · gelu(conv_transpose(gelu(layer_norm(z)), w2) + b2), where z is the result of the first transposed convolution.
 
-    Both convolutions are 2×2 with stride 2. No upscaled image is stored: each image token gives 4×4 pixels of every mask.
+    Both transposed convolutions are 2×2 with stride 2. No upscaled image is stored: each image token gives 4×4 pixels of every mask.
 
     Args:
         plan: The Recorder.
-        x: Maps with 4·C1 channels, the image tokens times the first convolution's weight. Channels are ordered (i, j, o) for row i
-            and column j of the 2×2 pixels and output channel o.
+        x: Maps with 4·C1 channels, the image tokens times the first transposed convolution's weight. Channels are ordered
+            (i, j, o) for row i and column j of the 2×2 pixels and output channel o.
         size: (H, W), the number of image tokens along each axis.
-        norm_weight: (C1,) float32, of the LayerNorm2d.
-        norm_bias: (C1,) float32, of the LayerNorm2d.
-        w2: PackedRows (4·C2, C1), the second convolution's weight with rows ordered (i, j, o).
-        b2: (C2,) float32, the second convolution's bias.
-        hyper: Array (M, C2), the outputs of the hypernetworks.
+        norm_weight: (C1,) float32, the weight of the LayerNorm2d.
+        norm_bias: (C1,) float32, the bias of the LayerNorm2d.
+        w2: PackedRows (4·C2, C1), the second transposed convolution's weight, with rows ordered (i, j, o) like the channels of x.
+        b2: (C2,) float32, the second transposed convolution's bias.
+        hyper: Array (M, C2), the outputs of M hypernetworks, one for each mask.
         shift: (4·C1,) float32, added to z.
-        update: None for z = x + shift. In the low-rank form, three Arrays of one prompt, which UpdatedImage describes: its data
-            (chunks, rows, STRIDE), its last (4·C1, rank), and the packed last. Then z = scale∘(x + last·basis) + shift.
-        eps: The LayerNorm2d's eps.
+        update: None in the plain form, which has z = x + shift. In the low-rank form, three Arrays of one prompt, which UpdatedImage
+            describes: data (chunks, rows, STRIDE), last (4·C1, rank), and the packed last. In the low-rank form,
+            z = scale∘(x + last·basis) + shift, with ∘ for the product with each image token's scale.
+        eps: The eps of the LayerNorm2d.
 
     Returns:
-        Array (M, 4H, 4W) of mask logits. The caller of `run` passes the NumPy array that receives them.
+        Array (M, 4H, 4W) of mask logits. The caller of `run` passes the NumPy array that receives the mask logits.
 
     Source: ``output_upscaling`` and ``predict_masks`` in the reference's modeling/mask_decoder.py.
     """
@@ -102,7 +103,7 @@ cdef void upscale_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void upscale_block(void *job, int64_t unit) noexcept nogil:
-    """Upscale TOKENS image tokens. An image token has four pixels in z, and each of these gives four pixels of every mask."""
+    """Upscale TOKENS image tokens. An image token has four pixels in z, and each pixel in z gives four pixels of every mask."""
     cdef const upscale_job *p = <const upscale_job *>job
     cdef const micro *u = p.w2.u
     cdef int64_t first = unit * TOKENS, chunk = first // IMAGE_CHUNK, at = first % IMAGE_CHUNK, c1 = p.w2.k, i, q
@@ -136,9 +137,9 @@ cdef void upscale_block(void *job, int64_t unit) noexcept nogil:
 
 
 cdef inline void write_line(const upscale_job *p, const float *drawn, int64_t first, int64_t count, int64_t line) noexcept nogil:
-    """Write one of the four lines of the 4×4 pixels of ``count`` image tokens to a mask.
+    """Write one of the four lines of the 4×4 pixels that each of ``count`` image tokens has in a mask.
 
-    ``drawn`` (4, TOKENS) has the pixels of line ``line`` % 4 of mask ``line`` // 4. ``first`` is the first image token.
+    ``drawn`` (4, TOKENS) has the pixels of line ``line`` % 4 in mask ``line`` // 4. ``first`` is the number of the first image token.
     """
     cdef int64_t h = first // p.width, w = first % p.width, i, j
     cdef float *y

@@ -1,4 +1,4 @@
-"""The two kinds of plans of the mask decoder: a plan decodes prompts, and another draws masks from its results."""
+"""The two kinds of plans of the mask decoder: a DecodePlan decodes prompts, and a DrawPlan computes their masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class PlanCache(Generic[T]):
-    """At most ``limit`` unused plans by key. A thread takes a plan out of the cache, uses it, and gives it back."""
+    """At most ``limit`` unused plans by key. A thread takes a plan out of the cache, runs it, and gives it back."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._plans, self._lock = limit, list[tuple[object, T]](), ForkSafeLock()
@@ -40,12 +40,12 @@ class PlanCache(Generic[T]):
 
 
 class DecodePlan:
-    """A plan that decodes P prompts of T tokens. It computes the scores and all that drawing the masks needs.
+    """A plan that decodes P prompts of T tokens. It computes the scores, and the arrays that masks are computed from.
 
     Attributes:
         plan: the compiled plan.
         image: the image's side of the plan.
-        runs: the number of runs so far.
+        runs: how often the plan has run.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class DecodePlan:
         """Compile the plan.
 
         Args:
-            plan: the recorded steps.
-            tokens: given Array (P, T, 256).
+            plan: the plan, in which all steps are recorded.
+            tokens: given Array (P, T, 256), the prompts' tokens.
             image: the image's side of the plan.
             scores: Array (P, 1, 4), the scores of all mask tokens.
             hyper: the output (P, 1, 32) of the hypernetwork of each wanted mask token.
@@ -67,9 +67,9 @@ class DecodePlan:
         plan.compile()
 
     def candidates(self, image: DecoderImage, tokens: F32, draw_plans: PlanCache[DrawPlan]) -> Iterator[Candidates]:
-        """Run the plan and yield the candidates of each prompt. They can be drawn until the next run."""
+        """Run the plan, and yield each prompt's candidates. Their masks can be computed until the plan runs again."""
         given = self.image.given(image)
-        self.runs += 1  # before the run, because the run overwrites the arrays of earlier candidates
+        self.runs += 1  # counted before the run, because the run overwrites the arrays of earlier candidates
         self.plan.run({self._tokens: tokens, **given})
         scores = self.plan.view(self._scores).copy()
         hyper = np.concatenate([self.plan.view(row) for row in self._hyper], axis=1)
@@ -81,7 +81,7 @@ class DecodePlan:
 
 
 class DrawPlan:
-    """A plan that draws ``count`` masks from the results of a DecodePlan: upscaling, and products with ``hyper``."""
+    """A plan that computes ``count`` masks from a DecodePlan's results: upscaling, then products with ``hyper``."""
 
     def __init__(self, image: PlannedImage, count: int, like: Plan) -> None:
         self._plan = Plan(isa=like.isa, threads=like.threads)
@@ -98,7 +98,7 @@ class DrawPlan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
-    """The K candidate masks of a prompt, which are drawn on demand.
+    """The K candidate masks of a prompt, which are computed on demand.
 
     Attributes:
         scores: (K,), the predicted IoU of each candidate.
@@ -106,22 +106,22 @@ class Candidates:
 
     scores: F32
     _hyper: F32  # (K, 32)
-    _sources: list[F32]  # the arrays that masks are drawn from
+    _sources: list[F32]  # the arrays that masks are computed from
     _decode_plan: DecodePlan
     _run: int  # the number of the run of _decode_plan that has computed this prompt
     _draw_plans: PlanCache[DrawPlan]
 
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
-        """Draw masks.
+        """Compute the masks of candidates.
 
         Args:
-            wanted: indices into ``scores``. None draws all candidates.
+            wanted: indices of candidates in ``scores``. None means all candidates.
 
         Returns:
             The mask logits (W, 256, 256) of the W wanted candidates.
 
         Raises:
-            RuntimeError: the plan has already decoded other prompts.
+            RuntimeError: the plan has decoded later prompts since, and has overwritten the arrays of these candidates.
         """
         hyper = self._hyper if wanted is None else self._hyper[list(wanted)]
         image, plan = self._decode_plan.image, self._decode_plan.plan

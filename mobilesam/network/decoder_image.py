@@ -1,4 +1,4 @@
-"""The image that a prompt is decoded with, the interface of the two forms of the image's side, and shared layers."""
+"""The image side of the mask decoder: the input, the interface of the two forms, and layers that both forms share."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..architecture import EMBED_DIM, EMBED_SIZE
 from ..kernels import Array, Maps, PackedRows, Plan
 from .parameters import F32, Parameters
 
-TOKENS = EMBED_SIZE * EMBED_SIZE  # tokens of an image
+TOKENS = EMBED_SIZE * EMBED_SIZE  # number of image tokens
 
-# The arrays that the caller passes to a run of a plan.
+# The NumPy arrays that the caller passes to `Plan.run`, by their Arrays.
 Given: TypeAlias = dict[Array, F32]
 
 
@@ -25,7 +25,7 @@ class DecoderImage:
     Attributes:
         features: (64, 64, 256), the image embedding.
         dense: (64, 64, 256), the embedding of the prompt's mask. None if the prompt has no mask.
-        kept: whether to keep the image's maps for further prompts.
+        kept: whether to keep the image's maps (channel-major projections) for further prompts.
     """
 
     features: F32
@@ -37,48 +37,48 @@ class PlannedImage(Protocol):
     """The image's side of the two-way transformer, recorded in a plan.
 
     Attributes:
-        shared: the given Arrays that masks are drawn from and that are the same for all prompts of an image.
+        shared: the given Arrays that masks are computed from and that are the same for all prompts of an image.
     """
 
     shared: list[Array]
 
     def attend(self, queries: Array) -> Array:
-        """Record that the tokens of P prompts attend to the current image.
+        """Record the attention from the tokens of P prompts to the image, after the image updates recorded so far.
 
         Args:
-            queries: Array (P, T, 128), already scaled.
+            queries: Array (P, T, 128), queries of the tokens, already scaled by `CROSS_SCALE`.
 
         Returns:
             Array (P, T, 128), the results of all heads side by side.
         """
 
     def update(self, keys: Array, values: Array) -> None:
-        """Record that the image attends to the tokens of P prompts.
+        """Record an image update: the attention from image tokens to the tokens of P prompts, with its norm.
 
         Args:
-            keys: Array (P, T, 128), already scaled.
-            values: Array (P, T, 128).
+            keys: Array (P, T, 128), keys of the prompts' tokens, already scaled by `CROSS_SCALE`.
+            values: Array (P, T, 128), values of the prompts' tokens.
         """
 
     def results(self) -> list[Array]:
-        """Return the other Arrays that masks are drawn from. Axis 0 is the prompt.
+        """Return the Arrays, besides ``shared``, that masks are computed from. Axis 0 of each Array is the prompt.
 
-        Requires that all updates are recorded.
+        Requires that all image updates are recorded.
         """
 
     def given(self, image: DecoderImage) -> Given:
-        """Return the image's arrays that a run needs."""
+        """Return the NumPy arrays of an image that a run of the plan needs."""
 
     def draw(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
-        """Record in another plan how the masks of one prompt are drawn.
+        """Record the steps that compute the masks of one prompt, in a second plan.
 
         Args:
-            plan: the other plan.
-            hyper: Array (M, 32), the outputs of the hypernetworks.
+            plan: the second plan.
+            hyper: Array (M, 32), the outputs of M hypernetworks.
 
         Returns:
-            The given Arrays of the other plan, which take ``shared`` and one prompt's part of `results`, and the Array
-            of the masks (M, 256, 256).
+            The given Arrays of the second plan, then the Array of the masks (M, 256, 256). The caller passes the arrays
+            of ``shared`` and one prompt's part of `results` for the given Arrays.
         """
 
 
@@ -90,23 +90,23 @@ class OutputUpscaling:
         self.shift = np.tile(self.conv1.bias, 4)
 
     def __call__(self, plan: Plan, x: Maps, hyper: Array, shift: F32, update: Sequence[Array] | None = None) -> Array:
-        """Record the upscaling and the masks. x has the products of the image tokens with the weight of ``conv1``."""
+        """Record the upscaling and the masks. ``x`` has the products of image tokens with the weight of ``conv1``."""
         return plan.upscale_masks(x, (EMBED_SIZE, EMBED_SIZE), *self.norm, *self.conv2, hyper, shift, update=update)
 
 
 def project(plan: Plan, x: F32, rows: PackedRows, pe: F32 | None = None, channels: int = 0, **vectors: F32) -> F32:
-    """Run the step `project` alone.
+    """Project image tokens to maps, with a plan that has only the step `project`.
 
     Args:
         plan: an empty plan.
         x: (1, 4096, 256), image tokens.
         rows: (M, 256), the packed weight.
-        pe: (16, A, 256), maps of which the first ``channels`` are added to the result. None adds nothing.
-        channels: number of channels that are added.
+        pe: (16, A, 256), A maps of which the first ``channels`` are added to the result. If None, nothing is added.
+        channels: number of maps of ``pe`` that are added.
         vectors: the options ``shift`` and ``scale`` of the step.
 
     Returns:
-        The maps (16, M, 256), or (16, M + 2, 256) with a scale.
+        The maps (16, M, 256), or (16, M + 2, 256) if ``scale`` is given.
     """
     array, added = plan.given(*x.shape), None
     given = {array: x}
@@ -119,5 +119,5 @@ def project(plan: Plan, x: F32, rows: PackedRows, pe: F32 | None = None, channel
 
 
 def tokens_of(x: F32) -> F32:
-    """Reshape (64, 64, 256) to (1, 4096, 256), without a copy if the array is contiguous."""
+    """Reshape an image (64, 64, 256) to tokens (1, 4096, 256), without a copy if the array is contiguous."""
     return x.reshape(1, TOKENS, EMBED_DIM)

@@ -1,4 +1,4 @@
-"""A cache of the maps of recently used images."""
+"""A cache of the maps (channel-major projections) of recently used images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ImageCache:
     maps are computed again when a prompt needs them.
 
     Attributes:
-        limit: the most images whose maps are kept.
+        limit: maximum number of images whose maps are kept.
     """
 
     def __init__(self, limit: int, make: Callable[[F32], F32]) -> None:

@@ -24,7 +24,7 @@ class PatchEmbed:
     """Two 3×3 convolutions of stride 2 with a GELU between them: (1024, 1024, 3) to (256, 256, 64)."""
 
     def __init__(self, p: Parameters) -> None:
-        # The first convolution stays in fp32: narrow, it would lose more accuracy than any other layer.
+        # The first convolution is fp32 in every precision, because bf16 or int8 would lose most accuracy here.
         self.conv1 = p.conv("seq.0.c", precision="fp32")
         self.conv2 = p.conv("seq.2.c")
 
@@ -36,7 +36,7 @@ class PatchEmbed:
 class Bottleneck:
     """1×1 convolution, GELU, depthwise 3×3 convolution, GELU, 1×1 convolution: the reference's ``PatchMerging``.
 
-    With ``residual`` the input is added to the output, and a last GELU follows: the reference's ``MBConv``.
+    If ``residual`` is true, the input is added to the output and a GELU follows, as in the reference's ``MBConv``.
     """
 
     def __init__(self, p: Parameters, *, stride: int = 1, residual: bool = False) -> None:
@@ -73,14 +73,14 @@ class TinyViTBlock:
         return self.mlp(self.attend(x, threads), threads)
 
     def attend(self, x: F32, threads: int) -> F32:
-        """x += attn(x), in place."""
+        """Compute x += attn(x), in place."""
         return kernels.window_attention(
             x, self.norm.weight, self.norm.bias, self.qkv.weight, self.qkv.bias, self.proj.weight, self.proj.bias,
             self.attention_bias, window=self.window, eps=LAYER_NORM_EPS, out=x, threads=threads,
         )  # fmt: skip
 
     def mlp(self, x: F32, threads: int) -> F32:
-        """x = local_conv(x); x += mlp(x)."""
+        """Compute x = local_conv(x), then x += mlp(x)."""
         return kernels.local_mlp(
             x, self.local_conv.weight, self.local_conv.bias, self.mlp_norm.weight, self.mlp_norm.bias,
             self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias, eps=LAYER_NORM_EPS, threads=threads,
@@ -161,8 +161,8 @@ class ImageEncoder:
             weights: a checkpoint's tensors by their reference names.
             threads: number of threads of each kernel call.
             precision: precision of the products, one of `precision.PRECISIONS`.
-            thread: executor that loads the layers in their order, while the encoder waits for each layer only when
-                it uses the layer. None loads all layers before returning.
+            thread: executor that loads the layers in their order. The encoder waits for a layer only when it uses the
+                layer. If None, the constructor loads all layers before it returns.
         """
         p = Parameters(weights, precision) / "image_encoder"
         self.threads = threads
@@ -189,7 +189,7 @@ class ImageEncoder:
         return self._neck()
 
     def loaded(self) -> ImageEncoder:
-        """Wait until all layers are loaded, and return the encoder. Raises the error of a layer that did not load."""
+        """Wait until all layers are loaded, and return the encoder. Raises the error of a layer that failed to load."""
         _ = self.patch_embed, self.layers, self.neck
         return self
 
@@ -198,14 +198,15 @@ class ImageEncoder:
 
         Args:
             x: canvas (1024, 1024, 3) float32, normalised, zero-padded at the bottom and right.
-            filled: (h, w) of the photo, if it does not fill the canvas. Rows of x from h on and columns from w on
-                must be zero. The encoder then skips work; the features are identical, bit for bit.
+            filled: (h, w), the height and width of a photo that does not fill the canvas. Rows of x from h on and
+                columns from w on must be zero. The encoder then skips most of the zero part of the canvas. The features
+                are the same with and without ``filled``, bit for bit.
 
         Returns:
             Features (64, 64, 256) float32.
 
         Raises:
-            TypeError or ValueError: x has another shape or dtype.
+            TypeError or ValueError: x is not a float32 array of shape (1024, 1024, 3).
         """
         if x.shape != (IMG_SIZE, IMG_SIZE, 3):
             raise ValueError(f"x: expected shape {(IMG_SIZE, IMG_SIZE, 3)}, got {x.shape}")

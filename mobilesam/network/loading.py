@@ -12,7 +12,7 @@ from ..util.deferred import Deferred
 from .image_encoder import ImageEncoder
 from .precision import decoder_precision, resolve
 
-# The default number of images whose feature maps the decoder keeps, 27 MB each.
+# The default number of images whose maps (channel-major projections) the decoder keeps. An image's maps take 27 MB.
 IMAGES = 4
 
 if TYPE_CHECKING:
@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 class Network:
     """The image encoder, the prompt encoder and the mask decoder of a checkpoint, with their weights packed.
 
-    Background threads load the parts, and reading a part waits for it. One thread loads the encoder, another thread
-    the prompt encoder and the decoder. With ``in_order``, or if ``threads`` is 1, a single thread loads the encoder's
-    layers first, so that the encoder can start with the layers that are loaded.
+    Background threads load the three parts. Reading an attribute waits until its part is loaded. One thread loads the
+    image encoder, and a second thread loads the prompt encoder and the mask decoder. If ``in_order`` is true or
+    ``threads`` is 1, a single thread loads all parts, the image encoder's layers first. The image encoder can then
+    start before all parts are loaded.
 
     Attributes:
-        checkpoint: the checkpoint, unmapped once everything is loaded.
+        checkpoint: the checkpoint, which is unmapped when all parts are loaded.
         threads: number of threads of each kernel call.
         precision: the image encoder's precision, one of `precision.PRECISIONS`.
-        images: number of images whose feature maps the decoder keeps.
+        images: number of images whose maps (channel-major projections) the decoder keeps.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Network:
             thread.shutdown(wait=False)
 
     def _load_others(self) -> tuple[PromptEncoder, MaskDecoder]:
-        # Imported here, so that the encoder can start before these modules are loaded.
+        # Imported here, so that the image encoder can start before these modules are imported.
         from .mask_decoder import MaskDecoder
         from .prompt_encoder import PromptEncoder
 
@@ -65,7 +66,10 @@ class Network:
         )
 
     def _unmap(self) -> None:
-        """Unmap the checkpoint once all parts are loaded, or one has failed. The encoder's thread calls this last."""
+        """Unmap the checkpoint when all parts are loaded or a part failed to load.
+
+        The thread that loads the encoder calls this method last.
+        """
         try:
             self._others()
             self.image_encoder.loaded()
@@ -82,7 +86,7 @@ class Network:
         return self._others()[1]
 
     def loaded(self) -> Network:
-        """Wait until all parts are loaded, and return the network. Raises the error of a part that did not load."""
+        """Wait until all parts are loaded, and return the network. Raises the error of a part that failed to load."""
         self._unmapped()
         return self
 
@@ -95,10 +99,10 @@ def load_network(
     in_order: bool = False,
     images: int = IMAGES,
 ) -> Network:
-    """Begin to load a network, and return it at once.
+    """Begin to load a network, and return the network at once.
 
-    Args and errors are those of `mobilesam.load`, except that MemoryError is not raised here. ``in_order`` is that of
-    `Network`.
+    Arguments and errors are the same as for `mobilesam.load`, except that MemoryError is not raised here. `Network`
+    describes ``in_order``.
     """
     threads = kernels.threads.default_threads() if threads is None else kernels.threads.checked(threads)
     precision = resolve(precision)

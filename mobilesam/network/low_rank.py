@@ -1,21 +1,24 @@
-"""Constants of the low-rank form of the image's updates, computed once for each model.
+"""Constants of the low-rank form of the image updates, computed once for each model.
 
-`docs/decoder.md` derives the form. In short, each of two updates adds an attention to the image tokens x (N, C) and
-normalizes the sum:
+An image update is the attention from image tokens to prompt tokens, with its norm. `docs/decoder.md` derives the
+low-rank form. Each of the two image updates adds the result of an attention to the N image tokens x (N, C), and
+normalizes the sum Z to y:
 
-    Z₁ = x₁ + P₁·U₁             y₁ = Z₁/σ₁∘γ₁ + β₁    x₁ = c(x + b₁)
-    Z₂ = x₂ + S·[U₁'; β'; U₂]   y₂ = Z₂/σ₂∘γ₂ + β₂    x₂ = c(x₁∘γ₁)    S = [P₁, σ₁, σ₁∘P₂]
+    first update:   Z₁ = x₁ + P₁·U₁             y₁ = Z₁/σ₁∘γ₁ + β₁    x₁ = c(x + b₁)
+    second update:  Z₂ = x₂ + S·[U₁'; β'; U₂]   y₂ = Z₂/σ₂∘γ₂ + β₂    x₂ = c(x₁∘γ₁)    S = [P₁, σ₁, σ₁∘P₂]
 
-c(·) subtracts a row's mean. P (N, 8·T) is the softmax over the T tokens of a prompt, for each of 8 heads. O (E, C) is
-the output projection, with bias b. Row h·T + t of U₁ is v[t, h]·c(O₁)[h]: the value of token t in head h times the rows
-of c(O₁) that belong to head h. U₁' uses c(c(O₁)∘γ₁) instead of c(O₁), U₂ uses c(O₂), and β' = c(β₁ + b₂).
+The function c subtracts a row's mean from the row. P₁ and P₂ (N, 8·T) are the attention weights in 8 heads, a softmax
+over the T tokens of a prompt. O₁ and O₂ (E, C) are the weights of the output projections, b₁ and b₂ their biases. Row
+h·T + t of U₁ is the value of prompt token t in head h times the rows of c(O₁) that belong to head h. U₁' is computed
+like U₁, with c(c(O₁)∘γ₁) instead of c(O₁). U₂ is computed like U₁, with c(O₂) instead of c(O₁). β' is c(β₁ + b₂).
 
-y₁ and y₂ are never computed. The layers that read them (the *readers*) are linear in Z. A reader therefore splits into
-maps of the image, which are the same for every prompt, and a small matrix times P₁ or S. σ is computed from |x₁|² or
-|x₂|² and a quadratic form in P₁ or S.
+The updated images y₁ and y₂ are never computed. The layers that read y₁ or y₂ (the *readers*) are linear in Z₁ or Z₂.
+The result of a reader is therefore a sum: maps of the image, which are the same for every prompt, plus a small matrix
+times P₁ or S. The standard deviation σ is computed from |x₁|² or |x₂|² and a quadratic function of P₁ or S.
 
-The *output rows* are the constant rows behind U: c(O₁) in the first update, and [c(c(O₁)∘γ₁); β'; c(O₂)] in the second.
-Their number is J = E = 128 in the first update and J = 2·E + 1 = 257 in the second.
+The *output rows* are the constant rows from which U₁, U₁' and U₂ are computed: c(O₁) in the first image update, and
+[c(c(O₁)∘γ₁); β'; c(O₂)] in the second. Their number is J = E = 128 in the first image update and J = 2·E + 1 = 257 in
+the second.
 """
 
 from __future__ import annotations
@@ -45,26 +48,29 @@ class Affine(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """The constants of the image's maps, of both updates, and of the first transposed convolution.
+    """The constants of the image's maps (channel-major projections), of both image updates, and of the upscaling.
 
     The image's maps are the result of the step `project` with the arguments rows, shift and scale. The maps of the
     positional encoding are pe_rows times the positional encoding, plus pe_bias.
 
     Attributes:
-        shift: (C,), b₁, the bias of the first update's output projection.
-        scale: (C,), γ₁, the weight of the first update's LayerNorm.
+        shift: (C,), b₁, the bias of the first image update's output projection.
+        scale: (C,), γ₁, the weight of the first image update's LayerNorm.
         rows: (M, C), the weight with one row for each map, in the order of the table in `docs/decoder.md`.
         pe_rows: (5·E, C), the weight with one row for each map of the positional encoding. The maps are for the first
-            attention's keys, the first update's queries, the second attention's keys, the second update's queries and
-            the last attention's keys. `project` adds the first 2·E of them to the first 2·E maps of the image.
-        pe_bias: (5·E,), the constant part of the queries among these maps. It is 0 for keys, because a constant in keys
-            changes no softmax.
-        before_at: the first map of the keys, and the first map of the values, of the attention before the updates.
-        before_bias: (E,), the bias of these values, minus their weight times shift, because the maps contain x + shift.
-        first: the first update.
-        second: the second update.
-        last_at: the first map of the first transposed convolution.
-        last_shift: (OC,), added to the first transposed convolution after the division by σ₂.
+            attention's keys, the first image update's queries, the second attention's keys, the second image update's
+            queries and the last attention's keys. `project` adds the first 2·E maps of the positional encoding to the
+            first 2·E maps of the image.
+        pe_bias: (5·E,), added to the maps of the positional encoding. It is not 0 for queries only, because a constant
+            in the keys does not change a softmax.
+        before_at: two numbers of maps: where the keys start, and where the values start, of the attention before the
+            image updates.
+        before_bias: (E,), the bias of the value projection of the attention before the image updates, minus the
+            projection of ``shift``, because the maps are computed from x + shift.
+        first: the constants of the first image update.
+        second: the constants of the second image update.
+        last_at: the number of the first map that belongs to the first transposed convolution.
+        last_shift: (OC,), added to the result of the first transposed convolution after the division by σ₂.
     """
 
     shift: F32
@@ -92,15 +98,15 @@ def low_rank(
     isa: str | None = None,
     threads: int | None = None,
 ) -> LowRank:
-    """Compute the constants from the layers of the image's side.
+    """Compute the constants of the low-rank form from layers of the image's side.
 
     Args:
-        outs: the output projections (C, E) of the two updates.
-        norms: the LayerNorms after the two updates.
-        queries: the query projections (E, C) of the two updates.
-        keys: the key projections (E, C) of three attentions: before the updates, and after each update.
-        values: the value projections (E, C) of the same attentions.
-        last: the first transposed convolution (OC, C), which reads the second update's result.
+        outs: the output projections (C, E) of the two image updates.
+        norms: the LayerNorms of the two image updates.
+        queries: the query projections (E, C) of the two image updates.
+        keys: the key projections (E, C) of three attentions to the image: before, between and after the image updates.
+        values: the value projections (E, C) of the same three attentions as for ``keys``.
+        last: the first transposed convolution (OC, C), which reads the image after the second image update.
         precision: precision of the product that computes the image's maps, "fp32" or "bf16".
         isa: name of the ISA, or None for the ISA in force.
         threads: number of threads, or None for the default.
@@ -151,7 +157,7 @@ def low_rank(
 
 
 def decoder_constants(p: Parameters, last: Affine, precision: str, isa: str, threads: int) -> LowRank:
-    """Compute the constants from the weights of a model.
+    """Compute the constants of the low-rank form from the weights of a model.
 
     Args:
         p: the weights of the transformer.
@@ -173,38 +179,38 @@ def decoder_constants(p: Parameters, last: Affine, precision: str, isa: str, thr
 
 
 def centred(x: F64) -> F64:
-    """c(x): subtract each row's mean."""
+    """Return x with the mean of each row subtracted from the row."""
     return x - x.mean(axis=-1, keepdims=True)
 
 
 def to_second(x: F64, gamma1: F64) -> F64:
-    """c(c(x)∘γ₁), where c subtracts the mean of each row. It turns the tokens x + b₁ into x₂.
+    """Return c(c(x)∘γ₁), if c subtracts the mean of each row. The function maps the image tokens x + b₁ to x₂.
 
-    It also turns the weight of a linear layer on x₂ into the weight of the same layer on x + b₁, because c(c(x)∘γ₁) is
-    a product of x with a symmetric matrix.
+    The function also maps the weight of a linear layer on x₂ to the weight of the same layer on x + b₁, because
+    c(c(x)∘γ₁) is the product of x with a symmetric matrix.
     """
     return centred(centred(x) * gamma1)
 
 
 def _applied(layer: Affine, x: F64) -> F64:
-    """Apply a linear layer to x (K,)."""
+    """Apply a linear layer to the vector x (K,)."""
     return (layer.weight * x).sum(axis=1) + layer.bias
 
 
 def _products(x: F64, y: F64, *, isa: str | None, threads: int | None) -> F64:
-    """Return x·yᵀ, computed in float32, the precision of the products that it replaces.
+    """Return x·yᵀ, computed in float32.
 
-    NumPy's product is not used, because its threads keep spinning after a product.
+    NumPy's matrix product is not used, because the threads of NumPy's BLAS keep spinning after a product.
     """
     rows = kernels.pack(_f32(y), isa=isa, lasting=False, threads=threads)
     return kernels.linear(_f32(x), rows, threads=threads).astype(np.float64)
 
 
 def _one_sided(gram: F64, e: int) -> F64:
-    """Double the products of each row with earlier blocks, and set the products with later blocks to 0.
+    """Double the products of each row with rows of earlier blocks, and set the products with rows of later blocks to 0.
 
-    The blocks are the first ``e`` rows, the next row, and the other rows. The quadratic form s·gram·s keeps its value.
-    The kernel can then compute the part of a block from this block and earlier blocks alone.
+    ``gram`` has three blocks of rows: the first ``e`` rows, the next row, and the remaining rows. The quadratic form
+    s·gram·sᵀ keeps its value. The kernel then needs only a block and earlier blocks to compute the block's part.
     """
     block = np.minimum(np.arange(len(gram)) // e, 1) + (np.arange(len(gram)) > e)
     return gram * (1.0 + np.sign(block[:, None] - block))

@@ -1,7 +1,7 @@
 """The low-rank form of the image's side, for prompts of few tokens on an image that is kept for many prompts.
 
-`docs/decoder.md` derives the form, and `low_rank.py` computes its constants. An image is projected to maps once. All
-its prompts read these maps.
+`docs/decoder.md` derives the form, and `low_rank.py` computes its constants. The image
+tokens are projected to channel-major maps once, and all prompts on the image read the same maps.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from .image_cache import ImageCache
 from .low_rank import Affine, LowRank, decoder_constants
 from .parameters import F32, Parameters
 
-# The most tokens of a prompt in the low-rank form. At 14 tokens this form needs half of the plain form's arithmetic. A
-# little above 20 tokens both need the same (docs/decoder.md).
+# The maximum number of prompt tokens in the low-rank form (docs/decoder.md compares the two forms).
+# At 14 tokens, the low-rank form needs half of the plain form's arithmetic.
+# At slightly more than 20 tokens, the low-rank form and the plain form need the same arithmetic.
 FEW_TOKENS = 14
 
 
 class LowRankForm:
-    """The constants of a model, and the maps of up to ``images`` images. Both are computed on first use."""
+    """Constants of the low-rank form, and maps of up to ``images`` images, all computed on first use."""
 
     def __init__(
         self,
@@ -55,15 +56,15 @@ class LowRankForm:
 
 
 class KeptMaps:
-    """The kept maps of an image in a plan, and the first attention to the image, which precedes all updates.
+    """The maps of a kept image as inputs of a plan, and the attention to the image before the first image update.
 
     Attributes:
-        maps: the given Maps.
+        maps: the Maps, whose array the caller passes to `Plan.run`.
     """
 
     def __init__(self, plan: Plan, form: LowRankForm) -> None:
         self._plan, self._form, self._constants = plan, form, form.constants()
-        self.maps = plan.given_maps(len(self._constants.rows.rows) + 2, TOKENS)  # + 2 for |x₁|² and |x₂|²
+        self.maps = plan.given_maps(len(self._constants.rows.rows) + 2, TOKENS)  # 2 maps more: |x₁|², |x₂|²
 
     def attend(self, queries: Array) -> Array:
         k, v = (self.maps.rows(at, CROSS_ATTENTION_DIM) for at in self._constants.before_at)
@@ -74,13 +75,13 @@ class KeptMaps:
 
 
 class LowRankImage:
-    """The image's side of a plan for P prompts.
+    """The image's side of a plan for P prompts, in the low-rank form.
 
-    `update` only stores its arguments. The next `attend` records the update and the attention as one step, because both
-    read the image's maps in one pass.
+    `update` only stores its arguments. The next call of `attend` records the image update and the attention as one
+    step, which reads the image's maps in one pass.
 
     Attributes:
-        shared: the Array of the image's maps.
+        shared: a list with the Array of the image's maps.
     """
 
     def __init__(self, plan: Plan, form: LowRankForm) -> None:
@@ -88,7 +89,7 @@ class LowRankImage:
         self._pe_maps = plan.given_maps(len(self._constants.pe_rows.rows), TOKENS)
         self.shared = [self._kept.maps.array]
         self._updates: Iterator[Update] = iter((self._constants.first, self._constants.second))
-        self._pending: tuple[Array, Array] | None = None  # keys and values of the update that is not recorded yet
+        self._pending: tuple[Array, Array] | None = None  # keys and values of the next image update to record
         self._updated: UpdatedImage | None = None
 
     def attend(self, queries: Array) -> Array:

@@ -1,7 +1,7 @@
 """The mask decoder: a two-way transformer between prompt tokens and the image, then upscaling and scores.
 
 Source: the reference's modeling/mask_decoder.py, with its class and tensor names. All arrays are float32. A prompt has
-T tokens of 256 channels, and the image has 4096.
+T tokens and the image has 4096 tokens. Every token has 256 channels.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from .two_way_transformer import TwoWayTransformer
 
 # The mask tokens that give the candidates of a prompt, for each value of ``multimask``.
 CANDIDATES = {False: range(1), True: range(1, MASK_TOKENS)}
-# The most prompts in one plan of the low-rank form. Each chunk of the image is read once for all of them.
+# The maximum number of prompts in a plan of the low-rank form. A plan reads the image once for all its prompts.
 TOGETHER = 4
 # The number of linear layers in a hypernetwork and in the IoU prediction head.
 HEAD_LAYERS = 3
-# The most unused plans of each kind that are kept. The arrays of a plan take 5 to 30 MB.
+# The maximum number of unused plans that a PlanCache keeps. The arrays of a plan take 5 to 30 MB.
 PLANS = 4
 
 
@@ -47,7 +47,7 @@ class MaskDecoder:
             no_mask_embed: (256,), added to each image token if the prompt has no mask.
             threads: number of threads of each plan.
             precision: precision of the products, "fp32" or "bf16".
-            images: number of images whose maps are kept.
+            images: maximum number of images whose maps (channel-major projections) are kept.
         """
         p = Parameters(weights, precision) / "mask_decoder"
         self.threads, self.precision, self.isa = threads, p.precision, kernels.isa.current()
@@ -56,8 +56,8 @@ class MaskDecoder:
         self.output_hypernetworks_mlps = [_layers(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = _layers(p / "iou_prediction_head")
         upscaling = OutputUpscaling(p / "output_upscaling")
-        # The constants of the low-rank form are computed at the first prompt that needs them. The checkpoint may be
-        # closed by then, so `kept` holds the tensors.
+        # The constants of the low-rank form are computed from the tensors in `kept` when a prompt first needs them.
+        # The tensors are kept because the checkpoint may be closed when the constants are computed.
         kept = {name: weights[name] for name in weights if "_attn_" in name or "norm4" in name}
         low_rank = Parameters(kept, precision) / "mask_decoder"
         forms = image_pe, no_mask_embed, upscaling, self.isa, threads
@@ -67,16 +67,17 @@ class MaskDecoder:
         self._draw_plans: PlanCache[DrawPlan] = PlanCache(PLANS)
 
     def candidates(self, image: DecoderImage, prompts: Iterable[F32], *, multimask: bool) -> Iterator[Candidates]:
-        """Decode prompts, without drawing their masks.
+        """Decode prompts, without computing their masks.
 
         Args:
-            image: the image, with the mask of the prompts if they have one.
-            prompts: the tokens (T, 256) of each prompt, from points and boxes; T may be 0. Prompts are read ahead in
-                groups of up to `TOGETHER`.
+            image: the image, with the embedding of the prompts' input mask if the prompts have an input mask.
+            prompts: the tokens (T, 256) of each prompt, from points and boxes. T may be 0. Up to
+                `TOGETHER` prompts are read ahead.
             multimask: whether a prompt has three candidates (mask tokens 1 to 3) or one (mask token 0).
 
         Yields:
-            The candidates of each prompt, in order. Draw the candidates of a prompt before you take those of the next.
+            The candidates of each prompt, in the order of the prompts. Call `Candidates.draw` for a prompt before you
+            take the candidates of the next prompt.
         """
         for length, alike in groupby(prompts, key=len):
             few = image.kept and image.dense is None and len(self.output_tokens) + length <= FEW_TOKENS
@@ -88,10 +89,11 @@ class MaskDecoder:
                 self._decode_plans.give(key, plan)
 
     def masks(self, image: DecoderImage, prompts: Iterable[F32], *, multimask: bool) -> Iterator[tuple[F32, F32]]:
-        """Decode prompts and draw the masks of all candidates. The arguments are those of `candidates`.
+        """Decode prompts and compute the masks of all candidates. The arguments are the same as for `candidates`.
 
         Yields:
-            The scores (K,) and mask logits (K, 256, 256) of the K candidates of each prompt, in order.
+            The scores (K,) and mask logits (K, 256, 256) of the K candidates of each prompt, in the
+            order of the prompts.
         """
         for candidates in self.candidates(image, prompts, multimask=multimask):
             yield candidates.scores, candidates.draw()
@@ -105,15 +107,15 @@ class MaskDecoder:
         return DecodePlan(plan, tokens, planned, scores, hyper, wanted)
 
     def _heads(self, plan: Plan, hs: Array, wanted: Sequence[int]) -> list[Array]:
-        """Record the heads that follow the transformer.
+        """Record the IoU prediction head and the hypernetworks, which follow the transformer.
 
         Args:
             plan: the plan.
             hs: Array (P, 1 + K, 256), the IoU token and the K mask tokens ``wanted``.
-            wanted: numbers of the mask tokens.
+            wanted: numbers of the mask tokens that are candidates.
 
         Returns:
-            The scores of all masks (P, 1, 4), then for each wanted mask the output of its hypernetwork (P, 1, 32).
+            The scores of all masks (P, 1, 4), then the output (P, 1, 32) of the hypernetwork of each wanted mask.
         """
         mlps = [self.iou_prediction_head, *(self.output_hypernetworks_mlps[i] for i in wanted)]
         xs = [plan.take(hs, [i]) for i in range(len(mlps))]

@@ -25,7 +25,7 @@ class Layer(NamedTuple):
 
 
 class Vectors(NamedTuple):
-    """The weight of a norm or a depthwise convolution, which is not packed, and its bias."""
+    """The weight of a LayerNorm or of a depthwise convolution, which is not packed, and the bias."""
 
     weight: F32
     bias: F32
@@ -42,7 +42,7 @@ class Rows(NamedTuple):
 
 
 class Parameters:
-    """The tensors of a checkpoint whose names start with a prefix. ``p / "blocks" / 0`` has the longer prefix.
+    """The tensors of a checkpoint whose names start with a prefix. ``p / "blocks" / 0`` extends the prefix.
 
     Each weight is packed on the calling thread alone, because several threads load the network's parts in parallel.
     """
@@ -59,48 +59,48 @@ class Parameters:
         return self._prefix + name in self._tensors
 
     def tensor(self, name: str) -> F32:
-        """A tensor in the checkpoint's layout, as float32."""
+        """Return a tensor in the checkpoint's layout, as float32."""
         return np.ascontiguousarray(self._tensors[self._prefix + name], np.float32)
 
     def linear(self, name: str) -> Layer:
-        """Weight (N, K) of a linear layer, or (OC, C, 1, 1) of a 1×1 convolution; packed, with its bias."""
+        """Return the packed weight (N, K) of a linear layer, or (OC, C, 1, 1) of a 1×1 convolution, and the bias."""
         weight = self._tensors[f"{self._prefix}{name}.weight"]
         return self._layer(weight.reshape(weight.shape[0], -1), name)
 
     def conv(self, name: str, *, precision: str | None = None) -> Layer:
-        """Weight (OC, C, KH, KW) of a convolution; packed as (OC, KH, KW, C), with its bias.
+        """Return the weight (OC, C, KH, KW) of a convolution, packed as (OC, KH, KW, C), and the bias.
 
         Args:
             name: name of the layer, below the prefix.
-            precision: precision of the packed weight. None is the model's.
+            precision: precision of the packed weight. None means the model's precision.
         """
         return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name, precision)
 
     def conv3x3(self, name: str) -> WinogradPanels | Panels:
-        """Weight (OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias; packed, in fp32 for Winograd."""
+        """Return the weight (OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, packed. fp32 uses Winograd."""
         weight = self.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
         if self.precision == "fp32":
             return kernels.pack_winograd(weight, threads=1)
         return kernels.pack(weight, precision=self.precision, threads=1)
 
     def transposed(self, name: str) -> Rows:
-        """Weight (C, OC, 2, 2) of a transposed convolution; packed as a matrix of rows (2, 2, OC) and C columns."""
+        """Return the weight (C, OC, 2, 2) of a transposed convolution, packed as a matrix (2·2·OC, C), and the bias."""
         weight = self.tensor(f"{name}.weight")
         rows = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1, weight.shape[0])
         return Rows(kernels.pack_rows(rows, precision=self.precision), self.tensor(f"{name}.bias"))
 
     def rows(self, *names: str) -> PackedRows:
-        """The (N, K) of linear layers, one below the other, packed for a channel-major result."""
+        """Return the weights (N, K) of linear layers, stacked along axis 0 and packed for a channel-major result."""
         weights = [self.tensor(f"{name}.weight") for name in names]
         return kernels.pack_rows(np.concatenate(weights), precision=self.precision)
 
     def depthwise(self, name: str) -> Vectors:
-        """Weight (C, 1, KH, KW) of a depthwise convolution; as (KH, KW, C), with its bias."""
+        """Return the weight (C, 1, KH, KW) of a depthwise convolution, transposed to (KH, KW, C), and the bias."""
         weight = self.tensor(f"{name}.weight")[:, 0].transpose(1, 2, 0)
         return Vectors(np.ascontiguousarray(weight), self.tensor(f"{name}.bias"))
 
     def norm(self, name: str) -> Vectors:
-        """Weight (C,) and bias (C,) of a LayerNorm."""
+        """Return the weight (C,) and the bias (C,) of a LayerNorm."""
         return Vectors(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"))
 
     def _layer(self, weight: NDArray[np.generic], name: str, precision: str | None = None) -> Layer:

@@ -1,4 +1,4 @@
-"""The plain form of the image's side: module by module as in the reference, for prompts of any number of tokens.
+"""The plain form of the image's side, with the same modules as the reference, for prompts of any number of tokens.
 
 Source: the reference's modeling/transformer.py.
 """
@@ -15,7 +15,7 @@ from .parameters import F32, Parameters
 
 
 class TokenToImage:
-    """The image's side of ``cross_attn_token_to_image``: k_proj and v_proj, as one product."""
+    """The image's side of ``cross_attn_token_to_image``: k_proj and v_proj, computed as one product."""
 
     def __init__(self, p: Parameters) -> None:
         self.k_and_v_proj, self.v_bias = p.rows("k_proj", "v_proj"), p.tensor("v_proj.bias")
@@ -30,10 +30,10 @@ class ImageToToken:
 
 
 class PlainForm:
-    """The weights of the image's side.
+    """The weights of the image's side in the plain form.
 
-    k_proj(keys + key_pe) is k_proj(keys) + k_proj(key_pe), and the same holds for q_proj. The second term is a constant
-    of the model and is computed once.
+    The projection k_proj(keys + key_pe) is computed as k_proj(keys) + k_proj(key_pe), because k_proj(key_pe) is a
+    constant of the model. The projection q_proj(keys + key_pe) is computed in the same way.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class PlainForm:
 
 
 class PlainImage:
-    """The image's side of a plan for one prompt.
+    """The image's side of a plan for one prompt, in the plain form.
 
-    The first attention to a kept image without a mask reads the keys and values that `LowRankForm` keeps for the image.
+    If the image is kept and has no mask, the first attention reads the keys and values that `LowRankForm` keeps.
 
     Attributes:
-        keys: Array (1, 4096, 256), the image tokens after the updates that are recorded so far.
-        shared: empty, because masks are drawn from this prompt's results alone.
+        keys: Array (1, 4096, 256), the image tokens after the image updates that are recorded so far.
+        shared: empty, because masks are computed only from arrays of this prompt.
     """
 
     def __init__(self, plan: Plan, form: PlainForm, low_rank: LowRankForm, image: DecoderImage) -> None:

@@ -1,7 +1,7 @@
 """The precision of products with weights: fp32, bf16 or int8.
 
 Everything else (LayerNorm, softmax, GELU, depthwise convolutions, sums) is float32 in every precision.
-`kernels.reference` defines the rounding. `scripts/measure_loss.py` measures how the masks change.
+`kernels.reference` defines the rounding. `scripts/measure_loss.py` measures how much bf16 and int8 change the masks.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ AUTO = "auto"
 
 
 def resolve(precision: str | None) -> str:
-    """The precision to use, one of PRECISIONS.
+    """Return the precision to use, one of PRECISIONS.
 
     Args:
         precision: one of PRECISIONS, or "auto" for the choice of `fastest`. None reads the environment variable
             MOBILESAM_PRECISION, and takes "fp32" if the variable is not set.
 
     Raises:
-        ValueError: the precision does not exist, or the CPU lacks it under the ISA in force.
+        ValueError: the precision is unknown, or the CPU does not support the precision with the ISA in force.
     """
     name, wanted = "precision", precision
     if wanted is None:
@@ -43,22 +43,22 @@ def resolve(precision: str | None) -> str:
 
 
 def decoder_precision(precision: str) -> str:
-    """The mask decoder's precision in a model of this precision: bf16, or else fp32, takes the place of int8."""
+    """Return the mask decoder's precision in a model of this precision. bf16, or else fp32, replaces int8."""
     return "bf16" if precision == "int8" and "bf16" in kernels.isa.precisions() else precision.replace("int8", "fp32")
 
 
 def fastest() -> str:
-    """The precision that "auto" stands for on this CPU: bf16 if its products are faster than fp32's, else fp32.
+    """Return the precision for "auto" on this CPU: bf16 if bf16 products are faster than fp32 products, else fp32.
 
-    A trial of a millisecond decides, because bf16 is not always faster: on Intel CPUs without AMX its products take
-    twice the time of fp32's. int8 is never chosen, because it changes the masks too much.
+    A trial of a millisecond decides, because bf16 is not always faster. On Intel CPUs without AMX, bf16 products take
+    twice the time of fp32 products. int8 is never chosen, because it changes the masks too much.
     """
     return _faster(kernels.isa.current()) if "bf16" in kernels.isa.precisions() else "fp32"
 
 
 @cache
 def _faster(isa: str) -> str:
-    """The faster of "fp32" and "bf16" in a small product on one thread."""
+    """Return which of "fp32" and "bf16" is faster in a small product on one thread."""
     x = np.ones((64, 320), np.float32)
     seconds = {}
     for precision in ("fp32", "bf16"):

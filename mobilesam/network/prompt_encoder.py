@@ -27,13 +27,13 @@ class PromptEncoder:
         self.threads = threads
         self.gaussian = p.tensor("pe_layer.positional_encoding_gaussian_matrix")
         names = [*(f"point_embeddings.{i}" for i in range(POINT_EMBEDDINGS)), "not_a_point_embed"]
-        self._embeddings = np.concatenate([p.tensor(f"{name}.weight") for name in names])  # by label; last: −1
+        self._embeddings = np.concatenate([p.tensor(f"{name}.weight") for name in names])  # last row: label −1
         self.no_mask_embed = p.tensor("no_mask_embed.weight")[0]
         self.mask_convs = [p.conv(f"mask_downscaling.{i}") for i in (0, 3, 6)]
         self.mask_norms = [p.norm(f"mask_downscaling.{i}") for i in (1, 4)]
 
     def sparse(self, points: F32, labels: NDArray[np.integer], box: F32 | None) -> F32:
-        """Encode points and a box. Like the reference, adds one padding point to points without a box.
+        """Encode points and a box. If there is no box, one padding point is added to the points, as in the reference.
 
         Args:
             points: (P, 2), x and y of each point.

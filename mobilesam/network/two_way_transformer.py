@@ -1,4 +1,4 @@
-"""The tokens' side of the two-way transformer, module by module as in the reference.
+"""The tokens' side of the two-way transformer, with the same modules as the reference.
 
 Source: the reference's modeling/transformer.py, with its class and tensor names. The tokens of P prompts are an Array
 (P, T, 256). The image's side has two forms, `PlainImage` and `LowRankImage`.
@@ -15,7 +15,7 @@ from ..kernels import Array, Plan
 from .decoder_image import PlannedImage
 from .parameters import Parameters, Vectors
 
-# 1/√d for the d channels of a head, in the cross-attentions and in self-attention.
+# The scale 1/√d of queries, for d channels of a head, in the cross-attentions and in the self-attention.
 CROSS_SCALE, SELF_SCALE = (float(np.float32((e // DECODER_HEADS) ** -0.5)) for e in (CROSS_ATTENTION_DIM, EMBED_DIM))
 
 
@@ -32,7 +32,10 @@ class TokenToImage:
 
 
 class TwoWayAttentionBlock:
-    """Self-attention, attention to the image, an MLP, and the image's update; each with a shortcut and a LayerNorm."""
+    """Self-attention, attention to the image, an MLP, and the image update (attention from the image to the tokens).
+
+    Each of the four parts has a shortcut and a LayerNorm.
+    """
 
     def __init__(self, p: Parameters, *, skip_first_layer_pe: bool) -> None:
         self.skip_first_layer_pe = skip_first_layer_pe
@@ -54,7 +57,7 @@ class TwoWayAttentionBlock:
         return queries
 
     def attend_self(self, plan: Plan, queries: Array, query_pe: Array) -> Array:
-        """Record the self-attention of the tokens. Layer 0 has no positional encoding and no shortcut."""
+        """Record the self-attention of the tokens. In layer 0, it has no positional encoding and no shortcut."""
         with_pe = queries if self.skip_first_layer_pe else plan.add(queries, query_pe)
         q = plan.linear(with_pe, *self.self_attn["q"], scale=SELF_SCALE)
         k, v = plan.linear(with_pe, *self.self_attn["k"]), plan.linear(queries, *self.self_attn["v"])
@@ -64,7 +67,7 @@ class TwoWayAttentionBlock:
 
 
 class TwoWayTransformer:
-    """Two blocks, then a last attention of the tokens to the image."""
+    """Two blocks, then a final attention from the tokens to the image."""
 
     def __init__(self, p: Parameters) -> None:
         self.layers = [TwoWayAttentionBlock(p / "layers" / i, skip_first_layer_pe=i == 0) for i in range(DECODER_DEPTH)]
@@ -75,9 +78,9 @@ class TwoWayTransformer:
 
         Args:
             plan: the plan.
-            tokens: Array (P, T, 256).
+            tokens: Array (P, T, 256), T tokens of each of P prompts.
             image: the image's side of the plan.
-            wanted: numbers of the tokens that are read afterwards. The last attention skips all other tokens.
+            wanted: numbers of the tokens that later steps read. The final attention skips all unwanted tokens.
 
         Returns:
             Array (P, len(wanted), 256), the wanted tokens.

@@ -3,9 +3,9 @@
 Every layer before the 64×64 map is local: a convolution, or attention in windows. At positions that the photo does not
 influence, a layer's feature map therefore equals the map of an all-zero canvas. The zero canvas's map is periodic along
 the axis that the photo does not fill: one line repeats after a convolution, one window of lines after attention. Only
-the last few lines, at the canvas's edge, differ. These constant lines are computed once. Stages 0 and 1 then compute
-the photo's lines and a halo, and the constant lines complete the map. The result equals the full computation, bit for
-bit.
+the last few lines, at the canvas's edge, differ from the repeated lines. These lines of the zero canvas are constants
+and are computed once. Stages 0 and 1 then compute the photo's lines and a halo, and the constant lines complete the
+map. The result equals the full computation, bit for bit.
 
 A line is a row of a map if the axis is 0, a column if the axis is 1.
 """
@@ -27,7 +27,7 @@ WINDOW = STAGES[1].window
 
 
 class Module(Protocol):
-    """A module of the encoder: a feature map (H, W, C) to a feature map."""
+    """A module of the encoder, which computes a feature map from a feature map (H, W, C)."""
 
     def __call__(self, x: F32, threads: int) -> F32: ...
 
@@ -46,7 +46,8 @@ class Constants(NamedTuple):
 
     Attributes:
         stage0: the repeated line of stage 0's maps: before the first block, then after each block.
-        stage1: WINDOW repeated lines of stage 1's maps, in the same order. Line i is line i of every window.
+        stage1: WINDOW repeated lines of stage 1's maps: before the first block, then after each block. Line i of an
+            array is line i of every window.
         merged: the last lines of the 64×64 map: at least one period of WINDOW lines, then the lines that the
             canvas's edge changes.
     """
@@ -59,8 +60,8 @@ class Constants(NamedTuple):
 class PartialCanvas:
     """Patch embedding, stage 0 and stage 1 of canvases that a photo fills only up to some line of an axis.
 
-    ``patch_embed`` and ``layers`` are functions that return a module, called when the module is used: the encoder may
-    still be loading.
+    ``patch_embed`` and the elements of ``layers`` are functions that return a module. They are called when the module
+    is used, because the encoder may still be loading.
 
     Attributes:
         axis: the axis that the photo does not fill: 0 rows, 1 columns.
@@ -75,23 +76,23 @@ class PartialCanvas:
         self.threads = threads
 
     def _stage(self, i: int) -> tuple[Sequence[Module], Module]:
-        """The blocks of stage i, and the PatchMerging after them."""
+        """Return the blocks of stage i, and the PatchMerging after the blocks."""
         layer = self._layers[i]()
         assert layer.downsample is not None, "stages 0 and 1 end in a PatchMerging"
         return layer.blocks, layer.downsample
 
     def __call__(self, x: F32, filled: int) -> F32 | None:
-        """The input of stage 2, a 64×64 map. None if the canvas is so full that nothing would be saved.
+        """Return the input of stage 2, a 64×64 map. Returns None if the photo is so large that no work would be saved.
 
         Args:
             x: canvas (1024, 1024, 3), zero from line ``filled`` on.
             filled: number of lines that the photo fills.
         """
         reached0 = halved(halved(filled))
-        lines0 = reached0 + 2 * STAGES[0].depth + 2  # the lines that the photo influences in stage 0, and a halo
+        lines0 = reached0 + 2 * STAGES[0].depth + 2  # number of lines that the photo influences, and a halo
         reached1 = halved(reached0 + STAGES[0].depth)
-        # ends[i]: number of lines that the photo influences after i blocks of stage 1. Attention extends its influence
-        # to whole windows, the local convolution to one more line.
+        # ends[i] is the number of lines that the photo influences after i blocks of stage 1.
+        # The attention extends the photo's influence to whole windows, and the local convolution to one more line.
         ends = [reached1]
         for _ in range(STAGES[1].depth):
             ends.append(up_to_window(ends[-1]) + 1)
@@ -117,13 +118,13 @@ class PartialCanvas:
 
     @lazy
     def constants(self) -> Constants:
-        """Computed from the last lines of a zero canvas. A map's first line lacks its neighbour, so it is dropped."""
+        """Compute the constants from 32 lines of a zero canvas. A map's first line is dropped: it lacks a neighbour."""
         shape = [IMG_SIZE, IMG_SIZE, 3]
         shape[self.axis] = 32
         y = self._lines(self._patch_embed()(np.zeros(shape, np.float32), self.threads), 4, 5)
         stage0, end = [y], self._lines(y, 0, 0)
         blocks, merge = self._stage(0)
-        for block in blocks:  # end: the map's last lines, which differ from the repeated line
+        for block in blocks:  # end: the last lines of the map, which differ from the repeated line
             y = self._lines(block(self._join(*[stage0[-1]] * 4, end), self.threads), 2, None)
             stage0.append(self._lines(y, 0, 1))
             end = self._lines(y, 1, None)
@@ -133,18 +134,18 @@ class PartialCanvas:
         stage1, before = [self._join(*[repeated] * WINDOW)], LINES1 % WINDOW
         end = self._join(*[repeated] * (before - end.shape[self.axis]), end)
         blocks, merge = self._stage(1)
-        for block in blocks:  # end: the map's last lines, from the first window that differs
+        for block in blocks:  # end: the last lines of the map, from the first window with edge effects
             y = block(self._join(*[stage1[-1]] * 3, end), self.threads)
             end = self._lines(y, 2 * WINDOW, None)
             stage1.append(self._join(self._lines(end, 0, 1), self._lines(y, WINDOW + 1, 2 * WINDOW)))
-        # Enough lines for one period of merged lines and the line to drop. The first line is even: the stride is 2.
+        # The lines suffice for one period of merged lines and a dropped line. The first line is even: the stride is 2.
         lines = self._join(*[stage1[-1]] * 3, end)
         first = LINES1 - lines.shape[self.axis]
         merged = merge(self._lines(lines, first % 2, None), self.threads)
         return Constants(stage0, stage1, self._lines(merged, 1, None))
 
     def _tail(self, first: int) -> F32:
-        """Lines ``first`` to the last of the zero canvas's 64×64 map."""
+        """Return all lines from ``first`` on of the zero canvas's 64×64 map."""
         merged = self.constants.merged
         have = LINES2 - merged.shape[self.axis]
         if first >= have:
@@ -153,7 +154,7 @@ class PartialCanvas:
         return self._join(np.take(merged, back, axis=self.axis), merged)
 
     def _period(self, lines: F32, first: int, end: int) -> F32:
-        """Lines first to end (exclusive) of a map in which every window consists of the WINDOW lines ``lines``."""
+        """Return lines first to end (exclusive) of a map whose windows all consist of the WINDOW lines ``lines``."""
         return np.take(lines, np.arange(first, end) % WINDOW, axis=self.axis)
 
     def _lines(self, x: F32, first: int, end: int | None) -> F32:
@@ -167,10 +168,10 @@ class PartialCanvas:
 
 
 def halved(filled: int) -> int:
-    """The number of output lines that ``filled`` input lines influence in a 3×3 convolution of stride 2 and pad 1."""
+    """Return how many output lines ``filled`` input lines influence in a 3×3 convolution with stride 2 and pad 1."""
     return (filled + 2) // 2
 
 
 def up_to_window(filled: int) -> int:
-    """``filled`` lines, rounded up to whole windows."""
+    """Return the number of lines ``filled``, rounded up to whole windows."""
     return -(-filled // WINDOW) * WINDOW
