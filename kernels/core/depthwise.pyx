@@ -27,7 +27,7 @@ cdef enum:
     ROWS = 8  # output rows in a unit of work
     PATH_3X3 = 0  # for 3×3 kernels with stride 1 or 2 and pad 1: register tiles of several pixels
     PATH_FLAT = 1  # for horizontal stride 1: a row is computed as one run of floats, so that even 3 channels fill vectors
-    PATH_TAPS = 2  # for any convolution: pixel by pixel
+    PATH_TAPS = 2  # for any convolution: one output pixel at a time
 
 
 def depthwise_conv2d(x, weight, bias=None, *, stride=1, pad=0, dilation=1, activation=None, out=None, threads=None):

@@ -58,7 +58,7 @@ def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
 
 cdef struct packing:
     const micro *u
-    const uint8_t *w  # (n, k), float16 if half, else float32
+    const uint8_t *w  # the weight (n, k), float16 if half, else float32
     bint half
     int64_t n, k, panel
     float *y
@@ -76,7 +76,7 @@ def as_panels(weight, name, *shapes, isa=None, threads=None):
     Args:
         weight: A float32 array or Panels.
         name: The argument's name in error messages.
-        shapes: The accepted shapes. A string stands for any length.
+        shapes: The accepted shapes. In a shape, a string stands for any length.
         isa: The ISA's name, or None for the current ISA. Panels keep the ISA that they were packed for.
         threads: The number of threads, or None for the default.
 

@@ -1,4 +1,4 @@
-"""Measures the peak speed of the FMA units, with which benchmarks compare the kernels' speed."""
+"""Measures the peak speed of the FMA units. Benchmarks compare the kernels' speed with this peak speed."""
 from time import perf_counter
 
 from core.common cimport *

@@ -74,7 +74,7 @@ cdef void embed_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void one_band(void *job, int64_t unit) noexcept nogil:
-    """Compute ``band`` output rows. Row r of the first convolution's output is in ring[(r + 3) % 3]."""
+    """Compute a band, ``band`` rows of y. Row r of the first convolution's output is in ring[(r + 3) % 3]."""
     cdef const embed_job *p = <const embed_job *>job
     cdef int64_t h0 = unit * p.band, h, r, i, next_row = 2 * h0 - 1
     cdef int64_t offset[3]

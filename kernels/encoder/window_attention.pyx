@@ -24,7 +24,7 @@ def pack_attention_bias(table, index):
 
     Args:
         table: (heads, offsets) float32, a bias for each relative position.
-        index: (N, N) integers from 0, the relative position of query i and key j.
+        index: (N, N) non-negative integers, the relative position of query i and key j.
 
     Returns:
         (heads, N, M) float32. M is N rounded up to whole panels of the current ISA, and y is −inf in columns beyond N.

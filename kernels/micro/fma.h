@@ -34,7 +34,7 @@ INLINE void accumulate(const int mr, vf acc[][NV], const float **a, int64_t lda,
         accumulate_terms(mr, acc, a, lda, step, b, ldb, count, 0, next);
 }
 
-/* Does nothing, because sums of FMAs need no correction. The sums of pairs.h do. */
+/* Does nothing, because sums of FMAs need no correction, unlike the sums of pairs.h. */
 INLINE void restore(const int mr, vf acc[][NV], const float *row, const float *column)
 {
     (void)mr, (void)acc, (void)row, (void)column;

@@ -2,8 +2,8 @@
  * bf16 or int8, multiplied by a weight of the same type and summed in 32 bits. Bias, residual and activation are float32.
  *
  * A stub defines NARROW_PRODUCT (the struct's suffix), NARROW_TERMS (values of k in a 32-bit word: 2 for bf16, 4 for int8) and
- * NARROW_DOT (the instruction that multiplies words and adds). It then includes amx.h or, if it also defines VL, vmin and vmax,
- * narrow_vectors.h. amx.h and narrow_vectors.h include this file and define `multiply`, `begin` and `end`.
+ * NARROW_DOT (the instruction that multiplies words and adds). An AMX stub then includes amx.h. Any other stub also defines VL, vmin and
+ * vmax and includes narrow_vectors.h. amx.h and narrow_vectors.h include this file and define `multiply`, `begin` and `end`.
  *
  * bf16 rounds to nearest, ties to even. Subnormal numbers become zero, as in the instructions.
  * int8 rounds to nearest, ties to even, with a scale for each row of A and each column of B: the largest magnitude / 127. The scale is NaN
@@ -23,9 +23,9 @@
 #endif
 
 enum {
-    NARROW_COLUMNS = 32, /* number of columns in a panel of B */
+    NARROW_COLUMNS = 32, /* NARROW_COLUMNS: number of columns in a panel of B */
     NARROW_TILE_ROWS = 16,
-    NARROW_TILE = 1024, /* number of bytes in a tile */
+    NARROW_TILE = 1024, /* NARROW_TILE: number of bytes in a tile */
     NARROW_DEPTH = 16 * NARROW_TERMS, /* NARROW_DEPTH: number of values of k in a row of a tile */
     NARROW_BLOCK = 2 * NARROW_TILE_ROWS, /* NARROW_BLOCK: number of rows of A that one call of `multiply` handles */
     NARROW_WORDS = NARROW_TILE_ROWS * NARROW_COLUMNS, /* NARROW_WORDS: words in a panel for NARROW_DEPTH values of k of one piece */
@@ -36,8 +36,8 @@ typedef float sum;
 enum { NARROW_EXTRA = 0 };
 #else
 typedef int32_t sum;
-static const float NARROW_LEAST = 0x1p-121f; /* a row with a smaller max |x| becomes zeros, because 127 / max |x| would overflow */
-enum { NARROW_EXTRA = 2 }; /* last two rows of a panel: the columns' scales, and -128 times the columns' sums for stubs that add 128 to A */
+static const float NARROW_LEAST = 0x1p-121f; /* a row with max |x| < NARROW_LEAST becomes zeros, as 127 / max |x| may overflow */
+enum { NARROW_EXTRA = 2 }; /* NARROW_EXTRA: a panel's last two rows: column scales, and -128 * column sums for stubs that add 128 to A */
 #ifndef NARROW_OFFSET
 #define NARROW_OFFSET 0
 #endif

@@ -21,8 +21,8 @@
 
 /* Packed A is a sequence of tiles of mr rows. A tile has one block of PAIRS_BLOCK floats of each row, then the next block of each row, and
  * so on, so that the inner loop reaches all rows by constant offsets from one pointer. At the end of a tile are PAIRS_ROW floats for each
- * row, of which the first is the row's own sum and the second the row's power of two. Pair p is computed by two FMAs if p % 3 = 2,
- * otherwise by one multiplication. GEMM_DEPTH (gemm.h) is a multiple of PAIRS_BLOCK. */
+ * row, of which the first is the row's own sum (of its products a0*a1) and the second is the row's power of two. Pair p is computed by two
+ * FMAs if p % 3 = 2, otherwise by one multiplication. GEMM_DEPTH (gemm.h) is a multiple of PAIRS_BLOCK. */
 enum { PAIRS_BLOCK = 48, GEMM_DEPTH = 7 * PAIRS_BLOCK, PAIRS_TERMS = 2, PAIRS_ROW = 16 };
 
 /* Every GEMM_STEP terms, which take 70 cycles, GEMM_LINES cache lines are prefetched. Memory does not deliver lines faster. */

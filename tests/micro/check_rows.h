@@ -1,8 +1,8 @@
 /* Checks of the micro-kernels that process rows or columns, against their definitions in double precision. Included by check.c. */
 
 /* Expects y to be the layer norm of n values x. The mean has the error of a sum, which shifts every deviation from the mean. The
- * variance has the error of a sum, plus the square of this shift. The square root, the division, the product and the bias round as well
- * (see layer_norm_bound in tests/support/tolerances.py). */
+ * variance has the error of a sum, plus the square of this shift. The square root, the division, the product and the bias add rounding
+ * errors (see layer_norm_bound in tests/support/tolerances.py). */
 static void expect_layer_norm(const float *y, const float *x, int n, const float *weight, const float *bias, float eps,
                               int act)
 {
