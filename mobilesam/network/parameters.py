@@ -77,7 +77,7 @@ class Parameters:
         return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name, precision)
 
     def conv3x3(self, name: str) -> WinogradPanels | Panels:
-        """Return the weight (OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, packed. fp32 uses Winograd."""
+        """Pack the weight (OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias. fp32 uses Winograd."""
         weight = self.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
         if self.precision == "fp32":
             return kernels.pack_winograd(weight, threads=1)
