@@ -194,7 +194,7 @@ def add(plan, x, other):
     Args:
         plan: The Recorder.
         x: Array (..., C).
-        other: Array of the shape of x, or (C,).
+        other: Array (..., C) of the same shape as x, or Array (C,), which is added to each row of x.
 
     Returns:
         Array (..., C).

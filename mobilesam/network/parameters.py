@@ -32,7 +32,7 @@ class Vectors(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The weight, as packed rows, and the bias of a layer whose output is channel-major.
+    """The weight (packed rows) and the bias of a layer with a channel-major output.
 
     The product is weight · inputᵀ: the weight is the left-hand matrix, and pixels are the columns.
     """
@@ -77,7 +77,10 @@ class Parameters:
         return self._layer(self._tensors[f"{self._prefix}{name}.weight"].transpose(0, 2, 3, 1), name, precision)
 
     def conv3x3(self, name: str) -> WinogradPanels | Panels:
-        """Return the weight (OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias, packed. fp32 uses Winograd."""
+        """Return the packed weight (OC, C, 3, 3) of a convolution with stride 1, pad 1 and no bias.
+
+        In fp32, the weight is packed for Winograd convolution.
+        """
         weight = self.tensor(f"{name}.weight").transpose(0, 2, 3, 1)
         if self.precision == "fp32":
             return kernels.pack_winograd(weight, threads=1)
