@@ -46,7 +46,7 @@ class UpdatedImage(NamedTuple):
 
 
 # The shape of a low-rank basis. Each image update has ``rows`` = 8·tokens rows. Row h·tokens + i belongs to head h and prompt token i.
-# One row of the basis, σ₁, lies between the rows of the two image updates.
+# One row of the basis lies between the rows of the two image updates: σ₁, the standard deviation in the first update's LayerNorm.
 cdef struct basis_form:
     int64_t tokens, e, updates, rows
     const float *values[2]  # (prompts, tokens, e), the prompt tokens' values in the first and in the second image update
@@ -125,7 +125,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     The updated image is stored in low rank. The prompts are independent of each other. A unit of work processes one chunk for all prompts.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         maps: Maps of the image tokens. `mobilesam.network.low_rank.LowRank` describes their channels.
         pe: Maps of the positional encoding. `mobilesam.network.low_rank.LowRank` describes their channels.
         update: The constants of the image update, a `mobilesam.kernels.Update`.

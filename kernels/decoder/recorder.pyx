@@ -107,7 +107,7 @@ cdef class Recorder:
         """Return a new Array of this shape, which a step will write.
 
         Raises:
-            RuntimeError: The plan is compiled.
+            RuntimeError: The plan is already compiled.
             ValueError: The length of an axis is not a whole number of at least 1.
         """
         if self._compiled is not None:
@@ -159,7 +159,7 @@ cdef class Recorder:
         """Keep an array's memory until the end of a run, so that `view` can return the array. Returns the Array ``array``.
 
         Raises:
-            RuntimeError: The plan is compiled.
+            RuntimeError: The plan is already compiled.
         """
         if self._compiled is not None:
             raise RuntimeError("the plan is compiled: no result can be added")

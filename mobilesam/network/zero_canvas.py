@@ -118,7 +118,7 @@ class PartialCanvas:
 
     @lazy
     def constants(self) -> Constants:
-        """Compute the constants from 32 lines of a zero canvas. Each map's first line is dropped: it has no neighbour."""
+        """Compute the constants from 32 lines of a zero canvas. A map's first line lacks a neighbour and is dropped."""
         shape = [IMG_SIZE, IMG_SIZE, 3]
         shape[self.axis] = 32
         y = self._lines(self._patch_embed()(np.zeros(shape, np.float32), self.threads), 4, 5)
