@@ -24,7 +24,7 @@ class Update:
         pe_at: The first channel of this image update in the maps of the positional encoding: E channels for the queries
             of the image update, then E channels for the keys of the attention after the image update.
         gram: (J, J) float32, the products O·Oᵀ between rows of O. The product of a row with an earlier block of rows is
-            doubled, and the product of a row with a later block is 0. The quadratic form s·gram·sᵀ keeps its value.
+            doubled, and the product of a row with a later block is 0. For every row vector s, s·gram·sᵀ is s·O·Oᵀ·sᵀ.
         query_rows: (E, J of the first image update) float32, the weight of the second image update's query projection
             times Oᵀ of the first image update. None for the first image update.
         key_rows: (E, J) float32, the weight of the key projection after the image update, times Oᵀ.

@@ -19,7 +19,7 @@ def attend_image(plan, queries, keys, values, bias):
     """y_h = softmax(q_h K_h) V_hᵀ + bias_h for each of 8 heads h: the tokens of prompts attend to an image.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         queries: Array (P, T, E), queries of P prompts with T tokens, already scaled by 1/√d with d = E / 8 channels in a head.
         keys: Maps with E channels, the keys of the image tokens.
         values: Maps with E channels, the values of the image tokens.

@@ -12,7 +12,7 @@ cdef struct queries_job:
     int64_t prompts, tokens, e, rank, columns, chunks, nthreads
     int64_t n  # number of image tokens
     const float *queries  # (prompts, tokens, e), queries that are already scaled by 1/√d for d = e / 8 channels of a head
-    const float *values  # (prompts, rank + 1, value_wide), factors of the value coefficients; NULL if rank is 0
+    const float *values  # (prompts, rank + 1, value_wide), values of the rows of the low-rank basis; NULL if rank is 0
     int64_t value_wide
     const float *bias  # (e), added to the result
     float *y  # (prompts, tokens, e), the result of the attention
@@ -63,7 +63,7 @@ cdef inline record_attention(plan, unit_function run, layout_function layout, co
 
 
 cdef inline int64_t next_chunk(const queries_job *p, int64_t chunk) noexcept nogil:
-    """Return the chunk that this thread probably runs next, or 0 if no chunk follows."""
+    """Return the number of the chunk that this thread probably runs next, or 0 if no chunk follows."""
     return chunk + p.nthreads if chunk + p.nthreads < p.chunks else 0
 
 
@@ -145,7 +145,7 @@ cdef inline void attend_basis(const queries_job *p, int64_t chunk, float *scores
 
     Args:
         scores: (columns, STRIDE), the scores of each head and prompt token. The function overwrites the scores.
-        scale: (IMAGE_CHUNK), 1/σ of each image token, a factor of the values and of the basis.
+        scale: (IMAGE_CHUNK), 1/σ of each image token for the LayerNorm's standard deviation σ, a factor of the values and of the basis.
         values: (e, IMAGE_CHUNK), the values of the chunk's image tokens, without the image updates.
         basis: (rank, STRIDE), the coefficients of the image updates for the chunk's image tokens.
         transposed: (IMAGE_CHUNK, columns), scratch for the transposed scores.

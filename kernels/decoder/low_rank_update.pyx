@@ -20,7 +20,7 @@ from mobilesam.kernels.decoder.recorder import Array
 import_runtime()
 
 cdef enum:
-    PARTS = 4  # units of work of the step `compose` for each prompt
+    PARTS = 4  # number of units of work of the step `compose` for each prompt
 
 
 class UpdatedImage(NamedTuple):
@@ -31,8 +31,8 @@ class UpdatedImage(NamedTuple):
     Attributes:
         n: The number of image tokens.
         rank: The number of basis rows that are filled.
-        data: Array (P, chunks, rank after two image updates + 1, STRIDE). The first row of a chunk is the scale, 1/σ of each image token.
-            The other rows of a chunk are the basis.
+        data: Array (P, chunks, rank after two image updates + 1, STRIDE). The first row of a chunk is the scale
+            1/σ of each image token, with the standard deviation σ of the LayerNorm. The other rows of a chunk are the basis.
         values: One Array (P, T, E) for each image update, the values of the prompts' tokens.
         last: None after the first image update. After the second image update, two Arrays: the first transposed convolution applied to
             the rows U, (P, OC, rank), and the same numbers packed as the left factor of a GEMM.
@@ -46,7 +46,7 @@ class UpdatedImage(NamedTuple):
 
 
 # The shape of a low-rank basis. Each image update has ``rows`` = 8·tokens rows. Row h·tokens + i belongs to head h and prompt token i.
-# One row of the basis, σ₁, lies between the rows of the two image updates.
+# One row of the basis lies between the rows of the two image updates: σ₁, the standard deviation in the first update's LayerNorm.
 cdef struct basis_form:
     int64_t tokens, e, updates, rows
     const float *values[2]  # (prompts, tokens, e), the prompt tokens' values in the first and in the second image update
@@ -71,7 +71,7 @@ cdef void fold_basis(const micro *u, const basis_form *b, int64_t updates, const
 
 cdef void unfold(const micro *u, const basis_form *b, int64_t updates, int64_t m, const float *x, int64_t ldx, float *y, int64_t ldy,
                  float *transposed, float *unfolded) noexcept nogil:
-    """Compute y (m, rank), the transpose of `fold_basis` of the transpose of x. x has m rows with a row stride of ldx."""
+    """Compute y (m, rank) = fold_basis(xᵀ)ᵀ for a matrix x with m rows and row stride ldx."""
     cdef int64_t n = round_up(m, u.nr), k = rank(updates, b.rows)
     u.transpose(transposed, n, x, ldx, m, rank(updates, b.e))
     fold_basis(u, b, updates, transposed, n, unfolded)
@@ -94,7 +94,7 @@ cdef struct update_job:
     const float *query_rows
     const float *key_rows
     const float *value_rows
-    const float *last_basis  # (out_rows, oc), or NULL in the first image update
+    const float *last_basis  # (out_rows, oc), the field last_basis of Update; NULL in the first image update
     int64_t gram_wide, query_wide, key_wide, oc
     # Results of `compose` for each prompt: products of the constants with the prompt tokens' values, keys or queries.
     float *old_keys  # (8·tokens, before), the prompt tokens' keys times the queries of the basis rows; the last column is 0
@@ -125,7 +125,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     The updated image is stored in low rank. The prompts are independent of each other. A unit of work processes one chunk for all prompts.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         maps: Maps of the image tokens. `mobilesam.network.low_rank.LowRank` describes their channels.
         pe: Maps of the positional encoding. `mobilesam.network.low_rank.LowRank` describes their channels.
         update: The constants of the image update, a `mobilesam.kernels.Update`.

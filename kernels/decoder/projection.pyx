@@ -70,9 +70,9 @@ def project(plan, x, rows, added=None, *, shift=None, scale=None):
     """y = rows·(x + shift)ᵀ + added: a linear layer with a channel-major result.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         x: Array (1, N, C), the tokens of an image.
-        rows: PackedRows (M, C).
+        rows: PackedRows (M, C), the weight of the linear layer.
         added: Maps with at most M channels, which are added to the first channels of y, or None.
         shift: (C,) float32, or None for zeros.
         scale: (C,) float32, or None. With a scale, y gets two more channels, |x₁|² and |x₂|², where x₁ = c(x + shift),

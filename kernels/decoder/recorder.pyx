@@ -88,7 +88,7 @@ cdef class Recorder:
     cdef set _given, _results, _written
     cdef dict _places  # for the number of each array, the array's offset in the arena, in floats
     cdef list _bindings  # for each pointer in a job to a given array: the pointer's address, the array's number, the element's index
-    cdef object _arena, _jobs, _compiled, _first, _units  # _first, _units: first step and number of units of work of each phase
+    cdef object _arena, _jobs, _compiled, _first, _units  # first step of each phase, and number of units of work of each phase
     cdef size_t _scratch  # bytes of scratch memory for each thread
     cdef bint _running
 
@@ -107,7 +107,7 @@ cdef class Recorder:
         """Return a new Array of this shape, which a step will write.
 
         Raises:
-            RuntimeError: The plan is compiled.
+            RuntimeError: The plan is already compiled.
             ValueError: The length of an axis is not a whole number of at least 1.
         """
         if self._compiled is not None:
@@ -159,7 +159,7 @@ cdef class Recorder:
         """Keep an array's memory until the end of a run, so that `view` can return the array. Returns the Array ``array``.
 
         Raises:
-            RuntimeError: The plan is compiled.
+            RuntimeError: The plan is already compiled.
         """
         if self._compiled is not None:
             raise RuntimeError("the plan is compiled: no result can be added")

@@ -21,7 +21,7 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
     """y = act(x · weightᵀ + bias + residual) · scale.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         x: Array (..., K).
         weight: (N, K) float32, or Panels (N, K) that are packed for the plan's ISA.
         bias: (N,) float32, or None.
@@ -70,7 +70,7 @@ def attention(plan, q, k, v, *, heads):
     """y_h = softmax(q_h k_hᵀ) v_h for each head h and each prompt. This step is meant for few keys.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         q: Array (P, M, E), M queries of each of P prompts, already scaled by 1/√d with d = E / heads channels in a head.
         k: Array (P, N, E), N keys of each prompt.
         v: Array (P, N, E), N values of each prompt.
@@ -157,10 +157,10 @@ def layer_norm(plan, x, weight, bias, *, eps=1e-5, in_place=False):
     """y = (x − mean) / sqrt(var + eps) · weight + bias over the last axis, like ``torch.nn.LayerNorm``.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         x: Array (..., C).
-        weight: (C,) float32.
-        bias: (C,) float32.
+        weight: (C,) float32, the weight of the LayerNorm.
+        bias: (C,) float32, the bias of the LayerNorm.
         eps: A number, added to the variance.
         in_place: Whether y overwrites x.
 
@@ -192,9 +192,9 @@ def add(plan, x, other):
     """y = x + other.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         x: Array (..., C).
-        other: Array of the shape of x, or (C,).
+        other: Array (..., C) of the same shape as x, or Array (C,), which is added to each row of x.
 
     Returns:
         Array (..., C).
@@ -227,7 +227,7 @@ def take(plan, x, numbers):
     """y[p, i] = x[p, numbers[i]]: the selected tokens of every prompt.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         x: Array (P, T, C).
         numbers: The numbers of the tokens, each from 0 to T - 1.
 

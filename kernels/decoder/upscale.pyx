@@ -39,7 +39,7 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
     Both transposed convolutions are 2×2 with stride 2. No upscaled image is stored: each image token gives 4×4 pixels of every mask.
 
     Args:
-        plan: The Recorder.
+        plan: The Recorder that records the step.
         x: Maps with 4·C1 channels, the image tokens times the first transposed convolution's weight. Channels are ordered
             (i, j, o) for row i and column j of the 2×2 pixels and output channel o.
         size: (H, W), the number of image tokens along each axis.
@@ -48,7 +48,7 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
         w2: PackedRows (4·C2, C1), the second transposed convolution's weight, with rows ordered (i, j, o) like the channels of x.
         b2: (C2,) float32, the second transposed convolution's bias.
         hyper: Array (M, C2), the outputs of M hypernetworks, one for each mask.
-        shift: (4·C1,) float32, added to z.
+        shift: (4·C1,) float32, a summand of z, which the entry ``update`` defines.
         update: None in the plain form, which has z = x + shift. In the low-rank form, three Arrays of one prompt, which UpdatedImage
             describes: data (chunks, rows, STRIDE), last (4·C1, rank), and the packed last. In the low-rank form,
             z = scale∘(x + last·basis) + shift, with ∘ for the product with each image token's scale.

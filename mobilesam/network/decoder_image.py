@@ -14,7 +14,7 @@ from .parameters import F32, Parameters
 
 TOKENS = EMBED_SIZE * EMBED_SIZE  # number of image tokens
 
-# The NumPy arrays that the caller passes to `Plan.run`, by their Arrays.
+# The NumPy arrays that the caller passes to `Plan.run`, one for each given Array of the plan.
 Given: TypeAlias = dict[Array, F32]
 
 

@@ -155,7 +155,7 @@ class ImageEncoder:
         *,
         thread: Executor | None = None,
     ) -> None:
-        """Load the layers, or begin to load them.
+        """Load the layers, or begin to load the layers in the executor ``thread``.
 
         Args:
             weights: a checkpoint's tensors by their reference names.

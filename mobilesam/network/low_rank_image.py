@@ -1,4 +1,4 @@
-"""The low-rank form of the image's side, for prompts of few tokens on an image that is kept for many prompts.
+"""The low-rank form of the transformer's image side, for prompts of few tokens on an image with many prompts.
 
 `docs/decoder.md` derives the form, and `low_rank.py` computes its constants. The image
 tokens are projected to channel-major maps once, and all prompts on the image read the same maps.
@@ -75,7 +75,7 @@ class KeptMaps:
 
 
 class LowRankImage:
-    """The image's side of a plan for P prompts, in the low-rank form.
+    """The image side of the two-way transformer in a plan for P prompts, in the low-rank form.
 
     `update` only stores its arguments. The next call of `attend` records the image update and the attention as one
     step, which reads the image's maps in one pass.

@@ -32,7 +32,7 @@ class Vectors(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The weight, as packed rows, and the bias of a layer whose output is channel-major.
+    """The weight (packed rows) and the bias of a layer with a channel-major output.
 
     The product is weight · inputᵀ: the weight is the left-hand matrix, and pixels are the columns.
     """

@@ -1,4 +1,4 @@
-"""The plain form of the image's side, with the same modules as the reference, for prompts of any number of tokens.
+"""The plain form of the transformer's image side: the modules of the reference, for any number of prompt tokens.
 
 Source: the reference's modeling/transformer.py.
 """
@@ -30,7 +30,7 @@ class ImageToToken:
 
 
 class PlainForm:
-    """The weights of the image's side in the plain form.
+    """The weights of the two-way transformer's image side, in the plain form.
 
     The projection k_proj(keys + key_pe) is computed as k_proj(keys) + k_proj(key_pe), because k_proj(key_pe) is a
     constant of the model. The projection q_proj(keys + key_pe) is computed in the same way.
@@ -50,7 +50,7 @@ class PlainForm:
 
 
 class PlainImage:
-    """The image's side of a plan for one prompt, in the plain form.
+    """The image side of the two-way transformer in a plan for one prompt, in the plain form.
 
     If the image is kept and has no mask, the first attention reads the keys and values that `LowRankForm` keeps.
 

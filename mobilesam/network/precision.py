@@ -24,8 +24,8 @@ def resolve(precision: str | None) -> str:
     """Return the precision to use, one of PRECISIONS.
 
     Args:
-        precision: one of PRECISIONS, or "auto" for the choice of `fastest`. None reads the environment variable
-            MOBILESAM_PRECISION, and takes "fp32" if the variable is not set.
+        precision: one of PRECISIONS, or "auto" for the choice of `fastest`. If None, the environment
+            variable MOBILESAM_PRECISION is read. If the variable is not set either, the precision is "fp32".
 
     Raises:
         ValueError: the precision is unknown, or the CPU does not support the precision with the ISA in force.

@@ -41,7 +41,7 @@ class PromptEncoder:
             box: (4,), x0, y0, x1 and y1, or None.
 
         Returns:
-            The tokens (T, 256).
+            The prompt's tokens (T, 256).
         """
         if box is None and not len(points):
             return np.empty((0, EMBED_DIM), np.float32)

@@ -89,7 +89,7 @@ class PartialCanvas:
             filled: number of lines that the photo fills.
         """
         reached0 = halved(halved(filled))
-        lines0 = reached0 + 2 * STAGES[0].depth + 2  # number of lines that the photo influences, and a halo
+        lines0 = reached0 + 2 * STAGES[0].depth + 2  # lines to compute in stage 0: the photo's lines and a halo
         reached1 = halved(reached0 + STAGES[0].depth)
         # ends[i] is the number of lines that the photo influences after i blocks of stage 1.
         # The attention extends the photo's influence to whole windows, and the local convolution to one more line.
@@ -118,7 +118,7 @@ class PartialCanvas:
 
     @lazy
     def constants(self) -> Constants:
-        """Compute the constants from 32 lines of a zero canvas. A map's first line is dropped: it lacks a neighbour."""
+        """Compute the constants from 32 lines of a zero canvas. A map's first line lacks a neighbour and is dropped."""
         shape = [IMG_SIZE, IMG_SIZE, 3]
         shape[self.axis] = 32
         y = self._lines(self._patch_embed()(np.zeros(shape, np.float32), self.threads), 4, 5)
