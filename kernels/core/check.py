@@ -23,7 +23,7 @@ def activation(name: str | None, role: str = "activation") -> int:
     """Return the number that the micro-kernels (micro.h) use for activation ``name``.
 
     Raises:
-        ValueError: There is no activation called ``name``. The message calls the argument ``role``.
+        ValueError: There is no activation called ``name``. The message begins with the value of ``role``.
     """
     if name not in ACTIVATIONS:
         raise ValueError(f"{role}: expected None, 'gelu' or 'relu', got {name!r}")

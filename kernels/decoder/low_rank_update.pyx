@@ -58,7 +58,7 @@ cdef inline int64_t rank(int64_t updates, int64_t inner) noexcept nogil:
 
 
 cdef void fold_basis(const micro *u, const basis_form *b, int64_t updates, const float *rows, int64_t n, float *y) noexcept nogil:
-    """Compute y (rank, n): for each of the first ``updates`` image updates, `fold` the prompt tokens' values with ``rows`` (e rows each).
+    """Compute y (rank, n), the products of the prompt tokens' values with ``rows``, by `fold`: e rows for each of the first ``updates``.
 
     The number of columns n is a multiple of the GEMM panel width. If ``updates`` is 2, the row between the image updates is copied.
     """
@@ -260,7 +260,8 @@ cdef void chunk_layout(void *job, arena *scratch) noexcept nogil:
 cdef void update_chunk(void *job, int64_t chunk) noexcept nogil:
     """Compute the image update of one chunk for all prompts, while the chunk's maps are in L2.
 
-    Products of the first prompt prefetch this chunk. Products of the last prompt prefetch the first maps of the thread's next chunk.
+    The products for the first prompt prefetch this chunk's maps. The last product for the last prompt prefetches the first maps of the
+    chunk that the thread takes next.
     """
     cdef const update_job *p = <const update_job *>job
     cdef update_job own

@@ -122,7 +122,7 @@ cdef class Recorder:
         return array
 
     def given_maps(self, channels, n):
-        """Return new Maps of an image with ``n`` tokens. The caller of `run` passes a NumPy array for the Array of the Maps."""
+        """Return new Maps of an image with ``n`` tokens. The caller of `run` passes a NumPy array for ``array`` of the Maps."""
         return Maps(self.given((n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, channels, IMAGE_CHUNK), n, 0, channels)
 
     def check(self, x, name, *shapes):
@@ -259,7 +259,6 @@ cdef class Recorder:
             MemoryError: There is no memory for scratch buffers.
         """
         cdef int overruns, nthreads = resolve(self.threads)  # a forked child process has 1 thread
-        cdef const float[::1] view
         if self._compiled is None:
             raise RuntimeError("the plan is not compiled")
         cdef uint8_t[::1] compiled = self._compiled
@@ -271,8 +270,7 @@ cdef class Recorder:
             value = check.in_place(value, f"given[{array.number}]", array.shape)
             if array.number in self._written and not value.flags.writeable:
                 raise ValueError(f"given[{array.number}]: expected a writeable array, because a step writes it")
-            view = value.reshape(-1)
-            starts[array.number] = <uintptr_t>&view[0]
+            starts[array.number] = value.ctypes.data
         if self._running:
             raise RuntimeError("the plan is being run by another thread")
         self._running = True

@@ -28,7 +28,7 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
         activation: None, "gelu" or "relu".
         residual: Array (..., N), added before the activation, or None.
         scale: A number by which the result is multiplied.
-        in_place: Whether y overwrites the residual.
+        in_place: Whether y overwrites the residual. K is at most 256 then, because a longer sum keeps partial sums in y.
 
     Returns:
         Array (..., N).
@@ -41,6 +41,8 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
     bias = check.optional(bias, "bias", (weight.n,))
     if residual is not None:
         plan.check(residual, "residual", (*x.shape[:-1], weight.n))
+    if in_place and (residual is None or x.shape[-1] > 256):
+        raise ValueError(f"in_place: expected a residual and at most 256 channels of x, got {residual!r} and {x.shape[-1]}")
     memset(&p, 0, sizeof(p))
     cdef const float[::1] bv = bias
     p.w, p.m, p.bias = as_matrix(weight), math.prod(x.shape[:-1]), floats(bv)

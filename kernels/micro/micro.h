@@ -24,8 +24,8 @@ typedef struct {
 
 /* A GEMM: y[i,j] = act(sum_s sum_p a[i*lda + offset[s] + p*step] * b[s*k + p, j] + bias[j] + residual[i,j]),  i < m, j < n, p < k.
  *
- * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. A weight packed by a float32 table has ldb = NR,
- * panel = segments*k*NR, and zeros after the last column. An unpacked row-major matrix can also serve as b, with its row stride as ldb
+ * Column j of b is in panel j / NR: b[r, j] = b[j / NR * panel + r*ldb + j % NR]. After `pack` of a float32 table, ldb = NR,
+ * panel = segments*k*NR, and zeros follow the last column. An unpacked row-major matrix can also serve as b, with its row stride as ldb
  * and panel = NR. The GEMM reads whole panels of b. A 1x1 convolution has one segment. A 3x3 convolution has three segments, each KW*C
  * contiguous floats of an input row.
  * Aliasing: y overlaps no input, except that y and residual may be the same array if segments*k <= 256. */

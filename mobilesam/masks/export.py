@@ -157,7 +157,7 @@ def save(
     """Write objects to a file: `coco` as .json, `geojson` as .geojson, `svg` as .svg. A failure leaves no partial file.
 
     Args:
-        objects: The objects.
+        objects: The objects to export, each a mask with its name and score.
         path: The file to write. Its extension sets the format.
         file_name: See `coco`. GeoJSON and SVG ignore this argument and the following arguments.
         size: See `coco`.

@@ -145,7 +145,7 @@ class PartialCanvas:
         return Constants(stage0, stage1, self._lines(merged, 1, None))
 
     def _tail(self, first: int) -> F32:
-        """Return all lines from ``first`` on of the zero canvas's 64×64 map."""
+        """Return the lines (rows or columns) from ``first`` on of the 64×64 map that an empty canvas gives."""
         merged = self.constants.merged
         have = LINES2 - merged.shape[self.axis]
         if first >= have:

@@ -72,7 +72,7 @@ class Progress:
             show(self.line(now - self._started) + (f", {note}" if note else ""))
 
     def line(self, seconds: float) -> str:
-        """The text of the line, `seconds` after the start."""
+        """Return the text of the progress line, ``seconds`` after the task began."""
         rate = (self.done - self._before) / seconds if seconds > 0 else 0.0
         if self.total is None:
             return f"{_number(self.done)} {self.unit}, {rate:.2f} {self.unit}/s"

@@ -22,7 +22,7 @@ class Updated(NamedTuple):
 
     scale: F32  # (N,), 1/σ of the second update's LayerNorm for each image token
     basis: F32  # (rank, N), each image token's coefficients in the low-rank change
-    last: F32  # (LAST, rank); last @ basis is the first transposed convolution of the change, before scaling
+    last: F32  # (LAST, rank); last @ basis: the part of the image updates in the last layer, unscaled
     attended: tuple[F32, F32]  # the results of the attention to the image after the first and the second update
 
 

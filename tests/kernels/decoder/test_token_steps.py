@@ -372,6 +372,9 @@ REFUSED: dict[str, Callable[[Plan, Any, Any], object]] = {
     ),
     r"linear: residual: expected Array, got ndarray": lambda plan, x, _: plan.linear(x, normal(4, 4), residual=X),
     r"linear: scale: expected a finite number, got nan": lambda plan, x, _: plan.linear(x, normal(3, 4), scale=np.nan),
+    r"linear: in_place: expected a residual and at most 256 channels of x, got None and 4": lambda plan, x, _: (
+        plan.linear(x, normal(3, 4), in_place=True)
+    ),
     r"attention: heads: expected a divisor of 4 channels, got 3": lambda plan, x, _: plan.attention(x, x, x, heads=3),
     r"attention: k: expected shape \(2, N, 4\), got \(2, 5, 3\)": lambda plan, x, y: plan.attention(x, y, x, heads=2),
     r"attention: v: expected Array, got NoneType": lambda plan, x, _: plan.attention(x, x, None, heads=2),
