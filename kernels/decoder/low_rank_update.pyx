@@ -100,7 +100,7 @@ cdef struct update_job:
     float *old_keys  # (8·tokens, before), the prompt tokens' keys times the queries of the basis rows; the last column is 0
     float *gram  # (rank, rank), products between the rows U of UpdatedImage; the first `before` rows are stored as (before, before)
     float *query_basis  # (8·queries, rank), queries of the attention after this image update times the keys of the basis rows
-    float *values  # (rank + 1, value_wide), values of the basis rows; the last row is padding, because a GEMM reads whole panels
+    float *values  # (rank + 1, value_wide), attention values of the basis rows; a GEMM reads past row `rank`, so one row is padding
     float *last  # (oc, rank), the first transposed convolution applied to the rows U of UpdatedImage
     float *packed_last  # the array `last`, packed as the left factor of a GEMM
     int64_t packed_floats  # number of floats in one prompt's packed_last

@@ -11,7 +11,8 @@
  *
  * Each row of A and each column of B is first divided by a power of two, so that its root mean square is near 1. The division is exact.
  * The error of a sum is then at most 4*|row|*|column| times k roundings, compared with sum |a||b| times k roundings for FMAs alone. An
- * infinity gives NaN. A row and a column may also give NaN, if the product of their powers of two is beyond float32's range.
+ * infinity in A or B gives NaN. A result is also NaN if the powers of two that its row and its column were divided by have a product
+ * beyond float32's range.
  *
  * A stub defines PAIRS_PRODUCT (the struct's suffix), PAIRS_PLAIN (the ISA's float32 table), VL, MR, NV, vmin, vmax, vswap (exchanges
  * neighbouring lanes), and the instructions PAIRS_ADD (y = b + *a) and PAIRS_FMA (y += b * *a). These broadcast *a from memory, because

@@ -32,8 +32,8 @@ from ..api.model import load
 from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, STAGES, Stage, tensor_specs
 from ..images.canvas import to_encoder_input
 from ..images.photo import open_rgb
+from ..kernels.core.check import F32
 from ..network.image_encoder import ImageEncoder, TinyViTBlock
-from ..network.parameters import F32
 from ..util.console import show, without_home
 from ..util.host import cpu_name
 from ..version import __version__
@@ -44,7 +44,7 @@ SUM, WHOLE = "sum of the passes", "image_encoder"
 
 @dataclass(frozen=True)
 class Cost:
-    """The nominal cost of a pass.
+    """The nominal cost of a pass (one kernel call of the encoder), in arithmetic and memory traffic.
 
     Attributes:
         flops: floating-point operations.
@@ -90,7 +90,7 @@ def pass_costs() -> dict[str, Cost]:
 
 
 def _cost(name: str, x: Map, y: Map, *, side: int | None = None) -> Cost:
-    """The cost of a pass.
+    """Compute the nominal floating-point operations and memory traffic of a pass.
 
     Args:
         name: name of the pass.

@@ -27,12 +27,12 @@ from ..util.options import positive
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-Size = tuple[int, int]
+Viewport = tuple[int, int]
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 VIEWPORT = {"width": 1280, "height": 800}
-SIZES: tuple[Size, ...] = ((1024, 683), (4000, 3000))
+SIZES: tuple[Viewport, ...] = ((1024, 683), (4000, 3000))
 PATIENCE = 120_000  # milliseconds that a step in the browser may take: generous, because the machine may be busy
 PAUSE = 0.05  # seconds: longest wait between mouse moves. The waits differ, so moves do not align with frames
 # The position of the photo's pixel (0, 0) on the screen, and the size of a photo pixel in CSS pixels.
@@ -121,7 +121,7 @@ def preview(page: Page, x: float, y: float) -> float:
     return milliseconds
 
 
-def times(page: Page, size: Size, moves: int) -> list[float]:
+def times(page: Page, size: Viewport, moves: int) -> list[float]:
     """Time mouse moves to points all over the photo, after three moves that are not counted.
 
     Args:
@@ -142,7 +142,7 @@ def times(page: Page, size: Size, moves: int) -> list[float]:
     return taken[3:]
 
 
-def line(size: Size, taken: Sequence[float]) -> str:
+def line(size: Viewport, taken: Sequence[float]) -> str:
     """One row of the table: size, number of moves, minimum, median and 95th percentile in milliseconds."""
     percentile95 = statistics.quantiles(taken, n=20, method="inclusive")[-1]
     figures = "".join(f"{value:>9.1f}" for value in (min(taken), statistics.median(taken), percentile95))
@@ -181,14 +181,14 @@ def main(argv: Sequence[str] | None = None, *, image: Path | None = None) -> int
     return 0
 
 
-def _size(text: str) -> Size:
+def _size(text: str) -> Viewport:
     if not re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", text):
         raise argparse.ArgumentTypeError(f"expected a size such as 1024x683, got {text!r}")
     width, height = map(int, text.split("x"))
     return width, height
 
 
-def _run(image: Path, sizes: Sequence[Size], moves: int, threads: int | None) -> None:
+def _run(image: Path, sizes: Sequence[Viewport], moves: int, threads: int | None) -> None:
     from .. import kernels
     from ..images.photo import open_rgb
     from ..util.host import cpu_name

@@ -20,7 +20,7 @@ from .harness import Case, Options, Row, Table, interleave
 if TYPE_CHECKING:
     from PIL import Image
 
-    from ..network.parameters import F32
+    from ..kernels.core.check import F32
     from .engines import Pair
 
 

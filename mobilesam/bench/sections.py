@@ -22,8 +22,8 @@ from .. import kernels
 from ..api.model import MobileSAM, segment
 from ..images.canvas import to_encoder_input
 from ..images.geometry import resized_size
+from ..kernels.core.check import F32
 from ..network.decoder_image import DecoderImage
-from ..network.parameters import F32
 from ..onnx.export import DECODER, ENCODER
 from ..util.console import show
 from ..util.deferred import lazy

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
+from ..api.everything import MASK_THRESHOLD
 from ..api.model import Embedding, MobileSAM
 from ..architecture import IMG_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
 from ..images.arrays import ImageLike
 from ..images.geometry import Size
 from ..images.photo import IMAGE_FORMATS
-from ..network.parameters import F32
+from ..kernels.core.check import F32
 from ..network.prompt_encoder import NOT_A_POINT, PromptEncoder
 from .utils.transforms import ResizeLongestSide, tensors_for
 
-MASK_THRESHOLD = 0.0
 Answers = tuple[NDArray[Any], F32, F32]
 _NO_IMAGE = "An image must be set with .set_image(...) before mask prediction."
 
@@ -203,7 +203,7 @@ class SamPredictor:
 
 
 @dataclass(frozen=True, eq=False)
-class _Prompt:
+class _OnePrompt:
     """One prompt of a batch, in pixels of the canvas: points (N, 2) or None, labels (N,), box (4,) or None."""
 
     points: F32 | None
@@ -220,7 +220,11 @@ class _Prompt:
 
 
 def _predict(
-    embedding: Embedding, prompts: list[_Prompt], mask_input: F32 | None, multimask_output: bool, return_logits: bool
+    embedding: Embedding,
+    prompts: list[_OnePrompt],
+    mask_input: F32 | None,
+    multimask_output: bool,
+    return_logits: bool,
 ) -> Answers:
     """Predict masks for a batch of prompts. `mask_input` is (B, 256, 256), or (1, 256, 256) for all prompts."""
     model, count = embedding.model, 3 if multimask_output else 1
@@ -255,7 +259,7 @@ def _predict(
 
 def _checked_batch(
     point_coords: Any, point_labels: Any, boxes: Any, mask_input: Any
-) -> tuple[list[_Prompt], F32 | None]:
+) -> tuple[list[_OnePrompt], F32 | None]:
     """The prompts and the mask inputs (B or 1, 256, 256). B is the arguments' first axis, or 1 if all are None."""
     points = labels = corners = masks = None
     sizes = {}
@@ -277,7 +281,7 @@ def _checked_batch(
         raise ValueError(f"a batch needs the same number of each kind of prompt, got {counts}")
     none = np.empty(0, np.int32)
     return [
-        _Prompt(
+        _OnePrompt(
             None if points is None else points[i],
             none if labels is None else labels[i],
             None if corners is None else corners[i],

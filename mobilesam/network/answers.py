@@ -44,7 +44,7 @@ class DecodePlan:
 
     Attributes:
         plan: the compiled plan.
-        image: the image's side of the plan.
+        image: the part of the plan that computes with image tokens, `LowRankImage` or `PlainImage`.
         runs: how often the plan has run.
     """
 
@@ -56,10 +56,10 @@ class DecodePlan:
         Args:
             plan: the plan, in which all steps are recorded.
             tokens: given Array (P, T, 256), the prompts' tokens.
-            image: the image's side of the plan.
+            image: the part of the plan that computes with image tokens, `LowRankImage` or `PlainImage`.
             scores: Array (P, 1, 4), the scores of all mask tokens.
             hyper: the output (P, 1, 32) of the hypernetwork of each wanted mask token.
-            wanted: numbers of the mask tokens that are candidates.
+            wanted: the indices, among the four mask tokens, of those that may answer the prompt.
         """
         self.runs, self.plan, self.image, self._wanted = 0, plan, image, slice(wanted.start, wanted.stop)
         self._tokens, self._scores, self._hyper = tokens, plan.result(scores), [plan.result(row) for row in hyper]

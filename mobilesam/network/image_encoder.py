@@ -87,7 +87,7 @@ class TinyViTBlock:
         )  # fmt: skip
 
 
-class Layer:
+class EncoderLayer:
     """A stage, the reference's ``ConvLayer`` or ``BasicLayer``: its blocks, then the PatchMerging to the next stage.
 
     Attributes:
@@ -168,7 +168,7 @@ class ImageEncoder:
         self.threads = threads
         self._patch_embed = Deferred(thread, PatchEmbed, p / "patch_embed")
         self._layers = [
-            Deferred(thread, Layer, p / "layers" / i, stage, following)
+            Deferred(thread, EncoderLayer, p / "layers" / i, stage, following)
             for i, (stage, following) in enumerate(zip(STAGES, [*STAGES[1:], None]))
         ]
         self._neck = Deferred(thread, Neck, p / "neck")
@@ -181,7 +181,7 @@ class ImageEncoder:
         return self._patch_embed()
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[EncoderLayer]:
         return [layer() for layer in self._layers]
 
     @property

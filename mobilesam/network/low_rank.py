@@ -106,7 +106,7 @@ def low_rank(
         queries: the query projections (E, C) of the two image updates.
         keys: the key projections (E, C) of three attentions to the image: before, between and after the image updates.
         values: the value projections (E, C) of the same three attentions as for ``keys``.
-        last: the first transposed convolution (OC, C), which reads the image after the second image update.
+        last: the first transposed convolution of the upscaling, its (C, OC/4, 2, 2) weight as a matrix (OC, C).
         precision: precision of the product that computes the image's maps, "fp32" or "bf16".
         isa: name of the ISA, or None for the ISA in force.
         threads: number of threads, or None for the default.

@@ -15,11 +15,11 @@ import numpy as np
 from .. import kernels
 from ..architecture import MASK_TOKENS
 from ..kernels import Array, Plan
-from ..kernels.core.check import Activation
+from ..kernels.core.check import F32, Activation
 from .answers import Candidates, DecodePlan, DrawPlan, PlanCache
 from .decoder_image import DecoderImage, OutputUpscaling
 from .low_rank_image import FEW_TOKENS, LowRankForm, LowRankImage
-from .parameters import F32, Layer, Parameters, Tensors
+from .parameters import PackedLayer, Parameters, Tensors
 from .plain_image import PlainForm, PlainImage
 from .two_way_transformer import TwoWayTransformer
 
@@ -125,5 +125,5 @@ class MaskDecoder:
         return xs
 
 
-def _layers(p: Parameters) -> list[Layer]:
+def _layers(p: Parameters) -> list[PackedLayer]:
     return [p.linear(f"layers.{i}") for i in range(HEAD_LAYERS)]

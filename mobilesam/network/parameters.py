@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 
 from .. import kernels
 from ..kernels import PackedRows, Panels, WinogradPanels
-
-F32 = NDArray[np.float32]
+from ..kernels.core.check import F32 as F32
 
 # A checkpoint's tensors by name.
 Tensors: TypeAlias = Mapping[str, NDArray[np.generic]]
 
 
-class Layer(NamedTuple):
+class PackedLayer(NamedTuple):
     """The packed weight of a linear layer or a convolution, and its bias."""
 
     weight: Panels
@@ -62,12 +61,12 @@ class Parameters:
         """Return a tensor in the checkpoint's layout, as float32."""
         return np.ascontiguousarray(self._tensors[self._prefix + name], np.float32)
 
-    def linear(self, name: str) -> Layer:
+    def linear(self, name: str) -> PackedLayer:
         """Return the packed weight (N, K) of a linear layer, or (OC, C, 1, 1) of a 1×1 convolution, and the bias."""
         weight = self._tensors[f"{self._prefix}{name}.weight"]
         return self._layer(weight.reshape(weight.shape[0], -1), name)
 
-    def conv(self, name: str, *, precision: str | None = None) -> Layer:
+    def conv(self, name: str, *, precision: str | None = None) -> PackedLayer:
         """Return the weight (OC, C, KH, KW) of a convolution, packed as (OC, KH, KW, C), and the bias.
 
         Args:
@@ -103,6 +102,6 @@ class Parameters:
         """Return the weight (C,) and the bias (C,) of a LayerNorm."""
         return Vectors(self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"))
 
-    def _layer(self, weight: NDArray[np.generic], name: str, precision: str | None = None) -> Layer:
+    def _layer(self, weight: NDArray[np.generic], name: str, precision: str | None = None) -> PackedLayer:
         bias = self.tensor(f"{name}.bias") if f"{name}.bias" in self else None
-        return Layer(kernels.pack(weight, precision=precision or self.precision, threads=1), bias)
+        return PackedLayer(kernels.pack(weight, precision=precision or self.precision, threads=1), bias)

@@ -32,7 +32,7 @@ class Module(Protocol):
     def __call__(self, x: F32, threads: int) -> F32: ...
 
 
-class Layer(Protocol):
+class StageModules(Protocol):
     """A stage of the encoder: its blocks, and the PatchMerging to the next stage."""
 
     @property
@@ -69,7 +69,7 @@ class PartialCanvas:
     """
 
     def __init__(
-        self, patch_embed: Callable[[], Module], layers: Sequence[Callable[[], Layer]], axis: int, threads: int
+        self, patch_embed: Callable[[], Module], layers: Sequence[Callable[[], StageModules]], axis: int, threads: int
     ) -> None:
         self._patch_embed, self._layers = patch_embed, layers
         self.axis = axis

@@ -31,8 +31,10 @@ from ..architecture import (
     POINT_EMBEDDINGS,
     UPSCALE_DIMS,
 )
-from .graph import F32, Graph, value_info
-from .types import MaskRule, Tensors
+from ..kernels.core.check import F32
+from ..network.parameters import Tensors
+from .graph import Graph, value_info
+from .types import MaskRule
 
 MASK_COUNTS: dict[MaskRule, int] = {"single": 1, "multi": MASK_TOKENS - 1, "all": MASK_TOKENS}
 PIXELS = EMBED_SIZE**2

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, LAYER_NORM_2D_EPS, STAGES, Stage, attention_bias_index
-from .graph import F32, Graph, value_info
-from .types import Tensors
+from ..kernels.core.check import F32
+from ..network.parameters import Tensors
+from .graph import Graph, value_info
 
 I32 = NDArray[np.int32]
 

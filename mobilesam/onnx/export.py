@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import get_args
 
 from ..checkpoints.reader import read
+from ..network.parameters import Tensors
 from ..util.files import check_folder, whole_file
 from ..weights import default_path
-from .types import MaskRule, Tensors
+from .types import MaskRule
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from ..architecture import LAYER_NORM_EPS
+from ..kernels.core.check import F32
+from ..network.parameters import Tensors
 from ..version import __version__
-from .types import Tensors
 
-F32 = NDArray[np.float32]
 OPSET = 20  # the first opset with the operator Gelu
 IR_VERSION = 9  # the IR version that came with opset 20: older runtimes refuse newer IR versions
 

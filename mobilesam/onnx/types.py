@@ -1,10 +1,5 @@
-"""Types of the export, in a module that needs NumPy but not `onnx`."""
+"""Types of the export, in a module that does not need the package onnx."""
 
-from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-Tensors: TypeAlias = Mapping[str, NDArray[np.generic]]
 MaskRule: TypeAlias = Literal["single", "multi", "all"]

@@ -16,11 +16,11 @@ from mobilesam.masks import rle
 from mobilesam.masks.polygons import outlines
 
 from .limits import Refused
-from .schema import Mask, Masks, MasksRequest, Prompt, RunLengths
+from .schema import Mask, Masks, MasksRequest, PromptRequest, RunLengths
 
 
 def segment(
-    embedding: Embedding, prompt: Prompt, size: Size | None = None, *, only_best: bool = False
+    embedding: Embedding, prompt: PromptRequest, size: Size | None = None, *, only_best: bool = False
 ) -> list[ScoredRLE]:
     """The masks for a prompt.
 

@@ -28,7 +28,7 @@ from .guard import Guard
 from .lanes import ClientGone, Lane
 from .limits import Limits, Overloaded
 from .schema import Error, EverythingLine, EverythingRequest, ExportRequest, Image, Masks, MasksRequest
-from .store import Photo, PhotoStore
+from .store import PhotoStore, StoredPhoto
 
 T = TypeVar("T")
 
@@ -70,17 +70,17 @@ class Service:
         self.exporting = Lane("export", workers=1, places=limits.places, share=limits.image_places)
         self.searching = Lane("find everything", workers=1, places=SEARCHES, share=SEARCHES)
 
-    async def upload(self, request: Request) -> tuple[str, Photo]:
+    async def upload(self, request: Request) -> tuple[str, StoredPhoto]:
         """Read, decode and encode the image in the request's body. Returns its id and the photo."""
         data = await request.body()
         embedding = await self.encoding.run(request, "", lambda: self._encode(data))
-        photo = Photo(data, embedding)
+        photo = StoredPhoto(data, embedding)
         return self.photos.add(photo), photo
 
     def _encode(self, data: bytes) -> Embedding:
         return self.model.encode(pictures.decode(data, self.limits.pixels))
 
-    async def on(self, lane: Lane, request: Request, identity: str, work: Callable[[Photo], T]) -> T:
+    async def on(self, lane: Lane, request: Request, identity: str, work: Callable[[StoredPhoto], T]) -> T:
         """Run `work` for a kept image in a thread of the lane, and return its result."""
         photo = self.photos.get(identity)
         return await lane.run(request, identity, lambda: work(photo))
@@ -90,7 +90,7 @@ class Service:
         photo, search = self.photos.get(identity), Search(self.model, parameters)
         return search.lines(self.searching.submit(identity, lambda: search.run(lambda: self.picture(photo))))
 
-    def picture(self, photo: Photo) -> PIL.Image.Image:
+    def picture(self, photo: StoredPhoto) -> PIL.Image.Image:
         """The decoded photo. Runs in a worker thread."""
         return pictures.decode(photo.data, self.limits.pixels)
 
@@ -173,7 +173,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         response_class=Response,
     )
     async def get_picture(request: Request, identity: ImageId) -> Response:
-        def work(photo: Photo) -> bytes:
+        def work(photo: StoredPhoto) -> bytes:
             return pictures.display_jpeg(service.picture(photo))
 
         return Response(await service.on(service.encoding, request, identity, work), media_type="image/jpeg")
@@ -185,7 +185,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses=refusals(400, 403, 404, 408, 413, 422),
     )
     async def get_masks(request: Request, identity: ImageId, prompt: MasksRequest) -> Response:
-        def work(photo: Photo) -> str:
+        def work(photo: StoredPhoto) -> str:
             return _json(answers.masks(photo.embedding, prompt))
 
         body = await service.on(service.segmenting, request, identity, work)
@@ -217,14 +217,14 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         response_class=StreamingResponse,
     )
     async def export_objects(request: Request, identity: ImageId, wanted: ExportRequest) -> StreamingResponse:
-        def work(photo: Photo) -> File:
+        def work(photo: StoredPhoto) -> File:
             return export(photo, wanted, lambda: service.picture(photo))
 
         file = await service.on(service.exporting, request, identity, work)
         named = {"Content-Disposition": f'attachment; filename="{file.name}"'}
         return StreamingResponse(file.chunks(), media_type=file.media_type, headers=named)
 
-    def _image(identity: str, photo: Photo) -> Image:
+    def _image(identity: str, photo: StoredPhoto) -> Image:
         return Image(id=identity, width=photo.width, height=photo.height, idle_seconds=service.limits.idle_seconds)
 
 

@@ -19,7 +19,7 @@ from mobilesam.masks.objects import SegmentedObject
 from . import answers
 from .limits import Refused
 from .schema import ExportObject, ExportRequest
-from .store import Photo
+from .store import StoredPhoto
 
 FORMS = ("image/png", "application/zip", "application/json", "application/geo+json", "image/svg+xml")
 IN_MEMORY = 8 << 20  # bytes: a larger temporary file is written to disk
@@ -45,7 +45,7 @@ class File:
             yield from iter(lambda: self.content.read(CHUNK), b"")
 
 
-def export(photo: Photo, request: ExportRequest, open_picture: Callable[[], Image.Image]) -> File:
+def export(photo: StoredPhoto, request: ExportRequest, open_picture: Callable[[], Image.Image]) -> File:
     """Export objects in the requested format. Raises Refused (422) if an object does not fit the photo."""
     objects = [_object(photo, i, wanted) for i, wanted in enumerate(request.objects)]
     content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
@@ -95,7 +95,7 @@ def _plain(name: str) -> str:
     return re.sub(r'[\x00-\x1f\x7f<>:"/\\|?*]+', "_", name).strip(" .") or "object"
 
 
-def _object(photo: Photo, index: int, wanted: ExportObject) -> SegmentedObject:
+def _object(photo: StoredPhoto, index: int, wanted: ExportObject) -> SegmentedObject:
     size = photo.embedding.original_size
     colour = None if wanted.colour is None else tuple(bytes.fromhex(wanted.colour[1:]))
     score = None

@@ -18,7 +18,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Prompt(Strict):
+class PromptRequest(Strict):
     """Points, a box, or both, in pixels of the upright image."""
 
     points: list[tuple[Pixel, Pixel]] | None = Field(
@@ -39,7 +39,7 @@ class Prompt(Strict):
     )
 
 
-class MasksRequest(Prompt):
+class MasksRequest(PromptRequest):
     """A prompt, and the form of the masks in the answer."""
 
     format: Literal["rle", "polygons", "png"] = Field(
@@ -141,7 +141,7 @@ class ExportObject(Strict):
     colour: str | None = Field(
         default=None, pattern="^#[0-9a-fA-F]{6}$", description="colour of the object in drawings", examples=["#2f86ff"]
     )
-    prompt: Prompt | None = None
+    prompt: PromptRequest | None = None
     choice: int | None = Field(
         default=None, ge=0, le=2, description="index of the candidate mask. None: the candidate with the highest score"
     )

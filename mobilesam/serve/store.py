@@ -14,7 +14,7 @@ from .limits import Refused
 
 
 @dataclass(frozen=True, eq=False)
-class Photo:
+class StoredPhoto:
     """An uploaded image.
 
     Attributes:
@@ -47,12 +47,12 @@ class PhotoStore:
 
     def __init__(self, images: int, idle_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.images, self.idle_seconds, self._clock = images, idle_seconds, clock
-        self._kept: OrderedDict[str, tuple[float, Photo]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[float, StoredPhoto]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def add(self, photo: Photo) -> str:
+    def add(self, photo: StoredPhoto) -> str:
         """Keep a photo, and return its id."""
         self.expire()
         while len(self._kept) >= self.images:
@@ -61,7 +61,7 @@ class PhotoStore:
         self._kept[identity] = (self._clock(), photo)
         return identity
 
-    def get(self, identity: str) -> Photo:
+    def get(self, identity: str) -> StoredPhoto:
         """Return a photo, and count this as a use of the photo. Raises Refused (404) if there is no such photo."""
         self.expire()
         if identity not in self._kept:

@@ -72,7 +72,7 @@ def test_the_encoder_begins_with_the_layers_that_are_there(monkeypatch, in_order
             assert others_used.wait(60)
             super().__init__(*arguments)
 
-    class Layer(image_encoder.Layer):
+    class Layer(image_encoder.EncoderLayer):
         def __call__(self, *arguments):
             y = super().__call__(*arguments)
             if self.downsample is None:
@@ -80,7 +80,7 @@ def test_the_encoder_begins_with_the_layers_that_are_there(monkeypatch, in_order
             return y
 
     monkeypatch.setattr(image_encoder, "Neck", Neck)
-    monkeypatch.setattr(image_encoder, "Layer", Layer)
+    monkeypatch.setattr(image_encoder, "EncoderLayer", Layer)
     network = loading.load_network(None, 2, None, in_order=in_order)
     assert not others_used.is_set()
     x = np.zeros((1024, 1024, 3), np.float32)
@@ -92,7 +92,7 @@ def test_a_layer_that_fails_leaves_no_checkpoint_mapped(monkeypatch, in_order):
     def broken(*arguments):
         raise ValueError("no such layer")
 
-    monkeypatch.setattr(image_encoder, "Layer", broken)
+    monkeypatch.setattr(image_encoder, "EncoderLayer", broken)
     network = loading.load_network(None, 2, None, in_order=in_order)
     with pytest.raises(ValueError, match="no such layer"):
         network.loaded()

@@ -64,7 +64,7 @@ def as_products_give(y: np.ndarray, depth: int) -> np.ndarray:
 
 @pytest.fixture(scope="module", params=isa.available())
 def every_isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of the current ISA."""
+    """Run the tests of a module once with each ISA of this CPU. Yields the name of the ISA."""
     with isa.use(request.param):
         yield request.param
 

@@ -18,7 +18,7 @@ SCALE = np.float32((INNER // reference.HEADS) ** -0.5)
 
 
 class Updated(NamedTuple):
-    """The results of two image updates for one prompt, in the low-rank form."""
+    """The outputs of two `Plan.update_image` steps for one prompt."""
 
     scale: F32  # (N,), 1/σ of the second update's LayerNorm for each image token
     basis: F32  # (rank, N), each image token's coefficients in the low-rank change
