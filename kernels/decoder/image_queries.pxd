@@ -6,7 +6,7 @@ from decoder.record cimport *
 # `chunk_max` holds the largest score, `chunk_sum` the sum of exp(score - max), and `chunk_out` the sum of exp(score - max) · value.
 # The value of an image token has e / 8 channels for a head. In the low-rank form, the value also has `rank` coefficients.
 # In the low-rank form, `add_chunks` multiplies the sums of the coefficients by the matrix `values`.
-# Column h * tokens + i of each buffer belongs to head h and prompt token i. Columns are padded to whole GEMM panels.
+# Column h * tokens + i of each buffer belongs to head h and prompt token i. Unused columns follow in each buffer, up to whole GEMM panels.
 cdef struct queries_job:
     const micro *u
     int64_t prompts, tokens, e, rank, columns, chunks, nthreads
@@ -38,7 +38,8 @@ cdef inline tuple new_queries(plan, queries_job *p, queries, const float[::1] bi
     """Fill the job for the queries, an Array (P, T, E), and an image of n tokens.
 
     Returns:
-        (sums, y, out): ``sums`` lists the Arrays chunk_max, chunk_sum and chunk_out. ``y`` and ``out`` are the Arrays of these fields.
+        (sums, y, out): ``sums`` lists the Arrays that the job's fields chunk_max, chunk_sum and chunk_out point to. ``y`` and ``out`` are
+        the Arrays that the fields y (the attention's result) and out (the sums over all chunks) point to.
     """
     p.u, p.nthreads = &rt.tables[<int>plan.table], plan.threads
     p.prompts, p.tokens, p.e = queries.shape

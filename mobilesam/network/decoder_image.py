@@ -77,8 +77,8 @@ class PlannedImage(Protocol):
             hyper: Array (M, 32), the outputs of M hypernetworks.
 
         Returns:
-            The given Arrays of the second plan, then the Array of the masks (M, 256, 256). The caller passes the arrays
-            of ``shared`` and one prompt's part of `results` for the given Arrays.
+            (given, masks): ``given`` lists the second plan's inputs. A run of the second plan gets the inputs ``shared``
+            and one prompt's `results` of the first plan, in this order. ``masks`` is the Array (M, 256, 256).
         """
 
 
