@@ -89,8 +89,8 @@ typedef struct {
 
 /* The layout of packed B. A panel has `columns` columns and k / `terms` rows of 32-bit words, with k rounded up to a multiple of
  * `depth`. Each word holds `terms` values of k. The last `extra` rows of a panel hold the scale and the offset of each column in
- * int8, or the own sum and the power of two of each column in pairs.h. If `pieces` > 1, a float32 number is stored as the sum of `pieces` bf16 numbers, called pieces, and a float16 number as
- * the sum of two. A panel then has separate rows for each piece of every `depth` values of k. */
+ * int8, or the own sum and the power of two of each column in pairs.h. If `pieces` > 1, a float32 number is stored as the sum of
+ * `pieces` bf16 numbers, called pieces, and a float16 number as the sum of two. A panel then has separate rows for each piece of every `depth` values of k. */
 typedef struct {
     int columns, terms, depth, extra, pieces;
     int operand; /* operand: bytes that `depth` values of k take in a row of packed A; 0 if `gemm` reads A in place */

@@ -77,7 +77,7 @@ class PlannedImage(Protocol):
             hyper: Array (M, 32), the outputs of M hypernetworks.
 
         Returns:
-            (given, masks): ``given`` lists the second plan's inputs. A run of the second plan gets the inputs ``shared``
+            (given, masks): ``given`` lists the second plan's inputs. A run of the second plan gets ``shared``
             and one prompt's `results` of the first plan, in this order. ``masks`` is the Array (M, 256, 256).
         """
 
