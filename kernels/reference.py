@@ -205,8 +205,8 @@ def encode_positions(
     xy: ArrayLike,
     size: int,
     gaussian: ArrayLike,
-    kinds: NDArray[np.intp] | None = None,
-    embeddings: ArrayLike | None = None,
+    kinds: NDArray[np.intp],
+    embeddings: ArrayLike,
 ) -> Array:
     """y[n] = [sin φ, cos φ] + embeddings[kinds[n]],  φ = 2π·(2·(xy[n] + ½) / size − 1)·gaussian
 
@@ -215,12 +215,10 @@ def encode_positions(
     """
     phase = 2 * np.pi * (2 * (f64(xy) + 0.5) / size - 1) @ f64(gaussian)
     y = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)
-    if kinds is None or embeddings is None:
-        return y
     return np.where(kinds[:, None] < 0, 0, y) + f64(embeddings)[kinds]
 
 
-def project_image(
+def project(
     x: ArrayLike,
     shift: ArrayLike,
     scale: ArrayLike,

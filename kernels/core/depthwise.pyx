@@ -20,7 +20,7 @@ cdef struct depthwise_conv:
     int64_t height, width, channels, kh, kw, sh, sw, ph, pw, dh, dw, oh, ow, period, rows
     int act, path
     const float *zeros  # (width, channels) zeros, for rows outside the feature map; only for PATH_3X3
-    const float **taps  # (2, kh*kw) pointers: to pixels under the kernel, then to their weights; not for PATH_3X3
+    const float **taps  # (2, kh*kw) pointers: first to the input pixel of each kernel tap, then to each tap's weights; PATH_3X3 does not use taps
 
 
 cdef enum:

@@ -98,7 +98,7 @@ cdef void mlp_layout(void *job, arena *scratch) noexcept nogil:
 
 
 cdef void run_of_row(void *job, int64_t unit) noexcept nogil:
-    """Compute a run: ``run`` tokens of a row, or fewer at the row's end."""
+    """Compute `local_mlp` for up to ``p.run`` neighbouring tokens of a row of the feature map."""
     cdef const mlp_job *p = <const mlp_job *>job
     cdef int64_t c = p.c, h = unit // p.runs, w0 = unit % p.runs * p.run, m = min(p.run, p.conv.width - w0)
     cdef float *y = p.y + (h * p.conv.width + w0) * c

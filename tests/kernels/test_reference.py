@@ -147,7 +147,7 @@ def test_update_image():
 
 def test_project_image():
     x, shift, scale, rows, added = normal(5, 8), normal(8), normal(1, 8)[0], normal(3, 8), normal(2, 5)
-    y = reference.project_image(x, shift, scale, rows, added)
+    y = reference.project(x, shift, scale, rows, added)
     moved = np.float64(x) + shift
     np.testing.assert_allclose(y[:2], rows[:2] @ moved.T + added, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(y[2], rows[2] @ moved.T, rtol=1e-5, atol=1e-5)

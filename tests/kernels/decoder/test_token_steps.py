@@ -372,6 +372,9 @@ REFUSED: dict[str, Callable[[Plan, Any, Any], object]] = {
     ),
     r"linear: residual: expected Array, got ndarray": lambda plan, x, _: plan.linear(x, normal(4, 4), residual=X),
     r"linear: scale: expected a finite number, got nan": lambda plan, x, _: plan.linear(x, normal(3, 4), scale=np.nan),
+    r"linear: in_place: expected a residual and at most 256 channels of x, got Array.* and 257": lambda plan, x, _: (
+        plan.linear(plan.array(2, 5, 257), normal(4, 257), residual=plan.array(2, 5, 4), in_place=True)
+    ),
     r"linear: in_place: expected a residual and at most 256 channels of x, got None and 4": lambda plan, x, _: (
         plan.linear(x, normal(3, 4), in_place=True)
     ),

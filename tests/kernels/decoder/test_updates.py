@@ -264,7 +264,7 @@ def test_projected_image(n, channels, count, threads):
     x, shift, scale = normal(n, channels), normal(channels), normal(1, channels)[0]
     rows = normal(count, channels) / np.float32(channels**0.5)
     got = project_image(x, shift, scale, rows, threads=threads)
-    exact = reference.project_image(x, shift, scale, rows)
+    exact = reference.project(x, shift, scale, rows)
     maps = got.data.transpose(1, 0, 2).reshape(count + 2, -1)
     assert_relative_l2(maps[:count, :n], exact[:count], pass_bound(channels))
     assert_relative_l2(maps[count:, :n], exact[count:], pass_bound(channels, channels, channels))
