@@ -2,3 +2,7 @@
 
 This package uses the C code in `micro/` and imports no other folder of the kernels.
 """
+
+from mobilesam.kernels.core.openmp import load_with_bounded_waiting
+
+load_with_bounded_waiting()  # here, because every import of a compiled kernel first imports this package

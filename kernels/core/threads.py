@@ -6,22 +6,11 @@ import math
 import os
 from pathlib import Path
 
-from mobilesam.kernels.core import isa
+from mobilesam.kernels.core import team
 
 VARIABLE = "MOBILESAM_NUM_THREADS"
 MAX_THREADS = 1024
 EXPECTED = f"expected a whole number from 1 to {MAX_THREADS}"
-
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _cgroup_quota() -> float:
@@ -70,12 +59,19 @@ def default_threads() -> int:
 def resolve(threads: int | None) -> int:
     """Return the number of threads that a kernel call runs on: ``threads``, or the default for None.
 
-    Without OpenMP, and in a forked child process, the number is always 1. The child's copy of the OpenMP pool has no
-    threads, so a kernel that waited for them would hang.
+    The number is smaller where `usable` says so. The caller starts a team of this size next.
     """
-    count = _default if threads is None else checked(threads)
-    return 1 if _forked or not _openmp else count
+    return team.prepare(_default if threads is None else checked(threads))
+
+
+def usable(threads: int) -> int:
+    """Return how many of ``threads`` threads the next kernel call of this thread can run on.
+
+    The number is 1 without OpenMP. In a forked child process, the number is 1 for the thread that has forked if this
+    thread had run a kernel on several threads before the fork. The number is smaller than ``threads`` if the operating
+    system does not let this process start more threads.
+    """
+    return team.usable(threads)
 
 
 _default = default_threads()
-_openmp = isa.openmp()

@@ -1,9 +1,11 @@
 """Tests that need a new process: access outside the arrays, forks, and the number of threads."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from golden import PHOTOS
 from processes import output, run
 
 from mobilesam.kernels import isa, threads
@@ -121,6 +123,114 @@ print("all loaded")
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_forked_while_a_model_is_loaded_loads_its_own():
     assert output(FORKS_WHILE_LOADING) == "all loaded"
+
+
+FORKS_BEFORE_A_TEAM = """
+import os, signal
+import numpy as np
+import mobilesam
+from mobilesam import kernels
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+def in_child(expected):
+    child = os.fork()
+    if not child:
+        signal.alarm(30)  # ends a child that hangs
+        assert kernels.threads.usable(3) == expected
+        alone = threads()
+        kernels.linear(*arrays, threads=3)
+        assert threads() - alone == expected - 1
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+arrays = np.ones((4096, 256), np.float32), np.ones((256, 256), np.float32)
+in_child(3)  # forked after the import alone
+in_child(3)  # forked after threads were counted, not used
+kernels.linear(*arrays, threads=1)
+in_child(3)
+kernels.linear(*arrays, threads=2)
+in_child(1)  # the parent's thread has a team
+print("as expected")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+@pytest.mark.skipif(not isa.openmp(), reason="built without OpenMP")
+def test_a_forked_child_has_a_team_unless_its_parent_had_one():
+    assert output(FORKS_BEFORE_A_TEAM, OPENBLAS_NUM_THREADS="1") == "as expected"
+
+
+MODEL_THREADS = """
+import os
+import mobilesam
+model = mobilesam.load(threads=2)
+alone = model.threads
+embedding = model.encode("CHELSEA")
+child = os.fork()
+if not child:
+    os._exit(model.threads)
+print(alone, model.threads, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_model_reports_the_threads_that_will_run():
+    said = output(MODEL_THREADS.replace("CHELSEA", str(PHOTOS["chelsea"])))
+    assert said == ("2 2 1" if isa.openmp() else "1 1 1")
+
+
+LIMITED = """
+import os, resource
+import numpy as np
+from mobilesam import kernels
+
+x, w = np.ones((4096, 256), np.float32), np.ones((256, 256), np.float32)
+expected = kernels.linear(x, w, threads=1)
+LIMIT
+usable = kernels.threads.usable(64)
+assert (kernels.linear(x, w, threads=64) == expected).all()
+print(usable, len(os.listdir("/proc/self/task")))
+"""
+LIMITS = {
+    # A user other than root, because root has no such limit. The user may have no further thread.
+    "threads of the user": "if os.geteuid() == 0: os.setuid(54321)\nresource.setrlimit(resource.RLIMIT_NPROC, (1, 1))",
+    # A thread's stack takes 8 MB of the address space on most systems, so 64 threads do not fit.
+    "address space": (
+        "resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, resource.RLIM_INFINITY))\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)"
+    ),
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limits of Linux")
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_limit_on_threads_means_fewer_threads(limit):
+    usable, used = map(int, output(LIMITED.replace("LIMIT", LIMITS[limit]), OPENBLAS_NUM_THREADS="1").split())
+    assert 1 <= usable < 64
+    assert used == usable
+    if limit == "threads of the user":
+        assert usable == 1
+
+
+WAITING = """
+import os
+before = os.environ.copy()
+import mobilesam.kernels
+assert os.environ == before
+import subprocess, sys
+child = [sys.executable, "-c", "import os; print(os.environ.get('GOMP_SPINCOUNT'))"]
+print(subprocess.check_output(child, text=True).strip())
+"""
+
+
+@pytest.mark.parametrize("variable", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_the_bound_on_waiting_is_not_inherited_and_the_users_choice_stays(variable):
+    chosen = {variable: "passive" if "POLICY" in variable else "77"} if variable else {}
+    assert output(WAITING, **chosen) == ("77" if variable == "GOMP_SPINCOUNT" else "None")
 
 
 DEFAULT = "from mobilesam.kernels import threads; print(threads.default_threads())"

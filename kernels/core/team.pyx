@@ -1,0 +1,28 @@
+"""The team of OpenMP threads of each calling thread: how many threads a team can have, and teams that a fork has left behind."""
+import os
+
+cdef extern from "dispatch.h" nogil:
+    const int has_openmp
+
+cdef extern from "team.h" nogil:
+    int usable_threads(int wanted)
+    int prepare_team(int wanted)
+    void forget_team()
+
+
+def usable(int wanted):
+    """Return the number of threads, at most ``wanted``, that the next kernel call of this thread can run on.
+
+    The number is 1 without OpenMP, and in the thread of a forked child that had a team before the fork: the child has a copy of this team
+    without its threads. The number is smaller than ``wanted`` if the operating system does not let this process start more threads.
+    """
+    return usable_threads(wanted) if has_openmp else 1
+
+
+def prepare(int wanted):
+    """Return ``usable(wanted)``, the size of the team that the caller starts next."""
+    return prepare_team(wanted) if has_openmp else 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: forget_team())

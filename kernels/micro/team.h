@@ -1,0 +1,59 @@
+/* The team of OpenMP threads that each calling thread has. Included by team.pyx.
+ *
+ * If an OpenMP runtime cannot start a thread, it ends the process. So the kernels first start as many plain threads as a team needs, and
+ * then use no larger team. */
+#ifndef MOBILESAM_TEAM_H
+#define MOBILESAM_TEAM_H
+#include <pthread.h>
+#include <stdlib.h>
+
+static _Thread_local int team_threads = 1; /* the calling thread itself and the threads that OpenMP keeps for it */
+static _Thread_local int team_lost = 0;    /* whether the team's other threads are missing, because this process is a forked child */
+
+static void *wait_for_gate(void *gate)
+{
+    pthread_mutex_lock(gate);
+    pthread_mutex_unlock(gate);
+    return NULL;
+}
+
+/* Returns how many of `count` further threads can exist at once. Starts the threads to find out, and waits until they have ended. */
+static int startable_threads(int count)
+{
+    pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t *threads = malloc(count * sizeof *threads);
+    int started = 0;
+    if (!threads)
+        return 0;
+    pthread_mutex_lock(&gate);
+    while (started < count && !pthread_create(&threads[started], NULL, wait_for_gate, &gate))
+        started++;
+    pthread_mutex_unlock(&gate);
+    for (int i = 0; i < started; i++)
+        pthread_join(threads[i], NULL);
+    free(threads);
+    return started;
+}
+
+/* Returns the number of threads, at most `wanted`, that a kernel call of this thread can run on. Twice as many threads must be startable,
+ * because the kernel's scratch memory and other threads need the same resources before the team starts. */
+static int usable_threads(int wanted)
+{
+    if (team_lost || wanted == 1)
+        return 1;
+    return wanted <= team_threads ? wanted : team_threads + startable_threads(2 * (wanted - team_threads)) / 2;
+}
+
+/* Returns `usable_threads(wanted)`. The caller starts a team of this size next. */
+static int prepare_team(int wanted)
+{
+    int threads = usable_threads(wanted);
+    if (threads > 1)
+        team_threads = threads; /* a smaller team than before counts too, because OpenMP ends the surplus threads */
+    return threads;
+}
+
+/* Called in a forked child: only the thread that has forked exists there. */
+static void forget_team(void) { team_lost = team_lost || team_threads > 1; }
+
+#endif
