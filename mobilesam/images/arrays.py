@@ -1,6 +1,7 @@
-"""Conversion of NumPy arrays and of gray PIL images with more than 8 bits to 8-bit PIL images."""
+"""Conversion of NumPy arrays, and of gray PIL images with more than 8 bits, to 8-bit PIL images of mode RGB."""
 
 import os
+import warnings
 from typing import IO, TypeAlias
 
 import numpy as np
@@ -8,36 +9,51 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .rgb_photo import Photo
+from .value_range import FEW_LEVELS, USED_SHARE, Bands, ValueRange
 
 ImageLike: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image | NDArray[np.generic] | Photo
 )
 
+_NOT_FINITE = "an image must hold finite values, got NaN or infinity"
+ROWS = 256  # rows that are converted at a time, so that temporary arrays stay small
 
-def from_array(array: object, image_format: str) -> Image.Image:
+
+def from_array(array: object, image_format: str, value_range: ValueRange, bands: Bands | None) -> Image.Image:
     """Convert an array to a PIL image of mode RGB. See `photo.open_rgb` for the accepted shapes and dtypes."""
     if not isinstance(array, np.ndarray):
         expected = "a path, bytes, a file object, a PIL image or a NumPy array"
         raise TypeError(f"image must be {expected}, got {type(array).__name__}")
     channels = array.shape[2] if array.ndim == 3 else 1
-    if array.ndim not in (2, 3) or not 1 <= channels <= 4 or array.size == 0:
+    if array.ndim not in (2, 3) or array.size == 0 or (bands is None and channels > 4):
         expected = "(H, W), or (H, W, C) with 1 to 4 channels, and not empty"
-        raise ValueError(f"an image array must be {expected}, got shape {array.shape}")
-    levels = _to_uint8(array)
-    if channels < 3:
-        return Image.fromarray(levels.reshape(*levels.shape[:2], channels)[:, :, 0]).convert("RGB")
-    rgb = levels[:, :, :3] if image_format == "RGB" else levels[:, :, 2::-1]
-    return Image.fromarray(np.ascontiguousarray(rgb))
+        more = "; choose three with bands=(R, G, B), or --bands R,G,B" if array.ndim == 3 and channels > 4 else ""
+        raise ValueError(f"an image array must be {expected}, got shape {array.shape}{more}")
+    image = array.reshape(*array.shape[:2], channels)
+    if bands is not None:
+        if image_format != "RGB":
+            raise ValueError(f"give bands or image_format={image_format!r}, not both: bands set the order of channels")
+        if max(bands) >= channels:
+            raise ValueError(f"bands must be below the number of bands, {channels}, got {bands}")
+        image = image[:, :, list(bands)]
+    elif channels < 3:
+        image = image[:, :, :1]
+    else:
+        image = image[:, :, :3] if image_format == "RGB" else image[:, :, 2::-1]
+    levels = _to_uint8(image) if value_range == "dtype" else _scaled(image, value_range)
+    if levels.shape[2] == 1:
+        return Image.fromarray(levels[:, :, 0]).convert("RGB")
+    return Image.fromarray(np.ascontiguousarray(levels))
 
 
-def from_levels(image: Image.Image) -> Image.Image:
-    """Convert a gray image of Pillow's modes F, I or I;16 to 8 bits."""
-    levels = np.asarray(image)
-    if image.mode == "I":
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("an integer gray image must hold 16-bit values (0 to 65535)")
-        levels = levels.astype(np.uint16)
-    return Image.fromarray(_to_uint8(levels))
+def from_picture(picture: Image.Image, value_range: ValueRange, bands: Bands | None) -> Image.Image:
+    """Convert a PIL image to mode RGB through an array of its values."""
+    values = np.asarray(picture)
+    if picture.mode == "I" and value_range == "dtype":
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("an integer gray image must hold 16-bit values (0 to 65535), or needs a value_range")
+        values = values.astype(np.uint16)
+    return from_array(values, "RGB", value_range, bands)
 
 
 def _to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -47,13 +63,39 @@ def _to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
     if kind == "b":
         return values.astype(np.uint8) * np.uint8(255)
     if kind == "u" and values.dtype.itemsize == 2:
+        if 0 < int(values.max()) - int(values.min()) < (1 << 16) // USED_SHARE:
+            warnings.warn(FEW_LEVELS, UserWarning, stacklevel=2)
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if kind != "f":
-        raise TypeError(f"an image array must be uint8, uint16, bool or float in [0, 1], got dtype {values.dtype}")
+        raise TypeError(
+            "an image array must be uint8, uint16, bool or float in [0, 1], or any integers or floats with a "
+            f"value_range, got dtype {values.dtype}"
+        )
     if not np.isfinite(values).all():
         raise ValueError("a float image must lie in [0, 1], got NaN or infinity")
     levels = np.rint(values.astype(np.float32) * np.float32(255))
     if levels.min() < 0 or levels.max() > 255:
         span = f"{float(values.min()):g} to {float(values.max()):g}"
-        raise ValueError(f"a float image must lie in [0, 1], got values from {span}; scale them, or convert to uint8")
+        raise ValueError(f"a float image must lie in [0, 1], got values from {span}; scale them, or pass a value_range")
     return levels.astype(np.uint8)
+
+
+def _scaled(values: NDArray[np.generic], value_range: ValueRange) -> NDArray[np.uint8]:
+    """Scale values (H, W, C) so that the range becomes 0 to 255. Values outside the range are clipped."""
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"an image array must hold integers or floats, got dtype {values.dtype}")
+    if isinstance(value_range, tuple):
+        low, high = map(np.float64, value_range)
+    else:
+        axes = (0, 1) if value_range == "minmax-channel" else None
+        low, high = (limit(values, axis=axes).astype(np.float64) for limit in (np.min, np.max))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise ValueError(_NOT_FINITE)
+    levels = np.empty(values.shape, np.uint8)
+    scale = np.divide(255, high - low, out=np.zeros_like(high - low), where=high > low)
+    for first in range(0, len(values), ROWS):
+        rows = values[first : first + ROWS].astype(np.float64)
+        if not np.isfinite(rows).all():
+            raise ValueError(_NOT_FINITE)
+        levels[first : first + ROWS] = np.rint(np.clip((rows - low) * scale, 0, 255))
+    return levels

@@ -8,14 +8,19 @@ import warnings
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from ..util.files import image_path
+from .files import MAX_PIXELS_VARIABLE, decode
 from .rgb_photo import Photo
+from .value_range import Bands, ValueRange, checked_bands, checked_range
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .arrays import ImageLike
 
-MAX_PIXELS_VARIABLE = "MOBILESAM_MAX_PIXELS"
 MAX_PIXELS = 256_000_000  # limit for commands, because phones take photos of 200 million pixels
 IMAGE_FORMATS = ("RGB", "BGR")
 _WITHOUT_DIRECT_CONVERSION = {"La": "LA", "RGBa": "RGBA"}  # Pillow's premultiplied modes, and the mode before RGB
@@ -23,30 +28,44 @@ _WITHOUT_DIRECT_CONVERSION = {"La": "LA", "RGBa": "RGBA"}  # Pillow's premultipl
 _NEITHER_ARRAY_NOR_FILE = str, os.PathLike, bytes, bytearray, memoryview, Image.Image, Photo
 
 
-def as_photo(image: ImageLike, image_format: str = "RGB") -> Photo:
+def as_photo(
+    image: ImageLike, image_format: str = "RGB", *, value_range: ValueRange = "dtype", bands: Bands | None = None
+) -> Photo:
     """Open an image as a Photo. Arguments and errors are those of `open_rgb`."""
-    rgb = open_rgb(image, image_format)
-    return image if isinstance(image, Photo) else Photo(rgb)
+    rgb = open_rgb(image, image_format, value_range=value_range, bands=bands)
+    return image if isinstance(image, Photo) else Photo(rgb, file_name(image))
 
 
-def read_photo(image: ImageLike) -> Photo:
+def read_photo(image: ImageLike, *, value_range: ValueRange = "dtype", bands: Bands | None = None) -> Photo:
     """Open an image as a Photo, and resize it for the model's canvas now instead of on first access."""
-    photo = as_photo(image)
+    photo = as_photo(image, value_range=value_range, bands=bands)
     _ = photo.resized
     return photo
 
 
-def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
+def file_name(image: ImageLike) -> str:
+    """The name, without folders, of the file that the image comes from. Empty if the image has no file or no name."""
+    if isinstance(image, Photo):
+        return image.name
+    path = image if isinstance(image, (str, os.PathLike)) else getattr(image, "filename", getattr(image, "name", ""))
+    return Path(path).name if isinstance(path, (str, os.PathLike)) else ""
+
+
+def open_rgb(
+    image: ImageLike, image_format: str = "RGB", *, value_range: ValueRange = "dtype", bands: Bands | None = None
+) -> Image.Image:
     """Open an image as a PIL image of mode RGB.
 
     `image` is one of:
 
-    - A path, the bytes of a file or a binary file object, in any format that Pillow reads. The EXIF orientation is
-      applied. The first frame of an animation is used.
+    - A path, the bytes of a file or a binary file object, in any format that Pillow reads; HEIC with the extra [heif];
+      TIFF files that Pillow cannot read with the extra [tiff]. The EXIF orientation is applied. EXIF that cannot be
+      read is ignored. The first frame of an animation is used.
     - A PIL image of any mode. The EXIF orientation of a PIL image is ignored.
-    - A Photo.
+    - A Photo. The other arguments have no effect on a Photo.
     - An array (H, W) or (H, W, C) with 1 (gray), 2 (gray, alpha), 3 (RGB) or 4 (RGB, alpha) channels, of dtype uint8,
-      uint16, bool, or float in [0, 1].
+      uint16, bool, or float in [0, 1]. With a value range, any integers and floats are accepted, and with `bands` any
+      number of channels.
 
     Other colour spaces are converted to RGB. Alpha is dropped without blending, so hidden colours become visible.
     16-bit values are scaled so that 65535 becomes 255. PIL's modes I (0 to 65535) and F (0 to 1) are scaled in the same
@@ -55,6 +74,13 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
     Args:
         image: The image.
         image_format: "RGB", or "BGR" for an array with channels in this order, as from OpenCV.
+        value_range: The values that become black and white: "dtype" for the range of the dtype; "minmax" for the
+            smallest and the largest value of the image; "minmax-channel" for those of each channel; or (low, high).
+        bands: Three numbers, from 0, of the bands of a file, or channels of an array, that are red, green and blue.
+            None for the first three, or the only one.
+
+    Warns:
+        UserWarning: 16-bit values use less than 1/8 of their range, and no value range is given.
 
     Raises:
         OSError: The file cannot be opened.
@@ -65,28 +91,29 @@ def open_rgb(image: ImageLike, image_format: str = "RGB") -> Image.Image:
     """
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"image_format must be 'RGB' or 'BGR', got {image_format!r}")
+    value_range, bands = checked_range(value_range), checked_bands(bands)
     if not isinstance(image, _NEITHER_ARRAY_NOR_FILE) and (hasattr(image, "__array__") or not hasattr(image, "read")):
         from .arrays import from_array
 
-        return from_array(image, image_format)
+        return from_array(image, image_format, value_range, bands)
     if image_format != "RGB":
         raise ValueError("image_format='BGR' is for arrays: files and PIL images have their own channel order")
     if isinstance(image, Photo):
         return image.rgb
     if isinstance(image, Image.Image):
-        return _to_rgb(image)
+        return to_rgb(image, value_range, bands)
     if isinstance(image, (bytes, bytearray, memoryview)):
-        return _decode(io.BytesIO(image), f"{len(image)} bytes")
+        return _open_file(io.BytesIO(image), f"{len(image)} bytes", value_range, bands)
     if isinstance(image, (str, os.PathLike)):
-        path = Path(image)
+        path = image_path(image)
         if path.is_file():
-            return _decode(os.fspath(path), os.fspath(image))
+            return _open_file(os.fspath(path), os.fspath(image), value_range, bands)
         # A pipe is not a regular file, but can be opened. For a folder or a missing file, open() raises OSError.
         with path.open("rb") as file:
-            return _decode(file, os.fspath(image))
+            return _open_file(file, os.fspath(image), value_range, bands)
     if isinstance(image, io.TextIOBase):
         raise TypeError("the image file is open as text: open it with mode 'rb'")
-    return _decode(image, str(getattr(image, "name", "a file object")))
+    return _open_file(image, str(getattr(image, "name", "a file object")), value_range, bands)
 
 
 def allow_large_photos() -> None:
@@ -105,39 +132,43 @@ def allow_large_photos() -> None:
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def _decode(file: str | IO[bytes], name: str) -> Image.Image:
+def _open_file(file: str | IO[bytes], name: str, value_range: ValueRange, bands: Bands | None) -> Image.Image:
+    decoded = decode(file, name, value_range, bands)
     try:
-        with Image.open(file) as picture:  # for a path, Pillow first tries the plugin for the extension
-            # Without a file name, Pillow does not map the file into memory.
-            # If another process truncates a mapped file, reading the map kills this process.
-            picture.filename = ""
-            ImageOps.exif_transpose(picture, in_place=True)
-            return _to_rgb(picture)
-    except MemoryError:
-        raise
-    except UnidentifiedImageError:
-        raise ValueError(f"not an image that Pillow can read: {name}") from None
-    except Image.DecompressionBombError as error:
-        limit = f"to allow it, raise PIL.Image.MAX_IMAGE_PIXELS, or on the command line {MAX_PIXELS_VARIABLE}"
-        raise ValueError(f"cannot decode image {name}: {str(error).rstrip('.')}; {limit}") from None
-    except Exception as error:  # Pillow's decoders raise errors of a dozen types for damaged data
-        if isinstance(file, str) and isinstance(error, OSError) and error.filename is not None:
-            raise  # an error of the operating system, whose message names the file
-        raise ValueError(f"cannot decode image {name}: {error}") from error
+        return to_rgb(decoded, value_range, bands)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(
+    image: Image.Image | NDArray[np.generic], value_range: ValueRange = "dtype", bands: Bands | None = None
+) -> Image.Image:
+    """Convert a decoded image, or the array of a TIFF file, to mode RGB. Arguments and errors: see `open_rgb`."""
+    if not isinstance(image, Image.Image):
+        from .arrays import from_array
+
+        return from_array(image, "RGB", value_range, bands)
     if 0 in image.size:
         raise ValueError(f"the image is empty: {image.width}x{image.height} pixels")
-    if image.mode == "RGB":
-        image.load()
-        return image
     if image.mode == "F" or image.mode.startswith("I"):
-        from .arrays import from_levels
+        return _from_values(image, value_range, bands)
+    image.load()
+    colours = _without_palette(image)
+    if bands is not None:
+        return _from_values(colours, value_range, bands)
+    rgb = colours if colours.mode == "RGB" else colours.convert("RGB")
+    return rgb if value_range == "dtype" else _from_values(rgb, value_range, None)
 
-        image = from_levels(image)
-    elif image.mode in _WITHOUT_DIRECT_CONVERSION:
-        image = image.convert(_WITHOUT_DIRECT_CONVERSION[image.mode])
-    elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
+
+def _from_values(image: Image.Image, value_range: ValueRange, bands: Bands | None) -> Image.Image:
+    from .arrays import from_picture  # imported here, because it imports NumPy
+
+    return from_picture(image, value_range, bands)
+
+
+def _without_palette(image: Image.Image) -> Image.Image:
+    """The image in a mode that Pillow converts to RGB directly, and whose bands are colours."""
+    if image.mode == "P":
+        return image.convert("RGBA" if "transparency" in image.info else "RGB")
+    mode = _WITHOUT_DIRECT_CONVERSION.get(image.mode)
+    return image.convert(mode) if mode else image

@@ -11,10 +11,15 @@ from .geometry import Size, resized_size
 
 
 class Photo:
-    """A PIL image of mode RGB, and the same image resized for the model's canvas."""
+    """A PIL image of mode RGB, and the same image resized for the model's canvas.
 
-    def __init__(self, rgb: Image.Image) -> None:
-        self.rgb = rgb
+    Attributes:
+        rgb: The image.
+        name: Name of the file, without folders. Empty if the image does not come from a file.
+    """
+
+    def __init__(self, rgb: Image.Image, name: str = "") -> None:
+        self.rgb, self.name = rgb, name
         self._resized: Image.Image | None = None
 
     @property

@@ -13,6 +13,7 @@ from ..images.arrays import ImageLike
 from ..images.geometry import Size
 from ..images.photo import open_rgb
 from ..images.pictures import mask_image
+from ..images.value_range import Bands, ValueRange
 from . import rle
 from .objects import Colour, SegmentedObject, common_size
 
@@ -24,14 +25,18 @@ POSITIVE_COLOUR = (20, 160, 70)
 NEGATIVE_COLOUR = (215, 40, 50)
 
 
-def draw_overlay(image: ImageLike, mask: NDArray[np.bool_]) -> Image.Image:
+def draw_overlay(
+    image: ImageLike, mask: NDArray[np.bool_], *, value_range: ValueRange = "dtype", bands: Bands | None = None
+) -> Image.Image:
     """Draw a mask (H, W) bool on the image, as a translucent colour with a two-tone outline.
+
+    `image`, `value_range` and `bands` are those of `mobilesam.images.photo.open_rgb`.
 
     Raises:
         OSError, TypeError, ValueError: The image cannot be opened. See `mobilesam.images.photo.open_rgb`.
         ValueError: The sizes of the image and the mask differ.
     """
-    photo = open_rgb(image)
+    photo = open_rgb(image, value_range=value_range, bands=bands)
     height, width = mask.shape
     if photo.size != (width, height):
         raise ValueError(f"the mask is {width}x{height} but the image is {photo.width}x{photo.height} pixels")
@@ -99,7 +104,14 @@ BAND = 512  # rows that `overlay` draws at a time
 GOLDEN_RATIO = (5**0.5 - 1) / 2  # its multiples modulo 1 are far apart, so consecutive hues differ clearly
 
 
-def overlay(image: ImageLike, objects: Sequence[SegmentedObject], *, smallest_on_top: bool = False) -> Image.Image:
+def overlay(
+    image: ImageLike,
+    objects: Sequence[SegmentedObject],
+    *,
+    smallest_on_top: bool = False,
+    value_range: ValueRange = "dtype",
+    bands: Bands | None = None,
+) -> Image.Image:
     """Draw all objects on the image, each in its own translucent colour, with a white line around its visible part.
 
     If several objects cover a pixel, the pixel shows the object that `label_map` gives it.
@@ -108,12 +120,14 @@ def overlay(image: ImageLike, objects: Sequence[SegmentedObject], *, smallest_on
         image: Any image that `mobilesam.images.photo.open_rgb` accepts.
         objects: The objects.
         smallest_on_top: See `label_map`.
+        value_range: See `mobilesam.images.photo.open_rgb`.
+        bands: See `mobilesam.images.photo.open_rgb`.
 
     Raises:
         OSError, TypeError, ValueError: The image cannot be opened. See `mobilesam.images.photo.open_rgb`.
         ValueError: The sizes of the image and the masks differ.
     """
-    photo = _photo(image, objects)
+    photo = _photo(image, objects, value_range, bands)
     labels = label_map(objects, size=(photo.height, photo.width), smallest_on_top=smallest_on_top)
     palette = np.array([(0, 0, 0), *own_colours(objects)], np.uint8)
     radius = round(max(photo.size) / 1600)  # blur radius of the line; 0 on small photos, for a line one pixel wide
@@ -141,19 +155,28 @@ def _draw_labels(
     return photo
 
 
-def cutout(image: ImageLike, objects: Sequence[SegmentedObject], *, crop: bool = False) -> Image.Image:
+def cutout(
+    image: ImageLike,
+    objects: Sequence[SegmentedObject],
+    *,
+    crop: bool = False,
+    value_range: ValueRange = "dtype",
+    bands: Bands | None = None,
+) -> Image.Image:
     """Cut the objects out of the image. The result is RGBA, transparent and black outside the objects.
 
     Args:
         image: Any image that `mobilesam.images.photo.open_rgb` accepts.
         objects: The objects.
         crop: Crop the result to the smallest box around the objects.
+        value_range: See `mobilesam.images.photo.open_rgb`.
+        bands: See `mobilesam.images.photo.open_rgb`.
 
     Raises:
         OSError, TypeError, ValueError: The image cannot be opened. See `mobilesam.images.photo.open_rgb`.
         ValueError: The sizes of the image and the masks differ, or all masks are empty and `crop` is true.
     """
-    photo = _photo(image, objects)
+    photo = _photo(image, objects, value_range, bands)
     width, height = photo.size
     inside = np.zeros((height, width), np.bool_)
     for item in objects:
@@ -211,9 +234,11 @@ def own_colours(objects: Sequence[SegmentedObject]) -> list[Colour]:
     return [item.colour or colour for item, colour in zip(objects, colours(len(objects)))]
 
 
-def _photo(image: ImageLike, objects: Sequence[SegmentedObject]) -> Image.Image:
+def _photo(
+    image: ImageLike, objects: Sequence[SegmentedObject], value_range: ValueRange, bands: Bands | None
+) -> Image.Image:
     """Open the image. Raises ValueError if its size is not the masks' size."""
-    photo = open_rgb(image)
+    photo = open_rgb(image, value_range=value_range, bands=bands)
     height, width = common_size(objects) if objects else (photo.height, photo.width)
     if photo.size != (width, height):
         raise ValueError(f"the masks are {width}x{height} but the image is {photo.width}x{photo.height} pixels")

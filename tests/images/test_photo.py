@@ -218,7 +218,7 @@ REFUSED = {
     "infinity": (np.full((2, 3), np.inf), ValueError, "got NaN or infinity"),
     "float to 255": (RGB.astype(float), ValueError, "must lie in [0, 1], got values from 0 to 255; scale them, or"),
     "float below 0": (RGB / -255, ValueError, "got values from -1 to -0"),
-    "int64": (RGB.astype(int), TypeError, "uint8, uint16, bool or float in [0, 1], got dtype int64"),
+    "int64": (RGB.astype(int), TypeError, "or any integers or floats with a value_range, got dtype int64"),
     "complex": (RGB.astype(complex), TypeError, "got dtype complex128"),
     "objects": (RGB.astype(object), TypeError, "got dtype object"),
     "no dimension": (np.array(3, np.uint8), ValueError, "(H, W, C) with 1 to 4 channels, and not empty, got"),
@@ -284,7 +284,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(monkeypatch):
     bomb = encoded(Image.new("1", (20_000, 10_000)))
     assert len(bomb) < 100_000
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 2**28 // 3)  # Pillow's default limit, which the commands increase
-    monkeypatch.setattr("mobilesam.images.photo._to_rgb", lambda _: pytest.fail("the image was decoded"))
+    monkeypatch.setattr("mobilesam.images.files._load_upright", lambda _: pytest.fail("the image was decoded"))
     with pytest.raises(
         ValueError, match=r"200000000 pixels\) exceeds limit .* raise PIL.Image.MAX_IMAGE_PIXELS, "
     ) as caught:
