@@ -19,7 +19,7 @@ from .. import architecture
 from ..util.deferred import lazy
 from ..util.files import sha256
 from .errors import CheckpointError, hint, listed
-from .published import PUBLISHED, cached_path
+from .published import PUBLISHED, cached_path, is_downloaded
 
 FORMAT_VERSION = "1"
 Array: TypeAlias = NDArray[Any]
@@ -141,7 +141,7 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
         path = default_path()
     elif path in PUBLISHED:
         name, path = path, cached_path(str(path))
-        if not path.exists():
+        if not is_downloaded(str(name)):
             raise FileNotFoundError(f"no checkpoint {name} yet: get it with mobilesam download --checkpoint {name}")
     path = Path(path)
     if path.exists() and kind_of(path) in ("torch", "onnx"):

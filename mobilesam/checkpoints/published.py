@@ -29,10 +29,20 @@ PUBLISHED = {
 
 
 def cache_folder() -> Path:
-    """The folder for downloads: the user's cache folder for this package, by the platform's conventions."""
+    """The folder for downloads: the user's cache folder for this package, by the platform's conventions.
+
+    Raises:
+        FileNotFoundError: The user has no home folder, and XDG_CACHE_HOME is not set.
+    """
     from platformdirs import user_cache_path  # imported here, because it is slow to import
 
-    return user_cache_path("mobilesam", appauthor=False)
+    try:
+        folder = user_cache_path("mobilesam", appauthor=False)
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():  # without a home folder, older versions of platformdirs return ~/.cache/mobilesam
+        raise FileNotFoundError("there is no home folder for downloads: set HOME or XDG_CACHE_HOME")
+    return folder
 
 
 def unfinished_path(name: str) -> Path:
@@ -43,3 +53,11 @@ def unfinished_path(name: str) -> Path:
 def cached_path(name: str) -> Path:
     """The file that holds a published checkpoint once it is downloaded and converted."""
     return cache_folder() / f"{name}.safetensors"
+
+
+def is_downloaded(name: str) -> bool:
+    """Whether a published checkpoint is downloaded. False if the folder for downloads is missing or unreadable."""
+    try:
+        return cached_path(name).exists()
+    except OSError:  # there is no folder for downloads, or no permission to read it
+        return False

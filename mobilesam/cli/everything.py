@@ -3,13 +3,15 @@
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path, PurePath
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..util.console import Progress, describe, say_failed
-from ..util.files import check_distinct, check_folder_to_be, remove_leftovers
+from ..util.files import check_distinct, check_folder_to_be, remove_leftovers, whole_file
 from ..util.options import add_model
-from .many.batch import images_of
+from .image_options import add_image_options
+from .many.batch import add_keep_extension, check_outputs, images_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,10 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="output folder; each image NAME gives NAME_overlay.png, NAME_labels.png (16-bit: 0 or the number of the "
         "mask) and NAME.json (COCO JSON with RLE masks)",
     )
+    add_keep_extension(parser)
     add("--resume", action="store_true", help="skip images whose output files exist already")
     for name, (kind, default, meaning) in PARAMETERS.items():
         option = "--" + name.replace("_", "-")
         add(option, dest=name, type=kind, default=default, metavar="N", help=f"{meaning} (default: {default:.4g})")
+    add_image_options(parser)
     add_model(parser)
 
 
@@ -60,12 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code: 0, or 1 if one of several images failed."""
     from ..api.everything import MaskGenerator
     from ..api.model import load
-    from ..images.photo import allow_large_photos
+    from ..images.photo import allow_large_photos, open_rgb
 
     allow_large_photos()
     parameters = {name: getattr(arguments, name) for name in PARAMETERS}
     images = [image for source in arguments.images for image in images_of(source)]
-    files = {path: _files(arguments.output, name) for path, name in images}
+    stems = {path: name if arguments.keep_extension else name.with_suffix("") for path, name in images}
+    check_outputs((path, stem.with_name(stem.name + ".json")) for path, stem in stems.items())
+    files = {path: _files(arguments.output / stem) for path, stem in stems.items()}
     check_folder_to_be(arguments.output)
     check_distinct([*(path for path, _ in images), *(file for each in files.values() for file in each)])
 
@@ -78,7 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
             note = f"{path.name}, {written + failed + 1} of {len(left)}"
             started = time.perf_counter()
             try:
-                photo, records = _records(path, generator, note)
+                photo = open_rgb(path, value_range=arguments.value_range, bands=arguments.bands)
+                records = _records(photo, generator, note)
             except (MemoryError, OSError, TypeError, ValueError) as error:
                 if len(images) == 1:
                     raise
@@ -98,22 +105,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _files(folder: Path, name: PurePath) -> list[Path]:
+def _files(stem: Path) -> list[Path]:
     """The output files of an image, in the order in which they are written."""
-    return [folder / name.with_name(name.stem + end) for end in ("_overlay.png", "_labels.png", ".json")]
+    return [stem.with_name(stem.name + end) for end in ("_overlay.png", "_labels.png", ".json")]
 
 
-def _records(path: Path, generator: "MaskGenerator", note: str) -> tuple["Image.Image", list["Record"]]:
-    from ..images.photo import open_rgb
-
-    photo = open_rgb(path)
+def _records(photo: "Image.Image", generator: "MaskGenerator", note: str) -> list["Record"]:
     with Progress(None, "points") as progress:
 
         def show(done: int, total: int) -> None:
             progress.total = total
             progress.update(done, note)
 
-        return photo, list(generator.generate_iter(photo, progress=show))
+        return list(generator.generate_iter(photo, progress=show))
 
 
 def _write(
@@ -126,12 +130,13 @@ def _write(
     from ..masks.objects import SegmentedObject
     from ..version import __version__
 
-    overlay_file, labels_file, json_file = files
-    overlay_file.parent.mkdir(parents=True, exist_ok=True)
+    files[0].parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(files)
     size = photo.height, photo.width
     objects = [SegmentedObject.from_record(record) for record in records]
-    save_image(draw.overlay(photo, objects, smallest_on_top=True), overlay_file)
-    save_image(Image.fromarray(draw.label_map(objects, size=size, smallest_on_top=True)), labels_file)
     info = {"description": f"all masks of an image, by mobilesam {__version__}", "parameters": dict(parameters)}
-    export.save(objects, json_file, file_name=name, size=size, info=info)
+    with ExitStack() as together:  # if one file fails, none is written
+        overlay_file, labels_file, json_file = (together.enter_context(whole_file(file)) for file in files)
+        save_image(draw.overlay(photo, objects, smallest_on_top=True), overlay_file)
+        save_image(Image.fromarray(draw.label_map(objects, size=size, smallest_on_top=True)), labels_file)
+        export.save(objects, json_file, file_name=name, size=size, info=info)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from ..checkpoints.published import PUBLISHED, cached_path
+from ..checkpoints.published import PUBLISHED, is_downloaded
 from ..util.console import without_home
 from ..version import __version__
 
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         "openmp": "yes" if kernels.isa.openmp() else "no: single-threaded",
         "threads": f"{kernels.threads.default_threads()} of {os.cpu_count()} CPUs",
         **{name: value for name, value in sorted(os.environ.items()) if name.startswith("MOBILESAM_")},
-        "downloaded": ", ".join(name for name in PUBLISHED if cached_path(name).exists()) or "none",
+        "downloaded": ", ".join(name for name in PUBLISHED if is_downloaded(name)) or "none",
         "checkpoint": without_home(checkpoint.path),
         **{f"  {name}": value for name, value in sorted(checkpoint.metadata.items())},
     }

@@ -1,13 +1,15 @@
 """The command `mobilesam`. Only the module of the given subcommand is imported, for a fast start."""
 
 import argparse
+import os
 import sys
+import traceback
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from itertools import islice
 from typing import NoReturn
 
-from ..util.console import describe
+from ..util.console import describe, print_any_text, shortened, show_warnings_in_one_line
 from ..version import __version__
 from . import startup
 
@@ -26,6 +28,8 @@ COMMANDS = {
 def run() -> NoReturn:
     """Run the command as the only work of this process, then exit."""
     startup.begin_process()
+    print_any_text()
+    show_warnings_in_one_line()
     code = main()
     startup.end_process()
     sys.exit(code)
@@ -38,15 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Words of the command line after `mobilesam`. None for the words of this process.
 
     Returns:
-        The exit code. 0: success. 1: some of the inputs failed. 2: an error, written to stderr in one line.
-        130: interrupted.
+        The exit code. 0: success. 1: some of the inputs failed. 2: an error, written to stderr in one line, after the
+        traceback if MOBILESAM_DEBUG is set. 130: interrupted.
     """
     words = sys.argv[1:] if argv is None else argv
     command = islice((word for word in words if not word.startswith("-")), 1)
     arguments = make_parser(list(command)).parse_args(words)
     try:
         code: int = arguments.run(arguments)
-    except (ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:
+        if os.environ.get("MOBILESAM_DEBUG"):
+            traceback.print_exc()
         print(f"mobilesam: error: {describe(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -58,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser that reports a usage error in one line, without the usage text that argparse writes before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"mobilesam: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"mobilesam: error: {shortened(message)} (see {self.prog} --help)\n")
 
 
 def make_parser(wanted: Collection[str] = COMMANDS.keys()) -> argparse.ArgumentParser:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..util.files import check_distinct
 from ..util.options import add_model
 from . import startup
-from .many.batch import is_many
+from .image_options import add_image_options
+from .many.batch import add_keep_extension, is_many
 from .written_prompt import Coordinate, WrittenPrompt, coordinates
 
 if TYPE_CHECKING:
@@ -70,8 +72,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EXTENSIONS",
         help="for many images: formats of --output, such as png or png,json (default: png)",
     )
+    add_keep_extension(parser)
     add("--resume", action="store_true", help="for many images: skip prompts whose output files exist already")
     add("--single", action="store_true", help="predict one mask (token 0) instead of the best of three")
+    add_image_options(parser)
     add_model(parser)
 
 
@@ -107,9 +111,10 @@ def run(arguments: argparse.Namespace) -> int:
         return segment.run(arguments, prompt)
     if prompt is None:
         raise ValueError("no prompt: give --point X,Y or --box X0,Y0,X1,Y1")
-    if arguments.resume or arguments.format:
-        option = "--resume" if arguments.resume else "--format"
-        raise ValueError(f"{option} is for many images: give several images, a folder, a glob or a file of prompts")
+    for name in ("resume", "format", "keep_extension"):
+        if getattr(arguments, name):
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"{option} is for many images: give several images, a folder, a glob or a file of prompts")
     return _one(arguments, prompt)
 
 
@@ -122,10 +127,11 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     files += [("overlay", arguments.overlay)] if arguments.overlay else []
     check_distinct([image, *(path for _, path in files)])
 
-    from ..images.photo import allow_large_photos
+    from ..images.photo import allow_large_photos, read_photo
 
     allow_large_photos()
-    reading, network = startup.read_and_load(image, arguments.weights, arguments.threads, arguments.precision)
+    read = partial(read_photo, image, value_range=arguments.value_range, bands=arguments.bands)
+    reading, network = startup.read_and_load(read, arguments.weights, arguments.threads, arguments.precision)
     from ..api.model import MobileSAM, segment
     from .many import outputs  # imported here, while a background thread loads the network's layers
 

@@ -2,12 +2,16 @@
 
 import argparse
 import contextlib
+import re
 import webbrowser
 from types import ModuleType
 
 from ..util.options import add_model
+from .image_options import add_image_options
 
 DEFAULT_PORT = 8642
+_HOST = re.compile(r"[\w.-]+(:\d+)?")
+_PATH = re.compile(r"(/[\w.~-]+)*")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="also answer requests to host NAME, besides those to IP addresses and to localhost; repeatable",
     )
+    add(
+        "--root-path",
+        default="",
+        metavar="PATH",
+        help="path at which a proxy shows the server, such as /sam (default: the root)",
+    )
     add("--images", type=int, default=16, metavar="N", help="encoded images to keep in memory (default: %(default)s)")
+    add_image_options(parser)
     add_model(parser)
 
 
@@ -42,16 +53,29 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--port: expected 0 to 65535, got {arguments.port}")
     if arguments.images < 1:
         raise ValueError(f"--images: expected at least 1, got {arguments.images}")
+    for host in arguments.allow_host:
+        if not _HOST.fullmatch(host):
+            raise ValueError(f"--allow-host: expected a host name such as sam.example.org, got {host!r}")
+    root_path = "/" + arguments.root_path.strip("/") if arguments.root_path.strip("/") else ""
+    if not _PATH.fullmatch(root_path):
+        raise ValueError(f"--root-path: expected a path such as /sam, got {arguments.root_path!r}")
     app_module, server = _modules()
 
     from ..api.model import load
     from ..serve.limits import Limits
+    from ..serve.pictures import Opening
 
     with server.listen(arguments.host, arguments.port, DEFAULT_PORT) as listener:
         model = load(
             arguments.weights, threads=arguments.threads, precision=arguments.precision, images=arguments.images
         )
-        app = app_module.create_app(model, Limits(images=arguments.images), hosts=arguments.allow_host)
+        app = app_module.create_app(
+            model,
+            Limits(images=arguments.images),
+            hosts=arguments.allow_host,
+            root_path=root_path,
+            opening=Opening(arguments.value_range, arguments.bands),
+        )
         address = server.address(listener)
 
         def announce() -> None:
@@ -70,7 +94,7 @@ def _modules() -> tuple[ModuleType, ModuleType]:
     try:
         from ..serve import app, server
     except ModuleNotFoundError as error:
-        if error.name not in ("contourpy", "fastapi", "uvicorn"):
+        if error.name not in ("contourpy", "fastapi", "python_multipart", "uvicorn"):
             raise
         raise ImportError(f"serve needs {error.name}: pip install 'mobilesam[serve]'") from None
     return app, server

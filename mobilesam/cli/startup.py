@@ -16,10 +16,9 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,19 +53,18 @@ def short_switch_interval() -> Iterator[None]:
 
 
 def read_and_load(
-    image: Path, weights: str | None, threads: int | None, precision: str | None
+    read: Callable[[], Photo], weights: str | None, threads: int | None, precision: str | None
 ) -> tuple[Future[Photo], Network]:
     """Start to read the photo in a background thread, then start to load the network.
 
-    Reading starts first, because `images/photo.py` reads photos without NumPy.
+    Reading starts first, because `images/photo.py` reads photos without NumPy. `read` reads the photo.
 
     Returns:
         A future of the photo, and the network. The network's layers continue to load while the image is encoded.
     """
-    from ..images.photo import read_photo
     from ..util.deferred import in_background
 
-    reading = in_background(lambda: read_photo(image))
+    reading = in_background(read)
     from ..network.loading import load_network  # imported here, while a background thread reads the photo
 
     return reading, load_network(weights, threads, precision, in_order=True)

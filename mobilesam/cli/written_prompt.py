@@ -9,19 +9,25 @@ A file of prompts is CSV with a header, or JSON lines (one object per line). Its
     output   the file to write in the output folder; its extension sets the format
 
 A coordinate in per cent is written as 50% in CSV and as "50%" in JSON. Spaces or commas separate the numbers in a CSV
-cell.
+cell. Commas, semicolons or tabs separate the cells: the header tells which. The text is UTF-8, or UTF-16 with a byte
+order mark.
 """
 
+import codecs
 import csv
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from ..util.console import shortened
+
 FIELDS = ("image", "points", "labels", "box", "output")
 SUFFIXES = (".csv", ".jsonl")
 _REST = "cells beyond the header"
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _LABELS = {"0": 0, "1": 1}
 
 
@@ -91,10 +97,10 @@ def coordinates(value: object, count: int | None, form: str) -> tuple[Coordinate
     """
     try:
         places = tuple(_coordinate(number) for number in _list(value))
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):  # a whole number of 400 digits overflows
         places = ()
     if not places or len(places) != (count or len(places) // 2 * 2):
-        raise ValueError(f"expected {form}, got {value!r}")
+        raise ValueError(f"expected {form}, got {value!r:.80}")
     outside = [place for place in places if place.per_cent and not 0 <= place.value <= 100]
     if outside:
         raise ValueError(f"expected 0% to 100% of the image's side, got {outside[0].value:g}%")
@@ -104,10 +110,17 @@ def coordinates(value: object, count: int | None, form: str) -> tuple[Coordinate
 def _coordinate(text: object) -> Coordinate:
     if isinstance(text, str):
         per_cent = text.strip().endswith("%")
-        return Coordinate(float(text.strip().removesuffix("%")), per_cent)
+        return Coordinate(_finite(text.strip().removesuffix("%")), per_cent)
     if isinstance(text, bool) or not isinstance(text, int | float):
         raise TypeError
-    return Coordinate(float(text), False)
+    return Coordinate(_finite(text), False)
+
+
+def _finite(number: str | float) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 def read_prompts(path: Path) -> list[Row]:
@@ -119,14 +132,14 @@ def read_prompts(path: Path) -> list[Row]:
     """
     rows = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=_encoding(path), newline="") as file:
             for line, fields in _READERS[path.suffix.lower()](file):
                 try:
                     rows.append(_row(line, fields))
                 except ValueError as error:
                     raise ValueError(f"line {line}: {error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file in UTF-8") from None
+    except UnicodeError:
+        raise ValueError(f"{path}: not a text file in UTF-8 or UTF-16") from None
     except ValueError as error:
         raise ValueError(f"{path}, {error}") from None
     if not rows:
@@ -134,12 +147,21 @@ def read_prompts(path: Path) -> list[Row]:
     return rows
 
 
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
 def _csv_rows(file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(file, strict=True, skipinitialspace=True, restkey=_REST, restval="")
+    header = file.readline()
+    file.seek(0)
+    separator = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
+    reader = csv.DictReader(file, strict=True, skipinitialspace=True, delimiter=separator, restkey=_REST, restval="")
     try:
         for cells in reader:
             if _REST in cells:
-                raise ValueError(f"line {reader.line_num}: more cells than the header; quote a cell that holds commas")
+                mark = _SEPARATORS[separator]
+                raise ValueError(f"line {reader.line_num}: more cells than the header; quote a cell that holds {mark}")
             yield reader.line_num, {name: cell.strip() for name, cell in cells.items() if cell.strip()}
     except csv.Error as error:
         raise ValueError(f"line {reader.reader.line_num}: {error}") from None
@@ -151,10 +173,13 @@ def _json_rows(file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
             continue
         try:
             fields = json.loads(line)
+        except RecursionError:
+            raise ValueError(f"line {number}: not JSON for a prompt: brackets are nested too deeply") from None
         except ValueError as error:
             raise ValueError(f"line {number}: not JSON: {error}") from None
         if not isinstance(fields, dict):
-            raise ValueError(f'line {number}: expected an object, such as {{"image": "cat.jpg"}}, got {line.strip()}')
+            example = '{"image": "cat.jpg"}'
+            raise ValueError(f"line {number}: expected an object, such as {example}, got {shortened(line)}")
         yield number, {name: value for name, value in fields.items() if value is not None}
 
 
@@ -167,12 +192,12 @@ _READERS: dict[str, Callable[[TextIO], Iterator[tuple[int, Mapping[str, object]]
 def _row(line: int, fields: Mapping[str, object]) -> Row:
     unknown = [name for name in fields if name not in FIELDS]
     if unknown:
-        raise ValueError(f"unknown field {unknown[0]!r}, accepted are {', '.join(FIELDS)}")
+        raise ValueError(f"unknown field {unknown[0]!r:.80}, accepted are {', '.join(FIELDS)}")
     image, output = fields.get("image"), fields.get("output")
     if not isinstance(image, str) or not image:
         raise ValueError("no image: give the path of the picture in field 'image'")
     if output is not None and not isinstance(output, str):
-        raise ValueError(f"output: expected a file name, got {output!r}")
+        raise ValueError(f"output: expected a file name, got {output!r:.80}")
     return Row(line, image, _prompt(fields), output)
 
 
@@ -201,7 +226,7 @@ def _named(name: str, read: Callable[[object], Any], fields: Mapping[str, object
 def _pairs(value: object) -> tuple[Coordinate, ...]:
     if isinstance(value, list):
         if not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-            raise ValueError(f"expected [[x, y], ...], got {value!r}")
+            raise ValueError(f"expected [[x, y], ...], got {value!r:.80}")
         value = [number for pair in value for number in pair]
     return coordinates(value, None, "x y of each point")
 
@@ -209,7 +234,7 @@ def _pairs(value: object) -> tuple[Coordinate, ...]:
 def _labels(value: object) -> tuple[int, ...]:
     labels = tuple(_LABELS.get(str(label), -1) for label in _list(value))
     if -1 in labels:
-        raise ValueError(f"expected 1 (on the object) or 0 (not on it) for each point, got {value!r}")
+        raise ValueError(f"expected 1 (on the object) or 0 (not on it) for each point, got {value!r:.80}")
     return labels
 
 

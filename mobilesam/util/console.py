@@ -1,29 +1,66 @@
 """Console output of commands: one-line errors and progress lines."""
 
+import io
 import sys
 import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
+MOST_NAMES = 10  # file names in one message
+MOST_CHARACTERS = 400  # of an error message; a longer message is cut
 INTERVAL = 0.1  # seconds between updates of a progress line
 BAR = 24  # characters
 
 
 def describe(error: BaseException) -> str:
-    """The error message in one line."""
+    """The error message in one line of at most MOST_CHARACTERS characters."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {error.filename}"
-    return " ".join(str(error).split()) or type(error).__name__
+        return shortened(f"{error.strerror}: {error.filename}")
+    return shortened(str(error)) or type(error).__name__
+
+
+def shortened(message: str) -> str:
+    """The message in one line. The middle of a long message is left out."""
+    line = " ".join(message.split())
+    half = MOST_CHARACTERS // 2 - 5
+    return line if len(line) <= MOST_CHARACTERS else f"{line[:half]} [...] {line[-half:]}"
+
+
+def print_any_text() -> None:
+    """Let `print` write characters that the terminal's encoding lacks as escapes, such as \\xe9, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def without_home(path: Path) -> str:
     """The path with ~ for the home folder, because issues are public and should not show user names."""
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # HOME is not set, and the user has no entry in the password database
+        return str(path)
     return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 def say_failed(file: object, reason: str) -> None:
     """Print to stderr that an input failed, and why. The file is named once, even if the reason contains its name."""
     print(f"mobilesam: failed: {reason if str(file) in reason else f'{file}: {reason}'}", file=sys.stderr)
+
+
+def say_skipped(names: Sequence[str], reason: str) -> None:
+    """Print to stderr that files of a folder are skipped, and why. At most MOST_NAMES files are named."""
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    print(f"mobilesam: skipped: {', '.join(names[:MOST_NAMES])}{more}: {reason}", file=sys.stderr)
+
+
+def show_warnings_in_one_line() -> None:
+    """Print each Python warning to stderr as one line without the line of code that caused it."""
+
+    def one_line(message: Warning | str, *_: object, **__: object) -> None:
+        print(f"mobilesam: warning: {shortened(str(message))}", file=sys.stderr)
+
+    warnings.showwarning = one_line
 
 
 def show(text: str) -> None:

@@ -1,12 +1,16 @@
-"""Atomic file writes, checks of output paths, and checksums."""
+"""Atomic file writes, checks of paths, and checksums."""
 
+import errno
 import os
 import re
+import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, the limits of most operating systems
 _PARTIAL = re.compile(r"\.[0-9a-f]{8}-[0-9a-f]{8}\.partial\.?[^.]*")
 
 
@@ -17,21 +21,60 @@ def whole_file(path: Path) -> Iterator[Path]:
     Yields a temporary path in the same folder with the same extension. At the end the temporary file replaces `path`.
     After an error the temporary file is removed. If the process is killed, the temporary file remains. Its name
     contains a checksum of the name of `path`, by which `remove_leftovers` recognises it.
+
+    If `path` is a symbolic link, the file that the link points to is written. A file that cannot be replaced is
+    overwritten instead, which is not atomic: a bind-mounted file, a file in a folder that is not writable, a device or
+    a pipe.
+
+    Raises:
+        OSError: The file cannot be written. The error names `path`.
     """
-    partial = path.with_name(f".{_checksum(path)}-{os.urandom(4).hex()}.partial{path.suffix}")
+    if _PARTIAL.fullmatch(path.name):  # the caller writes several files with whole_file, and replaces them together
+        yield path
+        return
+    target = _target(path)
+    replaceable = not target.exists() or (target.is_file() and _can_change(target.parent))
+    folder = target.parent if replaceable else Path(tempfile.gettempdir())
+    partial = folder / f".{_checksum(target)}-{os.urandom(4).hex()}.partial{path.suffix}"
     try:
         yield partial
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+        if not replaceable or not _replaced(target, partial):
+            with partial.open("rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+    except OSError as error:
+        if error.filename in (None, str(partial)):  # an error without a file name, such as "no space left on device"
+            message = f"cannot write {path}: {error}"
+            raise OSError(error.errno, error.strerror, str(path)) if error.errno else OSError(message) from None
         raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _target(path: Path) -> Path:
+    """The file that is written in place of `path`: the target of symbolic links. A device or a pipe stays as it is."""
+    return path if path.exists() and not path.is_file() else Path(os.path.realpath(path))
+
+
+def _can_change(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
+def _replaced(target: Path, partial: Path) -> bool:
+    """Replace the target. Returns False if the target is a mount point, which cannot be replaced."""
+    try:
+        partial.replace(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def remove_leftovers(paths: Iterable[Path]) -> None:
     """Remove temporary files that killed processes left for these paths. No other process may be writing the paths."""
     checksums: dict[Path, set[str]] = {}
-    for path in paths:
-        checksums.setdefault(path.parent, set()).add(_checksum(path))
+    for target in map(_target, paths):
+        checksums.setdefault(target.parent, set()).add(_checksum(target))
     for folder, known in checksums.items():
         for file in folder.glob(".*.partial*"):
             if _PARTIAL.fullmatch(file.name) and file.name[1:9] in known:
@@ -40,6 +83,18 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
 
 def _checksum(path: Path) -> str:
     return f"{zlib.crc32(os.fsencode(path.name)):08x}"
+
+
+def image_path(path: str | os.PathLike[str]) -> Path:
+    """The path of an image. A URL, and a text that is too long for a path, such as base64, raise ValueError."""
+    text = os.fspath(path)
+    for start, what in (("http://", "a URL"), ("https://", "a URL"), ("data:", "a data URL")):
+        if isinstance(text, str) and text[:8].lower().startswith(start):
+            raise ValueError(f"expected the path of an image, got {what}: {text[:60]}; download it, and pass its bytes")
+    parts = os.fsencode(text).split(os.fsencode(os.sep))
+    if max(map(len, parts)) > LONGEST_NAME or len(text) > LONGEST_PATH:
+        raise ValueError(f"expected the path of an image, got a text of {len(text)} characters: {text[:30]!r}...")
+    return Path(text)
 
 
 def sha256(path: Path) -> str:
@@ -55,12 +110,14 @@ def check_folder(path: Path) -> None:
     Raises:
         OSError: The folder does not exist or is not writable, or the path itself is a folder.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no such folder to write into: {path.parent}")
-    if path.is_dir():
+    target = _target(path)
+    folder = target.parent if path.is_symlink() else path.parent  # as the user wrote it
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder to write into: {folder}")
+    if target.is_dir():
         raise IsADirectoryError(f"cannot write a file over a folder: {path}")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise PermissionError(f"no permission to write into folder: {path.parent}")
+    if not _can_change(folder) and not (target.exists() and os.access(target, os.W_OK)):
+        raise PermissionError(f"no permission to write into folder: {folder}")
 
 
 def check_folder_to_be(path: Path) -> None:

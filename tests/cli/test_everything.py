@@ -125,7 +125,7 @@ REFUSED = {
     "arguments are required: -o/--output": ["photos"],
     "expected a folder to write into, got a file: notes.txt": ["photos", "-o", "notes.txt/deep"],
     "would overwrite its own input or output file: ": ["photos/a.png", "./photos/a.png", "-o", "out"],
-    "output file: out/a_overlay.png": ["photos/a.png", "a.png", "-o", "out"],
+    "written to a.json, for photos/a.png and a.png: give --keep-extension": ["photos/a.png", "a.png", "-o", "out"],
     "--points-per-side: invalid int value: 'many'": ["photos", "-o", "out", "--points-per-side", "many"],
     "points_per_side must be a whole number of at least 1, got 0": ["photos", "-o", "out", "--points-per-side", "0"],
     "pred_iou_thresh must be a number of at least 0, got nan": ["photos", "-o", "out", "--pred-iou-thresh", "nan"],

@@ -96,8 +96,7 @@ def test_a_mask_without_a_pixel_is_cut_out_whole(folder, embedding, monkeypatch)
 def test_photos_of_200_megapixels_are_read_and_bombs_are_not(folder, capsys, monkeypatch, limit):
     """The test replaces the decoding of images, which would need a gigabyte of memory."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
-    monkeypatch.setattr("mobilesam.images.photo._to_rgb", lambda picture: picture.resize((4, 3)).convert("RGB"))
-    monkeypatch.setattr("PIL.ImageOps.exif_transpose", lambda picture, in_place: None)
+    monkeypatch.setattr("mobilesam.images.files._load_upright", lambda picture: Image.new("RGB", (4, 3)))
     if limit:
         monkeypatch.setenv("MOBILESAM_MAX_PIXELS", limit)
     Image.new("1", (16000, 12500)).save("phone.png")
@@ -116,7 +115,7 @@ REFUSED = {
     "No such file or directory: no.png": ["no.png", "--point", "1,1", "--output", "mask.png"],
     "not an image": [__file__, "--point", "1,1", "--output", "mask.png"],
     "cannot decode image cut.png": ["cut.png", "--point", "1,1", "--output", "mask.png"],
-    "point (nan, 140) lies outside": [CHELSEA, "--point", "nan,140", "--output", "mask.png"],
+    "--point: expected X,Y, got 'nan,140'": [CHELSEA, "--point", "nan,140", "--output", "mask.png"],
     "point (452, 140) lies outside": [CHELSEA, "--background", "452,140", "--output", "mask.png"],
     "box must have x0 <= x1": [CHELSEA, "--box", "9,9,5,5", "--output", "mask.png"],
     "--point: expected X,Y, got '220'": [CHELSEA, "--point", "220", "--output", "mask.png"],
@@ -219,9 +218,9 @@ def test_the_photo_is_read_before_numpy_is_imported(folder):
         from mobilesam.cli import main
         from mobilesam.images import photo
         read = photo.read_photo
-        def watched(path):
+        def watched(path, **options):
             print("numpy there:", "numpy" in sys.modules)
-            return read(path)
+            return read(path, **options)
         photo.read_photo = watched
         sys.exit(main.main(sys.argv[1:]))
     """

@@ -1,5 +1,6 @@
 """Prompts as text: coordinates in pixels and per cent, prompt files (CSV, JSON lines), errors with line numbers."""
 
+import csv
 import json
 
 import pytest
@@ -22,11 +23,18 @@ JSON = [
 ]
 
 
-@pytest.mark.parametrize("form", ["csv", "csv with a byte order mark", "jsonl"])
+FORMS = ["csv", "csv with a byte order mark", "csv in UTF-16", "csv with semicolons", "csv with tabs", "jsonl"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_csv_and_json_lines_give_the_same_rows(tmp_path, form):
     text = "\n\n".join(map(json.dumps, JSON)) if form == "jsonl" else CSV
     path = tmp_path / f"prompts.{form[:5].split()[0]}"
-    path.write_text(text, encoding="utf-8-sig" if "mark" in form else "utf-8")
+    encoding = {"csv with a byte order mark": "utf-8-sig", "csv in UTF-16": "utf-16"}.get(form, "utf-8")
+    if "semicolons" in form or "tabs" in form:
+        rows = csv.reader(text.splitlines())
+        text = "\n".join((";" if "semicolons" in form else "\t").join(cells) for cells in rows)
+    path.write_text(text, encoding=encoding)
     rows = read_prompts(path)
     assert [row.line for row in rows] == ([1, 3, 5, 7] if form == "jsonl" else [2, 3, 5, 6])
     assert [(row.image, row.output) for row in rows] == [
@@ -47,6 +55,13 @@ def test_per_cent_of_each_side():
 
 REFUSED = {
     "p.csv: holds no prompts": "image,points\n",
+    "line 1: points: expected x y of each point, got [inf, 2]": '{"image": "a", "points": [[Infinity, 2]]}',
+    "line 1: points: expected x y of each point, got [nan, 2]": '{"image": "a", "points": [[NaN, 2]]}',
+    "line 2: points: expected x y of each point, got 'inf 2'": "image,points\na,inf 2\n",
+    "line 1: points: expected x y of each point, got [9999": f'{{"image": "a", "points": [[{"9" * 400}, 2]]}}',
+    "line 1: not JSON": f'{{"image": "a", "points": [[{"9" * 5000}, 2]]}}',
+    "line 1: not JSON for a prompt: brackets are nested too deeply": '{"image": ' + "[" * 100_000,
+    "line 2: more cells than the header; quote a cell that holds semicolons": "image;points\na;1;2\n",
     "p.csv, line 2: no image": "image,points\n,1 2\n",
     "line 1: unknown field 'picture'": '{"picture": "a.jpg"}',
     "line 2: unknown field 'cat.jpg'": "cat.jpg,1 2\ndog.jpg,3 4\n",
@@ -80,3 +95,4 @@ def test_errors_name_the_line(tmp_path, message):
         read_prompts(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400

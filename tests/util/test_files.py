@@ -1,14 +1,19 @@
 """Files are written atomically. Incomplete files of a killed process are removed later."""
 
+import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from mobilesam.util.files import remove_leftovers, whole_file
+from mobilesam.util.deferred import in_background
+from mobilesam.util.files import check_folder, remove_leftovers, whole_file
 
 KILLED = """
 import os, signal, sys
@@ -59,3 +64,106 @@ def test_only_files_left_by_killed_processes_are_removed(tmp_path):
     assert [Path(name).suffix for name in left] == [".png"]  # the partial file of other.png, which was not listed
     remove_leftovers([tmp_path / "other.png"])
     assert names(tmp_path) == sorted(kept)
+
+
+def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path):
+    (tmp_path / "far").mkdir()
+    for name in ("near.png", "dangling.png"):
+        (tmp_path / name).symlink_to(Path("far", name))
+    (tmp_path / "far" / "near.png").write_text("old")
+    for name in ("near.png", "dangling.png"):
+        check_folder(tmp_path / name)
+        with whole_file(tmp_path / name) as partial:
+            assert partial.parent == tmp_path / "far"
+            partial.write_text("new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "far" / name).read_text() == "new"
+    assert names(tmp_path / "far") == ["dangling.png", "near.png"]
+    (tmp_path / "lost.png").symlink_to("nowhere/lost.png")
+    with pytest.raises(FileNotFoundError, match=r"no such folder to write into: .*nowhere"):
+        check_folder(tmp_path / "lost.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this OS has no named pipes")
+def test_a_pipe_is_written_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    reader = in_background(pipe.read_text)
+    with whole_file(pipe) as partial:
+        partial.write_text("new")
+    assert reader.result(timeout=30) == "new"
+    assert pipe.is_fifo()
+    assert names(tmp_path) == ["pipe.png"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this OS has no /dev/full")
+def test_a_full_disk_names_the_file(tmp_path):
+    full = tmp_path / "mask.png"
+    full.symlink_to("/dev/full")
+    with pytest.raises(OSError, match=re.escape(str(full))) as caught, whole_file(full) as partial:
+        partial.write_bytes(bytes(1 << 16))
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(full))
+    assert names(tmp_path) == ["mask.png"]
+
+
+def test_an_error_without_a_file_name_gets_the_name(tmp_path):
+    """Pillow raises such errors: with a number if the disk is full, and with a text alone from its encoders."""
+    path = tmp_path / "mask.png"
+    for error, message in (
+        (OSError(errno.ENOSPC, "No space left on device"), f"No space left on device: '{path}'"),
+        (OSError("encoder error -2"), f"cannot write {path}: encoder error -2"),
+    ):
+        with pytest.raises(OSError, match=re.escape(message)), whole_file(path):
+            raise error
+    with pytest.raises(FileNotFoundError, match=r"photo\.jpg"), whole_file(path):
+        raise FileNotFoundError(errno.ENOENT, "No such file", "photo.jpg")
+
+
+MOUNTED = """
+import sys
+from pathlib import Path
+from mobilesam.util.files import check_folder, whole_file
+folder = Path(sys.argv[1])
+for name in ("bound.png", "full/a.png"):
+    check_folder(folder / name)
+    try:
+        with whole_file(folder / name) as partial:
+            partial.write_bytes(bytes(200_000))
+        print("written", (folder / name).stat().st_size)
+    except OSError as error:
+        print(error.strerror, error.filename)
+print(sorted(path.name for path in (folder / "full").iterdir()))
+"""
+
+
+def test_a_bind_mounted_file_is_written_and_a_full_disk_is_left_clean(tmp_path):
+    (tmp_path / "full").mkdir()
+    for name in ("bound.png", "source.png"):
+        (tmp_path / name).touch()
+    mounts = "mount --bind source.png bound.png && mount -t tmpfs -o size=64k tmpfs full"
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*alone, mounts], cwd=tmp_path, check=False).returncode:
+        pytest.skip("mounting is refused here")
+    program = f'{mounts} && exec "$@"'
+    command = [*alone, program, "sh", sys.executable, "-c", MOUNTED, str(tmp_path)]
+    shown = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert shown.stdout.splitlines() == [
+        "written 200000",
+        f"No space left on device {tmp_path}/full/a.png",
+        "[]",
+    ]
+    assert (tmp_path / "source.png").stat().st_size == 200_000
+
+
+def test_several_files_are_replaced_together(tmp_path):
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    first.write_text("old")
+    with pytest.raises(ValueError, match="later"), ExitStack() as together:
+        for path in (first, second):
+            partial = together.enter_context(whole_file(path))
+            with whole_file(partial) as same:  # a function that writes a whole file itself
+                assert same == partial
+                same.write_text("new")
+        raise ValueError("later")
+    assert first.read_text() == "old"
+    assert names(tmp_path) == ["a.png"]

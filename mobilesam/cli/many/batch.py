@@ -1,14 +1,19 @@
 """Tasks for many images, collected from images, folders, globs and files of prompts."""
 
+import argparse
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+from ...util.console import say_skipped
+from ...util.files import image_path
 from ..written_prompt import SUFFIXES, WrittenPrompt, read_prompts
 
 _MAGIC = re.compile(r"[*?[]")
+OutputOf: TypeAlias = Callable[[PurePath], PurePath]  # the output file of an image, from the image's relative path
 
 
 class Task(NamedTuple):
@@ -25,12 +30,24 @@ class Task(NamedTuple):
     output: PurePath
 
 
+def add_keep_extension(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--keep-extension",
+        action="store_true",
+        help="for many images: keep the image's extension in the names of its output files, so that a.jpg and a.png do "
+        "not clash",
+    )
+
+
 def is_many(sources: Sequence[str]) -> bool:
-    """Whether the sources are anything other than a single image."""
-    return len(sources) > 1 or _is_prompts(sources[0]) or _is_glob(sources[0]) or Path(sources[0]).is_dir()
+    """Whether the sources are anything other than a single image. Raises ValueError if a source is no path."""
+    first = image_path(sources[0])
+    return len(sources) > 1 or _is_prompts(sources[0]) or _is_glob(sources[0]) or first.is_dir()
 
 
-def find_tasks(sources: Sequence[str], prompt: WrittenPrompt | None, suffix: str) -> list[Task]:
+def find_tasks(
+    sources: Sequence[str], prompt: WrittenPrompt | None, suffix: str, *, keep_extension: bool = False
+) -> list[Task]:
     """Collect the tasks of all sources.
 
     By default an output file has the relative path of its image, with extension `suffix`. The path is relative to the
@@ -40,25 +57,37 @@ def find_tasks(sources: Sequence[str], prompt: WrittenPrompt | None, suffix: str
         sources: Images, folders, globs (`**` matches any number of folders) and files of prompts.
         prompt: Prompt for all images, and for each row of a file of prompts that has no prompt itself.
         suffix: Extension of an output file whose name is not given by a row of a file of prompts.
+        keep_extension: Add `suffix` to the image's name, instead of replacing the image's extension.
 
     Raises:
         OSError: A file of prompts cannot be read.
         ValueError: A source has no image, an image has no prompt, or two tasks have the same output file.
     """
+
+    def output(name: PurePath) -> PurePath:
+        return name.with_name(name.name + suffix) if keep_extension else name.with_suffix(suffix)
+
     tasks: list[Task] = []
     for source in sources:
-        found = _of_prompts(Path(source), prompt, suffix) if _is_prompts(source) else _of_images(source, prompt, suffix)
-        tasks.extend(found)
-    by_output: dict[PurePath, Task] = {}
-    for task in tasks:
-        other = by_output.setdefault(task.output, task)
-        if other is not task:
-            both = str(task.image) if task.image == other.image else f"{other.image} and {task.image}"
-            raise ValueError(
-                f"two results would be written to {task.output}, for {both}: give each its own file as 'output' in a "
-                "file of prompts"
-            )
+        tasks.extend((_of_prompts if _is_prompts(source) else _of_images)(source, prompt, output))
+    check_outputs((task.image, task.output) for task in tasks)
     return tasks
+
+
+def check_outputs(outputs: Iterable[tuple[Path, PurePath]]) -> None:
+    """Check that the outputs of all images have different names. Raises ValueError if not.
+
+    Args:
+        outputs: Each image, and the name of its output file.
+    """
+    images: dict[PurePath, Path] = {}
+    for image, output in outputs:
+        other = images.setdefault(output, image)
+        if other is not image:
+            both, remedy = f"{other} and {image}", "give --keep-extension, or write them into different folders"
+            if other == image:
+                both, remedy = str(image), "give each its own file as 'output' in a file of prompts"
+            raise ValueError(f"two results would be written to {output}, for {both}: {remedy}")
 
 
 def by_image(tasks: Iterable[Task]) -> list[list[Task]]:
@@ -77,15 +106,15 @@ def _is_glob(source: str) -> bool:
     return bool(_MAGIC.search(source)) and not Path(source).exists()
 
 
-def _of_images(source: str, prompt: WrittenPrompt | None, suffix: str) -> Iterator[Task]:
+def _of_images(source: str, prompt: WrittenPrompt | None, output: OutputOf) -> Iterator[Task]:
     if prompt is None:
         raise ValueError("no prompt: give --point X,Y, --box X0,Y0,X1,Y1, or a file of prompts")
     for image, name in images_of(source):
-        yield Task(image, prompt, name.with_suffix(suffix))
+        yield Task(image, prompt, output(name))
 
 
 def images_of(source: str) -> list[tuple[Path, PurePath]]:
-    """The images of a source: an image, a folder or a glob.
+    """The images of a source: an image, a folder or a glob. The other files of a folder are printed as skipped.
 
     Returns:
         Each image's path, and its path relative to the source's folder.
@@ -99,10 +128,9 @@ def images_of(source: str) -> list[tuple[Path, PurePath]]:
 
 def _images(source: str) -> tuple[Path, list[Path]]:
     """The folder that the output paths are relative to, and the images of a source."""
-    path = Path(source)
+    path = image_path(source)
     if path.is_dir():
-        extensions = _readable_extensions()
-        images = _visible(file for file in path.iterdir() if file.suffix.lower() in extensions)
+        images = _images_in(path)
         if not images:
             raise ValueError(
                 f"no image in folder {path}: expected files with an image's extension (to search its subfolders, give "
@@ -124,21 +152,35 @@ def _visible(files: Iterable[Path]) -> list[Path]:
     return sorted(file for file in files if not file.name.startswith(".") and not file.is_dir())
 
 
-def _readable_extensions() -> set[str]:
-    from PIL import Image
+def _images_in(folder: Path) -> list[Path]:
+    """The files of a folder with the extension of an image. Prints which other files are skipped, and why."""
+    from ...images.files import readable_extensions, why_not_readable  # imported here, because it loads Pillow
 
-    Image.init()
-    return {extension for extension, name in Image.EXTENSION.items() if name in Image.OPEN}
+    extensions = readable_extensions()
+    images, skipped = [], defaultdict(list)
+    for file in _visible(folder.iterdir()):
+        extension = file.suffix.lower()
+        if extension in extensions:
+            images.append(file)
+        else:
+            skipped[why_not_readable(extension)].append(file.name)
+    for reason, names in skipped.items():
+        say_skipped(names, reason)
+    return images
 
 
-def _of_prompts(path: Path, default: WrittenPrompt | None, suffix: str) -> Iterator[Task]:
+def _of_prompts(source: str, default: WrittenPrompt | None, output_of: OutputOf) -> Iterator[Task]:
+    path = Path(source)
     for row in read_prompts(path):
         prompt = row.prompt or default
         if prompt is None:
             raise ValueError(f"{path}, line {row.line}: no prompt: give points or a box in this line, or as options")
-        image = path.parent / row.image
+        try:
+            image = path.parent / image_path(row.image)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {row.line}: image: {error}") from None
         if row.output is None:
-            output = _relative(image, path.parent).with_suffix(suffix)
+            output = output_of(_relative(image, path.parent))
         else:
             output = PurePath(row.output)
             if output.is_absolute() or ".." in output.parts or not output.suffix:

@@ -1,6 +1,7 @@
 """Output files of `mobilesam segment`: checks that they can be written, and writes them."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -9,6 +10,7 @@ from PIL import Image
 from ...api.model import Segmentation
 from ...images.pictures import check_output, save_image
 from ...masks import export
+from ...util.files import whole_file
 
 Kind: TypeAlias = Literal["mask", "cutout", "overlay"]
 Files: TypeAlias = Iterable[tuple[Kind, Path]]
@@ -29,7 +31,7 @@ class Style(NamedTuple):
 
 
 def write(files: Files, answer: Segmentation, photo: Image.Image, image: Path, style: Style) -> None:
-    """Write the files of a segmentation, in order. A failure leaves no partial file.
+    """Write the files of a segmentation, in order. If one file fails, none is written.
 
     Args:
         files: Kind and path of each file.
@@ -38,17 +40,22 @@ def write(files: Files, answer: Segmentation, photo: Image.Image, image: Path, s
         image: Path of the photo.
         style: Options of the files.
     """
-    for kind, path in files:
-        if kind == "overlay":
-            save_image(answer.overlay(photo), path)
-        elif kind == "cutout":
-            crop = style.crop and bool(answer.mask.any())  # an empty mask has no box to crop to
-            save_image(answer.cutout(photo, crop=crop), path)
-        elif path.suffix.lower() in export.SUFFIXES:
-            item = answer.as_object(style.name)
-            export.save([item], path, file_name=image.name, polygons=style.polygons)
-        else:
-            answer.save(path)
+    with ExitStack() as together:
+        for kind, path in files:
+            _write(kind, together.enter_context(whole_file(path)), answer, photo, image, style)
+
+
+def _write(kind: Kind, path: Path, answer: Segmentation, photo: Image.Image, image: Path, style: Style) -> None:
+    if kind == "overlay":
+        save_image(answer.overlay(photo), path)
+    elif kind == "cutout":
+        crop = style.crop and bool(answer.mask.any())  # an empty mask has no box to crop to
+        save_image(answer.cutout(photo, crop=crop), path)
+    elif path.suffix.lower() in export.SUFFIXES:
+        item = answer.as_object(style.name)
+        export.save([item], path, file_name=image.name, polygons=style.polygons)
+    else:
+        answer.save(path)
 
 
 def check(kind: Kind, path: Path, style: Style) -> None:

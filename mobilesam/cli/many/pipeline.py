@@ -8,17 +8,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from PIL import Image
 
 from ...api.model import MobileSAM, Segmentation
-from ...images.photo import read_photo
 from ...images.rgb_photo import Photo
 from ...util.console import describe
 from .batch import Task
 
 AHEAD = 2  # number of photos read in advance, of results waiting to be written, of reader threads and of writer threads
 
+Read = Callable[[Path], Photo]
 Write = Callable[[Task, Image.Image, Segmentation], None]
 
 
@@ -48,6 +49,7 @@ class Report:
 def run(
     images: Sequence[Sequence[Task]],
     model: MobileSAM,
+    read: Read,
     write: Write,
     report: Report,
     *,
@@ -63,6 +65,7 @@ def run(
     Args:
         images: The tasks, one sequence per image.
         model: The model.
+        read: Called in a thread to read a photo.
         write: Called in a thread to write the result of a task.
         report: Updated during the run, so it is valid after an error too.
         multimask: Predict three masks per prompt. If false, predict one.
@@ -78,7 +81,7 @@ def run(
 
     with ThreadPoolExecutor(AHEAD) as readers, ThreadPoolExecutor(AHEAD) as writers:
         try:
-            for tasks, photo in _ahead(readers, images):
+            for tasks, photo in _ahead(readers, images, read):
                 for task, answer in _answers(tasks, photo, model, multimask):
                     if isinstance(answer, Failure):
                         report.failures.append(answer)
@@ -95,12 +98,12 @@ def run(
 
 
 def _ahead(
-    readers: ThreadPoolExecutor, images: Iterable[Sequence[Task]]
+    readers: ThreadPoolExecutor, images: Iterable[Sequence[Task]], read: Read
 ) -> Iterator[tuple[Sequence[Task], Future[Photo]]]:
     """The tasks and the photo of each image. The threads read AHEAD photos in advance."""
     pending: deque[tuple[Sequence[Task], Future[Photo]]] = deque()
     for tasks in images:
-        pending.append((tasks, readers.submit(read_photo, tasks[0].image)))
+        pending.append((tasks, readers.submit(read, tasks[0].image)))
         if len(pending) > AHEAD:
             yield pending.popleft()
     while pending:

@@ -3,12 +3,13 @@
 import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from ...api.model import Segmentation, load
-from ...images.photo import allow_large_photos
+from ...images.photo import allow_large_photos, read_photo
 from ...util.console import Progress, say_failed
 from ...util.files import check_distinct, remove_leftovers
 from ..many import outputs, pipeline
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace, prompt: WrittenPrompt | None) -> int:
     """Returns the exit code: 0, or 1 if an image or a prompt failed."""
     allow_large_photos()
     plan = _plan(arguments)
-    tasks = find_tasks(arguments.images, prompt, plan.suffixes[0])
+    tasks = find_tasks(arguments.images, prompt, plan.suffixes[0], keep_extension=arguments.keep_extension)
     _check(tasks, plan)
     open_tasks = [task for task in tasks if not (arguments.resume and plan.is_done(task))]
     images = by_image(open_tasks)
@@ -74,10 +75,11 @@ def run(arguments: argparse.Namespace, prompt: WrittenPrompt | None) -> int:
         failed = len(report.failures)
         progress.update(report.images, f"{failed} failed" if failed else "")
 
+    read = partial(read_photo, value_range=arguments.value_range, bands=arguments.bands)
     report, progress = pipeline.Report(), Progress(len(images), "images")
     try:
         with progress:
-            pipeline.run(images, model, write, report, multimask=not arguments.single, after_image=after_image)
+            pipeline.run(images, model, read, write, report, multimask=not arguments.single, after_image=after_image)
     finally:
         _say(report, len(tasks) - len(open_tasks), progress, len(images), plan.folders)
     return 1 if report.failures else 0
