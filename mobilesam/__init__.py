@@ -9,8 +9,8 @@ from .version import __version__
 if TYPE_CHECKING:
     from .api.everything import everything
     from .api.model import Embedding, MobileSAM, ScoredRLE, Segmentation, load, segment
+    from .compat.automatic_mask_generator import SamAutomaticMaskGenerator
     from .compat.build_sam import build_sam_vit_t, sam_model_registry
-    from .compat.generators import SamAutomaticMaskGenerator
     from .compat.predictor import SamPredictor
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "segment",
 ]
 _MODULES = {  # the module of each public name that api.model does not define
-    "SamAutomaticMaskGenerator": "compat.generators",
+    "SamAutomaticMaskGenerator": "compat.automatic_mask_generator",
     "SamPredictor": "compat.predictor",
     "build_sam_vit_t": "compat.build_sam",
     "everything": "api.everything",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE
 from ..images.geometry import Size
+from ..images.value_range import ValueRange, parse_range
 from ..util.files import check_folder, whole_file
 
 FORMAT = "mobilesam embedding"
@@ -32,20 +33,30 @@ class Maker:
     precision: str
 
 
-def write(
-    path: str | os.PathLike[str],
-    features: NDArray[np.float32],
-    original_size: Size,
-    input_size: Size,
-    maker: Maker,
-) -> None:
+@dataclass(frozen=True)
+class Source:
+    """The image that an embedding was computed from.
+
+    Attributes:
+        original_size: (h, w) of the image.
+        input_size: (h, w) of the part of the 1024×1024 canvas that the image fills.
+        name: File name of the image, or "".
+        value_range: The `value_range` that the image was opened with.
+    """
+
+    original_size: Size
+    input_size: Size
+    name: str
+    value_range: ValueRange
+
+
+def write(path: str | os.PathLike[str], features: NDArray[np.float32], source: Source, maker: Maker) -> None:
     """Write an embedding file. A failure leaves no partial file.
 
     Args:
         path: The file to write.
         features: (64, 64, 256) float32.
-        original_size: (h, w) of the image.
-        input_size: (h, w) of the part of the 1024×1024 canvas that the image fills.
+        source: The image.
         maker: The checkpoint and precision that computed `features`.
 
     Raises:
@@ -56,8 +67,12 @@ def write(
     metadata = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "original_size": "{},{}".format(*original_size),
-        "input_size": "{},{}".format(*input_size),
+        "original_size": "{},{}".format(*source.original_size),
+        "input_size": "{},{}".format(*source.input_size),
+        "name": source.name.encode("utf-8", "replace").decode(),  # a name on Linux need not be Unicode
+        "value_range": source.value_range
+        if isinstance(source.value_range, str)
+        else "{},{}".format(*source.value_range),
         "checkpoint_sha256": maker.checkpoint_sha256,
         "precision": maker.precision,
     }
@@ -65,7 +80,7 @@ def write(
         partial.write_bytes(safetensors.numpy.save({FEATURES: features}, metadata))
 
 
-def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32], Size, Size]:
+def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32], Source]:
     """Read an embedding file that `write` wrote.
 
     Args:
@@ -73,7 +88,8 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32
         maker: The checkpoint and precision that the embedding must come from.
 
     Returns:
-        The features (64, 64, 256) float32, read-only, then `original_size` and `input_size`.
+        The features (64, 64, 256) float32, read-only, and the image. Files of earlier versions hold neither its name
+        nor its value range, which are then "" and "dtype".
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -108,7 +124,11 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32
     original_size, input_size = (_size(path, metadata, name) for name in ("original_size", "input_size"))
     if max(input_size) > IMG_SIZE:
         raise ValueError(f"{path}: a damaged embedding: input_size is {input_size}, expected at most {IMG_SIZE}")
-    return features, original_size, input_size
+    try:
+        value_range = parse_range(metadata.get("value_range", "dtype"))
+    except ValueError as error:
+        raise ValueError(f"{path}: a damaged embedding: {error}") from None
+    return features, Source(original_size, input_size, metadata.get("name", ""), value_range)
 
 
 def _size(path: Path, metadata: dict[str, str], name: str) -> Size:

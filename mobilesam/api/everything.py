@@ -26,6 +26,7 @@ from .. import kernels
 from ..images.arrays import ImageLike
 from ..images.geometry import Size
 from ..images.photo import open_rgb
+from ..images.value_range import Bands, ValueRange
 from ..masks import rle
 from ..masks.objects import Record
 from ..masks.regions import nms, remove_small_regions
@@ -132,9 +133,11 @@ class MaskGenerator:
                     f"points_per_side must leave a point per side in each layer: at least {factor**self.crop_n_layers} "
                     f"with crop_n_layers {self.crop_n_layers} and crop_n_points_downscale_factor {factor}, got {side}"
                 )
-            self.point_grids = [_build_point_grid(side // factor**i) for i in range(layers)]
+            self.point_grids = [build_point_grid(side // factor**i) for i in range(layers)]
 
-    def generate(self, image: ImageLike) -> list[Record]:
+    def generate(
+        self, image: ImageLike, *, value_range: ValueRange = "dtype", bands: Bands | None = None
+    ) -> list[Record]:
         """Generate the records of all masks.
 
         Masks of smaller crops come first. Masks of one crop are in descending order of predicted IoU. Masks that
@@ -142,13 +145,22 @@ class MaskGenerator:
 
         Args:
             image: Any image that `MobileSAM.encode` accepts.
+            value_range: See `MobileSAM.encode`.
+            bands: See `MobileSAM.encode`.
 
         Raises:
             OSError, TypeError, ValueError: See `MobileSAM.encode`.
         """
-        return list(self.generate_iter(image))
+        return list(self.generate_iter(image, value_range=value_range, bands=bands))
 
-    def generate_iter(self, image: ImageLike, *, progress: Progress | None = None) -> Iterator[Record]:
+    def generate_iter(
+        self,
+        image: ImageLike,
+        *,
+        value_range: ValueRange = "dtype",
+        bands: Bands | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Record]:
         """Generate the records of `generate` in the same order, each as soon as it is final.
 
         A record is final when its crop is done. Before its crop is done, a mask of a later point in the crop can still
@@ -159,13 +171,16 @@ class MaskGenerator:
 
         Args:
             image: Any image that `MobileSAM.encode` accepts.
+            value_range: See `MobileSAM.encode`.
+            bands: See `MobileSAM.encode`.
             progress: Called after each point with the number of points done and the number of all points.
         """
-        return self._records(open_rgb(image), progress or (lambda done, total: None))
+        photo = open_rgb(image, value_range=value_range, bands=bands)
+        return self._records(photo, progress or (lambda done, total: None))
 
     def _records(self, photo: Image.Image, progress: Progress) -> Iterator[Record]:
         size = photo.height, photo.width
-        crops = _ranked(_generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio))
+        crops = _ranked(generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio))
         total, done = sum(len(self.point_grids[layer]) for _, layer, _ in crops), 0
         boxes: list[Box] = []
         ranks: list[np.float32] = []
@@ -250,20 +265,30 @@ class MaskGenerator:
         }
 
 
-def everything(image: ImageLike, *, model: MobileSAM | None = None, **parameters: Any) -> list[Record]:
+def everything(
+    image: ImageLike,
+    *,
+    value_range: ValueRange = "dtype",
+    bands: Bands | None = None,
+    model: MobileSAM | None = None,
+    **parameters: Any,
+) -> list[Record]:
     """Generate all masks of an image, without a prompt.
 
     Shorthand for `SamAutomaticMaskGenerator(model, **parameters).generate(image)`.
 
     Args:
         image: Any image that `MobileSAM.encode` accepts.
+        value_range: See `MobileSAM.encode`.
+        bands: See `MobileSAM.encode`.
         model: The model. None for the packaged checkpoint, which is loaded once per process.
         **parameters: Parameters of `SamAutomaticMaskGenerator`.
 
     Returns:
         The records, in the order of `SamAutomaticMaskGenerator.generate`.
     """
-    return MaskGenerator(default_model() if model is None else model, **parameters).generate(image)
+    generator = MaskGenerator(default_model() if model is None else model, **parameters)
+    return generator.generate(image, value_range=value_range, bands=bands)
 
 
 def _clean(mask: _Mask, size: Size, min_area: float) -> bool:
@@ -301,14 +326,14 @@ def _is_near_crop_edge(box: Box, crop_box: Box, size: Size) -> bool:
     return any(abs(side - crop) <= EDGE < abs(side - image) for side, crop, image in sides)
 
 
-def _build_point_grid(n_per_side: int) -> NDArray[np.float64]:
+def build_point_grid(n_per_side: int) -> NDArray[np.float64]:
     """The centres (n², 2) of n×n cells of the unit square, row by row, with n = `n_per_side`."""
     offset = 1 / (2 * n_per_side)
     centres = np.linspace(offset, 1 - offset, n_per_side)
     return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
 
 
-def _generate_crop_boxes(size: Size, n_layers: int, overlap_ratio: float) -> list[tuple[Box, int]]:
+def generate_crop_boxes(size: Size, n_layers: int, overlap_ratio: float) -> list[tuple[Box, int]]:
     """The box and the layer of each crop. Empty crops are left out, so a small image has fewer crops."""
     height, width = size
     crops: list[tuple[Box, int]] = [((0, 0, width, height), 0)]

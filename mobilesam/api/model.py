@@ -16,12 +16,13 @@ from PIL import Image
 
 from .. import kernels
 from ..checkpoints.errors import CheckpointError
-from ..checkpoints.published import PUBLISHED, cached_path
+from ..checkpoints.published import PUBLISHED, cached_path, is_downloaded
 from ..images.arrays import ImageLike
 from ..images.canvas import to_encoder_input
 from ..images.geometry import Size, to_canvas
 from ..images.photo import as_photo
 from ..images.pictures import mask_image, save_image
+from ..images.value_range import Bands, ValueRange
 from ..masks import export, rle
 from ..masks.draw import cutout, draw_overlay, draw_prompt
 from ..masks.objects import UNNAMED, SegmentedObject
@@ -30,7 +31,7 @@ from ..network.loading import IMAGES, Network, load_network
 from ..network.precision import resolve
 from ..util.deferred import ForkSafeLock, Once, lazy
 from ..weights import default_path
-from .prompts import Prompt, check_mapping, check_prompt
+from .prompts import Prompt, check_mapping, check_prompt, prompts_of_arrays
 
 if TYPE_CHECKING:
     from ..network.image_encoder import ImageEncoder
@@ -122,12 +123,21 @@ class Segmentation:
         )
         return self.embedding.model._answer(self.embedding, prompt, multimask)
 
-    def overlay(self, image: ImageLike, *, prompt: bool = True) -> Image.Image:
+    def overlay(
+        self,
+        image: ImageLike,
+        *,
+        prompt: bool = True,
+        value_range: ValueRange | None = None,
+        bands: Bands | None = None,
+    ) -> Image.Image:
         """Draw the best mask on the image, as a translucent colour with an outline.
 
         Args:
             image: The image that was segmented, in any form that `MobileSAM.encode` accepts.
             prompt: Also draw the prompt's points and box.
+            value_range: See `MobileSAM.encode`. None for the range that the image was encoded with.
+            bands: See `MobileSAM.encode`.
 
         Returns:
             An RGB image of the same size as `image`.
@@ -136,19 +146,33 @@ class Segmentation:
             ValueError: The image's size is not the masks' size.
             OSError, TypeError, ValueError: The image cannot be opened. See `MobileSAM.encode`.
         """
-        picture = draw_overlay(image, self.mask)
+        value_range = value_range or self.embedding.value_range
+        picture = draw_overlay(image, self.mask, value_range=value_range, bands=bands)
         return draw_prompt(picture, self.prompt.points, self.prompt.labels, self.prompt.box) if prompt else picture
 
-    def cutout(self, image: ImageLike, *, crop: bool = False) -> Image.Image:
-        """Cut the best mask's object out of the image, as an RGBA image. See `mobilesam.results.cutout`."""
-        return cutout(image, [self.as_object()], crop=crop)
+    def cutout(
+        self,
+        image: ImageLike,
+        *,
+        crop: bool = False,
+        value_range: ValueRange | None = None,
+        bands: Bands | None = None,
+    ) -> Image.Image:
+        """Cut the best mask's object out of the image, as an RGBA image.
+
+        See `mobilesam.results.cutout`, and `overlay` for `value_range`.
+        """
+        value_range = value_range or self.embedding.value_range
+        return cutout(image, [self.as_object()], crop=crop, value_range=value_range, bands=bands)
 
     def as_object(self, name: str = UNNAMED) -> SegmentedObject:
         """The best mask and its score as a named object, for the functions of `mobilesam.results`."""
-        return SegmentedObject(self.mask, name, float(self.scores[self.best]))
+        return SegmentedObject(self.mask, name, float(self.scores[self.best]), file_name=self.embedding.name)
 
     def save(self, path: str | os.PathLike[str], *, name: str = UNNAMED) -> None:
         """Write the best mask to a file. A failure leaves no partial file.
+
+        In .json, the image's `file_name` is the name of the embedding.
 
         Args:
             path: The file to write. Its extension sets the format: .json (COCO), .geojson or .svg (see
@@ -194,19 +218,25 @@ class Embedding:
         original_size: (h, w) of the image.
         input_size: (h, w) of the part of the model's 1024×1024 canvas that the image fills.
         model: The model that encoded the image.
+        name: File name of the image, without folders. Empty if the image did not come from a file.
+        value_range: The `value_range` that the image was opened with. See `MobileSAM.encode`.
     """
 
     features: NDArray[np.float32]
     original_size: Size
     input_size: Size
     model: MobileSAM
+    name: str = ""
+    value_range: ValueRange = "dtype"
 
     def __repr__(self) -> str:
         height, width = self.original_size
         return f"<Embedding of an image of {width}x{height} pixels>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _embedding, (self.features, self.original_size, self.input_size, self.model)
+        return _embedding, (
+            self.features, self.original_size, self.input_size, self.model, self.name, self.value_range
+        )  # fmt: skip
 
     def segment(
         self,
@@ -220,11 +250,16 @@ class Embedding:
         """Predict the masks for a prompt. A prompt is any combination of points, a box and mask logits.
 
         Args:
-            points: (P, 2), one (x, y) per row in pixels of the image, 0 <= x <= w and 0 <= y <= h.
+            points: (P, 2), one (x, y) per row in pixels of the image, 0 <= x <= w and 0 <= y <= h. An empty array is
+                the same as None.
             labels: (P,), 1 for a point on the object, 0 for a point not on it. Default: all 1.
-            box: (x0, y0, x1, y1) in pixels of the image.
-            mask_input: (256, 256) or (1, 256, 256) float logits, such as `low_res[best]` of an earlier segmentation.
+            box: (x0, y0, x1, y1) in pixels of the image. A box that lies partly outside the image is clipped.
+            mask_input: (256, 256) or (1, 256, 256) float logits, such as `low_res[best]` of an earlier segmentation, or
+                a boolean mask (H, W) of the image's size.
             multimask: Predict three masks. If false, predict one.
+
+        Warns:
+            UserWarning: The box was clipped.
 
         Raises:
             TypeError: An argument does not hold numbers of the expected type.
@@ -270,29 +305,46 @@ class Embedding:
         ]
 
     def segment_many(
-        self, prompts: Iterable[Mapping[str, ArrayLike | None]], *, multimask: bool = True
+        self,
+        prompts: Iterable[Mapping[str, ArrayLike | None]] | None = None,
+        *,
+        points: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
+        boxes: ArrayLike | None = None,
+        multimask: bool = True,
     ) -> Iterator[Segmentation]:
         """Predict the masks for many prompts, in order. Masks are computed as the iterator advances.
 
-        The results are bit-identical to those of `segment`. Consecutive prompts are faster than separate calls if they
-        have the same number of points, and either all of them or none of them have a box.
+        The prompts are mappings, or the rows of arrays. The results are bit-identical to those of `segment`.
+        Consecutive prompts are faster than separate calls if they have the same number of points, and either all of
+        them or none of them have a box.
 
         Args:
             prompts: Mappings from argument names of `segment` to their values, such as {"points": [(20, 30)]} or
                 {"box": (0, 0, 40, 50)}. Different prompts may have different names.
+            points: (N, K, 2), K points for each of N prompts, in place of `prompts`.
+            labels: (N, K), the labels of `points`. Default: all 1.
+            boxes: (N, 4), a box for each of N prompts, in place of `prompts` or beside `points`.
             multimask: Predict three masks per prompt. If false, predict one.
 
         Raises:
             TypeError, ValueError: See `segment`. All prompts are checked before the first is segmented. The message
-                begins with the index of the invalid prompt.
+                begins with the index of the invalid prompt. ValueError is also raised if both mappings and arrays are
+                given, or none of them, or if the arrays have different lengths.
         """
+        arrays = [points, labels, boxes]
+        if (prompts is None) == all(array is None for array in arrays):
+            raise ValueError("give prompts, or the arrays points, labels and boxes, but not both")
+        if prompts is None:
+            prompts = prompts_of_arrays(points, labels, boxes)
         checked = [check_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
         return self.model._answers(self, checked, multimask)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the embedding to a safetensors file of 4 MB. A failure leaves no partial file.
 
-        The file also holds the image's sizes, and the checkpoint's SHA-256 and the precision of the model.
+        The file also holds the image's sizes, name and value range, the SHA-256 of the model's checkpoint, and the
+        model's precision.
 
         Raises:
             OSError: The file cannot be written.
@@ -300,7 +352,8 @@ class Embedding:
         from ..api import embedding_file
 
         maker = embedding_file.Maker(self.model.checkpoint.sha256, self.model.precision)
-        embedding_file.write(path, self.features, self.original_size, self.input_size, maker)
+        source = embedding_file.Source(self.original_size, self.input_size, self.name, self.value_range)
+        embedding_file.write(path, self.features, source, maker)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: MobileSAM | None = None) -> Embedding:
@@ -319,7 +372,8 @@ class Embedding:
 
         model = default_model() if model is None else model
         maker = embedding_file.Maker(model.checkpoint.sha256, model.precision)
-        return cls(*embedding_file.read(path, maker), model)
+        features, source = embedding_file.read(path, maker)
+        return cls(features, source.original_size, source.input_size, model, source.name, source.value_range)
 
 
 class MobileSAM:
@@ -330,20 +384,29 @@ class MobileSAM:
 
     Attributes:
         checkpoint: The checkpoint that the weights come from.
-        threads: Number of threads that a call uses.
         precision: "fp32", "bf16" or "int8".
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self.checkpoint, self.threads, self.precision = network.checkpoint, network.threads, network.precision
+        self.checkpoint, self.precision = network.checkpoint, network.precision
         with _loaded_lock:
             _loaded.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         checkpoint = self.checkpoint
         path = str(checkpoint.path.absolute())
-        return _find_model, (checkpoint.sha256, self.precision, path, self.threads, self._network.images)
+        return _find_model, (checkpoint.sha256, self.precision, path, self._network.threads, self._network.images)
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that the next call uses.
+
+        The number is smaller than the number given to `load` in a build without OpenMP (1), in a forked child process
+        whose parent had used several threads in the thread that forked (1), and if the operating system does not let
+        this process start more threads.
+        """
+        return kernels.threads.usable(self._network.threads)
 
     @property
     def image_encoder(self) -> ImageEncoder:
@@ -360,38 +423,36 @@ class MobileSAM:
         """The mask decoder: image features and a prompt's embeddings to mask logits and scores."""
         return self._network.mask_decoder
 
-    @property
-    def device(self) -> str:
-        """Always "cpu". `device`, `to` and `eval` exist for scripts that were written for the reference."""
-        return "cpu"
-
-    def to(self, device: object = "cpu") -> MobileSAM:
-        """Return the model itself. Raises ValueError for a device other than "cpu"."""
-        if str(device) != "cpu":
-            raise ValueError(f"device must be 'cpu', the only device that this package supports, got {str(device)!r}")
-        return self
-
-    def eval(self) -> MobileSAM:
-        """Return the model itself, because it has no training mode."""
-        return self
-
-    def encode(self, image: ImageLike, *, image_format: str = "RGB") -> Embedding:
+    def encode(
+        self,
+        image: ImageLike,
+        *,
+        image_format: str = "RGB",
+        value_range: ValueRange = "dtype",
+        bands: Bands | None = None,
+    ) -> Embedding:
         """Encode an image.
 
         Args:
             image: A path, bytes, a file object, a PIL image or an array. See `mobilesam.images.photo.open_rgb`.
             image_format: "RGB", or "BGR" for an array with channels in this order.
+            value_range: The values that become black and white: "dtype" for the range of the dtype; "minmax" for the
+                smallest and the largest value of the image; "minmax-channel" for those of each channel; or (low, high).
+            bands: Three numbers, from 0, of the bands of a file, or channels of an array, that are red, green and blue.
+
+        Warns:
+            UserWarning: 16-bit values use less than 1/8 of their range, and no value range is given.
 
         Raises:
             OSError: The file cannot be opened.
             TypeError: The argument is not an image.
             ValueError: The image is damaged or empty, has too many pixels, or has values outside the accepted range.
         """
-        photo = as_photo(image, image_format)
-        x, input_size = to_encoder_input(photo, threads=self.threads)
+        photo = as_photo(image, image_format, value_range=value_range, bands=bands)
+        x, input_size = to_encoder_input(photo, threads=self._network.threads)
         features = self.image_encoder(x, input_size)
         features.flags.writeable = False
-        return Embedding(features, photo.original_size, input_size, self)
+        return Embedding(features, photo.original_size, input_size, self, photo.name, value_range)
 
     def _masks(
         self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False
@@ -444,9 +505,9 @@ _loaded_lock = ForkSafeLock()
 _unpickled: MobileSAM | None = None  # keeps the last unpickled model alive, because _loaded holds weak references
 
 
-def _embedding(features: NDArray[np.float32], original_size: Size, input_size: Size, model: MobileSAM) -> Embedding:
+def _embedding(features: NDArray[np.float32], *others: Any) -> Embedding:
     features.flags.writeable = False
-    return Embedding(features, original_size, input_size, model)
+    return Embedding(features, *others)
 
 
 def _find_model(sha256: str, precision: str, path: str, threads: int, images: int) -> MobileSAM:
@@ -463,7 +524,7 @@ def _find_model(sha256: str, precision: str, path: str, threads: int, images: in
             return model
     from ..checkpoints.reader import open_source  # imported here, because only unpickling needs this module
 
-    for source in (default_path(), *map(cached_path, PUBLISHED), Path(path)):
+    for source in (default_path(), *map(cached_path, filter(is_downloaded, PUBLISHED)), Path(path)):
         try:
             checkpoint = open_source(source)
         except (CheckpointError, OSError):
@@ -524,17 +585,20 @@ def segment(
     mask_input: ArrayLike | None = None,
     multimask: bool = True,
     image_format: str = "RGB",
+    value_range: ValueRange = "dtype",
+    bands: Bands | None = None,
     model: MobileSAM | None = None,
 ) -> Segmentation:
     """Encode an image and segment one prompt. For several prompts on one image use `load().encode(image)`.
 
-    `image` and `image_format` are those of `MobileSAM.encode`. The prompt is that of `Embedding.segment` and is checked
-    before the image is encoded. The result equals that of `Embedding.segment` up to rounding.
+    `image`, `image_format`, `value_range` and `bands` are those of `MobileSAM.encode`. The prompt is that of
+    `Embedding.segment` and is checked before the image is encoded. The result equals that of `Embedding.segment` up to
+    rounding.
 
     Args:
         model: The model. None for the packaged checkpoint, which is loaded once per process.
     """
-    photo = as_photo(image, image_format)
+    photo = as_photo(image, image_format, value_range=value_range, bands=bands)
     prompt = check_prompt(photo.original_size, points, labels, box, mask_input)
     model = default_model() if model is None else model
-    return model._answer(model.encode(photo), prompt, multimask, once=True)
+    return model._answer(model.encode(photo, value_range=value_range), prompt, multimask, once=True)

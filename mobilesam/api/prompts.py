@@ -1,15 +1,20 @@
 """Checks of the public interface's prompts. An invalid prompt is refused before an image is encoded."""
 
-from collections.abc import Mapping
+import math
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
 from ..architecture import LOW_RES
-from ..images.geometry import Size
+from ..images.geometry import Size, resized_size
 
 PROMPT_NAMES = ("points", "labels", "box", "mask_input")
+MASK_LOGIT = math.log(0.999 / 0.001)  # logit of a mask's pixels, as in micro-sam's prompt_based_segmentation.py
+MANY = "for many prompts, call segment_many"
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +43,54 @@ def check_prompt(
 ) -> Prompt:
     """Check the arguments of `Embedding.segment` for an image of `size` (h, w).
 
+    Warns:
+        UserWarning: The box lies partly outside the image, and was clipped.
+
     Raises:
         TypeError: An argument does not hold numbers of the expected type.
         ValueError: The prompt is empty, or an argument has an invalid shape or value.
     """
     if points is None and labels is not None:
         raise ValueError("labels without points: give the points too, or leave the labels out")
-    if points is None and box is None and mask_input is None:
-        raise ValueError("no prompt: give points, a box or a mask_input")
     checked_points = np.empty((0, 2)) if points is None else _checked_points(points, size)
+    if not len(checked_points) and box is None and mask_input is None:
+        raise ValueError("no prompt: give points, a box or a mask_input")
     return Prompt(
         checked_points,
         _checked_labels(labels, len(checked_points)),
         None if box is None else _checked_box(box, size),
-        None if mask_input is None else _checked_mask_input(mask_input),
+        None if mask_input is None else _checked_mask_input(mask_input, size),
     )
+
+
+def prompts_of_arrays(
+    points: ArrayLike | None, labels: ArrayLike | None, boxes: ArrayLike | None
+) -> list[dict[str, ArrayLike | None]]:
+    """Split arrays with one row per prompt into prompts.
+
+    Args:
+        points: (N, K, 2), K points for each prompt, or None.
+        labels: (N, K), or None for all 1.
+        boxes: (N, 4), or None.
+
+    Raises:
+        TypeError: An argument does not hold numbers.
+        ValueError: An argument has a wrong shape, or the arguments have different lengths.
+    """
+    given = {"points": (points, "(N, K, 2)", 3), "labels": (labels, "(N, K)", 2), "boxes": (boxes, "(N, 4)", 2)}
+    arrays = {}
+    for name, (values, form, ndim) in given.items():
+        if values is not None:
+            array = _numbers(values, name)
+            if array.ndim != ndim:
+                raise ValueError(f"{name} must be {form}, one row for each prompt, got shape {array.shape}")
+            arrays[name] = array
+    if len({len(array) for array in arrays.values()}) > 1:
+        counts = ", ".join(f"{len(array)} {name}" for name, array in arrays.items())
+        raise ValueError(f"points, labels and boxes must have one row for each prompt, got {counts}")
+    columns = {"box" if name == "boxes" else name: array for name, array in arrays.items()}
+    rows: Iterable[tuple[NDArray[np.float64], ...]] = zip(*columns.values())
+    return [dict(zip(columns, row)) for row in rows]
 
 
 def check_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size) -> Prompt:
@@ -72,8 +110,11 @@ def check_mapping(index: int, prompt: Mapping[str, ArrayLike | None], size: Size
 
 def _checked_points(points: ArrayLike, size: Size) -> NDArray[np.float64]:
     xy = _numbers(points, "points")
-    if xy.ndim != 2 or xy.shape[1] != 2 or len(xy) == 0:
-        raise ValueError(f"points must be (P, 2), one (x, y) per row, got shape {xy.shape}")
+    if xy.shape == (0,):
+        return np.empty((0, 2))
+    if xy.ndim != 2 or xy.shape[1] != 2:
+        many = f"; {MANY}(points=..., labels=...)" if xy.ndim == 3 and xy.shape[2] == 2 else ""
+        raise ValueError(f"points must be (P, 2), one (x, y) per row, got shape {xy.shape}{many}")
     _check_inside(xy, size, "point")
     return xy
 
@@ -93,23 +134,48 @@ def _checked_labels(labels: ArrayLike | None, count: int) -> NDArray[np.int32]:
 def _checked_box(box: ArrayLike, size: Size) -> NDArray[np.float64]:
     values = _numbers(box, "box")
     if values.shape != (4,):
-        raise ValueError(f"box must be (x0, y0, x1, y1), got shape {values.shape}")
-    corners = values.reshape(2, 2)
-    _check_inside(corners, size, "box corner")
-    if (corners[0] > corners[1]).any():
-        raise ValueError(f"box must have x0 <= x1 and y0 <= y1, got ({', '.join(f'{v:g}' for v in values)})")
-    return values
+        many = f"; {MANY}(boxes=...)" if values.ndim == 2 and values.shape[1] == 4 else ""
+        raise ValueError(f"box must be (x0, y0, x1, y1), got shape {values.shape}{many}")
+    height, width = size
+    x0, y0, x1, y1 = values.tolist()
+    written = f"({', '.join(f'{v:g}' for v in values)})"
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise ValueError(f"box must be finite, got {written}")
+    if x0 > x1 or y0 > y1:
+        raise ValueError(f"box must have x0 <= x1 and y0 <= y1, got {written}")
+    if x1 < 0 or y1 < 0 or x0 > width or y0 > height:
+        raise ValueError(f"box {written} lies outside the image of {width}x{height} pixels")
+    if x0 < 0 or y0 < 0 or x1 > width or y1 > height:
+        warnings.warn(f"box {written} was clipped to the image of {width}x{height} pixels", UserWarning, stacklevel=2)
+    return values.clip(0, (width, height, width, height))
 
 
-def _checked_mask_input(mask_input: ArrayLike) -> NDArray[np.float32]:
+def _checked_mask_input(mask_input: ArrayLike, size: Size) -> NDArray[np.float32]:
     logits = np.asarray(mask_input)
+    if logits.dtype == np.bool_:
+        if logits.shape != size:
+            raise ValueError(f"a boolean mask_input must have the image's size (h, w), {size}, got {logits.shape}")
+        return _logits_of_mask(logits)
     if logits.dtype.kind != "f":
-        raise TypeError(f"mask_input must be float logits (from a segmentation's low_res), got dtype {logits.dtype}")
+        expected = "float logits (from a segmentation's low_res), or a boolean mask of the image's size"
+        raise TypeError(f"mask_input must be {expected}, got dtype {logits.dtype}")
     if logits.shape not in ((LOW_RES, LOW_RES), (1, LOW_RES, LOW_RES)):
         raise ValueError(f"mask_input must be (256, 256) or (1, 256, 256), got shape {logits.shape}")
     logits = np.ascontiguousarray(logits.reshape(LOW_RES, LOW_RES), np.float32)
     if not np.isfinite(logits).all():
         raise ValueError("mask_input holds NaN or infinity")
+    return logits
+
+
+def _logits_of_mask(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Mask logits (256, 256) of a mask (H, W): MASK_LOGIT on the object, -MASK_LOGIT elsewhere and on the padding.
+
+    Source: micro-sam's prompt_based_segmentation.py (`_compute_logits_from_mask`).
+    """
+    height, width = resized_size(mask.shape[0], mask.shape[1], LOW_RES)
+    levels = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    logits = np.full((LOW_RES, LOW_RES), -MASK_LOGIT, np.float32)
+    logits[:height, :width][np.asarray(levels) > 0.5] = MASK_LOGIT
     return logits
 
 

@@ -7,14 +7,14 @@ import os
 from collections.abc import Callable
 
 from .. import kernels
-from ..api.model import MobileSAM
 from ..checkpoints.fused import open_checkpoint
 from ..checkpoints.reader import open_source
 from ..network.loading import Network
 from ..network.precision import resolve
+from .sam import Sam
 
 
-def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> MobileSAM:
+def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
     """Load the model.
 
     Args:
@@ -27,11 +27,14 @@ def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> MobileS
         CheckpointError: The file is not a MobileSAM checkpoint. CheckpointError is a ValueError.
     """
     opened = open_checkpoint() if checkpoint is None else open_source(checkpoint)
-    return MobileSAM(Network(opened, kernels.threads.default_threads(), resolve(None)).loaded())
+    return Sam(Network(opened, kernels.threads.default_threads(), resolve(None)).loaded())
 
 
-class _Registry(dict[str, Callable[..., MobileSAM]]):
-    def __missing__(self, name: str) -> Callable[..., MobileSAM]:
+build_sam = build_sam_vit_t
+
+
+class _Registry(dict[str, Callable[..., Sam]]):
+    def __missing__(self, name: str) -> Callable[..., Sam]:
         raise KeyError(f"{name}: this package has only {' and '.join(self)}")
 
 

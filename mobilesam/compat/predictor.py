@@ -6,8 +6,9 @@ tensors, but a script that passes PyTorch tensors gets tensors back.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 from .. import kernels
 from ..api.everything import MASK_THRESHOLD
 from ..api.model import Embedding, MobileSAM
-from ..architecture import IMG_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
+from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
 from ..images.arrays import ImageLike
 from ..images.geometry import Size
 from ..images.photo import IMAGE_FORMATS
+from ..images.value_range import Bands, ValueRange
 from ..kernels.core.check import F32
 from ..network.prompt_encoder import NOT_A_POINT, PromptEncoder
 from .utils.transforms import ResizeLongestSide, tensors_for
@@ -40,14 +42,23 @@ class SamPredictor:
             raise TypeError(f"sam_model must be a MobileSAM from mobilesam.load(), got {type(sam_model).__name__}")
         self.model = sam_model
         self.transform = ResizeLongestSide(IMG_SIZE)
-        self._embedding: Embedding | None = None
+        self._image = _NOTHING
 
-    def set_image(self, image: ImageLike, image_format: str = "RGB") -> None:
+    def set_image(
+        self,
+        image: ImageLike,
+        image_format: str = "RGB",
+        *,
+        value_range: ValueRange = "dtype",
+        bands: Bands | None = None,
+    ) -> None:
         """Encode an image for the predictions that follow. After an error, the previous image remains set.
 
         Args:
             image: (H, W, 3) uint8, or any other image that `MobileSAM.encode` accepts.
             image_format: "RGB" or "BGR".
+            value_range: See `MobileSAM.encode`.
+            bands: See `MobileSAM.encode`.
 
         Raises:
             AssertionError: `image_format` is neither "RGB" nor "BGR".
@@ -55,7 +66,7 @@ class SamPredictor:
         """
         if image_format not in IMAGE_FORMATS:
             raise AssertionError(f"image_format must be in {list(IMAGE_FORMATS)}, is {image_format}.")
-        self._embedding = self.model.encode(image, image_format=image_format)
+        self._set(self.model.encode(image, image_format=image_format, value_range=value_range, bands=bands))
 
     def set_torch_image(self, transformed_image: Any, original_image_size: Sequence[int]) -> None:
         """Encode an image that `transform` has resized.
@@ -77,7 +88,10 @@ class SamPredictor:
         features = self.model.image_encoder(x, (height, width))
         features.flags.writeable = False
         old_h, old_w = original_image_size
-        self._embedding = Embedding(features, (int(old_h), int(old_w)), (height, width), self.model)
+        self._set(Embedding(features, (int(old_h), int(old_w)), (height, width), self.model))
+
+    def _set(self, embedding: Embedding) -> None:
+        self._image = _Image(True, embedding.features, embedding.original_size, embedding.input_size, embedding)
 
     def predict(
         self,
@@ -159,11 +173,11 @@ class SamPredictor:
     def get_image_embedding(self) -> F32:
         """The embedding (1, 256, 64, 64) of the image. Raises RuntimeError if no image is set."""
         embedding = self._require_embedding("An image must be set with .set_image(...) to generate an embedding.")
-        return np.ascontiguousarray(embedding.features.transpose(2, 0, 1)[None])
+        return _channels_first(embedding.features)
 
     def reset_image(self) -> None:
         """Forget the image."""
-        self._embedding = None
+        self._image = _NOTHING
 
     @property
     def embedding(self) -> Embedding:
@@ -172,34 +186,108 @@ class SamPredictor:
 
     @property
     def is_image_set(self) -> bool:
-        """Whether an image is set."""
-        return self._embedding is not None
+        """Whether an image is set. Can be set, as in the reference."""
+        return self._image.is_set
+
+    @is_image_set.setter
+    def is_image_set(self, is_set: bool) -> None:
+        self._image = replace(self._image, is_set=bool(is_set))
 
     @property
     def features(self) -> F32 | None:
-        """The embedding (1, 256, 64, 64) of the image, or None if no image is set."""
-        return self.get_image_embedding() if self.is_image_set else None
+        """The embedding (1, 256, 64, 64) of the image, or None if there is none.
+
+        Can be set to a stored embedding: an array or a tensor (1, 256, 64, 64). `original_size`, `input_size` and
+        `is_image_set` must be set too, in any order.
+
+        Raises:
+            ValueError: The value that is set has another shape, or is not finite.
+        """
+        features = self._image.features
+        return None if features is None else _channels_first(features)
+
+    @features.setter
+    def features(self, features: Any) -> None:
+        kept = None
+        if features is not None:
+            shape = 1, EMBED_DIM, EMBED_SIZE, EMBED_SIZE
+            kept = np.ascontiguousarray(_numbers(features, "features", *shape)[0].transpose(1, 2, 0), np.float32)
+            kept.flags.writeable = False
+        self._image = replace(self._image, features=kept, embedding=None)
 
     @property
     def original_size(self) -> Size:
-        """(H, W) of the image. Raises RuntimeError if no image is set."""
-        return self._require_embedding(_NO_IMAGE).original_size
+        """(H, W) of the image. Can be set, see `features`. Raises RuntimeError if there is no image."""
+        return _known(self._image.original_size)
+
+    @original_size.setter
+    def original_size(self, size: Sequence[int]) -> None:
+        self._image = replace(self._image, original_size=_size(size, "original_size"), embedding=None)
 
     @property
     def input_size(self) -> Size:
-        """(h, w) of the resized image. Raises RuntimeError if no image is set."""
-        return self._require_embedding(_NO_IMAGE).input_size
+        """(h, w) of the resized image. Can be set, see `features`. Raises RuntimeError if there is no image."""
+        return _known(self._image.input_size)
+
+    @input_size.setter
+    def input_size(self, size: Sequence[int]) -> None:
+        self._image = replace(self._image, input_size=_size(size, "input_size", IMG_SIZE), embedding=None)
 
     @property
     def device(self) -> str:
         """Always "cpu"."""
-        return self.model.device
+        return "cpu"
 
     def _require_embedding(self, message: str) -> Embedding:
-        embedding = self._embedding  # read once, because another thread may set the next image
-        if embedding is None:
+        image = self._image  # read once, because another thread may set the next image
+        if not image.is_set:
             raise RuntimeError(message)
+        if image.embedding is not None:
+            return image.embedding
+        if image.features is None or image.original_size is None or image.input_size is None:
+            raise RuntimeError("is_image_set is true: set features, original_size and input_size too")
+        embedding = Embedding(image.features, image.original_size, image.input_size, self.model)
+        if self._image is image:
+            self._image = replace(image, embedding=embedding)
         return embedding
+
+
+@dataclass(frozen=True, eq=False)
+class _Image:
+    """The state of a predictor. A new state replaces the old one at once, for other threads that predict.
+
+    `embedding` holds the other values as an `Embedding`, or is None if one of them was set on its own.
+    """
+
+    is_set: bool
+    features: F32 | None
+    original_size: Size | None
+    input_size: Size | None
+    embedding: Embedding | None
+
+
+_NOTHING = _Image(False, None, None, None, None)
+
+
+def _channels_first(features: F32) -> F32:
+    return np.ascontiguousarray(features.transpose(2, 0, 1)[None])
+
+
+def _known(size: Size | None) -> Size:
+    if size is None:
+        raise RuntimeError(_NO_IMAGE)
+    return size
+
+
+def _size(size: Sequence[int], name: str, most: int | None = None) -> Size:
+    try:
+        height, width = map(operator.index, size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if min(height, width) < 1 or (most is not None and max(height, width) > most):
+        limit = "" if most is None else f" of at most {most}"
+        raise ValueError(f"{name} must be (height, width), whole numbers{limit}, got {size!r}")
+    return height, width
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -16,15 +17,17 @@ from ..images.geometry import Size
 from ..util.files import check_folder, whole_file
 from . import rle
 from .draw import FILL_OPACITY, own_colours
-from .objects import SegmentedObject, common_size
+from .objects import SegmentedObject, common_file_name, common_size
 
 SUFFIXES = (".json", ".geojson", ".svg")
+UNKNOWN_FILE = "image"  # COCO's readers refuse an empty file name
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production Char
 
 
 def coco(
     objects: Sequence[SegmentedObject],
     *,
-    file_name: str = "",
+    file_name: str | os.PathLike[str] | None = None,
     size: Size | None = None,
     info: Mapping[str, Any] | None = None,
     polygons: bool = False,
@@ -36,7 +39,7 @@ def coco(
 
     Args:
         objects: The objects. Annotations are in this order.
-        file_name: File name of the image.
+        file_name: File name of the image. None for the objects' own, or "image" if the objects have none.
         size: (h, w) of the image. Required only if there are no objects.
         info: Content of COCO's `info`.
         polygons: Also write `polygons`, a list of polygons, to each annotation. A polygon is a list of rings of [x, y],
@@ -45,8 +48,10 @@ def coco(
 
     Raises:
         ModuleNotFoundError: `polygons` is true and the extra [polygons] is not installed.
-        ValueError: There are neither objects nor a `size`, or the masks' sizes differ from each other or from `size`.
+        ValueError: There are neither objects nor a `size`, the masks' sizes differ from each other or from `size`, or
+            the objects have different file names and no `file_name` is given.
     """
+    name = common_file_name(objects) if file_name is None else os.fspath(file_name)
     height, width = common_size(objects, size)
     names = list(dict.fromkeys(item.name for item in objects))
     annotations = []
@@ -69,7 +74,7 @@ def coco(
         annotations.append(annotation)
     return {
         **({} if info is None else {"info": dict(info)}),
-        "images": [{"id": 1, "file_name": file_name, "width": width, "height": height}],
+        "images": [{"id": 1, "file_name": name or UNKNOWN_FILE, "width": width, "height": height}],
         "annotations": annotations,
         "categories": [{"id": number, "name": name} for number, name in enumerate(names, 1)],
     }
@@ -116,16 +121,38 @@ def svg(objects: Sequence[SegmentedObject]) -> str:
     ]
     for item, colour in zip(objects, own_colours(objects)):
         paint = "#{:02x}{:02x}{:02x}".format(*colour)
+        title = escape(_NOT_IN_XML.sub("\ufffd", item.name), quote=False)
         path = "".join(_path(ring) for polygon in item.polygons() for ring in polygon)
         lines += [
             f'<path fill="{paint}" fill-opacity="{FILL_OPACITY:g}" fill-rule="evenodd" d="{path}">'
-            f"<title>{escape(item.name, quote=False)}</title></path>"
+            f"<title>{title}</title></path>"
         ]
     return "\n".join([*lines, "</svg>", ""])
 
 
 def _path(ring: NDArray[np.float64]) -> str:
     return "M" + "L".join(f"{x:.7g},{y:.7g}" for x, y in ring.tolist()) + "Z"
+
+
+def to_json(data: Mapping[str, Any]) -> str:
+    """The JSON text of `coco` or `geojson`. NumPy's numbers and arrays, and paths, are accepted as attributes.
+
+    Raises:
+        TypeError: An attribute has a type that JSON cannot hold.
+        ValueError: An attribute is NaN or infinite.
+    """
+    try:
+        return json.dumps(data, allow_nan=False, default=_plain)
+    except ValueError as error:
+        raise ValueError(f"cannot write attributes or info as JSON, which has no NaN or infinity: {error}") from None
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"cannot write a {type(value).__name__} as JSON: {value!r}")
 
 
 def check_output(path: str | os.PathLike[str], *, polygons: bool = False) -> Path:
@@ -149,7 +176,7 @@ def save(
     objects: Sequence[SegmentedObject],
     path: str | os.PathLike[str],
     *,
-    file_name: str = "",
+    file_name: str | os.PathLike[str] | None = None,
     size: Size | None = None,
     info: Mapping[str, Any] | None = None,
     polygons: bool = False,
@@ -172,9 +199,9 @@ def save(
     path = check_output(path, polygons=polygons)
     match path.suffix.lower():
         case ".json":
-            text = json.dumps(coco(objects, file_name=file_name, size=size, info=info, polygons=polygons))
+            text = to_json(coco(objects, file_name=file_name, size=size, info=info, polygons=polygons))
         case ".geojson":
-            text = json.dumps(geojson(objects))
+            text = to_json(geojson(objects))
         case _:
             text = svg(objects)
     with whole_file(path) as partial:

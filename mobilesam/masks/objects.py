@@ -56,6 +56,7 @@ class SegmentedObject:
         score: The mask's predicted IoU, or None.
         colour: (r, g, b) from 0 to 255, or None for a colour from `colours`.
         attributes: Additional values for COCO JSON and GeoJSON.
+        file_name: File name of the image, for COCO JSON. Empty if unknown.
     """
 
     mask: Mask
@@ -63,6 +64,7 @@ class SegmentedObject:
     score: float | None = None
     colour: Colour | None = None
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    file_name: str = ""
 
     @classmethod
     def from_record(cls, record: Record, name: str = UNNAMED) -> SegmentedObject:
@@ -118,3 +120,11 @@ def common_size(objects: Sequence[SegmentedObject], size: Size | None = None) ->
     if len(sizes) > 1:
         raise ValueError(f"the masks must have one size (h, w), got {' and '.join(map(str, sizes))}")
     return sizes[0]
+
+
+def common_file_name(objects: Sequence[SegmentedObject]) -> str:
+    """The file name of the objects' image. Empty if unknown. Raises ValueError if the objects have different names."""
+    names = sorted({item.file_name for item in objects} - {""})
+    if len(names) > 1:
+        raise ValueError(f"the objects come from several images, {names[0]!r} and {names[1]!r}: give file_name")
+    return names[0] if names else ""

@@ -60,6 +60,8 @@ def test_metadata_names_the_checkpoint_and_precision(model, saved):
         "format_version": "1",
         "original_size": "300,451",
         "input_size": "681,1024",
+        "name": "chelsea.png",
+        "value_range": "dtype",
         "checkpoint_sha256": model.checkpoint.sha256,
         "precision": "fp32",
     }

@@ -1,6 +1,8 @@
 """The public interface: prompts, errors, results, unusual image sizes, immutability, several threads."""
 
 import dataclasses
+import json
+import pickle
 import re
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import grids
 import numpy as np
 import pytest
 from golden import PHOTOS
+from noise import noise
 from PIL import Image
 from tolerances import pass_bound
 
@@ -44,7 +47,8 @@ NOT_A_PROMPT = [
     ({"labels": [1]}, ValueError, "labels without points"),
     ({"points": (20, 30)}, ValueError, r"points must be (P, 2), one (x, y) per row, got shape (2,)"),
     ({"points": [(20, 30, 1)]}, ValueError, "got shape (1, 3)"),
-    ({"points": np.empty((0, 2))}, ValueError, "got shape (0, 2)"),
+    ({"points": np.empty((0, 2))}, ValueError, "no prompt"),
+    ({"points": np.ones((2, 3, 2))}, ValueError, "got shape (2, 3, 2); for many prompts, call segment_many(points="),
     ({"points": [(1, 2), (3,)]}, ValueError, "points must be a regular array of numbers, got [(1, 2), (3,)]"),
     ({"points": [("a", "b")]}, TypeError, "points must be numbers, got dtype <U1"),
     ({"points": [(1j, 2)]}, TypeError, "points must be numbers, got dtype complex128"),
@@ -63,12 +67,15 @@ NOT_A_PROMPT = [
     ({"points": [(1, 2)], "labels": [0.5]}, ValueError, "got 0.5"),
     ({"points": [(1, 2)], "labels": [np.nan]}, ValueError, "got nan"),
     ({"box": (1, 2, 3)}, ValueError, "box must be (x0, y0, x1, y1), got shape (3,)"),
-    ({"box": [(1, 2, 3, 4)]}, ValueError, "got shape (1, 4)"),
+    ({"box": [(1, 2, 3, 4)]}, ValueError, "got shape (1, 4); for many prompts, call segment_many(boxes=...)"),
     ({"box": (30, 2, 3, 40)}, ValueError, "box must have x0 <= x1 and y0 <= y1, got (30, 2, 3, 40)"),
-    ({"box": (1, 2, 500, 40)}, ValueError, "box corner (500, 40) lies outside the image of 451x300 pixels"),
-    ({"box": (1, np.nan, 50, 40)}, ValueError, "box corner (1, nan) lies outside"),
+    ({"box": (500, 2, 600, 40)}, ValueError, "box (500, 2, 600, 40) lies outside the image of 451x300 pixels"),
+    ({"box": (1, -9, 50, -1)}, ValueError, "box (1, -9, 50, -1) lies outside the image of 451x300 pixels"),
+    ({"box": (1, np.nan, 50, 40)}, ValueError, "box must be finite, got (1, nan, 50, 40)"),
+    ({"box": (1, 2, np.inf, 40)}, ValueError, "box must be finite, got (1, 2, inf, 40)"),
     ({"mask_input": LOGITS[:64]}, ValueError, "must be (256, 256) or (1, 256, 256), got shape (64, 256)"),
-    ({"mask_input": LOGITS > 0}, TypeError, "must be float logits (from a segmentation's low_res), got dtype bool"),
+    ({"mask_input": LOGITS > 0}, ValueError, "must have the image's size (h, w), (300, 451), got (256, 256)"),
+    ({"mask_input": LOGITS.astype(np.int32)}, TypeError, "or a boolean mask of the image's size, got dtype int32"),
     ({"mask_input": np.full_like(LOGITS, np.nan)}, ValueError, "mask_input holds NaN or infinity"),
 ]
 
@@ -178,6 +185,90 @@ def test_embedding_is_immutable(embedding):
         embedding.features[0, 0, 0] = 0
     with pytest.raises(dataclasses.FrozenInstanceError):
         embedding.original_size = (1, 1)
+
+
+def test_a_box_that_ends_outside_the_image_is_clipped_with_a_warning(embedding):
+    inside = embedding.segment(box=(0, 20, 451, 300))
+    with pytest.warns(UserWarning, match=r"box \(-5, 20, 460\.5, 300\) was clipped to the image of 451x300 pixels"):
+        clipped = embedding.segment(box=(-5, 20, 460.5, 300))
+    np.testing.assert_array_equal(clipped.low_res, inside.low_res)
+    np.testing.assert_array_equal(clipped.prompt.box, (0, 20, 451, 300))
+
+
+@pytest.mark.parametrize("empty", [np.empty((0, 2)), [], np.empty((0, 2), np.int32)])
+def test_an_empty_array_of_points_means_no_points(embedding, empty):
+    expected = embedding.segment(box=(60, 20, 430, 290)).low_res
+    np.testing.assert_array_equal(embedding.segment(empty, box=(60, 20, 430, 290)).low_res, expected)
+    np.testing.assert_array_equal(embedding.segment(empty, [], box=(60, 20, 430, 290)).low_res, expected)
+
+
+def test_arrays_with_a_row_for_each_prompt(embedding):
+    points = np.array([[(220, 140), (420, 40)], [(100, 100), (10, 10)]])
+    labels = np.array([[1, 0], [1, 1]])
+    boxes = np.array([(60, 20, 430, 290), (0, 0, 200, 200)])
+    for arrays in ({"points": points}, {"points": points, "labels": labels}, {"boxes": boxes},
+                   {"points": points, "labels": labels, "boxes": boxes}):  # fmt: skip
+        answers = list(embedding.segment_many(**arrays))
+        assert len(answers) == 2
+        for i, answer in enumerate(answers):
+            alone = {"box" if name == "boxes" else name: rows[i] for name, rows in arrays.items()}
+            np.testing.assert_array_equal(answer.low_res, embedding.segment(**alone).low_res)
+    assert list(embedding.segment_many(boxes=np.empty((0, 4)))) == []
+
+
+WRONG_ARRAYS = {
+    "give prompts, or the arrays points, labels and boxes, but not both": {},
+    "but not both": {"prompts": [{"points": [(1, 2)]}], "boxes": [(1, 2, 3, 4)]},
+    "points must be (N, K, 2), one row for each prompt, got shape (1, 2)": {"points": [(1, 2)]},
+    "boxes must be (N, 4), one row for each prompt, got shape (4,)": {"boxes": (1, 2, 3, 4)},
+    "must have one row for each prompt, got 2 points, 1 boxes": {"points": np.ones((2, 1, 2)), "boxes": [(1, 2, 3, 4)]},
+    "prompt 1: box (900, 2, 930, 4) lies outside": {"boxes": [(1, 2, 3, 4), (900, 2, 930, 4)]},
+    "prompt 0: labels without points": {"labels": [[1]]},
+}
+
+
+@pytest.mark.parametrize("message", WRONG_ARRAYS)
+def test_wrong_arrays_are_refused(embedding, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        embedding.segment_many(**WRONG_ARRAYS[message])
+
+
+def test_a_mask_of_the_photo_is_a_mask_input(model, embedding):
+    """The conversion is micro-sam's: longest side 256, threshold 0.5, padding with background, logits ±6.9."""
+    first = embedding.segment([(220, 140)])
+    given = embedding.segment([(220, 140)], mask_input=first.mask, multimask=False)
+    logits = given.prompt.mask_input
+    assert sorted(np.unique(logits)) == pytest.approx([-np.log(999), np.log(999)])
+    assert (logits[170:] < 0).all()  # 300x451 pixels become 170x256
+    small = np.asarray(Image.fromarray(first.mask).resize((256, 170), Image.Resampling.BILINEAR))
+    assert (small == (logits[:170] > 0)).mean() > 0.99  # Pillow resizes a mask of mode 1 without interpolation
+    np.testing.assert_array_equal(
+        given.low_res, embedding.segment([(220, 140)], mask_input=logits, multimask=False).low_res
+    )
+    assert (given.mask & first.mask).sum() > 0.9 * (given.mask | first.mask).sum()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 900), (700, 20), (256, 256), (255, 257)])
+def test_masks_of_odd_sizes_are_mask_inputs(model, size):
+    image = noise(*size)
+    for mask in (np.zeros(size, bool), np.ones(size, bool)):
+        logits = model.encode(image).segment(mask_input=mask).prompt.mask_input
+        height, width = resized_size(*size, 256)
+        assert ((logits > 0).sum(), logits.shape) == (height * width * mask.flat[0], (256, 256))
+
+
+def test_the_name_of_the_file_stays_with_the_embedding(model, tmp_path):
+    path = tmp_path / "cat.png"
+    path.write_bytes(PHOTOS["chelsea"].read_bytes())
+    with path.open("rb") as file:
+        named = [model.encode(path), model.encode(str(path)), model.encode(file), model.encode(Image.open(path))]
+    for embedding in (*named, pickle.loads(pickle.dumps(named[0]))):
+        assert embedding.name == "cat.png"
+    assert model.encode(path.read_bytes()).name == ""
+    named[0].save(tmp_path / "cat.embedding")
+    loaded = mobilesam.Embedding.load(tmp_path / "cat.embedding", model)
+    loaded.segment([(220, 140)]).save(tmp_path / "cat.json")
+    assert json.loads((tmp_path / "cat.json").read_text())["images"][0]["file_name"] == "cat.png"
 
 
 def test_labels_default_to_one(embedding):

@@ -1,5 +1,6 @@
 """SamPredictor and sam_model_registry: outputs of MobileSAM's SamPredictor, its notebook's steps, and errors."""
 
+import pickle
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,7 @@ from golden import DATA, PHOTOS, PROMPTS, Golden, iou, relative_l2
 from PIL import Image
 from predictor_prompts import BATCHED, BOX, LOGITS, POINT, SINGLE
 
-import mobilesam
-from mobilesam import SamPredictor, build_sam_vit_t, sam_model_registry
+from mobilesam import SamAutomaticMaskGenerator, SamPredictor, build_sam_vit_t, sam_model_registry
 from mobilesam.checkpoints.errors import CheckpointError
 from mobilesam.checkpoints.reader import read
 from mobilesam.compat.utils.transforms import ResizeLongestSide
@@ -175,6 +175,42 @@ def test_attributes_of_the_image(model):
     assert not predictor.is_image_set
 
 
+@pytest.mark.parametrize("wrap", [np.asarray, lambda features: features.astype(np.float64)])
+def test_a_stored_embedding_gives_the_same_masks(model, predictor, wrap):
+    expected = predictor.predict(POINT, LABEL)
+    stored = SamPredictor(model)
+    values = {"is_image_set": True, "input_size": predictor.input_size, "original_size": predictor.original_size,
+              "features": wrap(predictor.get_image_embedding())}  # fmt: skip
+    for name, value in values.items():
+        setattr(stored, name, value)
+    for got, same in zip(stored.predict(POINT, LABEL), expected, strict=True):
+        np.testing.assert_array_equal(got, same)
+    np.testing.assert_array_equal(stored.features, predictor.features)
+    assert (stored.is_image_set, stored.original_size) == (True, predictor.original_size)
+    assert stored.embedding is stored.embedding  # kept, so that further prompts reuse the image's maps
+    stored.is_image_set = False
+    with pytest.raises(RuntimeError, match="An image must be set"):
+        stored.predict(POINT, LABEL)
+
+
+def test_a_stored_embedding_must_be_whole(model):
+    predictor = SamPredictor(model)
+    predictor.is_image_set = True
+    with pytest.raises(RuntimeError, match="set features, original_size and input_size too"):
+        predictor.predict(POINT, LABEL)
+    for name, value, message in (
+        ("features", np.zeros((256, 64, 64)), "features must be of shape (1, 256, 64, 64), got (256, 64, 64)"),
+        ("features", np.full((1, 256, 64, 64), np.nan), "features must be finite"),
+        ("original_size", (300,), "original_size must be (height, width), whole numbers, got (300,)"),
+        ("original_size", (0, 5), "got (0, 5)"),
+        ("input_size", (681, 1025), "input_size must be (height, width), whole numbers of at most 1024"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            setattr(predictor, name, value)
+    predictor.features = None
+    assert predictor.features is None
+
+
 def test_results_equal_those_of_the_embedding(predictor, embedding):
     result = embedding.segment([(220, 140)])
     assert_answers(predictor.predict(POINT, LABEL), (result.masks, result.scores, result.low_res))
@@ -319,8 +355,12 @@ def test_another_model_or_file_is_refused(tmp_path):
         build_sam_vit_t(PHOTOS["chelsea"])
 
 
-def test_another_device_is_refused(model):
-    assert model.to("cpu") is model
-    with pytest.raises(ValueError, match="only device that this package supports, got 'cuda'"):
-        model.to(device="cuda")
-    assert mobilesam.MobileSAM.device.fget(model) == "cpu"
+def test_the_model_has_the_methods_that_scripts_call():
+    sam = sam_model_registry["vit_t"]()
+    assert sam.to("cpu") is sam.to(device="cpu") is sam.cpu() is sam.float() is sam.eval() is sam
+    assert (sam.device, sam.mask_threshold, sam.image_format) == ("cpu", 0.0, "RGB")
+    for refused in (lambda: sam.to(device="cuda"), sam.cuda, sam.half):
+        with pytest.raises(ValueError, match="support"):
+            refused()
+    assert type(pickle.loads(pickle.dumps(sam))) is type(sam)
+    assert SamAutomaticMaskGenerator(sam).predictor.model is sam

@@ -1,9 +1,11 @@
 """Files and images of segmented objects, checked with other programs' readers where possible."""
 
+import dataclasses
 import json
 import re
 import sys
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -55,6 +57,51 @@ def test_coco_is_what_pycocotools_reads(tmp_path):
         x, y = columns.min(), rows.min()
         assert item["bbox"] == [x, y, columns.max() - x + 1, rows.max() - y + 1]
         assert (item["area"], item["iscrowd"]) == (mask.sum(), 0)
+
+
+def test_the_file_name_is_the_photos_own(tmp_path):
+    named = [dataclasses.replace(item, file_name="photo.jpg") for item in OBJECTS]
+    assert results.coco(named)["images"][0]["file_name"] == "photo.jpg"
+    assert results.coco([OBJECTS[0], named[1]])["images"][0]["file_name"] == "photo.jpg"
+    assert results.coco(named, file_name=Path("other.png"))["images"][0]["file_name"] == "other.png"
+    assert results.coco(OBJECTS)["images"][0]["file_name"] == "image"  # readers refuse an empty name
+    other = dataclasses.replace(OBJECTS[0], file_name="other.png")
+    with pytest.raises(ValueError, match=r"several images, 'other\.png' and 'photo\.jpg': give file_name"):
+        results.coco([*named, other])
+
+
+@pytest.mark.extras
+def test_supervision_reads_the_json(tmp_path):
+    supervision = pytest.importorskip("supervision")
+    Image.new("RGB", (90, 60)).save(tmp_path / "photo.jpg")
+    results.save([dataclasses.replace(item, file_name="photo.jpg") for item in OBJECTS], tmp_path / "objects.json")
+    read = supervision.DetectionDataset.from_coco(str(tmp_path), str(tmp_path / "objects.json"), force_masks=True)
+    ((path, _, detections),) = list(read)
+    assert Path(path) == tmp_path / "photo.jpg"
+    assert len(detections) == len(OBJECTS)
+
+
+def test_numpy_numbers_and_paths_are_json_and_nan_is_an_error(tmp_path):
+    path = tmp_path / "objects.json"
+    attributes = {"a": np.float32(1.5), "b": np.int64(2), "c": np.array([1, 2]), "d": np.bool_(True), "e": Path("f")}
+    results.save([SegmentedObject(DISC, score=np.float32(0.5), attributes=attributes)], path)
+    (annotation,) = json.loads(path.read_text())["annotations"]
+    assert annotation.items() >= {"score": 0.5, "a": 1.5, "b": 2, "c": [1, 2], "d": True, "e": "f"}.items()
+    for value in (np.nan, float("inf"), np.float32(np.nan), np.array([1, -np.inf])):
+        for name in ("bad.json", "bad.geojson"):
+            with pytest.raises(ValueError, match="JSON, which has no NaN or infinity"):
+                results.save([SegmentedObject(DISC, attributes={"a": value})], tmp_path / name)
+    with pytest.raises(TypeError, match="cannot write a object as JSON"):
+        results.save([SegmentedObject(DISC, attributes={"a": object()})], tmp_path / "bad.json")
+    assert [file.name for file in tmp_path.iterdir()] == ["objects.json"]
+
+
+@pytest.mark.parametrize("character", ["\0", "\x0b", "\ufffe", "\uffff", "\ud800", "\x1f"])
+def test_a_name_with_a_character_that_xml_lacks(tmp_path, character):
+    path = tmp_path / "objects.svg"
+    results.save([SegmentedObject(DISC, f"a{character}b\U0001f600<")], path)
+    titles = [element.text for element in ElementTree.parse(path).iter() if element.tag.endswith("title")]
+    assert titles == ["a\ufffdb\U0001f600<"]
 
 
 RECORD = {

@@ -1,1 +1,1 @@
-"""The reference's `utils` package. Imports `images`."""
+"""The reference's `utils` package. Imports `api`, `images` and `masks`."""
