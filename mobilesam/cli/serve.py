@@ -10,8 +10,8 @@ from ..util.options import add_model
 from .image_options import add_image_options
 
 DEFAULT_PORT = 8642
-_HOST = re.compile(r"[\w.-]+(:\d+)?")
-_PATH = re.compile(r"(/[\w.~-]+)*")
+_HOST = re.compile(r"[\w.-]+(:\d+)?", re.ASCII)
+_PATH = re.compile(r"(/[\w.~-]+)*", re.ASCII)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
     root_path = "/" + arguments.root_path.strip("/") if arguments.root_path.strip("/") else ""
     if not _PATH.fullmatch(root_path):
         raise ValueError(f"--root-path: expected a path such as /sam, got {arguments.root_path!r}")
+    if root_path == "/api" or root_path.startswith("/api/"):
+        raise ValueError(f"--root-path: expected a path outside /api, where the HTTP API is, got {root_path!r}")
     app_module, server = _modules()
 
     from ..api.model import load

@@ -16,17 +16,19 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, StringConstraints
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
-from mobilesam.api.model import Embedding, MobileSAM
+from mobilesam.api.model import MobileSAM
+from mobilesam.images.rgb_photo import Photo
 from mobilesam.version import __version__
 
-from . import answers, pictures
+from . import answers, pictures, uploads
 from .everything import Search
 from .export import FORMS, File, export
 from .guard import Guard
 from .lanes import ClientGone, Lane
-from .limits import Limits, Overloaded
+from .limits import Limits, Overloaded, Refused
 from .schema import Error, EverythingLine, EverythingRequest, ExportRequest, Image, Masks, MasksRequest
 from .store import PhotoStore, StoredPhoto
 
@@ -62,8 +64,8 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 class Service:
     """A model, the images that it has encoded, and the threads that work for the requests."""
 
-    def __init__(self, model: MobileSAM, limits: Limits) -> None:
-        self.model, self.limits = model, limits
+    def __init__(self, model: MobileSAM, limits: Limits, opening: pictures.Opening) -> None:
+        self.model, self.limits, self.opening = model, limits, opening
         self.photos = PhotoStore(limits.images, limits.idle_seconds)
         self.encoding = Lane("encode", workers=1, places=limits.places, share=limits.places)
         self.segmenting = Lane("segment", workers=2, places=limits.places, share=limits.image_places)
@@ -72,13 +74,22 @@ class Service:
 
     async def upload(self, request: Request) -> tuple[str, StoredPhoto]:
         """Read, decode and encode the image in the request's body. Returns its id and the photo."""
-        data = await request.body()
-        embedding = await self.encoding.run(request, "", lambda: self._encode(data))
-        photo = StoredPhoto(data, embedding)
+        try:
+            upload = await uploads.receive(request)
+        except ClientDisconnect:
+            raise ClientGone from None
+        photo = await self.encoding.run(request, "", lambda: self._encode(upload))
         return self.photos.add(photo), photo
 
-    def _encode(self, data: bytes) -> Embedding:
-        return self.model.encode(pictures.decode(data, self.limits.pixels))
+    def _encode(self, upload: uploads.Upload) -> StoredPhoto:
+        data = upload.read()
+        try:
+            picture = pictures.decode(data, self.limits.pixels, self.opening)
+        except Refused as refused:
+            if refused.status_code != 415 or upload.declared:
+                raise
+            raise Refused(415, f"{refused.detail}. Send {uploads.FORMS}") from None
+        return StoredPhoto(data, self.model.encode(Photo(picture, upload.name)))
 
     async def on(self, lane: Lane, request: Request, identity: str, work: Callable[[StoredPhoto], T]) -> T:
         """Run `work` for a kept image in a thread of the lane, and return its result."""
@@ -92,7 +103,7 @@ class Service:
 
     def picture(self, photo: StoredPhoto) -> PIL.Image.Image:
         """The decoded photo. Runs in a worker thread."""
-        return pictures.decode(photo.data, self.limits.pixels)
+        return pictures.decode(photo.data, self.limits.pixels, self.opening)
 
     async def keep_expiring(self) -> None:
         while True:
@@ -104,16 +115,27 @@ class Service:
             lane.close()
 
 
-def create_app(model: MobileSAM, limits: Limits | None = None, *, hosts: Iterable[str] = ()) -> ASGIApp:
+def create_app(
+    model: MobileSAM,
+    limits: Limits | None = None,
+    *,
+    hosts: Iterable[str] = (),
+    root_path: str = "",
+    opening: pictures.Opening | None = None,
+) -> ASGIApp:
     """The application, for any ASGI server.
 
     Args:
         model: the model.
         limits: bounds on requests and kept images, None for the defaults.
         hosts: further host names of the server. IP addresses and localhost are always accepted.
+        root_path: path at which a proxy shows the server, such as "/sam". Empty for the root.
+        opening: how photos are opened, None for the defaults.
     """
+    pictures.ignore_warnings()
     limits = limits or Limits()
-    service = Service(model, limits)
+    root_path = f"/{root_path.strip('/')}" if root_path.strip("/") else ""
+    service = Service(model, limits, opening or pictures.Opening())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -134,15 +156,19 @@ def create_app(model: MobileSAM, limits: Limits | None = None, *, hosts: Iterabl
     _add_error_handlers(app)
     _add_routes(app, service)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
-    return Guard(app, limits, hosts)
+    return Guard(app, limits, hosts, root_path)
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
     photo_body = {
         "requestBody": {
             "required": True,
-            "description": f"The bytes of the file: {', '.join(pictures.FORMATS)}. EXIF orientation is applied.",
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "description": f"The file: {', '.join(pictures.FORMATS)}. EXIF orientation is applied.",
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                "multipart/form-data": {"schema": _object(file={"type": "string", "format": "binary"})},
+                "application/json": {"schema": _object(image={"type": "string", "description": "base64 or data URL"})},
+            },
         }
     }
 
@@ -150,12 +176,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         "/api/images",
         status_code=201,
         summary="Upload and encode an image",
-        responses=refusals(403, 408, 413, 415, 422),
+        responses=refusals(400, 403, 408, 413, 415, 422),
         openapi_extra=photo_body,
     )
     async def add_image(request: Request, response: Response) -> Image:
         identity, photo = await service.upload(request)
-        response.headers["Location"] = f"/api/images/{identity}"
+        response.headers["Location"] = f"{request.scope['root_path']}/api/images/{identity}"
         return _image(identity, photo)
 
     @app.get("/api/images/{identity}", summary="The size of a kept image", responses=refusals(404, 422))
@@ -226,6 +252,11 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     def _image(identity: str, photo: StoredPhoto) -> Image:
         return Image(id=identity, width=photo.width, height=photo.height, idle_seconds=service.limits.idle_seconds)
+
+
+def _object(**properties: dict[str, str]) -> dict[str, Any]:
+    """The JSON schema of an object with these properties, all required."""
+    return {"type": "object", "properties": properties, "required": list(properties)}
 
 
 def _json(answer: BaseModel) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import zipfile
@@ -66,10 +65,10 @@ def _write(
         Image.fromarray(draw.label_map(objects)).save(file, "PNG")
         return "image/png", "labels.png"
     if request.format == "coco":
-        file.write(json.dumps(text.coco(objects, file_name=request.file_name)).encode())
+        file.write(text.to_json(text.coco(objects, file_name=request.file_name)).encode())
         return "application/json", "coco.json"
     if request.format == "geojson":
-        file.write(json.dumps(text.geojson(objects)).encode())
+        file.write(text.to_json(text.geojson(objects)).encode())
         return "application/geo+json", "objects.geojson"
     if request.format == "svg":
         file.write(text.svg(objects).encode())
@@ -116,4 +115,10 @@ def _object(photo: StoredPhoto, index: int, wanted: ExportObject) -> SegmentedOb
         raise Refused(422, f"objects.{index}: {refused.detail}") from None
     except (TypeError, ValueError) as error:
         raise Refused(422, f"objects.{index}: {error}") from None
-    return SegmentedObject(runs, wanted.name, score, colour)  # type: ignore[arg-type]
+    return SegmentedObject(
+        runs,
+        wanted.name,
+        score,
+        colour,  # type: ignore[arg-type]
+        file_name=photo.embedding.name,
+    )

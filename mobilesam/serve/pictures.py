@@ -4,55 +4,67 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from mobilesam.images.photo import open_rgb
+from mobilesam.images.errors import NotAnImage, TooManyPixels
+from mobilesam.images.files import decode as decode_file
+from mobilesam.images.files import register_heif
+from mobilesam.images.photo import to_rgb
+from mobilesam.images.value_range import Bands, ValueRange
 
 from .limits import Refused
+from .uploads import FORMS
 
-# The accepted formats are usual for photos, and Pillow decodes them inside this process.
+# The accepted formats are usual for photos, and they are decoded inside this process.
 # EPS, for example, is not accepted, because Pillow starts Ghostscript to decode EPS.
 Image.init()
-FORMATS = tuple(name for name in ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP") if name in Image.OPEN)
+register_heif()
+_USUAL = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = tuple(name for name in _USUAL if name in Image.OPEN)
 DISPLAY_SIDE = 2048
 
 
-def decode(data: bytes, most_pixels: int) -> Image.Image:
+class Opening(NamedTuple):
+    """How photos are opened. See `mobilesam.images.photo.open_rgb`."""
+
+    value_range: ValueRange = "dtype"
+    bands: Bands | None = None
+
+
+def decode(data: bytes, most_pixels: int, opening: Opening = Opening()) -> Image.Image:  # noqa: B008 (immutable)
     """Decode an image file to an upright RGB picture.
 
     Args:
         data: bytes of the file.
         most_pixels: the largest number of pixels accepted.
+        opening: how photos are opened.
 
     Raises:
         Refused: 415 if the format is not in FORMATS, 413 if the header gives more than `most_pixels`, 422 if `data`
             is empty or the pixels cannot be decoded.
     """
     if not data:
-        raise Refused(422, "the request has no body: send the bytes of the image file")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the server checks its own limit below
-        try:
-            picture: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-        except Image.DecompressionBombError:
-            raise _too_many("more than is safe to decode", most_pixels) from None
-        except (UnidentifiedImageError, ValueError, OSError, SyntaxError):
-            raise Refused(415, f"not an image in an accepted format: save it as one of {', '.join(FORMATS)}") from None
-        if picture.width * picture.height > most_pixels:
-            raise _too_many(f"{picture.width}x{picture.height} pixels", most_pixels)
-        try:
-            ImageOps.exif_transpose(picture, in_place=True)
-            return open_rgb(picture)
-        except MemoryError:
-            raise
-        except Exception as error:  # Pillow's decoders raise errors of many types for damaged data
-            reason = " ".join(str(error).split())
-            raise Refused(422, f"the image is damaged and does not decode: {reason or type(error).__name__}") from error
+        raise Refused(422, f"the request has no image: send {FORMS}")
+    try:
+        picture = decode_file(io.BytesIO(data), "the upload", *opening, formats=FORMATS, most_pixels=most_pixels)
+        return to_rgb(picture, *opening)
+    except NotAnImage as error:
+        accepted = f"not an image in an accepted format: save it as one of {', '.join(FORMATS)}"
+        raise Refused(415, f"{accepted} ({error})") from None
+    except TooManyPixels:
+        most = f"{most_pixels / 1e6:g} megapixels"
+        raise Refused(413, f"at most {most} are accepted, and the image has more") from None
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise Refused(422, f"the image is damaged or cannot be converted: {reason}") from error
 
 
-def _too_many(size: str, most_pixels: int) -> Refused:
-    return Refused(413, f"the image has {size}; at most {most_pixels / 1e6:g} megapixels are accepted")
+def ignore_warnings() -> None:
+    """Ignore the library's warnings about a client's image or prompt, which would fill the server's log."""
+    warnings.filterwarnings("ignore", message="box .* was clipped")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the server has its own limit
 
 
 def display_jpeg(picture: Image.Image) -> bytes:

@@ -160,7 +160,9 @@ class ExportRequest(Strict):
     )
     objects: list[ExportObject] = Field(min_length=1, max_length=MOST_OBJECTS)
     crop: bool = Field(default=False, description="crop cut-outs to the box around the object")
-    file_name: str = Field(default="", max_length=1000, description="file name of the image, for COCO")
+    file_name: str | None = Field(
+        default=None, max_length=1000, description="file name of the image, for COCO. None: the name of the upload"
+    )
 
 
 class Image(BaseModel):

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from golden import PHOTOS
 from PIL import Image
-from serving import CHELSEA, JSON, picture
+from serving import CHELSEA, JSON, picture, said
 
 from mobilesam import kernels, results
-from mobilesam.compat.generators import SamAutomaticMaskGenerator
+from mobilesam.compat.automatic_mask_generator import SamAutomaticMaskGenerator
 from mobilesam.masks import rle
 from mobilesam.masks.objects import SegmentedObject
 
@@ -50,13 +50,6 @@ def chelsea(client):
     assert answer.headers["location"] == f"/api/images/{answer.json()['id']}"
     assert (answer.json()["width"], answer.json()["height"]) == (451, 300)
     return answer.headers["location"]
-
-
-def said(answer) -> str:
-    """Return the message of an error response, and check that the response holds nothing else."""
-    assert answer.headers["content-type"] == "application/json"
-    assert list(answer.json()) == ["error"]
-    return answer.json()["error"]
 
 
 PROMPTS = {
@@ -199,14 +192,14 @@ def bomb() -> bytes:
 
 
 WRONG_PICTURES = {
-    "the request has no body": (422, lambda: b""),
+    "the request has no image: send the bytes": (422, lambda: b""),
     "not an image in an accepted format: save it as one of ": (
         415,
         lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
     ),
     "damaged": (422, lambda: CHELSEA[:100_000]),
     "at most 1 megapixels": (413, lambda: picture(1200, 1000)),
-    "more than is safe to decode": (413, bomb),
+    "megapixels are accepted, and the image has more": (413, bomb),
     "larger than 2 MiB": (413, lambda: bytes((2 << 20) + 1)),
 }
 

@@ -1,4 +1,4 @@
-"""Photos to upload to a server."""
+"""Photos to upload to a server, and readers of its responses."""
 
 import io
 
@@ -15,3 +15,10 @@ def picture(width: int, height: int, form: str = "JPEG") -> bytes:
     with Image.open(PHOTOS["rocket"]) as photo:
         photo.convert("RGB").resize((width, height)).save(file, form)
     return file.getvalue()
+
+
+def said(answer) -> str:
+    """Return the message of an error response, and check that the response holds nothing else."""
+    assert answer.headers["content-type"] == "application/json"
+    assert list(answer.json()) == ["error"]
+    return answer.json()["error"]

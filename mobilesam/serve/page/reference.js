@@ -2,6 +2,7 @@
 
 import "./theme.js";
 
+const server = new URL("./", location.href).href;
 const api = await (await fetch("openapi.json")).json();
 
 /** An element with text or other elements as children. */
@@ -70,8 +71,8 @@ function schemaSection(name, { description, properties, required = [] }) {
 
 document.getElementById("version").textContent = api.info.version;
 document.getElementById("example").textContent = [
-  `curl --data-binary @photo.jpg ${location.origin}/api/images`,
-  `curl --json '{"points": [[220, 140]]}' ${location.origin}/api/images/ID/masks`,
+  `curl --data-binary @photo.jpg ${server}api/images`,
+  `curl --json '{"points": [[220, 140]]}' ${server}api/images/ID/masks`,
 ].join("\n");
 for (const [path, methods] of Object.entries(api.paths)) {
   for (const [method, described] of Object.entries(methods)) {
