@@ -29,7 +29,6 @@ cdef extern from "dispatch.h" nogil:
     const micro *tables
     const int isa_count
     const int PRECISIONS
-    const int has_openmp
     int CPU_SSE42, CPU_AVX2_FMA, CPU_AVX512, CPU_NEON, CPU_AVX512_BF16, CPU_AVX512_VNNI, CPU_AVX_VNNI, CPU_AMX_BF16, CPU_AMX_INT8, CPU_ADDS_BESIDE
     int cpu_supports()
     bint isa_has(int i, int precision, int features)
@@ -103,11 +102,6 @@ def register_tile(name: str | None = None) -> tuple[int, int, int]:
     """Return (MR, NR, VL): rows and columns of the GEMM's register tile, and floats in a vector. None is the current ISA."""
     cdef const micro *u = &tables[<int>index(name)]
     return u.mr, u.nr, u.vl
-
-
-def openmp() -> bool:
-    """Return whether this build has OpenMP. Without OpenMP, kernels run on one thread."""
-    return bool(has_openmp)
 
 
 def cpu_features() -> tuple[str, ...]:

@@ -25,6 +25,6 @@ def load_with_bounded_waiting() -> None:
         return
     os.environ[name] = value
     try:
-        import_module("mobilesam.kernels.core.isa")
+        import_module("mobilesam.kernels.core.team")
     finally:
         del os.environ[name]

@@ -1,13 +1,19 @@
 """The team of OpenMP threads of each calling thread: how many threads a team can have, and teams that a fork has left behind."""
 import os
 
-cdef extern from "dispatch.h" nogil:
-    const int has_openmp
-
 cdef extern from "team.h" nogil:
+    const int has_openmp
+    void start_openmp()
     int usable_threads(int wanted)
     int prepare_team(int wanted)
     void forget_team()
+
+start_openmp()
+
+
+def openmp() -> bool:
+    """Return whether this build has OpenMP. Without OpenMP, kernels run on one thread."""
+    return bool(has_openmp)
 
 
 def usable(int wanted):

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from mobilesam.kernels.core import team
+from mobilesam.kernels.core.team import openmp as openmp
 
 VARIABLE = "MOBILESAM_NUM_THREADS"
 MAX_THREADS = 1024

@@ -129,10 +129,4 @@ static void make_tables(int features)
         }
 }
 
-#ifdef _OPENMP
-enum { has_openmp = 1 };
-#else
-enum { has_openmp = 0 };
-#endif
-
 #endif

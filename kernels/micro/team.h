@@ -6,6 +6,14 @@
 #define MOBILESAM_TEAM_H
 #include <pthread.h>
 #include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+enum { has_openmp = 1 };
+static void start_openmp(void) { omp_get_max_threads(); } /* the runtime reads its environment variables by now */
+#else
+enum { has_openmp = 0 };
+static void start_openmp(void) {}
+#endif
 
 static _Thread_local int team_threads = 1; /* the calling thread itself and the threads that OpenMP keeps for it */
 static _Thread_local int team_lost = 0;    /* whether the team's other threads are missing, because this process is a forked child */

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         "cpu features": " ".join(kernels.isa.cpu_features()),
         "isa": f"{kernels.isa.current()} (available: {', '.join(kernels.isa.available())})",
         "precisions": f"{', '.join(kernels.isa.precisions())} (auto: {fastest()})",
-        "openmp": "yes" if kernels.isa.openmp() else "no: single-threaded",
+        "openmp": "yes" if kernels.threads.openmp() else "no: single-threaded",
         "threads": f"{kernels.threads.default_threads()} of {os.cpu_count()} CPUs",
         **{name: value for name, value in sorted(os.environ.items()) if name.startswith("MOBILESAM_")},
         "downloaded": ", ".join(name for name in PUBLISHED if is_downloaded(name)) or "none",

@@ -158,7 +158,7 @@ print("as expected")
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-@pytest.mark.skipif(not isa.openmp(), reason="built without OpenMP")
+@pytest.mark.skipif(not threads.openmp(), reason="built without OpenMP")
 def test_a_forked_child_has_a_team_unless_its_parent_had_one():
     assert output(FORKS_BEFORE_A_TEAM, OPENBLAS_NUM_THREADS="1") == "as expected"
 
@@ -179,7 +179,7 @@ print(alone, model.threads, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_model_reports_the_threads_that_will_run():
     said = output(MODEL_THREADS.replace("CHELSEA", str(PHOTOS["chelsea"])))
-    assert said == ("2 2 1" if isa.openmp() else "1 1 1")
+    assert said == ("2 2 1" if threads.openmp() else "1 1 1")
 
 
 LIMITED = """
@@ -227,6 +227,14 @@ print(subprocess.check_output(child, text=True).strip())
 """
 
 
+@pytest.mark.skipif(not threads.openmp(), reason="built without OpenMP")
+def test_gnus_runtime_gets_the_bound_on_waiting():
+    shown = run("import mobilesam.kernels.core", OMP_DISPLAY_ENV="verbose").stderr
+    if "GOMP_SPINCOUNT" not in shown:
+        pytest.skip("built with another OpenMP runtime than GNU's")
+    assert "GOMP_SPINCOUNT = '10000'" in shown
+
+
 @pytest.mark.parametrize("variable", ["", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
 def test_the_bound_on_waiting_is_not_inherited_and_the_users_choice_stays(variable):
     chosen = {variable: "passive" if "POLICY" in variable else "77"} if variable else {}
@@ -271,7 +279,7 @@ print(len(os.listdir("/proc/self/task")))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
-@pytest.mark.skipif(not isa.openmp(), reason="built without OpenMP")
+@pytest.mark.skipif(not threads.openmp(), reason="built without OpenMP")
 def test_threads_are_really_used():
     alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     assert output(THREADS_USED, **alone) == "3"

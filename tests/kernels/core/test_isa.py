@@ -7,7 +7,7 @@ import pytest
 from isas import NARROW
 from processes import output, run
 
-from mobilesam.kernels import isa
+from mobilesam.kernels import isa, threads
 
 NAMES = ("amx", "zen4", "avx512", "avx2", "x86-64-v2", "neon")
 CPUINFO = Path("/proc/cpuinfo")
@@ -135,4 +135,4 @@ def test_the_environment_cannot_force_an_unsupported_isa(name):
 
 
 def test_openmp_is_yes_or_no():
-    assert isa.openmp() in (True, False)
+    assert threads.openmp() in (True, False)

@@ -18,7 +18,7 @@ from plans import Exact, Recording, record_upscaling, upscale_arrays
 from processes import output
 from tolerances import assert_relative_l2, assert_same, integers, normal, pass_bound
 
-from mobilesam.kernels import Array, Plan, isa
+from mobilesam.kernels import Array, Plan, isa, threads
 
 HERE = str(Path(__file__).parent)
 
@@ -411,6 +411,6 @@ print(len(used))
 """
 
 
-@pytest.mark.skipif(not isa.openmp(), reason="this build runs kernels on one thread")
+@pytest.mark.skipif(not threads.openmp(), reason="this build runs kernels on one thread")
 def test_a_plan_runs_on_its_own_threads_whatever_the_default_is():
     assert output(THREADS_OF_A_PLAN, MOBILESAM_NUM_THREADS="1") == "3"
