@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # the errors that Pillow logs are raised here too
+for _logger in ("PIL", "tifffile"):  # the errors that these packages log are raised here too
+    logging.getLogger(_logger).addHandler(logging.NullHandler())
 
 MAX_PIXELS_VARIABLE = "MOBILESAM_MAX_PIXELS"
 HEIF_EXTENSIONS = frozenset({".avif", ".heic", ".heif", ".hif"})
