@@ -1,4 +1,4 @@
-"""The team of OpenMP threads of each calling thread: how many threads a team can have, and teams that a fork has left behind."""
+"""The team of OpenMP threads of each calling thread: how many threads a team can have, and the end of a team before a fork."""
 import os
 
 cdef extern from "team.h" nogil:
@@ -6,6 +6,7 @@ cdef extern from "team.h" nogil:
     void start_openmp()
     int usable_threads(int wanted)
     int prepare_team(int wanted)
+    void end_team()
     void forget_team()
 
 start_openmp()
@@ -19,8 +20,8 @@ def openmp() -> bool:
 def usable(int wanted):
     """Return the number of threads, at most ``wanted``, that the next kernel call of this thread can run on.
 
-    The number is 1 without OpenMP, and in the thread of a forked child that had a team before the fork: the child has a copy of this team
-    without its threads. The number is smaller than ``wanted`` if the operating system does not let this process start more threads.
+    The number is 1 without OpenMP. The number is smaller than ``wanted`` if the operating system does not let this process start more
+    threads. The number is 1 in a forked child if the OpenMP runtime could not end the forking thread's team before the fork.
     """
     return usable_threads(wanted) if has_openmp else 1
 
@@ -31,4 +32,4 @@ def prepare(int wanted):
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=lambda: forget_team())
+    os.register_at_fork(before=lambda: end_team(), after_in_child=lambda: forget_team())

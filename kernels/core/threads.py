@@ -60,7 +60,7 @@ def default_threads() -> int:
 def resolve(threads: int | None) -> int:
     """Return the number of threads that a kernel call runs on: ``threads``, or the default for None.
 
-    The number is smaller where `usable` says so. The caller starts a team of this size next.
+    The result is ``usable(threads)``. The caller must start a team of this size next, because this size is recorded.
     """
     return team.prepare(_default if threads is None else checked(threads))
 
@@ -68,9 +68,8 @@ def resolve(threads: int | None) -> int:
 def usable(threads: int) -> int:
     """Return how many of ``threads`` threads the next kernel call of this thread can run on.
 
-    The number is 1 without OpenMP. In a forked child process, the number is 1 for the thread that has forked if this
-    thread had run a kernel on several threads before the fork. The number is smaller than ``threads`` if the operating
-    system does not let this process start more threads.
+    The number is 1 without OpenMP. The number is smaller than ``threads`` if the operating system does not let this
+    process start more threads: until this thread has a team, the function starts threads to find out, and ends them.
     """
     return team.usable(threads)
 

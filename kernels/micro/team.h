@@ -10,13 +10,15 @@
 #include <omp.h>
 enum { has_openmp = 1 };
 static void start_openmp(void) { omp_get_max_threads(); } /* the runtime reads its environment variables by now */
+static int end_openmp_team(void) { return !omp_in_parallel() && !omp_pause_resource_all(omp_pause_soft); }
 #else
 enum { has_openmp = 0 };
 static void start_openmp(void) {}
+static int end_openmp_team(void) { return 1; }
 #endif
 
 static _Thread_local int team_threads = 1; /* the calling thread itself and the threads that OpenMP keeps for it */
-static _Thread_local int team_lost = 0;    /* whether the team's other threads are missing, because this process is a forked child */
+static _Thread_local int team_lost = 0;    /* whether the team's other threads are missing, because the team could not be ended before a fork */
 
 static void *wait_for_gate(void *gate)
 {
@@ -61,7 +63,15 @@ static int prepare_team(int wanted)
     return threads;
 }
 
-/* Called in a forked child: only the thread that has forked exists there. */
+/* Called before a fork. Only the thread that forks exists in the child, so a team would be without threads there. The team may also be
+ * another library's that uses the same runtime. The parent's next kernel call starts a new team. */
+static void end_team(void)
+{
+    if (end_openmp_team())
+        team_threads = 1;
+}
+
+/* Called in a forked child. */
 static void forget_team(void) { team_lost = team_lost || team_threads > 1; }
 
 #endif

@@ -22,7 +22,7 @@ from ..images.canvas import to_encoder_input
 from ..images.geometry import Size, to_canvas
 from ..images.photo import as_photo
 from ..images.pictures import mask_image, save_image
-from ..images.value_range import Bands, ValueRange
+from ..images.value_range import Bands, ValueRange, checked_range
 from ..masks import export, rle
 from ..masks.draw import cutout, draw_overlay, draw_prompt
 from ..masks.objects import UNNAMED, SegmentedObject
@@ -146,7 +146,7 @@ class Segmentation:
             ValueError: The image's size is not the masks' size.
             OSError, TypeError, ValueError: The image cannot be opened. See `MobileSAM.encode`.
         """
-        value_range = value_range or self.embedding.value_range
+        value_range = self.embedding.value_range if value_range is None else value_range
         picture = draw_overlay(image, self.mask, value_range=value_range, bands=bands)
         return draw_prompt(picture, self.prompt.points, self.prompt.labels, self.prompt.box) if prompt else picture
 
@@ -162,7 +162,7 @@ class Segmentation:
 
         See `mobilesam.results.cutout`, and `overlay` for `value_range`.
         """
-        value_range = value_range or self.embedding.value_range
+        value_range = self.embedding.value_range if value_range is None else value_range
         return cutout(image, [self.as_object()], crop=crop, value_range=value_range, bands=bands)
 
     def as_object(self, name: str = UNNAMED) -> SegmentedObject:
@@ -402,9 +402,8 @@ class MobileSAM:
     def threads(self) -> int:
         """Number of threads that the next call uses.
 
-        The number is smaller than the number given to `load` in a build without OpenMP (1), in a forked child process
-        whose parent had used several threads in the thread that forked (1), and if the operating system does not let
-        this process start more threads.
+        The number is smaller than the number given to `load` in a build without OpenMP (1), and if the operating system
+        does not let this process start more threads.
         """
         return kernels.threads.usable(self._network.threads)
 
@@ -448,6 +447,7 @@ class MobileSAM:
             TypeError: The argument is not an image.
             ValueError: The image is damaged or empty, has too many pixels, or has values outside the accepted range.
         """
+        value_range = checked_range(value_range)
         photo = as_photo(image, image_format, value_range=value_range, bands=bands)
         x, input_size = to_encoder_input(photo, threads=self._network.threads)
         features = self.image_encoder(x, input_size)

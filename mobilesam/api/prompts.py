@@ -82,6 +82,8 @@ def prompts_of_arrays(
     for name, (values, form, ndim) in given.items():
         if values is not None:
             array = _numbers(values, name)
+            if array.shape == (0,):  # no prompt, such as no box of a detector
+                array = array.reshape((0,) * ndim)
             if array.ndim != ndim:
                 raise ValueError(f"{name} must be {form}, one row for each prompt, got shape {array.shape}")
             arrays[name] = array

@@ -32,7 +32,7 @@ def cache_folder() -> Path:
     """The folder for downloads: the user's cache folder for this package, by the platform's conventions.
 
     Raises:
-        FileNotFoundError: The user has no home folder, and XDG_CACHE_HOME is not set.
+        FileNotFoundError: The user has no home folder, and XDG_CACHE_HOME is not set to an absolute path.
     """
     from platformdirs import user_cache_path  # imported here, because it is slow to import
 
@@ -41,7 +41,7 @@ def cache_folder() -> Path:
     except RuntimeError:
         folder = Path()
     if not folder.is_absolute():  # without a home folder, older versions of platformdirs return ~/.cache/mobilesam
-        raise FileNotFoundError("there is no home folder for downloads: set HOME or XDG_CACHE_HOME")
+        raise FileNotFoundError("there is no folder for downloads: set HOME, or XDG_CACHE_HOME to an absolute path")
     return folder
 
 

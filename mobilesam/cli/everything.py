@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +137,7 @@ def _write(
     objects = [SegmentedObject.from_record(record) for record in records]
     info = {"description": f"all masks of an image, by mobilesam {__version__}", "parameters": dict(parameters)}
     with ExitStack() as together:  # if one file fails, none is written
-        overlay_file, labels_file, json_file = (together.enter_context(whole_file(file)) for file in files)
-        save_image(draw.overlay(photo, objects, smallest_on_top=True), overlay_file)
-        save_image(Image.fromarray(draw.label_map(objects, size=size, smallest_on_top=True)), labels_file)
-        export.save(objects, json_file, file_name=name, size=size, info=info)
+        overlay_file, labels_file, json_file = (partial(together.enter_context, whole_file(file)) for file in files)
+        save_image(draw.overlay(photo, objects, smallest_on_top=True), overlay_file())
+        save_image(Image.fromarray(draw.label_map(objects, size=size, smallest_on_top=True)), labels_file())
+        export.save(objects, json_file(), file_name=name, size=size, info=info)

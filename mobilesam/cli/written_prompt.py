@@ -162,7 +162,13 @@ def _csv_rows(file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
             if _REST in cells:
                 mark = _SEPARATORS[separator]
                 raise ValueError(f"line {reader.line_num}: more cells than the header; quote a cell that holds {mark}")
-            yield reader.line_num, {name: cell.strip() for name, cell in cells.items() if cell.strip()}
+            row = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
+            for name in ("points", "box"):
+                if separator != "," and re.search(r"\d,\d\S* +\S*\d,\d", row.get(name, "")):
+                    raise ValueError(
+                        f"line {reader.line_num}: {name}: write decimals with a point, got {row[name]!r:.80}"
+                    )
+            yield reader.line_num, row
     except csv.Error as error:
         raise ValueError(f"line {reader.reader.line_num}: {error}") from None
 

@@ -6,12 +6,10 @@ and the layers below it.
 
 import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .automatic_mask_generator import SamAutomaticMaskGenerator
-    from .build_sam import build_sam, build_sam_vit_t, sam_model_registry
-    from .predictor import SamPredictor
+from .automatic_mask_generator import SamAutomaticMaskGenerator
+from .build_sam import build_sam, build_sam_vit_t, sam_model_registry  # the function build_sam hides its module
+from .predictor import SamPredictor
 
 __all__ = [
     "SamAutomaticMaskGenerator",
@@ -22,20 +20,7 @@ __all__ = [
     "sam_model_registry",
 ]
 PACKAGES = ("mobile_sam", "segment_anything")  # the import names of the reference and of SAM
-_MODULES = {
-    "SamAutomaticMaskGenerator": "automatic_mask_generator",
-    "SamPredictor": "predictor",
-    "build_sam": "build_sam",
-    "build_sam_vit_t": "build_sam",
-    "sam_model_registry": "build_sam",
-}
 _SUBMODULES = ("automatic_mask_generator", "build_sam", "predictor", "utils", "utils.amg", "utils.transforms")
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def install() -> None:

@@ -221,7 +221,7 @@ class SamPredictor:
         return _known(self._image.original_size)
 
     @original_size.setter
-    def original_size(self, size: Sequence[int]) -> None:
+    def original_size(self, size: Sequence[int] | None) -> None:
         self._image = replace(self._image, original_size=_size(size, "original_size"), embedding=None)
 
     @property
@@ -230,7 +230,7 @@ class SamPredictor:
         return _known(self._image.input_size)
 
     @input_size.setter
-    def input_size(self, size: Sequence[int]) -> None:
+    def input_size(self, size: Sequence[int] | None) -> None:
         self._image = replace(self._image, input_size=_size(size, "input_size", IMG_SIZE), embedding=None)
 
     @property
@@ -279,7 +279,9 @@ def _known(size: Size | None) -> Size:
     return size
 
 
-def _size(size: Sequence[int], name: str, most: int | None = None) -> Size:
+def _size(size: Sequence[int] | None, name: str, most: int | None = None) -> Size | None:
+    if size is None:
+        return None
     try:
         height, width = map(operator.index, size)
     except (TypeError, ValueError):

@@ -27,7 +27,10 @@ def from_array(array: object, image_format: str, value_range: ValueRange, bands:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.ndim not in (2, 3) or array.size == 0 or (bands is None and channels > 4):
         expected = "(H, W), or (H, W, C) with 1 to 4 channels, and not empty"
-        more = "; choose three with bands=(R, G, B), or --bands R,G,B" if array.ndim == 3 and channels > 4 else ""
+        more = ""
+        if array.ndim == 3 and channels > 4:
+            first = array.shape[0] <= 4
+            more = "; for channels first, pass array.transpose(1, 2, 0)" if first else "; choose three with bands="
         raise ValueError(f"an image array must be {expected}, got shape {array.shape}{more}")
     image = array.reshape(*array.shape[:2], channels)
     if bands is not None:

@@ -21,12 +21,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-for _logger in ("PIL", "tifffile"):  # the errors that these packages log are raised here too
-    logging.getLogger(_logger).addHandler(logging.NullHandler())
-
 MAX_PIXELS_VARIABLE = "MOBILESAM_MAX_PIXELS"
-HEIF_EXTENSIONS = frozenset({".avif", ".heic", ".heif", ".hif"})
-INSTALL_HEIF = "pip install 'mobilesam[heif]'"
+KINDS = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}  # formats that Pillow may not know
+NEEDED = {"AVIF": "AVIF needs Pillow 11.3 or newer", "HEIF": "HEIC needs pillow-heif: pip install 'mobilesam[heif]'"}
+SAMPLE_FORMAT = 339  # TIFF's tag; 1 means unsigned
 _SIGNATURE = 12  # bytes at the start of a file that tell TIFF and HEIF apart
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TRANSPOSE = {  # by the EXIF orientation; all other values are taken as upright
@@ -66,7 +64,7 @@ def decode(
         OSError: The file cannot be opened.
         NotAnImage, TooManyPixels, DamagedImage: These errors are ValueErrors.
     """
-    if not isinstance(file, str) and not file.seekable():
+    if not isinstance(file, str) and not _can_seek(file):
         file = io.BytesIO(file.read())
     try:
         return _decode(file, name, value_range, bands, formats, most_pixels)
@@ -79,6 +77,20 @@ def decode(
         if isinstance(file, str) and isinstance(error, OSError) and error.filename is not None:
             raise  # an error of the operating system, whose message names the file
         raise DamagedImage(f"cannot decode image {name}: {str(error) or type(error).__name__}") from error
+
+
+def _can_seek(file: IO[bytes]) -> bool:
+    try:
+        file.seek(0)
+    except (AttributeError, OSError):  # a file object needs no method seek
+        return False
+    return True
+
+
+def ignore_logged_errors() -> None:
+    """Let Pillow and tifffile log no errors to stderr, for commands and the server. The errors are raised too."""
+    for name in ("PIL", "tifffile"):
+        logging.getLogger(name).addHandler(logging.NullHandler())
 
 
 def _decode(
@@ -94,26 +106,27 @@ def _decode(
     except UnidentifiedImageError:
         start = _start(file)
         if start.startswith(_TIFF) and (formats is None or "TIFF" in formats):
-            return _read_tiff(file, name, most_pixels)
+            return _read_tiff(file, name, bands, most_pixels)
         raise NotAnImage(f"not an image that Pillow can read: {name}{_remedy(start)}") from None
     with picture:  # a file object of the caller stays open
         if most_pixels is not None and picture.width * picture.height > most_pixels:
             size = f"{picture.width}x{picture.height} pixels"
             raise TooManyPixels(f"{name}: the image has {size}, more than {most_pixels}, the limit")
         reduced = _is_reduced(picture)
-        if picture.format == "TIFF" and (bands is not None or (reduced and value_range != "dtype")):
-            return _read_tiff(file, name, most_pixels)
+        if picture.format == "TIFF" and _needs_tifffile(picture, reduced and value_range != "dtype", bands):
+            return _read_tiff(file, name, bands, most_pixels)
         if reduced and value_range != "dtype":
             raise NotAnImage(
-                f"{name}: Pillow reads 8 of the 16 bits of a colour image in {picture.format}, and a value range needs "
-                "all bits: convert the file to TIFF, or pass an array"
+                f"{name}: Pillow reads 8 bits of each colour in {picture.format}, and a value range needs all bits: "
+                "convert the file to TIFF, or pass an array"
             )
         # Without a file name, Pillow does not map the file into memory.
         # If another process truncates a mapped file, reading the map kills this process.
         picture.filename = ""
         upright = _load_upright(picture)
         if reduced and value_range == "dtype":
-            lows, highs = zip(*upright.getextrema())
+            colours = 1 if upright.mode == "LA" else 3
+            lows, highs = zip(*upright.getextrema()[:colours])  # without alpha
             if 0 < max(highs) - min(lows) < 256 // USED_SHARE:
                 warnings.warn(FEW_LEVELS, UserWarning, stacklevel=2)
         return upright
@@ -153,31 +166,44 @@ def _start(file: str | IO[bytes]) -> bytes:
 
 
 def _remedy(start: bytes) -> str:
-    """What to install to read the format that begins with these bytes, if there is something to install."""
+    """What to do about a file that begins with these bytes, if there is something to do."""
     if start[4:8] != b"ftyp" or start[8:12] not in _HEIF_BRANDS:
         return ""
-    if start[8:11] == b"avi":
-        return "; AVIF needs Pillow 11.3 or newer"
-    return f"; HEIC needs pillow-heif: {INSTALL_HEIF}"
+    kind = "AVIF" if start[8:11] == b"avi" else "HEIF"
+    return "; the file is damaged" if kind in Image.OPEN else f"; {NEEDED[kind]}"
 
 
 _HEIF_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
-def _read_tiff(file: str | IO[bytes], name: str, most_pixels: int | None) -> NDArray[np.generic]:
+def _needs_tifffile(picture: Image.Image, lost_bits: bool, bands: Bands | None) -> bool:
+    """Whether Pillow reads other values of a TIFF file than the caller asks for."""
+    if picture.mode == "P":
+        return False  # the bands of a palette are those of its colours
+    unsigned = picture.mode == "I" and getattr(picture, "tag_v2", {}).get(SAMPLE_FORMAT, (1,))[0] == 1
+    return bands is not None or lost_bits or unsigned  # Pillow reads unsigned 32-bit values as signed
+
+
+def _read_tiff(file: str | IO[bytes], name: str, bands: Bands | None, most_pixels: int | None) -> NDArray[np.generic]:
     from . import tiff  # imported here, because it imports NumPy
 
     if not isinstance(file, str):
         file.seek(0)
     pillow_limit = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
     limits = [limit for limit in (most_pixels, pillow_limit) if limit is not None]
-    return tiff.read(file, name, min(limits, default=None))
+    return tiff.read(file, name, bands, min(limits, default=None))
 
 
 def _is_reduced(picture: Image.Image) -> bool:
-    """Whether Pillow reads only 8 of the 16 bits of each channel of a colour image."""
+    """Whether Pillow reads only 8 bits of each channel of a colour image with more bits.
+
+    Colour JPEG 2000 files are taken to have more, because Pillow does not tell.
+    """
+    if picture.mode not in ("RGB", "RGBA", "RGBX", "LA", "CMYK"):
+        return False
     tiles = getattr(picture, "tile", ())
-    return picture.mode in ("RGB", "RGBA", "RGBX", "LA", "CMYK") and any(";16" in str(tile[3]) for tile in tiles)
+    wide_ppm = any(tile[0].startswith("ppm") and tile[3][-1] > 255 for tile in tiles)
+    return picture.format == "JPEG2000" or wide_ppm or any(";16" in str(tile[3]) for tile in tiles)
 
 
 def _load_upright(picture: Image.Image) -> Image.Image:
@@ -210,6 +236,6 @@ def readable_extensions() -> set[str]:
 
 def why_not_readable(extension: str) -> str:
     """Why a file with this extension cannot be read here."""
-    if extension in HEIF_EXTENSIONS:
-        return f"HEIC and AVIF need more packages: {INSTALL_HEIF}"
+    if extension in KINDS:
+        return NEEDED[KINDS[extension]]
     return f"{extension or 'no extension'} is not an extension of an image"

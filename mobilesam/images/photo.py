@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 from PIL import Image
 
 from ..util.files import image_path
-from .files import MAX_PIXELS_VARIABLE, decode
+from .files import MAX_PIXELS_VARIABLE, decode, ignore_logged_errors
 from .rgb_photo import Photo
 from .value_range import Bands, ValueRange, checked_bands, checked_range
 
@@ -119,7 +119,8 @@ def open_rgb(
 def allow_large_photos() -> None:
     """Set Pillow's limit on pixels for this process to MOBILESAM_MAX_PIXELS, by default 256 million.
 
-    Pillow's own limit is 179 million. Only commands call this function, because it changes the whole process.
+    Pillow's own limit is 179 million. Only commands call this function, because it changes the whole process. It also
+    lets decoders log nothing to stderr.
 
     Raises:
         ValueError: MOBILESAM_MAX_PIXELS is not a whole number of at least 1.
@@ -127,6 +128,7 @@ def allow_large_photos() -> None:
     given = os.environ.get(MAX_PIXELS_VARIABLE, "")
     if given and (not given.isascii() or not given.isdecimal() or int(given) < 1):
         raise ValueError(f"{MAX_PIXELS_VARIABLE} must be a whole number of pixels of at least 1, got {given!r}")
+    ignore_logged_errors()
     # Pillow warns above MAX_IMAGE_PIXELS and raises an error above twice MAX_IMAGE_PIXELS.
     Image.MAX_IMAGE_PIXELS = -(-int(given or MAX_PIXELS) // 2)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)

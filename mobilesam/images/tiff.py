@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import NotAnImage, TooManyPixels
+from .value_range import Bands
+
+ORIENTATION = 274  # tag
+MOST_BYTES_PER_PIXEL = 128  # 16 bands of float64
+_TURNS: dict[int, Callable[[NDArray[np.generic]], NDArray[np.generic]]] = {  # by the orientation tag
+    2: lambda array: array[:, ::-1],
+    3: lambda array: array[::-1, ::-1],
+    4: lambda array: array[::-1],
+    5: lambda array: array.swapaxes(0, 1),
+    6: lambda array: np.rot90(array, -1),
+    7: lambda array: np.rot90(array, 2).swapaxes(0, 1),
+    8: lambda array: np.rot90(array),
+}
 
 
-def read(file: str | IO[bytes], name: str, most_pixels: int | None) -> NDArray[np.generic]:
-    """Read the first page of a TIFF file.
+def read(file: str | IO[bytes], name: str, bands: Bands | None, most_pixels: int | None) -> NDArray[np.generic]:
+    """Read the first page of a TIFF file, upright.
 
     Args:
         file: The path, or a file object at its start.
         name: Name of the file, for messages.
+        bands: The bands that the caller chooses. A page of more than four bands, or of inks, needs a choice.
         most_pixels: The largest number of pixels accepted. None for no limit.
 
     Returns:
-        (H, W) or (H, W, C), in the file's dtype. The largest value of a gray page is white.
+        (H, W) or (H, W, C), in the file's dtype. Unsigned pages in which 0 is white are inverted.
 
     Raises:
-        NotAnImage: `tifffile` is not installed, or the page is not a picture of pixels.
-        TooManyPixels: The page has more than `most_pixels` pixels.
+        NotAnImage: `tifffile` is not installed, or the page is no picture of pixels, or needs a choice of bands.
+        TooManyPixels: The page has more than `most_pixels` pixels, or very many bytes per pixel.
     """
     try:
         import tifffile
@@ -32,16 +47,22 @@ def read(file: str | IO[bytes], name: str, most_pixels: int | None) -> NDArray[n
         raise NotAnImage(f"{name}: {problem}; to read it: pip install 'mobilesam[tiff]'") from None
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[0].aspage()
+        if page.axes not in ("YX", "YXS", "SYX"):
+            raise NotAnImage(f"{name}: a TIFF page with axes {page.axes}; expected rows and columns of pixels")
+        if bands is None and (page.samplesperpixel > 4 or page.photometric == tifffile.PHOTOMETRIC.SEPARATED):
+            choose = "choose three with bands=(R, G, B), or --bands R,G,B"
+            raise NotAnImage(f"{name}: {page.samplesperpixel} bands that are not red, green and blue; {choose}")
         pixels = page.imagelength * page.imagewidth
-        if most_pixels is not None and pixels > most_pixels:
-            raise TooManyPixels(
-                f"{name}: the image has {page.imagewidth}x{page.imagelength} pixels, more than {most_pixels}, the limit"
-            )
+        if most_pixels is not None and (pixels > most_pixels or page.nbytes > MOST_BYTES_PER_PIXEL * most_pixels):
+            size = f"{page.imagewidth}x{page.imagelength} pixels of {page.nbytes // pixels} bytes"
+            raise TooManyPixels(f"{name}: the image has {size}, more than {most_pixels} pixels, the limit")
         array = page.asarray()
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
             array = array.dtype.type((1 << page.bitspersample) - 1) - array
+        elif page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "b":
+            array = ~array
         if page.axes == "SYX":  # one plane per band
             array = np.moveaxis(array, 0, -1)
-        elif page.axes not in ("YX", "YXS"):
-            raise NotAnImage(f"{name}: a TIFF page with axes {page.axes}; expected rows and columns of pixels")
-    return array
+        tag = page.tags.get(ORIENTATION)
+        turn = _TURNS.get(tag.value) if tag is not None and isinstance(tag.value, int) else None
+    return array if turn is None else turn(array)

@@ -144,10 +144,13 @@ def to_json(data: Mapping[str, Any]) -> str:
     try:
         return json.dumps(data, allow_nan=False, default=_plain)
     except ValueError as error:
-        raise ValueError(f"cannot write attributes or info as JSON, which has no NaN or infinity: {error}") from None
+        limits = "JSON, which has no NaN, infinity or cycles"
+        raise ValueError(f"cannot write attributes or info as {limits}: {error}") from None
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, np.floating):
+        return float(value)
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if isinstance(value, os.PathLike):

@@ -119,7 +119,7 @@ class Guard:
                 return
             if not message.get("more_body", False):
                 return
-            left -= len(message["body"])
+            left -= len(message.get("body", b""))
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mobilesam.images.errors import NotAnImage, TooManyPixels
 from mobilesam.images.files import decode as decode_file
-from mobilesam.images.files import register_heif
+from mobilesam.images.files import ignore_logged_errors, register_heif
 from mobilesam.images.photo import to_rgb
 from mobilesam.images.value_range import Bands, ValueRange
 
@@ -63,8 +63,10 @@ def decode(data: bytes, most_pixels: int, opening: Opening = Opening()) -> Image
 
 def ignore_warnings() -> None:
     """Ignore the library's warnings about a client's image or prompt, which would fill the server's log."""
-    warnings.filterwarnings("ignore", message="box .* was clipped")
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the server has its own limit
+    ignore_logged_errors()
+    for message in ("box .* was clipped", "the image's 16-bit values"):
+        warnings.filterwarnings("ignore", message=message)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def display_jpeg(picture: Image.Image) -> bytes:

@@ -1,6 +1,7 @@
 """Console output of commands: one-line errors and progress lines."""
 
 import io
+import os
 import sys
 import time
 import warnings
@@ -29,6 +30,9 @@ def shortened(message: str) -> str:
 
 def print_any_text() -> None:
     """Let `print` write characters that the terminal's encoding lacks as escapes, such as \\xe9, instead of failing."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the caller has closed the stream
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 (open until the process ends)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

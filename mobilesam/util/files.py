@@ -32,8 +32,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     if _PARTIAL.fullmatch(path.name):  # the caller writes several files with whole_file, and replaces them together
         yield path
         return
-    target = _target(path)
-    replaceable = not target.exists() or (target.is_file() and _can_change(target.parent))
+    target, replaceable = _target(path), is_replaceable(path)
     folder = target.parent if replaceable else Path(tempfile.gettempdir())
     partial = folder / f".{_checksum(target)}-{os.urandom(4).hex()}.partial{path.suffix}"
     try:
@@ -48,6 +47,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether `whole_file` can replace the file. A bind-mounted file looks replaceable, although it is not."""
+    target = _target(path)
+    return not target.exists() or (target.is_file() and _can_change(target.parent))
 
 
 def _target(path: Path) -> Path:

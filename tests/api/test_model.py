@@ -213,7 +213,8 @@ def test_arrays_with_a_row_for_each_prompt(embedding):
         for i, answer in enumerate(answers):
             alone = {"box" if name == "boxes" else name: rows[i] for name, rows in arrays.items()}
             np.testing.assert_array_equal(answer.low_res, embedding.segment(**alone).low_res)
-    assert list(embedding.segment_many(boxes=np.empty((0, 4)))) == []
+    for none in (np.empty((0, 4)), []):
+        assert list(embedding.segment_many(boxes=none)) == []
 
 
 WRONG_ARRAYS = {

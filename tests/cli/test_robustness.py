@@ -74,7 +74,7 @@ def test_without_a_home_folder(folder):
     for command in (["segment", CHELSEA, *POINT, "--weights", "mobile_sam"], ["download"]):
         refused = homeless(*command)
         assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
-        assert "there is no home folder for downloads: set HOME or XDG_CACHE_HOME" in refused.stderr
+        assert "there is no folder for downloads: set HOME, or XDG_CACHE_HOME to an absolute path" in refused.stderr
     assert names(folder) == ["mask.png"]
 
 
@@ -186,8 +186,27 @@ def test_a_folder_names_the_files_that_are_skipped_and_why(folder, capsys, monke
         f"mobilesam: skipped: {', '.join(f'{i:02}.txt' for i in range(10))} and 2 more: .txt is not an extension of an "
         "image",
         "mobilesam: skipped: notes: no extension is not an extension of an image",
-        "mobilesam: skipped: phone.HEIC: HEIC and AVIF need more packages: pip install 'mobilesam[heif]'",
+        "mobilesam: skipped: phone.HEIC: HEIC needs pillow-heif: pip install 'mobilesam[heif]'",
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this OS has no /dev/full")
+def test_an_output_that_cannot_be_replaced_fails_before_the_others_are_written(folder, capsys):
+    (folder / "full.png").symlink_to("/dev/full")
+    for first, second in (("full.png", "mask.png"), ("mask.png", "full.png")):
+        assert main(["segment", CHELSEA, "--point", "220,140", "--output", first, "--overlay", second]) == 2
+        assert "No space left on device: full.png" in capsys.readouterr().err
+        assert names(folder) == ["full.png"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a file descriptor")
+def test_a_batch_runs_with_closed_output_streams(folder):
+    for name in ("a.png", "b.png"):
+        shutil.copy(CHELSEA, folder / name)
+    command = [sys.executable, "-m", "mobilesam", "segment", ".", "--point", "50%,50%", "--output", "out"]
+    program = 'exec "$@" >&- 2>&-'
+    assert subprocess.run(["sh", "-c", program, "sh", *command], check=False).returncode == 0
+    assert names(folder / "out") == ["a.png", "b.png"]
 
 
 def test_if_one_of_several_outputs_fails_none_is_written(folder, capsys, monkeypatch):

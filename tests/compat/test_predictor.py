@@ -207,7 +207,7 @@ def test_a_stored_embedding_must_be_whole(model):
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             setattr(predictor, name, value)
-    predictor.features = None
+    predictor.features = predictor.original_size = predictor.input_size = None
     assert predictor.features is None
 
 

@@ -28,6 +28,7 @@ import segment_anything.utils.transforms
 import mobilesam
 
 assert other_generator is SamAutomaticMaskGenerator is mobilesam.SamAutomaticMaskGenerator
+assert build_sam is build_sam_vit_t is mobile_sam.build_sam
 assert other_predictor is SamPredictor is third_predictor is mobilesam.SamPredictor
 sam = sam_model_registry["vit_t"](checkpoint=None).to("cpu").float().eval()
 predictor = SamPredictor(sam)

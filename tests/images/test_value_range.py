@@ -106,7 +106,9 @@ def test_bands_that_do_not_exist_are_refused():
     with pytest.raises(ValueError, match="not both: bands set the order"):
         open_rgb(TWELVE, "BGR", bands=(0, 1, 2))
     with pytest.raises(ValueError, match=r"with 1 to 4 channels, and not empty, got shape .*; choose three with bands"):
-        open_rgb(np.zeros((4, 5, 8), np.uint8))
+        open_rgb(np.zeros((9, 5, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"for channels first, pass array\.transpose\(1, 2, 0\)"):
+        open_rgb(np.zeros((3, 48, 64), np.uint8))
 
 
 def test_values_that_are_not_finite_are_refused():

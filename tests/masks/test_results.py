@@ -83,13 +83,13 @@ def test_supervision_reads_the_json(tmp_path):
 
 def test_numpy_numbers_and_paths_are_json_and_nan_is_an_error(tmp_path):
     path = tmp_path / "objects.json"
-    attributes = {"a": np.float32(1.5), "b": np.int64(2), "c": np.array([1, 2]), "d": np.bool_(True), "e": Path("f")}
+    attributes = {"a": np.longdouble(1.5), "b": np.int64(2), "c": np.array([1, 2]), "d": np.bool_(True), "e": Path("f")}
     results.save([SegmentedObject(DISC, score=np.float32(0.5), attributes=attributes)], path)
     (annotation,) = json.loads(path.read_text())["annotations"]
     assert annotation.items() >= {"score": 0.5, "a": 1.5, "b": 2, "c": [1, 2], "d": True, "e": "f"}.items()
     for value in (np.nan, float("inf"), np.float32(np.nan), np.array([1, -np.inf])):
         for name in ("bad.json", "bad.geojson"):
-            with pytest.raises(ValueError, match="JSON, which has no NaN or infinity"):
+            with pytest.raises(ValueError, match="JSON, which has no NaN, infinity or cycles"):
                 results.save([SegmentedObject(DISC, attributes={"a": value})], tmp_path / name)
     with pytest.raises(TypeError, match="cannot write a object as JSON"):
         results.save([SegmentedObject(DISC, attributes={"a": object()})], tmp_path / "bad.json")

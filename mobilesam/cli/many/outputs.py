@@ -10,7 +10,7 @@ from PIL import Image
 from ...api.model import Segmentation
 from ...images.pictures import check_output, save_image
 from ...masks import export
-from ...util.files import whole_file
+from ...util.files import is_replaceable, whole_file
 
 Kind: TypeAlias = Literal["mask", "cutout", "overlay"]
 Files: TypeAlias = Iterable[tuple[Kind, Path]]
@@ -31,7 +31,7 @@ class Style(NamedTuple):
 
 
 def write(files: Files, answer: Segmentation, photo: Image.Image, image: Path, style: Style) -> None:
-    """Write the files of a segmentation, in order. If one file fails, none is written.
+    """Write the files of a segmentation. If one file fails, none is written.
 
     Args:
         files: Kind and path of each file.
@@ -41,7 +41,8 @@ def write(files: Files, answer: Segmentation, photo: Image.Image, image: Path, s
         style: Options of the files.
     """
     with ExitStack() as together:
-        for kind, path in files:
+        # The last file is written first. A file that cannot be replaced may still fail, so it must be the first.
+        for kind, path in sorted(files, key=lambda file: not is_replaceable(file[1])):
             _write(kind, together.enter_context(whole_file(path)), answer, photo, image, style)
 
 
