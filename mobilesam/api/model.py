@@ -549,8 +549,9 @@ def load(
     """Load a model.
 
     Args:
-        weights: A safetensors file that `mobilesam convert` wrote, or "mobile_sam" for the official checkpoint that
-            `mobilesam download` fetched. None for the packaged checkpoint.
+        weights: A checkpoint: a safetensors file that `mobilesam convert` wrote, or any other file that it reads, which
+            is then converted in memory. Or "mobile_sam" for the official checkpoint that `mobilesam download` fetched.
+            None for the packaged checkpoint.
         threads: Number of threads that a call uses. The results do not depend on this number. None for
             MOBILESAM_NUM_THREADS or, if this variable is not set, the number of CPUs that the process may use.
         precision: "fp32", "bf16", "int8", or "auto" for bf16 if it is faster on this CPU, else fp32. None for
@@ -562,7 +563,7 @@ def load(
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is not a checkpoint in this format. CheckpointError is a ValueError.
+        CheckpointError: The file is not a MobileSAM checkpoint. CheckpointError is a ValueError.
         ValueError: The number of threads or of images is invalid, or the CPU does not support the precision.
     """
     return MobileSAM(load_network(weights, threads, precision, images=images).loaded())

@@ -6,6 +6,7 @@ Every BatchNorm is folded into the convolution before it, and the unused classif
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,15 +23,21 @@ from .errors import CheckpointError, hint, listed
 from .published import PUBLISHED, cached_path, is_downloaded
 
 FORMAT_VERSION = "1"
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of PyTorch before 1.6
 Array: TypeAlias = NDArray[Any]
 PathLike: TypeAlias = str | os.PathLike[str]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
+def bfloat16_to_float32(bits: Array) -> Array:
+    """Convert bfloat16, given as the bits in uint16, to float32, without rounding."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 class TensorFile(Mapping[str, Array]):
     """A memory-mapped safetensors file: a mapping from names to arrays.
 
-    Each lookup copies the tensor to a new array of float16, float32 or float64.
+    Each lookup copies the tensor to a new array of float16, float32 or float64. bfloat16 becomes float32.
 
     Attributes:
         path: the file.
@@ -39,7 +46,7 @@ class TensorFile(Mapping[str, Array]):
     Raises:
         FileNotFoundError: there is no such file.
         CheckpointError: the file is damaged or was replaced. A lookup also raises CheckpointError if the tensor's dtype
-            is not float16, float32 or float64.
+            is not float16, bfloat16, float32 or float64.
     """
 
     def __init__(self, path: PathLike) -> None:
@@ -78,9 +85,20 @@ class TensorFile(Mapping[str, Array]):
 
     def __getitem__(self, name: str) -> Array:
         dtype = self._dtypes[name]
+        if dtype == "BF16":
+            return bfloat16_to_float32(self._bits(name))
         if dtype not in ("F16", "F32", "F64"):
-            raise CheckpointError(f"{self.path}: {name!a:.100} is {dtype}, expected F16, F32 or F64")
+            raise CheckpointError(f"{self.path}: {name!a:.100} is {dtype}, expected F16, BF16, F32 or F64")
         return self._file.get_tensor(name)
+
+    def _bits(self, name: str) -> Array:
+        """The elements of a tensor of 16 bits as uint16, for which safetensors has no NumPy dtype."""
+        _ = self._file  # checks that the file is the same and whole
+        with self.path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            first, end = json.loads(file.read(length))[name]["data_offsets"]
+            file.seek(8 + length + first)
+            return np.frombuffer(file.read(end - first), "<u2").reshape(self._shapes[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._shapes
@@ -144,18 +162,20 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
         if not is_downloaded(str(name)):
             raise FileNotFoundError(f"no checkpoint {name} yet: get it with mobilesam download --checkpoint {name}")
     path = Path(path)
-    if path.exists() and kind_of(path) in ("torch", "onnx"):
+    if path.exists() and kind_of(path) in ("torch", "onnx", "shards"):
         raise CheckpointError(f"{path}: not a safetensors checkpoint; {hint(path)}")
     return Checkpoint(path)
 
 
-def kind_of(path: Path) -> Literal["safetensors", "torch", "onnx", "other"]:
-    """The file's format, recognised by its first bytes, or for ONNX by its extension."""
+def kind_of(path: Path) -> Literal["safetensors", "shards", "torch", "onnx", "other"]:
+    """The file's format, recognised by its first bytes, or by its extension for ONNX and for the index of shards."""
     with path.open("rb") as file:
-        start = file.read(9)
-    if start.startswith(b"PK\x03\x04"):
+        start = file.read(len(LEGACY_START))
+    if start.startswith((b"PK\x03\x04", LEGACY_START)):
         return "torch"
-    if start[8:] == b"{":
+    if path.name.endswith(".index.json"):
+        return "shards"
+    if start[8:9] == b"{":
         return "safetensors"
     return "onnx" if path.suffix == ".onnx" else "other"
 

@@ -26,10 +26,11 @@ from .fused import (
     open_checkpoint,
 )
 from .onnx_pair import read_onnx_pair
+from .shards import open_shards
+from .state_dict import Tensors, find_state_dict, warn_of_extra
 from .torch_file import read_torch
 
 Source: TypeAlias = PathLike | Sequence[PathLike]
-_CLASSIFICATION_HEAD = ("image_encoder.norm_head.", "image_encoder.head.")
 
 
 class ConvertedCheckpoint(dict[str, Array]):
@@ -64,8 +65,10 @@ def read(source: Source) -> dict[str, Array]:
 
     Args:
         source: one of
-            - the official `mobile_sam.pt`, or another state dict with the same names, saved by PyTorch >= 1.6;
-            - a safetensors file with the reference's names, with BatchNorm or fused, as float16, float32 or float64;
+            - the official `mobile_sam.pt`, or any file of `torch.save` that holds a state dict with the same names, at
+              any depth, with a common prefix such as "module.", in float16, bfloat16, float32 or float64;
+            - a safetensors file with such names, with BatchNorm or fused, or the index of its shards
+              (`model.safetensors.index.json`);
             - an ONNX encoder/decoder pair: a sequence of two files, or the folder that holds them. Needs `onnx`.
 
     Returns:
@@ -74,7 +77,8 @@ def read(source: Source) -> dict[str, Array]:
 
     Raises:
         FileNotFoundError: a file does not exist.
-        CheckpointError: the source is not a MobileSAM checkpoint of an accepted format.
+        CheckpointError: the source is not a MobileSAM checkpoint of an accepted format. The message names the missing
+            modules, and the model that the source appears to hold.
         ModuleNotFoundError: `onnx` is needed and not installed.
     """
     return _read(_files(source))
@@ -133,38 +137,43 @@ def _files(source: Source) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"no such checkpoint: {path}")
     kinds = [kind_of(path) for path in paths]
-    if kinds not in (["safetensors"], ["torch"], ["onnx", "onnx"]):
+    if kinds not in (["safetensors"], ["shards"], ["torch"], ["onnx", "onnx"]):
         names = ", ".join(str(path) for path in paths) or "no file"
-        accepted = "a .pt saved by PyTorch >= 1.6, a safetensors file, or an ONNX encoder and its decoder"
+        accepted = "a .pt of PyTorch, a safetensors file or the index of its shards, or an ONNX encoder and its decoder"
         raise CheckpointError(f"{names}: expected {accepted}")
     return paths
 
 
 def _read(files: Sequence[Path]) -> dict[str, Array]:
+    path, expected = files[0], architecture.expected_tensors()
     tensors: Mapping[str, Array]
-    match kind_of(files[0]):
-        case "safetensors":
-            tensors = TensorFile(files[0])
-        case "torch":
-            tensors = read_torch(files[0])
-        case _:
+    match kind_of(path):
+        case "onnx":
             tensors = read_onnx_pair(files)
-    shapes = tensors.shapes() if isinstance(tensors, TensorFile) else {name: tensors[name].shape for name in tensors}
-    shapes = {
-        name: shape
-        for name, shape in shapes.items()
-        if not name.startswith(_CLASSIFICATION_HEAD) and not name.endswith(".bn.num_batches_tracked")
-    }
-    expected = architecture.expected_tensors()
-    has_batch_norm = any(".bn." in name for name in shapes)
-    check_shapes(files[0], shapes, unfused(expected) if has_batch_norm else expected)
-    tensors = {name: tensors[name] for name in shapes}
+            shapes = {name: values.shape for name, values in tensors.items()}
+            check_shapes(path, shapes, expected)
+        case kind:
+            state = find_state_dict(path, _mappings(path, kind), expected)
+            shapes = state.shapes()
+            wanted = unfused(expected) if any(".bn." in name for name in shapes) else expected
+            check_shapes(path, {name: shape for name, shape in shapes.items() if name in wanted}, wanted)
+            warn_of_extra(path, [*(name for name in shapes if name not in wanted), *state.others()])
+            tensors = {name: state[name] for name in wanted}
     integers = [name for name, values in tensors.items() if values.dtype.kind != "f"]
     if integers:
-        raise CheckpointError(f"{files[0]}: not floating point: {listed(integers)}")
-    if has_batch_norm:
+        raise CheckpointError(f"{path}: not floating point: {listed(integers)}")
+    if any(".bn." in name for name in tensors):
         tensors = fuse_batch_norm(tensors)
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, which check_finite rejects
         fused = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
-    check_finite(files[0], fused, "fp32")
+    check_finite(path, fused, "fp32")
     return fused
+
+
+def _mappings(path: Path, kind: str) -> Sequence[Tensors]:
+    match kind:
+        case "torch":
+            return read_torch(path)
+        case "shards":
+            return [open_shards(path)]
+    return [TensorFile(path)]

@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="mobile_sam.pt, a safetensors file with the reference's tensor names, or an ONNX encoder and an ONNX "
+        help="a .pt file of PyTorch, a safetensors file or the index of its shards, or an ONNX encoder and an ONNX "
         "decoder",
     )
     add("--output", type=Path, required=True, metavar="FILE", help="the safetensors file to write")

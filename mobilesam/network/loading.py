@@ -7,7 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .. import kernels
+from ..checkpoints.errors import CheckpointError
 from ..checkpoints.fused import Checkpoint, open_checkpoint
+from ..checkpoints.published import PUBLISHED
 from ..util.deferred import Deferred
 from .image_encoder import ImageEncoder
 from .precision import decoder_precision, resolve
@@ -108,4 +110,17 @@ def load_network(
     precision = resolve(precision)
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ValueError(f"images: expected a whole number of at least 1, got {images!r}")
-    return Network(open_checkpoint(weights), threads, precision, in_order=in_order, images=images)
+    return Network(_open(weights), threads, precision, in_order=in_order, images=images)
+
+
+def _open(weights: str | os.PathLike[str] | None) -> Checkpoint | ConvertedCheckpoint:
+    try:
+        return open_checkpoint(weights)
+    except CheckpointError:
+        if weights is None or weights in PUBLISHED:
+            raise
+        from ..checkpoints.reader import (
+            ConvertedCheckpoint,  # imported here, because a fused checkpoint needs no reader
+        )
+
+        return ConvertedCheckpoint(weights)

@@ -8,8 +8,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="a converted checkpoint, or mobile_sam for the downloaded official checkpoint (default: the packaged "
-        "checkpoint)",
+        help="a checkpoint (.pt, .safetensors), or mobile_sam for the downloaded official checkpoint (default: the "
+        "packaged checkpoint)",
     )
     parser.add_argument(
         "--threads",

@@ -132,7 +132,9 @@ REFUSED = {
     "no such checkpoint: no.safetensors": [
         CHELSEA, "--point", "1,1", "--output", "mask.png", "--weights", "no.safetensors",
     ],
-    "cut.png: not a safetensors": [CHELSEA, "--point", "1,1", "--output", "mask.png", "--weights", "cut.png"],
+    "cut.png: expected a .pt of PyTorch, a safetensors file": [
+        CHELSEA, "--point", "1,1", "--output", "mask.png", "--weights", "cut.png",
+    ],
 }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ import threading
 
 import numpy as np
 import pytest
+from checkpoint_files import write_legacy
+from golden import PHOTOS
 
 from mobilesam import architecture, kernels
 from mobilesam.api import model as api
@@ -133,6 +135,21 @@ def test_models_and_results_can_be_copied_and_pickled(copied):
     np.testing.assert_array_equal(twin.masks, result.masks)
     again = twin.embedding.segment([(20, 20)])
     np.testing.assert_array_equal(again.low_res, result.low_res)
+
+
+def test_any_checkpoint_is_loaded_as_it_is(tmp_path, monkeypatch, capsys):
+    """A state dict with a prefix beside other objects, in a `.pt` file, is converted in memory."""
+    packaged = open_checkpoint()
+    named = {f"module.{name}": packaged[name].astype(np.float32) for name in packaged}
+    path = write_legacy(tmp_path / "tuned.pt", named, lambda state: {"epoch": 3, "model_state": state})
+    model = api.load(path)
+    assert (model.checkpoint.path, len(model.checkpoint.sha256)) == (path, 64)
+    np.testing.assert_array_equal(answer(model).low_res, answer(api.load()).low_res)
+    monkeypatch.chdir(tmp_path)
+    photo = str(PHOTOS["chelsea"])
+    assert cli.main(["segment", photo, "--point", "220,140", "--output", "a.png", "--weights", "tuned.pt"]) == 0
+    assert cli.main(["segment", photo, "--point", "220,140", "--output", "b.png"]) == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_the_kernels_have_as_many_heads_as_the_decoder():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -66,7 +67,13 @@ class Storage:
     """A reference to a tensor's storage in a pickle, written as a persistent id."""
 
     def __init__(self, key: str, values: np.ndarray, *, kind: str | None = None, count: int | None = None) -> None:
-        kinds = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
+        kinds = {
+            "float32": "FloatStorage",
+            "float16": "HalfStorage",
+            "float64": "DoubleStorage",
+            "int64": "LongStorage",
+            "uint16": "BFloat16Storage",  # the bits of bfloat16
+        }
         kind = kind or kinds[values.dtype.name]
         self.id = ("storage", Global("torch", kind), key, "cpu", values.size if count is None else count)
 
@@ -96,6 +103,8 @@ def encode(value: Any) -> bytes:
             return b"}(" + b"".join(encode(item) for pair in value.items() for item in pair) + b"u"
         case tuple():
             return b"(" + b"".join(map(encode, value)) + b"t"
+        case list():
+            return b"](" + b"".join(map(encode, value)) + b"e"
         case _:
             return pickle.dumps(value, 2)[2:-1].replace(b"q\x00", b"")  # without header, STOP and memo opcodes
 
@@ -114,13 +123,48 @@ def write_zip(path: Path, data_pkl: bytes, storages: Mapping[str, bytes], compre
     return path
 
 
-def write_torch(path: Path, tensors: Tensors, wrap: Callable[[Any], Any] = lambda state: state) -> Path:
+def write_torch(
+    path: Path, tensors: Tensors, wrap: Callable[[Any], Any] = lambda state: state, dtype: str = ""
+) -> Path:
+    """Write a `.pt` file in the format of PyTorch >= 1.6.
+
+    Args:
+        path: The file to write.
+        tensors: The state dict.
+        wrap: Returns the value to save for the state dict.
+        dtype: The dtype to convert the tensors to, "bfloat16" or a name of NumPy. "" for the tensors' own.
+    """
+    converted = _converted(tensors, dtype)
+    storages = {str(key): values.tobytes("A") for key, values in enumerate(converted.values())}
+    return write_zip(path, dump(wrap(_state(converted))), storages)
+
+
+def write_legacy(
+    path: Path, tensors: Tensors, wrap: Callable[[Any], Any] = lambda state: state, dtype: str = ""
+) -> Path:
+    """Write a `.pt` file in the format before PyTorch 1.6. The arguments are those of `write_torch`."""
+    converted = _converted(tensors, dtype)
+    sizes = {"protocol_version": 1001, "little_endian": True}
+    parts = [pickle.dumps(0x1950A86A20F9469CFC6C, 2), pickle.dumps(1001, 2), pickle.dumps(sizes, 2)]
+    parts += [dump(wrap(_state(converted))), pickle.dumps([str(key) for key in range(len(converted))], 2)]
+    parts += [struct.pack("<q", values.size) + values.tobytes("A") for values in converted.values()]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def _converted(tensors: Tensors, dtype: str) -> Tensors:
+    if dtype == "bfloat16":
+        bits = {name: values.view(np.uint32).astype(np.uint64) for name, values in tensors.items()}
+        return {name: ((b + 0x7FFF + ((b >> 16) & 1)) >> 16).astype(np.uint16) for name, b in bits.items()}
+    return {name: values.astype(dtype) if dtype else values for name, values in tensors.items()}
+
+
+def _state(tensors: Tensors) -> dict[str, Call]:
     state = {}
     for key, (name, values) in enumerate(tensors.items()):
         stride = tuple(step // values.itemsize for step in values.strides)
         state[name] = rebuild(Storage(str(key), values), 0, values.shape, stride)
-    storages = {str(key): values.tobytes("A") for key, values in enumerate(tensors.values())}
-    return write_zip(path, dump(wrap(state)), storages)
+    return state
 
 
 def write_tiny(path: Path, value: Any, values: np.ndarray | None = None) -> Path:
