@@ -19,8 +19,13 @@ _NOT_FINITE = "an image must hold finite values, got NaN or infinity"
 ROWS = 256  # rows that are converted at a time, so that temporary arrays stay small
 
 
-def from_array(array: object, image_format: str, value_range: ValueRange, bands: Bands | None) -> Image.Image:
-    """Convert an array to a PIL image of mode RGB. See `photo.open_rgb` for the accepted shapes and dtypes."""
+def from_array(
+    array: object, image_format: str, value_range: ValueRange, bands: Bands | None, name: str = "an array"
+) -> Image.Image:
+    """Convert an array to a PIL image of mode RGB. See `photo.open_rgb` for the accepted shapes and dtypes.
+
+    `name` is the image's name, for the warning.
+    """
     if not isinstance(array, np.ndarray):
         expected = "a path, bytes, a file object, a PIL image or a NumPy array"
         raise TypeError(f"image must be {expected}, got {type(array).__name__}")
@@ -43,23 +48,23 @@ def from_array(array: object, image_format: str, value_range: ValueRange, bands:
         image = image[:, :, :1]
     else:
         image = image[:, :, :3] if image_format == "RGB" else image[:, :, 2::-1]
-    levels = _to_uint8(image) if value_range == "dtype" else _scaled(image, value_range)
+    levels = _to_uint8(image, name) if value_range == "dtype" else _scaled(image, value_range)
     if levels.shape[2] == 1:
         return Image.fromarray(levels[:, :, 0]).convert("RGB")
     return Image.fromarray(np.ascontiguousarray(levels))
 
 
-def from_picture(picture: Image.Image, value_range: ValueRange, bands: Bands | None) -> Image.Image:
-    """Convert a PIL image to mode RGB through an array of its values."""
+def from_picture(picture: Image.Image, value_range: ValueRange, bands: Bands | None, name: str) -> Image.Image:
+    """Convert a PIL image to mode RGB through an array of its values. See `from_array`."""
     values = np.asarray(picture)
     if picture.mode == "I" and value_range == "dtype":
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("an integer gray image must hold 16-bit values (0 to 65535), or needs a value_range")
         values = values.astype(np.uint16)
-    return from_array(values, "RGB", value_range, bands)
+    return from_array(values, "RGB", value_range, bands, name)
 
 
-def _to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+def _to_uint8(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
     kind = values.dtype.kind
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
@@ -67,7 +72,7 @@ def _to_uint8(values: NDArray[np.generic]) -> NDArray[np.uint8]:
         return values.astype(np.uint8) * np.uint8(255)
     if kind == "u" and values.dtype.itemsize == 2:
         if 0 < int(values.max()) - int(values.min()) < (1 << 16) // USED_SHARE:
-            warnings.warn(FEW_LEVELS, UserWarning, stacklevel=2)
+            warnings.warn(FEW_LEVELS.format(name), UserWarning, stacklevel=2)
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if kind != "f":
         raise TypeError(

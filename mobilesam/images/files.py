@@ -128,7 +128,7 @@ def _decode(
             colours = 1 if upright.mode == "LA" else 3
             lows, highs = zip(*upright.getextrema()[:colours])  # without alpha
             if 0 < max(highs) - min(lows) < 256 // USED_SHARE:
-                warnings.warn(FEW_LEVELS, UserWarning, stacklevel=2)
+                warnings.warn(FEW_LEVELS.format(name), UserWarning, stacklevel=2)
         return upright
 
 

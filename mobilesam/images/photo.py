@@ -137,35 +137,41 @@ def allow_large_photos() -> None:
 def _open_file(file: str | IO[bytes], name: str, value_range: ValueRange, bands: Bands | None) -> Image.Image:
     decoded = decode(file, name, value_range, bands)
     try:
-        return to_rgb(decoded, value_range, bands)
+        return to_rgb(decoded, value_range, bands, name)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name}: {error}") from None
 
 
 def to_rgb(
-    image: Image.Image | NDArray[np.generic], value_range: ValueRange = "dtype", bands: Bands | None = None
+    image: Image.Image | NDArray[np.generic],
+    value_range: ValueRange = "dtype",
+    bands: Bands | None = None,
+    name: str = "a PIL image",
 ) -> Image.Image:
-    """Convert a decoded image, or the array of a TIFF file, to mode RGB. Arguments and errors: see `open_rgb`."""
+    """Convert a decoded image, or the array of a TIFF file, to mode RGB. Arguments and errors: see `open_rgb`.
+
+    `name` is the image's name, for the warning.
+    """
     if not isinstance(image, Image.Image):
         from .arrays import from_array
 
-        return from_array(image, "RGB", value_range, bands)
+        return from_array(image, "RGB", value_range, bands, name)
     if 0 in image.size:
         raise ValueError(f"the image is empty: {image.width}x{image.height} pixels")
     if image.mode == "F" or image.mode.startswith("I"):
-        return _from_values(image, value_range, bands)
+        return _from_values(image, value_range, bands, name)
     image.load()
     colours = _without_palette(image)
     if bands is not None:
-        return _from_values(colours, value_range, bands)
+        return _from_values(colours, value_range, bands, name)
     rgb = colours if colours.mode == "RGB" else colours.convert("RGB")
-    return rgb if value_range == "dtype" else _from_values(rgb, value_range, None)
+    return rgb if value_range == "dtype" else _from_values(rgb, value_range, None, name)
 
 
-def _from_values(image: Image.Image, value_range: ValueRange, bands: Bands | None) -> Image.Image:
+def _from_values(image: Image.Image, value_range: ValueRange, bands: Bands | None, name: str) -> Image.Image:
     from .arrays import from_picture  # imported here, because it imports NumPy
 
-    return from_picture(image, value_range, bands)
+    return from_picture(image, value_range, bands, name)
 
 
 def _without_palette(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ Bands: TypeAlias = tuple[int, int, int]
 NAMES = ("dtype", "minmax", "minmax-channel")
 USED_SHARE = 8  # 16-bit values that use less than 1/8 of the range are usually 12-bit data
 FEW_LEVELS = (
-    "the image's 16-bit values use less than 1/8 of their range, so the image is almost uniform for the model: pass "
+    "{}: 16-bit values use less than 1/8 of their range, so the image is almost uniform for the model: pass "
     "value_range='minmax', or (low, high), to use the whole range (on the command line, --value-range minmax)"
 )
 FORM = "'dtype', 'minmax', 'minmax-channel' or (low, high)"

@@ -62,7 +62,8 @@ def show_warnings_in_one_line() -> None:
     """Print each Python warning to stderr as one line without the line of code that caused it."""
 
     def one_line(message: Warning | str, *_: object, **__: object) -> None:
-        print(f"mobilesam: warning: {shortened(str(message))}", file=sys.stderr)
+        # The text and the end of the line in one call, because several threads warn.
+        sys.stderr.write(f"mobilesam: warning: {shortened(str(message))}\n")
 
     warnings.showwarning = one_line
 

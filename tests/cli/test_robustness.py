@@ -150,8 +150,14 @@ def test_a_warning_is_one_line(folder):
     Image.fromarray(np.asarray(Image.open(CHELSEA).convert("L")).astype(np.uint16) * 16).save("twelve.png")
     done = run("segment", "twelve.png", *POINT)
     assert done.returncode == 0
-    assert done.stderr.startswith(b"mobilesam: warning: the image's 16-bit values use less than 1/8 of their range")
+    assert done.stderr.startswith(b"mobilesam: warning: twelve.png: 16-bit values use less than 1/8 of their range")
     assert done.stderr.count(b"\n") == 1
+    shutil.copy("twelve.png", "other.png")
+    done = run("segment", "twelve.png", "other.png", "--point", "50%,50%", "--output", "out")
+    assert sorted(line[:32] for line in done.stderr.splitlines()) == [
+        b"mobilesam: warning: other.png: 1",
+        b"mobilesam: warning: twelve.png: ",
+    ]
     done = run("segment", "twelve.png", *POINT, "--value-range", "minmax")
     assert (done.returncode, done.stderr) == (0, b"")
 

@@ -78,7 +78,7 @@ def test_a_warning_for_16_bit_values_that_use_little_of_their_range(values, warn
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         read(values)
-    assert [str(warning.message)[:27] for warning in caught] == (["the image's 16-bit values u"] if warned else [])
+    assert [str(warning.message)[:27] for warning in caught] == (["an array: 16-bit values use"] if warned else [])
 
 
 WRONG = {
