@@ -20,6 +20,9 @@ static int end_openmp_team(void) { return 1; }
 static _Thread_local int team_threads = 1; /* the calling thread itself and the threads that OpenMP keeps for it */
 static _Thread_local int team_lost = 0;    /* whether the team's other threads are missing, because the team could not be ended before a fork */
 
+enum { CALLS_TO_WAIT = 100 }; /* calls without a new try after a refusal, because a try takes up to a millisecond */
+static _Thread_local int calls_to_wait = 0;
+
 static void *wait_for_gate(void *gate)
 {
     pthread_mutex_lock(gate);
@@ -51,13 +54,19 @@ static int usable_threads(int wanted)
 {
     if (team_lost || wanted == 1)
         return 1;
-    return wanted <= team_threads ? wanted : team_threads + startable_threads(2 * (wanted - team_threads)) / 2;
+    if (wanted <= team_threads)
+        return wanted;
+    return calls_to_wait > 0 ? team_threads : team_threads + startable_threads(2 * (wanted - team_threads)) / 2;
 }
 
 /* Returns `usable_threads(wanted)`. The caller starts a team of this size next. */
 static int prepare_team(int wanted)
 {
     int threads = usable_threads(wanted);
+    if (calls_to_wait > 0)
+        calls_to_wait--;
+    else if (threads < wanted)
+        calls_to_wait = CALLS_TO_WAIT;
     if (threads > 1)
         team_threads = threads; /* a smaller team than before counts too, because OpenMP ends the surplus threads */
     return threads;
@@ -69,6 +78,7 @@ static void end_team(void)
 {
     if (end_openmp_team())
         team_threads = 1;
+    calls_to_wait = 0;
 }
 
 /* Called in a forked child. */

@@ -403,7 +403,8 @@ class MobileSAM:
         """Number of threads that the next call uses.
 
         The number is smaller than the number given to `load` in a build without OpenMP (1), and if the operating system
-        does not let this process start more threads.
+        does not let this process start more threads. To find out, threads are started and ended, unless this Python
+        thread has computed on as many threads before.
         """
         return kernels.threads.usable(self._network.threads)
 
