@@ -3,8 +3,6 @@
 import errno
 import os
 import re
-import shutil
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -33,13 +31,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield path
         return
     target, replaceable = _target(path), is_replaceable(path)
-    folder = target.parent if replaceable else Path(tempfile.gettempdir())
+    folder = target.parent if replaceable else _temporary_folder()
     partial = folder / f".{_checksum(target)}-{os.urandom(4).hex()}.partial{path.suffix}"
     try:
         yield partial
         if not replaceable or not _replaced(target, partial):
-            with partial.open("rb") as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+            _copy(partial, target)
     except OSError as error:
         if error.filename in (None, str(partial)):  # an error without a file name, such as "no space left on device"
             message = f"cannot write {path}: {error}"
@@ -47,6 +44,20 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _temporary_folder() -> Path:
+    from tempfile import gettempdir  # imported here, because tempfile loads OpenSSL
+
+    return Path(gettempdir())
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Write the content of a file over the content of another file, a device or a pipe."""
+    from shutil import copyfileobj  # imported here, because shutil loads many modules for archives
+
+    with source.open("rb") as reader, target.open("wb") as writer:
+        copyfileobj(reader, writer)
 
 
 def is_replaceable(path: Path) -> bool:
