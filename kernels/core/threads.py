@@ -57,12 +57,17 @@ def default_threads() -> int:
     return max(1, math.ceil(min(usable, _cgroup_quota())))
 
 
+def requested(threads: int | None) -> int:
+    """Return ``threads``, or the default for None. Raises ValueError unless the number is from 1 to 1024."""
+    return _default if threads is None else checked(threads)
+
+
 def resolve(threads: int | None) -> int:
     """Return the number of threads that a kernel call runs on: ``threads``, or the default for None.
 
     The result is ``usable(threads)``. The caller must start a team of this size next, because this size is recorded.
     """
-    return team.prepare(_default if threads is None else checked(threads))
+    return team.prepare(requested(threads))
 
 
 def usable(threads: int) -> int:

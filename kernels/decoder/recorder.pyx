@@ -16,7 +16,7 @@ from decoder.record cimport *
 
 from mobilesam.kernels.core import check, memory
 from mobilesam.kernels.core import isa as isas
-from mobilesam.kernels.core.threads import resolve
+from mobilesam.kernels.core.threads import requested, resolve
 
 import_runtime()
 
@@ -94,7 +94,7 @@ cdef class Recorder:
 
     def __init__(self, *, isa=None, threads=None):
         self.isa = isas.current() if isa is None else isa
-        self.table, self.threads = isas.index(self.isa), resolve(threads)
+        self.table, self.threads = isas.index(self.isa), requested(threads)
         self._shapes, self._steps, self._kept, self._given, self._results = [], [], [], set(), set()
 
     def __reduce__(self):
@@ -258,7 +258,7 @@ cdef class Recorder:
             RuntimeError: The plan is not compiled, or another thread is running the plan.
             MemoryError: There is no memory for scratch buffers.
         """
-        cdef int overruns, nthreads = resolve(self.threads)  # a forked child process has 1 thread
+        cdef int overruns, nthreads = resolve(self.threads)
         if self._compiled is None:
             raise RuntimeError("the plan is not compiled")
         cdef uint8_t[::1] compiled = self._compiled
