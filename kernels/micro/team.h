@@ -1,7 +1,7 @@
 /* The team of OpenMP threads that each calling thread has. Included by team.pyx.
  *
- * If an OpenMP runtime cannot start a thread, it ends the process. So the kernels first start as many plain threads as a team needs, and
- * then use no larger team. */
+ * If an OpenMP runtime cannot start a thread, the runtime ends the process. So before a team grows, plain threads are started and ended to
+ * find out how many threads can exist. */
 #ifndef MOBILESAM_TEAM_H
 #define MOBILESAM_TEAM_H
 #include <pthread.h>

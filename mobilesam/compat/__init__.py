@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 
 from .automatic_mask_generator import SamAutomaticMaskGenerator
-from .build_sam import build_sam, build_sam_vit_t, sam_model_registry  # the function build_sam hides its module
+from .build_sam import build_sam, build_sam_vit_t, sam_model_registry  # `build_sam` names the function, not the module
 from .predictor import SamPredictor
 
 __all__ = [

@@ -161,7 +161,7 @@ def test_several_files_are_replaced_together(tmp_path):
     with pytest.raises(ValueError, match="later"), ExitStack() as together:
         for path in (first, second):
             partial = together.enter_context(whole_file(path))
-            with whole_file(partial) as same:  # a function that writes a whole file itself
+            with whole_file(partial) as same:  # as in save_image, which calls whole_file with the path that it is given
                 assert same == partial
                 same.write_text("new")
         raise ValueError("later")

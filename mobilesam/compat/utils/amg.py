@@ -93,7 +93,7 @@ def build_point_grid(n_per_side: int) -> NDArray[np.float64]:
 
 
 def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer: int) -> list[NDArray[np.float64]]:
-    """The grids of the image and of each layer of crops."""
+    """The point grids (N, 2) of the whole image and of each layer of crops. See `build_point_grid`."""
     return [build_point_grid(int(n_per_side / scale_per_layer**i)) for i in range(n_layers + 1)]
 
 
