@@ -18,8 +18,7 @@ static int end_openmp_team(void) { return 1; }
 #endif
 
 static _Thread_local int team_threads = 1; /* the calling thread itself and the threads that OpenMP keeps for it */
-static _Thread_local int team_lost =
-    0;    /* whether the team has lost its other threads, because the team did not end before a fork */
+static _Thread_local int team_lost = 0; /* whether the team has lost its threads, because it did not end before a fork */
 
 enum { CALLS_TO_WAIT = 100 }; /* calls without a new try after a refusal, because a try takes up to a millisecond */
 static _Thread_local int calls_to_wait = 0;
