@@ -1,0 +1,1 @@
+"""Medical volumes and pictures: reading cases, windows and boxes, segmenting, and writing labels. Imports `api`."""
