@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .compat.automatic_mask_generator import SamAutomaticMaskGenerator
     from .compat.build_sam import build_sam_vit_t, sam_model_registry
     from .compat.predictor import SamPredictor
+    from .volumes.segment import segment_volume
 
 __all__ = [
     "Embedding",
@@ -26,6 +27,7 @@ __all__ = [
     "load",
     "sam_model_registry",
     "segment",
+    "segment_volume",
 ]
 _MODULES = {  # the module of each public name that api.model does not define
     "SamAutomaticMaskGenerator": "compat.automatic_mask_generator",
@@ -33,6 +35,7 @@ _MODULES = {  # the module of each public name that api.model does not define
     "build_sam_vit_t": "compat.build_sam",
     "everything": "api.everything",
     "sam_model_registry": "compat.build_sam",
+    "segment_volume": "volumes.segment",
 }
 
 if find_spec(f"{__name__}.kernels") is None:

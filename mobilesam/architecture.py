@@ -1,21 +1,23 @@
-"""The architecture of MobileSAM: the sizes of every stage, and the name and shape of every tensor.
+"""The architectures that share MobileSAM's TinyViT encoder: the sizes of every stage, and each tensor's name and shape.
 
 Source: MobileSAM's `build_sam_vit_t` (build_sam.py), modeling/tiny_vit_sam.py, prompt_encoder.py,
 mask_decoder.py and transformer.py; TinyViT: Wu et al., arXiv:2207.10666; SAM: Kirillov et al.,
-arXiv:2304.02643.
+arXiv:2304.02643. LiteMedSAM: the MedSAM repository's branch LiteMedSAM. Light HQ-SAM: Ke et al., arXiv:2306.01567,
+and modeling/mask_decoder_hq.py of the package segment-anything-hq.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-IMG_SIZE = 1024
+IMG_SIZE = 1024  # side of MobileSAM's canvas in pixels
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -58,10 +60,54 @@ DECODER_MLP = 2048
 CROSS_ATTENTION_DIM = EMBED_DIM // 2
 MASK_TOKENS = 4
 UPSCALE_DIMS = (EMBED_DIM // 4, EMBED_DIM // 8)
+HQ_STAGE = 1  # the stage whose output, after its PatchMerging, gives Light HQ-SAM's image features
 
 LAYER_NORM_EPS = 1e-5
 LAYER_NORM_2D_EPS = 1e-6
 BATCH_NORM_EPS = 1e-5
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network that shares MobileSAM's stages, prompt encoder and mask decoder.
+
+    Attributes:
+        name: Name of the architecture.
+        title: Name of the model that introduced the architecture.
+        img_size: Side of the square canvas in pixels.
+        preprocessing: How an image becomes the canvas.
+            - "mean_std": Pillow's bilinear resizing, minus PIXEL_MEAN, divided by PIXEL_STD.
+            - "min_max": resizing by areas, as OpenCV's INTER_AREA, then scaled so that the image's smallest value
+              becomes 0 and the largest value becomes 1. Coordinates of boxes are truncated to whole canvas pixels.
+        multimask: Whether the network was trained to answer a prompt with three masks. If not, one mask (token 0).
+        hq: Whether the mask decoder has Light HQ-SAM's token, which sharpens the mask.
+    """
+
+    name: str
+    title: str
+    img_size: int = IMG_SIZE
+    preprocessing: Literal["mean_std", "min_max"] = "mean_std"
+    multimask: bool = True
+    hq: bool = False
+
+    @property
+    def patch_stride(self) -> int:
+        """The stride of each of the patch embedding's two convolutions: 2 for 3×3 kernels, 1 for 1×1 kernels."""
+        return 2 if self.img_size == 4 * STAGES[0].resolution else 1
+
+
+MOBILE_SAM = Architecture("mobile_sam", "MobileSAM")
+LITE_MEDSAM = Architecture("lite_medsam", "LiteMedSAM", img_size=256, preprocessing="min_max", multimask=False)
+HQ_SAM = Architecture("hq_sam", "Light HQ-SAM", hq=True)
+ARCHITECTURES = {each.name: each for each in (MOBILE_SAM, LITE_MEDSAM, HQ_SAM)}
+
+
+def architecture_of(shapes: Mapping[str, tuple[int, ...]]) -> Architecture:
+    """The architecture whose tensors have these names and shapes. MobileSAM if no tensor decides."""
+    if "mask_decoder.hf_token.weight" in shapes:
+        return HQ_SAM
+    kernel = shapes.get("image_encoder.patch_embed.seq.0.c.weight", ())[2:]
+    return LITE_MEDSAM if kernel == (1, 1) else MOBILE_SAM
 
 
 @lru_cache(4)
@@ -98,21 +144,22 @@ class TensorSpec(NamedTuple):
     is_matrix: bool = False
 
 
-def tensor_specs() -> dict[str, TensorSpec]:
+def tensor_specs(architecture: Architecture = MOBILE_SAM) -> dict[str, TensorSpec]:
     """The spec of every tensor of a fused checkpoint by the reference's names, in the order of the network's layers.
 
     Layouts are PyTorch's: convolutions (out, in/groups, kh, kw), transposed convolutions (in, out, kh, kw),
     linear layers (out, in).
     """
-    return dict([*_image_encoder(), *_prompt_encoder(), *_mask_decoder()])
+    hq = _hq_tensors() if architecture.hq else iter(())
+    return dict([*_image_encoder(architecture), *_prompt_encoder(), *_mask_decoder(), *hq])
 
 
-def expected_tensors() -> dict[str, tuple[int, ...]]:
+def expected_tensors(architecture: Architecture = MOBILE_SAM) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor of a fused checkpoint, by name.
 
     In a fused checkpoint BatchNorm is folded into the convolutions, and there is no classification head.
     """
-    return {name: spec.shape for name, spec in tensor_specs().items()}
+    return {name: spec.shape for name, spec in tensor_specs(architecture).items()}
 
 
 _Specs = Iterator[tuple[str, TensorSpec]]
@@ -148,10 +195,10 @@ def _vit_block(name: str, stage: Stage) -> _Specs:
     yield from _layer(f"{name}.mlp.fc2", dim, hidden)
 
 
-def _image_encoder() -> _Specs:
-    root, first = "image_encoder", STAGES[0].dim
-    yield from _layer(f"{root}.patch_embed.seq.0.c", first // 2, 3, 3, 3)
-    yield from _layer(f"{root}.patch_embed.seq.2.c", first, first // 2, 3, 3)
+def _image_encoder(architecture: Architecture) -> _Specs:
+    root, first, kernel = "image_encoder", STAGES[0].dim, 2 * architecture.patch_stride - 1
+    yield from _layer(f"{root}.patch_embed.seq.0.c", first // 2, 3, kernel, kernel)
+    yield from _layer(f"{root}.patch_embed.seq.2.c", first, first // 2, kernel, kernel)
     for index, stage in enumerate(STAGES):
         for block in range(stage.depth):
             name = f"{root}.layers.{index}.blocks.{block}"
@@ -215,3 +262,19 @@ def _mask_decoder() -> _Specs:
     for index in range(MASK_TOKENS):
         yield from _mlp_head(f"{root}.output_hypernetworks_mlps.{index}", out)
     yield from _mlp_head(f"{root}.iou_prediction_head", MASK_TOKENS)
+
+
+def _hq_tensors() -> _Specs:
+    root, (half, out) = "mask_decoder", UPSCALE_DIMS
+    yield f"{root}.hf_token.weight", TensorSpec((1, EMBED_DIM))
+    yield from _mlp_head(f"{root}.hf_mlp", out)
+    for name, inputs, hidden in (
+        ("compress_vit_feat", STAGES[HQ_STAGE + 1].dim, EMBED_DIM),
+        ("embedding_encoder", EMBED_DIM, half),
+    ):
+        yield from _layer(f"{root}.{name}.0", inputs, hidden, 2, 2, outputs=hidden)
+        yield from _norm(f"{root}.{name}.1", hidden)
+        yield from _layer(f"{root}.{name}.3", hidden, out, 2, 2, outputs=out)
+    yield from _layer(f"{root}.embedding_maskfeature.0", half, out, 3, 3)
+    yield from _norm(f"{root}.embedding_maskfeature.1", half)
+    yield from _layer(f"{root}.embedding_maskfeature.3", out, half, 3, 3)

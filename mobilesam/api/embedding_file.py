@@ -1,4 +1,4 @@
-"""Embedding files: safetensors files with an image's features, its sizes, and the model's checkpoint and precision."""
+"""Embedding files: safetensors files with an image's features and sizes, and the model's checkpoint and precision."""
 
 import os
 from dataclasses import dataclass
@@ -9,15 +9,16 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE
+from ..architecture import EMBED_DIM, EMBED_SIZE, LOW_RES, MOBILE_SAM, UPSCALE_DIMS, Architecture
 from ..images.geometry import Size
 from ..images.value_range import ValueRange, parse_range
 from ..util.files import check_folder, whole_file
 
 FORMAT = "mobilesam embedding"
-FORMAT_VERSION = "1"
-FEATURES = "features"
-SHAPE = (EMBED_SIZE, EMBED_SIZE, EMBED_DIM)
+FORMAT_VERSION = "2"
+READABLE = ("1", "2")  # files of version 1 hold no architecture, and come from MobileSAM
+FEATURES, HQ_FEATURES = "features", "hq_features"
+SHAPES = {FEATURES: (EMBED_SIZE, EMBED_SIZE, EMBED_DIM), HQ_FEATURES: (LOW_RES, LOW_RES, UPSCALE_DIMS[1])}
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,25 @@ class Maker:
     Attributes:
         checkpoint_sha256: SHA-256 of the checkpoint file, in hexadecimal.
         precision: "fp32", "bf16" or "int8".
+        architecture: Architecture of the checkpoint.
     """
 
     checkpoint_sha256: str
     precision: str
+    architecture: Architecture
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the model computed from an image.
+
+    Attributes:
+        image: (64, 64, 256) float32.
+        hq: (256, 256, 32) float32, the HQ features of Light HQ-SAM, or None.
+    """
+
+    image: NDArray[np.float32]
+    hq: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class Source:
 
     Attributes:
         original_size: (h, w) of the image.
-        input_size: (h, w) of the part of the 1024×1024 canvas that the image fills.
+        input_size: (h, w) of the part of the model's canvas that the image fills.
         name: File name of the image, or "".
         value_range: The `value_range` that the image was opened with.
     """
@@ -50,12 +66,12 @@ class Source:
     value_range: ValueRange
 
 
-def write(path: str | os.PathLike[str], features: NDArray[np.float32], source: Source, maker: Maker) -> None:
+def write(path: str | os.PathLike[str], features: Features, source: Source, maker: Maker) -> None:
     """Write an embedding file. A failure leaves no partial file.
 
     Args:
         path: The file to write.
-        features: (64, 64, 256) float32.
+        features: The features.
         source: The image.
         maker: The checkpoint and precision that computed `features`.
 
@@ -75,12 +91,14 @@ def write(path: str | os.PathLike[str], features: NDArray[np.float32], source: S
         else "{},{}".format(*source.value_range),
         "checkpoint_sha256": maker.checkpoint_sha256,
         "precision": maker.precision,
+        "architecture": maker.architecture.name,
     }
+    arrays = {FEATURES: features.image} | ({} if features.hq is None else {HQ_FEATURES: features.hq})
     with whole_file(path) as partial:
-        partial.write_bytes(safetensors.numpy.save({FEATURES: features}, metadata))
+        partial.write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
-def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32], Source]:
+def read(path: str | os.PathLike[str], maker: Maker) -> tuple[Features, Source]:
     """Read an embedding file that `write` wrote.
 
     Args:
@@ -88,8 +106,8 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32
         maker: The checkpoint and precision that the embedding must come from.
 
     Returns:
-        The features (64, 64, 256) float32, read-only, and the image. Files of earlier versions hold neither its name
-        nor its value range, which are then "" and "dtype".
+        The features, read-only, and the image. Files of version 1 may hold neither its name nor its value range, which
+        are then "" and "dtype".
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -101,17 +119,19 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32
     try:
         with cast(Any, safetensors.safe_open(path, framework="numpy")) as file:
             metadata = file.metadata() or {}
-            features = file.get_tensor(FEATURES) if FEATURES in file.keys() else None  # noqa: SIM118 (no mapping)
+            arrays = {name: file.get_tensor(name) for name in SHAPES if name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{path}: not a saved embedding, or a damaged one: {str(error)!a:.200}") from None
-    if metadata.get("format") != FORMAT or features is None:
+    if metadata.get("format") != FORMAT or FEATURES not in arrays:
         raise ValueError(f"{path}: not a saved embedding")
-    if metadata.get("format_version") != FORMAT_VERSION:
-        problem = f"format_version {metadata.get('format_version')!a:.20}, expected {FORMAT_VERSION!r}"
+    if metadata.get("format_version") not in READABLE:
+        problem = f"format_version {metadata.get('format_version')!a:.20}, expected {' or '.join(READABLE)}"
         raise ValueError(f"{path}: {problem}")
-    if features.dtype != np.float32 or features.shape != SHAPE or not np.isfinite(features).all():
-        problem = f"features are {features.dtype} {features.shape}, expected finite float32 {SHAPE}"
-        raise ValueError(f"{path}: a damaged embedding: {problem}")
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or array.shape != SHAPES[name] or not np.isfinite(array).all():
+            problem = f"{name} are {array.dtype} {array.shape}, expected finite float32 {SHAPES[name]}"
+            raise ValueError(f"{path}: a damaged embedding: {problem}")
+        array.flags.writeable = False
     if metadata.get("checkpoint_sha256") != maker.checkpoint_sha256:
         theirs = f"{metadata.get('checkpoint_sha256')!a:.20}"
         ours = f"{maker.checkpoint_sha256[:18]!r}"
@@ -120,15 +140,22 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[NDArray[np.float32
     if metadata.get("precision") != maker.precision:
         problem = f"made in precision {metadata.get('precision')!a:.20}, but the model's is {maker.precision!r}"
         raise ValueError(f"{path}: {problem}: encode the image again")
-    features.flags.writeable = False
+    architecture = metadata.get("architecture", MOBILE_SAM.name)
+    if architecture != maker.architecture.name or (HQ_FEATURES in arrays) != maker.architecture.hq:
+        hq = "with" if HQ_FEATURES in arrays else "without"
+        problem = f"architecture {architecture!a:.20} {hq} HQ features, but the model is {maker.architecture.name!r}"
+        raise ValueError(f"{path}: a damaged embedding: {problem}")
     original_size, input_size = (_size(path, metadata, name) for name in ("original_size", "input_size"))
-    if max(input_size) > IMG_SIZE:
-        raise ValueError(f"{path}: a damaged embedding: input_size is {input_size}, expected at most {IMG_SIZE}")
+    most = maker.architecture.img_size
+    if max(input_size) > most:
+        raise ValueError(f"{path}: a damaged embedding: input_size is {input_size}, expected at most {most}")
     try:
         value_range = parse_range(metadata.get("value_range", "dtype"))
     except ValueError as error:
         raise ValueError(f"{path}: a damaged embedding: {error}") from None
-    return features, Source(original_size, input_size, metadata.get("name", ""), value_range)
+    return Features(arrays[FEATURES], arrays.get(HQ_FEATURES)), Source(
+        original_size, input_size, metadata.get("name", ""), value_range
+    )
 
 
 def _size(path: Path, metadata: dict[str, str], name: str) -> Size:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from .. import kernels
 from ..images.arrays import ImageLike
-from ..images.geometry import Size
+from ..images.geometry import Size, to_canvas
 from ..images.photo import open_rgb
 from ..images.value_range import Bands, ValueRange
 from ..masks import rle
@@ -32,6 +32,7 @@ from ..masks.objects import Record
 from ..masks.regions import nms, remove_small_regions
 from ..masks.rle import RLE, UncompressedRLE
 from ..network.answers import Candidates
+from ..network.hq import HqCandidate
 from .model import Embedding, MobileSAM, default_model
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
@@ -136,7 +137,7 @@ class MaskGenerator:
             self.point_grids = [build_point_grid(side // factor**i) for i in range(layers)]
 
     def generate(
-        self, image: ImageLike, *, value_range: ValueRange = "dtype", bands: Bands | None = None
+        self, image: ImageLike, *, value_range: ValueRange | None = None, bands: Bands | None = None
     ) -> list[Record]:
         """Generate the records of all masks.
 
@@ -157,7 +158,7 @@ class MaskGenerator:
         self,
         image: ImageLike,
         *,
-        value_range: ValueRange = "dtype",
+        value_range: ValueRange | None = None,
         bands: Bands | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Record]:
@@ -175,6 +176,7 @@ class MaskGenerator:
             bands: See `MobileSAM.encode`.
             progress: Called after each point with the number of points done and the number of all points.
         """
+        value_range = self.model.kind.value_range if value_range is None else value_range
         photo = open_rgb(image, value_range=value_range, bands=bands)
         return self._records(photo, progress or (lambda done, total: None))
 
@@ -216,28 +218,35 @@ class MaskGenerator:
     ) -> Iterator[list[_Mask]]:
         """For each point of the grid, the masks that pass both score thresholds and that no crop edge cuts off."""
         x0, y0, x1, y1 = crop_box
-        embedding = self.model.encode(photo.crop(crop_box) if crop_box != (0, 0, *photo.size) else photo)
+        crop = photo.crop(crop_box) if crop_box != (0, 0, *photo.size) else photo
+        embedding = self.model.encode(crop, value_range="dtype")  # the whole image is already in its value range
         points = grid * (x1 - x0, y1 - y0)
-        (height, width), (input_height, input_width) = embedding.original_size, embedding.input_size
-        on_canvas = (points * (input_width / width, input_height / height)).astype(np.float32)
+        on_canvas = to_canvas(points, embedding.original_size, self.model.kind.architecture)
+        multimask = self.model.kind.multimask(None)
         label = np.ones(1, np.int32)
         for first in range(0, len(points), self.points_per_batch):
             batch = slice(first, first + self.points_per_batch)
             sparse = [self.model.prompt_encoder.sparse(point[None], label, None) for point in on_canvas[batch]]
-            answers = self.model.mask_decoder.candidates(self.model._image(embedding), sparse, multimask=True)
+            answers = self.model.mask_decoder.candidates(self.model._image(embedding), sparse, multimask=multimask)
             for (x, y), candidates in zip(points[batch].tolist(), answers, strict=True):
                 yield self._masks_of_point(candidates, (x + x0, y + y0), embedding, crop_box, size)
 
     def _masks_of_point(
-        self, candidates: Candidates, point: tuple[float, float], embedding: Embedding, crop_box: Box, size: Size
+        self,
+        candidates: Candidates | HqCandidate,
+        point: tuple[float, float],
+        embedding: Embedding,
+        crop_box: Box,
+        size: Size,
     ) -> list[_Mask]:
         scores = candidates.scores
         passed = np.flatnonzero((scores > self.pred_iou_thresh) | (self.pred_iou_thresh <= 0)).tolist()
         if not passed:
             return []
         all_runs, counts = kernels.mask_runs(
-            candidates.draw(passed), crop=embedding.input_size, size=embedding.original_size, threshold=MASK_THRESHOLD,
-            offset=self.stability_score_offset, threads=self.model.threads,
+            candidates.draw(passed), padded=self.model.canvas_size, crop=embedding.input_size,
+            size=embedding.original_size, threshold=MASK_THRESHOLD, offset=self.stability_score_offset,
+            threads=self.model.threads,
         )  # fmt: skip
         with np.errstate(invalid="ignore"):  # the stability of an empty mask is 0/0, NaN, which passes no threshold
             stability = np.divide(*counts.T.astype(np.float32))
@@ -268,7 +277,7 @@ class MaskGenerator:
 def everything(
     image: ImageLike,
     *,
-    value_range: ValueRange = "dtype",
+    value_range: ValueRange | None = None,
     bands: Bands | None = None,
     model: MobileSAM | None = None,
     **parameters: Any,

@@ -16,6 +16,8 @@ from PIL import Image
 
 from .. import kernels
 from ..checkpoints.errors import CheckpointError
+from ..checkpoints.fused import Checkpoint
+from ..checkpoints.models import DEFAULT_MODEL, MODELS
 from ..checkpoints.published import PUBLISHED, cached_path, is_downloaded
 from ..images.arrays import ImageLike
 from ..images.canvas import to_encoder_input
@@ -31,6 +33,7 @@ from ..network.loading import IMAGES, Network, load_network
 from ..network.precision import resolve
 from ..util.deferred import ForkSafeLock, Once, lazy
 from ..weights import default_path
+from . import embedding_file
 from .prompts import Prompt, check_mapping, check_prompt, prompts_of_arrays
 
 if TYPE_CHECKING:
@@ -43,7 +46,8 @@ if TYPE_CHECKING:
 class Segmentation:
     """The masks that the model predicts for one prompt.
 
-    C is the number of masks: 3 with `multimask` (the model's mask tokens 1 to 3), else 1 (token 0).
+    C is the number of masks: 3 with `multimask` (the model's mask tokens 1 to 3), else 1 (token 0). Light HQ-SAM always
+    predicts 1 mask.
 
     Attributes:
         scores: (C,) float32. The model's estimate of each mask's IoU with the object. It may exceed 1.
@@ -90,6 +94,7 @@ class Segmentation:
             self.low_res[wanted],
             crop=self.embedding.input_size,
             size=self.embedding.original_size,
+            padded=self.embedding.model.canvas_size,
             threshold=0.0,
             threads=self.embedding.model.threads,
         )
@@ -100,7 +105,8 @@ class Segmentation:
         labels: ArrayLike | None = None,
         *,
         box: ArrayLike | None = None,
-        multimask: bool = False,
+        multimask: bool | None = None,
+        hq_token_only: bool = False,
     ) -> Segmentation:
         """Segment again with the best mask's logits and more points, as annotation tools do at each further click.
 
@@ -109,7 +115,8 @@ class Segmentation:
             labels: (P,) labels of the added points.
             box: A box that replaces the prompt's box. None keeps the prompt's box.
             multimask: Predict three masks. By default one mask is predicted, as the reference advises for a prompt with
-                `mask_input`.
+                `mask_input`. TinySAM always predicts three.
+            hq_token_only: See `Embedding.segment`.
 
         Raises:
             TypeError, ValueError: See `Embedding.segment`.
@@ -121,7 +128,9 @@ class Segmentation:
             self.prompt.box if more.box is None else more.box,
             more.mask_input,
         )
-        return self.embedding.model._answer(self.embedding, prompt, multimask)
+        model = self.embedding.model
+        multimask = model.kind.always_three if multimask is None else multimask
+        return model._answer(self.embedding, prompt, multimask, hq_token_only)
 
     def overlay(
         self,
@@ -208,18 +217,21 @@ class ScoredRLE:
 class Embedding:
     """An encoded image. It is immutable, so any number of threads may use it at once.
 
-    A pickle or a deep copy holds the features (4 MB), and the SHA-256 and path of the model's checkpoint instead of the
-    model. Unpickling uses a loaded model with this SHA-256 and the same precision. If no such model is loaded,
-    unpickling loads the checkpoint from the package, from the download folder, or from its former path, and raises
-    CheckpointError if none of these files has this SHA-256.
+    A pickle or a deep copy holds the features (4 MB, with HQ features 12 MB), and the SHA-256 and path of the model's
+    checkpoint instead of the model. Unpickling uses a loaded model with this SHA-256 and the same precision. If no such
+    model is loaded, unpickling loads the checkpoint from the package, from the download folder, or from its former
+    path, and raises CheckpointError if none of these files has this SHA-256.
 
     Attributes:
         features: (64, 64, 256) float32, read-only.
         original_size: (h, w) of the image.
-        input_size: (h, w) of the part of the model's 1024×1024 canvas that the image fills.
+        input_size: (h, w) of the part of the model's canvas that the image fills. The canvas is 1024×1024, or 256×256
+            for LiteMedSAM.
         model: The model that encoded the image.
         name: File name of the image, without folders. Empty if the image did not come from a file.
         value_range: The `value_range` that the image was opened with. See `MobileSAM.encode`.
+        hq_features: (256, 256, 32) float32, read-only, the image's features for the HQ token. None if the model is not
+            Light HQ-SAM.
     """
 
     features: NDArray[np.float32]
@@ -228,6 +240,7 @@ class Embedding:
     model: MobileSAM
     name: str = ""
     value_range: ValueRange = "dtype"
+    hq_features: NDArray[np.float32] | None = None
 
     def __repr__(self) -> str:
         height, width = self.original_size
@@ -235,7 +248,8 @@ class Embedding:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _embedding, (
-            self.features, self.original_size, self.input_size, self.model, self.name, self.value_range
+            self.features, self.original_size, self.input_size, self.model, self.name, self.value_range,
+            self.hq_features,
         )  # fmt: skip
 
     def segment(
@@ -245,7 +259,8 @@ class Embedding:
         *,
         box: ArrayLike | None = None,
         mask_input: ArrayLike | None = None,
-        multimask: bool = True,
+        multimask: bool | None = None,
+        hq_token_only: bool = False,
     ) -> Segmentation:
         """Predict the masks for a prompt. A prompt is any combination of points, a box and mask logits.
 
@@ -256,17 +271,21 @@ class Embedding:
             box: (x0, y0, x1, y1) in pixels of the image. A box that lies partly outside the image is clipped.
             mask_input: (256, 256) or (1, 256, 256) float logits, such as `low_res[best]` of an earlier segmentation, or
                 a boolean mask (H, W) of the image's size.
-            multimask: Predict three masks. If false, predict one.
+            multimask: Predict three masks. If false, predict one. None for the mode that the model was trained for:
+                three masks, but one for LiteMedSAM. Light HQ-SAM predicts one mask either way: its mask adds the HQ
+                token's mask to the best of the three, or to the one.
+            hq_token_only: For Light HQ-SAM, predict the HQ token's mask alone.
 
         Warns:
             UserWarning: The box was clipped.
 
         Raises:
             TypeError: An argument does not hold numbers of the expected type.
-            ValueError: The prompt is empty, or an argument has an invalid shape or value.
+            ValueError: The prompt is empty, an argument has an invalid shape or value, or the model does not have the
+                mode that `multimask` or `hq_token_only` asks for.
         """
         prompt = check_prompt(self.original_size, points, labels, box, mask_input)
-        return self.model._answer(self, prompt, multimask)
+        return self.model._answer(self, prompt, multimask, hq_token_only)
 
     def segment_rle(
         self,
@@ -275,7 +294,8 @@ class Embedding:
         *,
         box: ArrayLike | None = None,
         mask_input: ArrayLike | None = None,
-        multimask: bool = True,
+        multimask: bool | None = None,
+        hq_token_only: bool = False,
         size: Size | None = None,
         only_best: bool = False,
     ) -> list[ScoredRLE]:
@@ -288,7 +308,7 @@ class Embedding:
             only_best: Return only the mask with the highest score.
         """
         prompt = check_prompt(self.original_size, points, labels, box, mask_input)
-        scores, low_res = self.model._masks(self, prompt, multimask)
+        scores, low_res = self.model._masks(self, prompt, multimask, hq_token_only)
         best = int(scores.argmax())
         wanted = range(best, best + 1) if only_best else range(len(scores))
         size = self.original_size if size is None else size
@@ -296,6 +316,7 @@ class Embedding:
             low_res[wanted.start : wanted.stop],
             crop=self.input_size,
             size=size,
+            padded=self.model.canvas_size,
             threshold=0.0,
             threads=self.model.threads,
         )
@@ -311,7 +332,8 @@ class Embedding:
         points: ArrayLike | None = None,
         labels: ArrayLike | None = None,
         boxes: ArrayLike | None = None,
-        multimask: bool = True,
+        multimask: bool | None = None,
+        hq_token_only: bool = False,
     ) -> Iterator[Segmentation]:
         """Predict the masks for many prompts, in order. Masks are computed as the iterator advances.
 
@@ -325,7 +347,8 @@ class Embedding:
             points: (N, K, 2), K points for each of N prompts, in place of `prompts`.
             labels: (N, K), the labels of `points`. Default: all 1.
             boxes: (N, 4), a box for each of N prompts, in place of `prompts` or beside `points`.
-            multimask: Predict three masks per prompt. If false, predict one.
+            multimask: See `segment`.
+            hq_token_only: See `segment`.
 
         Raises:
             TypeError, ValueError: See `segment`. All prompts are checked before the first is segmented. The message
@@ -338,22 +361,20 @@ class Embedding:
         if prompts is None:
             prompts = prompts_of_arrays(points, labels, boxes)
         checked = [check_mapping(i, prompt, self.original_size) for i, prompt in enumerate(prompts)]
-        return self.model._answers(self, checked, multimask)
+        return self.model._answers(self, checked, multimask, hq_token_only)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the embedding to a safetensors file of 4 MB. A failure leaves no partial file.
+        """Write the embedding to a safetensors file of 4 MB (12 MB with HQ features). A failure leaves no partial file.
 
         The file also holds the image's sizes, name and value range, the SHA-256 of the model's checkpoint, and the
-        model's precision.
+        model's architecture and precision.
 
         Raises:
             OSError: The file cannot be written.
         """
-        from ..api import embedding_file
-
-        maker = embedding_file.Maker(self.model.checkpoint.sha256, self.model.precision)
         source = embedding_file.Source(self.original_size, self.input_size, self.name, self.value_range)
-        embedding_file.write(path, self.features, source, maker)
+        features = embedding_file.Features(self.features, self.hq_features)
+        embedding_file.write(path, features, source, self.model._maker())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: MobileSAM | None = None) -> Embedding:
@@ -368,12 +389,11 @@ class Embedding:
             FileNotFoundError: There is no such file.
             ValueError: The file is not an embedding, is damaged, or comes from another checkpoint or precision.
         """
-        from ..api import embedding_file
-
         model = default_model() if model is None else model
-        maker = embedding_file.Maker(model.checkpoint.sha256, model.precision)
-        features, source = embedding_file.read(path, maker)
-        return cls(features, source.original_size, source.input_size, model, source.name, source.value_range)
+        features, source = embedding_file.read(path, model._maker())
+        return cls(
+            features.image, source.original_size, source.input_size, model, source.name, source.value_range, features.hq
+        )
 
 
 class MobileSAM:
@@ -385,18 +405,26 @@ class MobileSAM:
     Attributes:
         checkpoint: The checkpoint that the weights come from.
         precision: "fp32", "bf16" or "int8".
+        kind: The published model that the checkpoint is, or was trained from.
+        architecture: Name of the architecture: "mobile_sam", "lite_medsam" or "hq_sam".
+        canvas_size: (h, w) of the canvas that images are resized to, in pixels.
     """
 
     def __init__(self, network: Network) -> None:
         self._network = network
-        self.checkpoint, self.precision = network.checkpoint, network.precision
+        self.checkpoint, self.precision, self.kind = network.checkpoint, network.precision, network.model
+        self.architecture = network.architecture.name
+        self.canvas_size: Size = (network.architecture.img_size, network.architecture.img_size)
         with _loaded_lock:
             _loaded.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        checkpoint = self.checkpoint
-        path = str(checkpoint.path.absolute())
-        return _find_model, (checkpoint.sha256, self.precision, path, self._network.threads, self._network.images)
+        checkpoint, network = self.checkpoint, self._network
+        decoder = None if isinstance(checkpoint, Checkpoint) else checkpoint.decoder
+        paths = checkpoint.path.absolute(), decoder and decoder.absolute()
+        return _find_model, (
+            checkpoint.sha256, self.precision, paths, network.threads, network.images, self.kind.name
+        )  # fmt: skip
 
     @property
     def threads(self) -> int:
@@ -410,7 +438,7 @@ class MobileSAM:
 
     @property
     def image_encoder(self) -> ImageEncoder:
-        """The image encoder: x (1024, 1024, 3) float32, normalised and padded, to features (64, 64, 256) float32."""
+        """The image encoder: a canvas (S, S, 3) float32, normalised and padded, to features (64, 64, 256) float32."""
         return self._network.image_encoder
 
     @property
@@ -428,7 +456,7 @@ class MobileSAM:
         image: ImageLike,
         *,
         image_format: str = "RGB",
-        value_range: ValueRange = "dtype",
+        value_range: ValueRange | None = None,
         bands: Bands | None = None,
     ) -> Embedding:
         """Encode an image.
@@ -438,6 +466,7 @@ class MobileSAM:
             image_format: "RGB", or "BGR" for an array with channels in this order.
             value_range: The values that become black and white: "dtype" for the range of the dtype; "minmax" for the
                 smallest and the largest value of the image; "minmax-channel" for those of each channel; or (low, high).
+                None for the model's own: "minmax-channel" for micro-sam's models, else "dtype".
             bands: Three numbers, from 0, of the bands of a file, or channels of an array, that are red, green and blue.
 
         Warns:
@@ -448,50 +477,95 @@ class MobileSAM:
             TypeError: The argument is not an image.
             ValueError: The image is damaged or empty, has too many pixels, or has values outside the accepted range.
         """
-        value_range = checked_range(value_range)
+        value_range = checked_range(self.kind.value_range if value_range is None else value_range)
         photo = as_photo(image, image_format, value_range=value_range, bands=bands)
-        x, input_size = to_encoder_input(photo, threads=self._network.threads)
-        features = self.image_encoder(x, input_size)
+        x, input_size = to_encoder_input(photo, self._network.architecture, threads=self._network.threads)
+        features, hq_features = self._features(x, input_size)
+        return Embedding(features, photo.original_size, input_size, self, photo.name, value_range, hq_features)
+
+    def _features(
+        self, x: NDArray[np.float32], input_size: Size
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """The features of a canvas and, for Light HQ-SAM, the HQ features. Both are read-only."""
+        features, after_stage_1 = self.image_encoder.encode(x, input_size)
         features.flags.writeable = False
-        return Embedding(features, photo.original_size, input_size, self, photo.name, value_range)
+        if after_stage_1 is None or self.mask_decoder.hq is None:
+            return features, None
+        hq_features = self.mask_decoder.hq.features(features, after_stage_1)
+        hq_features.flags.writeable = False
+        return features, hq_features
+
+    def _maker(self) -> embedding_file.Maker:
+        return embedding_file.Maker(self.checkpoint.sha256, self.precision, self._network.architecture)
 
     def _masks(
-        self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False
+        self,
+        embedding: Embedding,
+        prompt: Prompt,
+        multimask: bool | None,
+        hq_token_only: bool = False,
+        *,
+        once: bool = False,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The mask scores (C,) and the low-resolution mask logits (C, 256, 256) of a prompt.
 
         With `once`, the decoder caches no feature maps of the image for further prompts. This is faster for a single
         prompt, and the result differs only by rounding.
         """
+        mode = self._mode(multimask, hq_token_only)
         image = self._image(embedding, prompt.mask_input, kept=not once)
-        (masks,) = self.mask_decoder.masks(image, [self._tokens(embedding, prompt)], multimask=multimask)
+        (masks,) = self.mask_decoder.masks(image, [self._tokens(embedding, prompt)], **mode)
         return masks
 
+    def _mode(self, multimask: bool | None, hq_token_only: bool) -> dict[str, bool]:
+        """The checked arguments of the mask decoder."""
+        self.kind.check_hq(hq_token_only)
+        return {"multimask": self.kind.multimask(multimask), "hq_token_only": bool(hq_token_only)}
+
     def _tokens(self, embedding: Embedding, prompt: Prompt) -> NDArray[np.float32]:
-        size = embedding.original_size
-        box = None if prompt.box is None else to_canvas(prompt.box.reshape(2, 2), size).reshape(4)
-        return self.prompt_encoder.sparse(to_canvas(prompt.points, size), prompt.labels, box)
+        size, architecture, box = embedding.original_size, self._network.architecture, None
+        if prompt.box is not None:
+            box = to_canvas(prompt.box.reshape(2, 2), size, architecture, corners=True).reshape(4)
+        return self.prompt_encoder.sparse(to_canvas(prompt.points, size, architecture), prompt.labels, box)
 
-    def _answer(self, embedding: Embedding, prompt: Prompt, multimask: bool, *, once: bool = False) -> Segmentation:
-        return _segmentation(embedding, prompt, *self._masks(embedding, prompt, multimask, once=once))
+    def _answer(
+        self,
+        embedding: Embedding,
+        prompt: Prompt,
+        multimask: bool | None,
+        hq_token_only: bool = False,
+        *,
+        once: bool = False,
+    ) -> Segmentation:
+        return _segmentation(embedding, prompt, *self._masks(embedding, prompt, multimask, hq_token_only, once=once))
 
-    def _answers(self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool) -> Iterator[Segmentation]:
+    def _answers(
+        self, embedding: Embedding, prompts: Sequence[Prompt], multimask: bool | None, hq_token_only: bool
+    ) -> Iterator[Segmentation]:
         """The segmentation of each prompt, in order. Prompts without a mask input share the image's feature maps."""
+        mode = self._mode(multimask, hq_token_only)  # checked now, before the first answer is asked for
+        return self._each_answer(embedding, prompts, mode)
+
+    def _each_answer(
+        self, embedding: Embedding, prompts: Sequence[Prompt], mode: dict[str, bool]
+    ) -> Iterator[Segmentation]:
         for shared, alike in groupby(prompts, key=lambda prompt: prompt.mask_input is None):
             group = list(alike)
             if not shared:
-                yield from (self._answer(embedding, prompt, multimask) for prompt in group)
+                yield from (self._answer(embedding, prompt, **mode) for prompt in group)
                 continue
             sparse = (self._tokens(embedding, prompt) for prompt in group)
-            answers = self.mask_decoder.masks(self._image(embedding), sparse, multimask=multimask)
+            answers = self.mask_decoder.masks(self._image(embedding), sparse, **mode)
             for prompt, answer in zip(group, answers, strict=True):
                 yield _segmentation(embedding, prompt, *answer)
 
     def _image(
         self, embedding: Embedding, mask_input: NDArray[np.float32] | None = None, *, kept: bool = True
     ) -> DecoderImage:
+        if self.kind.architecture.hq and embedding.hq_features is None:
+            raise ValueError("the embedding has no HQ features, which Light HQ-SAM needs: encode the image again")
         dense = None if mask_input is None else self.prompt_encoder.dense(mask_input)
-        return DecoderImage(embedding.features, dense, kept)
+        return DecoderImage(embedding.features, dense, kept, embedding.hq_features)
 
 
 def _segmentation(
@@ -506,35 +580,42 @@ _loaded_lock = ForkSafeLock()
 _unpickled: MobileSAM | None = None  # keeps the last unpickled model alive, because _loaded holds weak references
 
 
-def _embedding(features: NDArray[np.float32], *others: Any) -> Embedding:
-    features.flags.writeable = False
-    return Embedding(features, *others)
+def _embedding(*fields: Any) -> Embedding:
+    embedding = Embedding(*fields)
+    for array in (embedding.features, embedding.hq_features):
+        if array is not None:
+            array.flags.writeable = False
+    return embedding
 
 
-def _find_model(sha256: str, precision: str, path: str, threads: int, images: int) -> MobileSAM:
-    """Find a model by its checkpoint's SHA-256 and its precision, or load one.
+def _find_model(
+    sha256: str, precision: str, paths: tuple[Path, Path | None], threads: int, images: int, model: str
+) -> MobileSAM:
+    """Find a model by its checkpoint's SHA-256, its precision and its name, or load one.
 
-    The checkpoint can be in the package, in the download folder or at `path`. Raises CheckpointError if none of these
-    files has this SHA-256.
+    The checkpoint can be in the package, in the download folder or at `paths`, the paths of the checkpoint and of its
+    decoder file, if it has one. Raises CheckpointError if none of these files has this SHA-256.
     """
     global _unpickled
     with _loaded_lock:
         loaded = list(_loaded)
-    for model in loaded:
-        if model.precision == precision and model.checkpoint.sha256 == sha256:
-            return model
+    for each in loaded:
+        if (each.precision, each.kind.name) == (precision, model) and each.checkpoint.sha256 == sha256:
+            return each
     from ..checkpoints.reader import open_source  # imported here, because only unpickling needs this module
 
-    for source in (default_path(), *map(cached_path, filter(is_downloaded, PUBLISHED)), Path(path)):
+    complete = default_path(), *map(cached_path, filter(is_downloaded, PUBLISHED))
+    for source, decoder in (*((path, None) for path in complete), paths):
         try:
-            checkpoint = open_source(source)
+            checkpoint = open_source(source, decoder)
+            if checkpoint.sha256 == sha256:
+                network = Network(checkpoint, threads, resolve(precision), images=images, model=model)
+                _unpickled = MobileSAM(network.loaded())
+                return _unpickled
         except (CheckpointError, OSError):
             continue
-        if checkpoint.sha256 == sha256:
-            _unpickled = MobileSAM(Network(checkpoint, threads, resolve(precision), images=images).loaded())
-            return _unpickled
     raise CheckpointError(
-        f"{path}: the file is missing or has changed, and a pickled model, embedding or segmentation needs its "
+        f"{paths[0]}: the file is missing or has changed, and a pickled model, embedding or segmentation needs its "
         f"checkpoint with SHA-256 {sha256[:16]}...: load this checkpoint first, with "
         f"mobilesam.load(FILE, precision={precision!r})"
     )
@@ -546,13 +627,15 @@ def load(
     threads: int | None = None,
     precision: str | None = None,
     images: int = IMAGES,
+    model: str | None = None,
+    decoder: str | os.PathLike[str] | None = None,
 ) -> MobileSAM:
-    """Load a model.
+    """Load a model: MobileSAM, or another SAM with MobileSAM's encoder (docs/models.md).
 
     Args:
         weights: A checkpoint: a safetensors file that `mobilesam convert` wrote, or any other file that it reads, which
-            is then converted in memory. Or "mobile_sam" for the official checkpoint that `mobilesam download` fetched.
-            None for the packaged checkpoint.
+            is then converted in memory. Or the name of a published model that `mobilesam download` fetched, such as
+            "mobile_sam" or "lite_medsam". None for the packaged checkpoint.
         threads: Number of threads that a call uses. The results do not depend on this number. None for
             MOBILESAM_NUM_THREADS or, if this variable is not set, the number of CPUs that the process may use.
         precision: "fp32", "bf16", "int8", or "auto" for bf16 if it is faster on this CPU, else fp32. None for
@@ -561,13 +644,21 @@ def load(
         images: Number of images whose feature maps the decoder caches, 27 MB each. The first prompt on an image
             computes the maps, and further prompts reuse them. The maps of the least recently used image are dropped
             first.
+        model: Name of the published model that the file is, or was trained from: "tinysam", "vit_t_lm",
+            "vit_t_em_organelles", "mobile_sam", "mobilesamv2", "lite_medsam" or "sam_hq_vit_tiny". Some models have the
+            same tensors, but another value range or number of masks. None recognises downloaded and converted files and
+            published checksums, and otherwise takes the tensors' architecture.
+        decoder: A file with a prompt encoder and a mask decoder that replace those of `weights`, such as MobileSAMv2's
+            `Prompt_guided_Mask_Decoder.pt`.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is not a MobileSAM checkpoint. CheckpointError is a ValueError.
-        ValueError: The number of threads or of images is invalid, or the CPU does not support the precision.
+        CheckpointError: The file is not a checkpoint of these models, has not the architecture of `model`, or does not
+            fit `decoder`. CheckpointError is a ValueError.
+        ValueError: The number of threads or of images is invalid, the CPU does not support the precision, or there is
+            no such model.
     """
-    return MobileSAM(load_network(weights, threads, precision, images=images).loaded())
+    return MobileSAM(load_network(weights, threads, precision, images=images, model=model, decoder=decoder).loaded())
 
 
 _default_model = Once(lambda: load())
@@ -585,9 +676,10 @@ def segment(
     *,
     box: ArrayLike | None = None,
     mask_input: ArrayLike | None = None,
-    multimask: bool = True,
+    multimask: bool | None = None,
+    hq_token_only: bool = False,
     image_format: str = "RGB",
-    value_range: ValueRange = "dtype",
+    value_range: ValueRange | None = None,
     bands: Bands | None = None,
     model: MobileSAM | None = None,
 ) -> Segmentation:
@@ -600,7 +692,12 @@ def segment(
     Args:
         model: The model. None for the packaged checkpoint, which is loaded once per process.
     """
+    kind = MODELS[DEFAULT_MODEL] if model is None else model.kind  # the packaged checkpoint is loaded after the checks
+    kind.multimask(multimask)
+    kind.check_hq(hq_token_only)
+    value_range = kind.value_range if value_range is None else value_range
     photo = as_photo(image, image_format, value_range=value_range, bands=bands)
     prompt = check_prompt(photo.original_size, points, labels, box, mask_input)
     model = default_model() if model is None else model
-    return model._answer(model.encode(photo, value_range=value_range), prompt, multimask, once=True)
+    embedding = model.encode(photo, value_range=value_range)
+    return model._answer(embedding, prompt, multimask, hq_token_only, once=True)

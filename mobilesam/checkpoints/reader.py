@@ -13,6 +13,7 @@ import safetensors.numpy
 from .. import architecture
 from ..util.files import check_folder, sha256, whole_file
 from .batch_norm import fuse_batch_norm, unfused
+from .decoder_file import read_decoder
 from .errors import CheckpointError, listed
 from .fused import (
     FORMAT_VERSION,
@@ -25,7 +26,9 @@ from .fused import (
     kind_of,
     open_checkpoint,
 )
+from .models import choose_model
 from .onnx_pair import read_onnx_pair
+from .published import is_name, published_model
 from .shards import open_shards
 from .state_dict import Tensors, find_state_dict, warn_of_extra
 from .torch_file import read_torch
@@ -38,29 +41,38 @@ class ConvertedCheckpoint(dict[str, Array]):
 
     Attributes:
         path: the source.
+        decoder: the file that replaced the prompt encoder and the mask decoder, or None.
+        architecture: the architecture that the tensors have.
         metadata: the same entries as in a `Checkpoint`.
-        sha256: SHA-256 of the source, in hexadecimal.
+        sha256: SHA-256 of the source, in hexadecimal. With a decoder file, both SHA-256, joined by a comma.
     """
 
-    def __init__(self, source: PathLike) -> None:
-        super().__init__(read(source))
-        self.path = Path(source)
-        self.metadata = _metadata(_files(source), "fp32")
+    def __init__(self, source: PathLike, decoder: PathLike | None = None, model: str | None = None) -> None:
+        super().__init__(read(source, decoder))
+        self.path, self.decoder = Path(source), None if decoder is None else Path(decoder)
+        self.architecture = architecture.architecture_of({name: values.shape for name, values in self.items()})
+        self.metadata = _metadata(_all_files(source, decoder), "fp32", self, model)
         self.sha256 = self.metadata["source_sha256"]
 
 
-def open_source(source: PathLike) -> Checkpoint | ConvertedCheckpoint:
+def open_source(
+    source: PathLike | None, decoder: PathLike | None = None, model: str | None = None
+) -> Checkpoint | ConvertedCheckpoint:
     """Open a fused checkpoint. A source of any other format that `read` accepts is converted in memory.
 
-    Raises the errors of `read`.
+    The arguments and errors are those of `open_checkpoint` and `convert`.
     """
-    try:
-        return open_checkpoint(source)
-    except CheckpointError:
-        return ConvertedCheckpoint(source)
+    if decoder is None:
+        try:
+            return open_checkpoint(source)
+        except CheckpointError:
+            if is_name(source):
+                raise
+    file = open_checkpoint(source).path if source is None or is_name(source) else source
+    return ConvertedCheckpoint(file, decoder, model)
 
 
-def read(source: Source) -> dict[str, Array]:
+def read(source: Source, decoder: PathLike | None = None) -> dict[str, Array]:
     """Read a checkpoint of any accepted format.
 
     Args:
@@ -70,6 +82,8 @@ def read(source: Source) -> dict[str, Array]:
             - a safetensors file with such names, with BatchNorm or fused, or the index of its shards
               (`model.safetensors.index.json`);
             - an ONNX encoder/decoder pair: a sequence of two files, or the folder that holds them. Needs `onnx`.
+        decoder: a file with a prompt encoder and a mask decoder that replace those of the source, such as MobileSAMv2's
+            `Prompt_guided_Mask_Decoder.pt`. Only for sources of MobileSAM's architecture.
 
     Returns:
         The fused float32 tensors by reference name, in the order of the network. No tensor is missing, and all have
@@ -77,14 +91,31 @@ def read(source: Source) -> dict[str, Array]:
 
     Raises:
         FileNotFoundError: a file does not exist.
-        CheckpointError: the source is not a MobileSAM checkpoint of an accepted format. The message names the missing
-            modules, and the model that the source appears to hold.
+        CheckpointError: the source is not a checkpoint of an accepted model and format, or the decoder does not fit.
+            The message names the missing modules, and the model that the source appears to hold.
         ModuleNotFoundError: `onnx` is needed and not installed.
     """
-    return _read(_files(source))
+    tensors = _read(_files(source))
+    return tensors if decoder is None else _with_decoder(tensors, source, Path(decoder))
 
 
-def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp32"] = "fp16") -> Checkpoint:
+def _with_decoder(tensors: dict[str, Array], source: Source, decoder: Path) -> dict[str, Array]:
+    base = architecture.architecture_of({name: values.shape for name, values in tensors.items()})
+    if base is not architecture.MOBILE_SAM:
+        raise CheckpointError(f"{source}: a decoder file is for mobile_sam, and these tensors are of {base.name}")
+    (file,) = _files(decoder)
+    read = read_decoder(file, _mappings(file, kind_of(file)), architecture.expected_tensors())
+    return {name: read.get(name, values).astype(np.float32) for name, values in tensors.items()}
+
+
+def convert(
+    source: Source,
+    destination: PathLike,
+    *,
+    dtype: Literal["fp16", "fp32"] = "fp16",
+    model: str | None = None,
+    decoder: PathLike | None = None,
+) -> Checkpoint:
     """Convert a checkpoint to a fused checkpoint, and open the result. The file appears complete or not at all.
 
     Args:
@@ -92,37 +123,50 @@ def convert(source: Source, destination: PathLike, *, dtype: Literal["fp16", "fp
         destination: the file to write.
         dtype: "fp16" stores the weights of convolutions and linear layers as float16, everything else as float32.
             "fp32" stores everything as float32.
+        model: name of the published model that the source is, or was trained from. None to recognise the model.
+        decoder: see `read`.
 
     Raises:
-        CheckpointError: `read` raises it, or a weight exceeds float16's range.
+        CheckpointError: `read` raises it, a weight exceeds float16's range, or the tensors are not those of `model`.
         FileNotFoundError or ModuleNotFoundError: see `read`.
-        ValueError: `dtype` is neither "fp16" nor "fp32".
+        ValueError: `dtype` is neither "fp16" nor "fp32", or there is no such model.
         OSError: `destination` cannot be written.
     """
     if dtype not in ("fp16", "fp32"):
         raise ValueError(f"dtype must be 'fp16' or 'fp32', not {dtype!r}")
     destination = Path(destination)
     check_folder(destination)
-    files = _files(source)
-    tensors = _read(files)
+    files = _all_files(source, decoder)
+    tensors = read(source, decoder)
+    metadata = _metadata(files, dtype, tensors, model)
     if dtype == "fp16":
-        for name, spec in architecture.tensor_specs().items():
+        for name, spec in architecture.tensor_specs(architecture.ARCHITECTURES[metadata["architecture"]]).items():
             if spec.is_matrix:
                 with np.errstate(over="ignore"):
                     tensors[name] = tensors[name].astype(np.float16)
         check_finite(files[0], tensors, "fp16")
     with whole_file(destination) as partial:
-        partial.write_bytes(safetensors.numpy.save(tensors, _metadata(files, dtype)))
+        partial.write_bytes(safetensors.numpy.save(tensors, metadata))
     return Checkpoint(destination)
 
 
-def _metadata(files: Sequence[Path], dtype: str) -> dict[str, str]:
+def _metadata(files: Sequence[Path], dtype: str, tensors: Mapping[str, Array], model: str | None) -> dict[str, str]:
+    found = architecture.architecture_of({name: values.shape for name, values in tensors.items()})
+    checksums = [sha256(file) for file in files]
+    known = published_model(files[0].name, checksums[0]) if len(files) == 1 else None
+    inner = TensorFile(files[0]).metadata if kind_of(files[0]) == "safetensors" else {}
     return {
         "format_version": FORMAT_VERSION,
         "source": ", ".join(file.name for file in files),
-        "source_sha256": ", ".join(sha256(file) for file in files),
+        "source_sha256": ", ".join(checksums),
         "dtype": dtype,
+        "architecture": found.name,
+        "model": choose_model(model, found, inner, known, files[0]).name,
     }
+
+
+def _all_files(source: Source, decoder: PathLike | None) -> list[Path]:
+    return _files(source) + ([] if decoder is None else _files(decoder))
 
 
 def _files(source: Source) -> list[Path]:
@@ -145,18 +189,20 @@ def _files(source: Source) -> list[Path]:
 
 
 def _read(files: Sequence[Path]) -> dict[str, Array]:
-    path, expected = files[0], architecture.expected_tensors()
+    path = files[0]
     tensors: Mapping[str, Array]
     match kind_of(path):
         case "onnx":
-            tensors = read_onnx_pair(files)
+            tensors, expected = read_onnx_pair(files), architecture.expected_tensors()
             shapes = {name: values.shape for name, values in tensors.items()}
             check_shapes(path, shapes, expected)
         case kind:
-            state = find_state_dict(path, _mappings(path, kind), expected)
+            state = find_state_dict(path, _mappings(path, kind))
             shapes = state.shapes()
+            found = architecture.architecture_of(shapes)
+            expected = architecture.expected_tensors(found)
             wanted = unfused(expected) if any(".bn." in name for name in shapes) else expected
-            check_shapes(path, {name: shape for name, shape in shapes.items() if name in wanted}, wanted)
+            check_shapes(path, {name: shape for name, shape in shapes.items() if name in wanted}, wanted, found.title)
             warn_of_extra(path, [*(name for name in shapes if name not in wanted), *state.others()])
             tensors = {name: state[name] for name in wanted}
     integers = [name for name, values in tensors.items() if values.dtype.kind != "f"]

@@ -1,4 +1,4 @@
-"""Finding the state dict of MobileSAM among the mappings of a file, and naming other models by their tensors."""
+"""Finding the state dict of a model among the mappings of a file, and naming other models by their tensors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from ..architecture import architecture_of, expected_tensors
 from .errors import CheckpointError, listed
 from .fused import Array, Shapes
 
@@ -72,15 +73,14 @@ class StateDict(Mapping[str, Array]):
         return len(self._names)
 
 
-def find_state_dict(path: Path, mappings: Sequence[Tensors], expected: Shapes) -> StateDict:
-    """Find the mapping whose names are the expected names after a common prefix.
+def find_state_dict(path: Path, mappings: Sequence[Tensors]) -> StateDict:
+    """Find the mapping whose names are those of a model after a common prefix.
 
     If several mappings fit, the first counts.
 
     Args:
         path: The file, for messages.
         mappings: The mappings of the file, the outermost first.
-        expected: Names that are needed. Their shapes are not compared.
 
     Raises:
         CheckpointError: No mapping has tensors of a SAM with a TinyViT encoder. The message tells which model the file
@@ -93,7 +93,12 @@ def find_state_dict(path: Path, mappings: Sequence[Tensors], expected: Shapes) -
         shapes = {name: shape for tensors in mappings for name, shape in tensors.shapes().items()}
         reason = f"it looks like {appearance(shapes)}" if shapes else "it holds no mapping from names to tensors"
         raise CheckpointError(f"{path}: not a MobileSAM checkpoint: {reason}")
-    return min(found, key=lambda state: len(expected.keys() - state.keys()))
+    return min(found, key=_missing)
+
+
+def _missing(state: StateDict) -> int:
+    """The number of tensors of a fused checkpoint that the state dict lacks by name."""
+    return len(expected_tensors(architecture_of(state.shapes())).keys() - state.keys())
 
 
 def warn_of_extra(path: Path, names: Sequence[str]) -> None:

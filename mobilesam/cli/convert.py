@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..checkpoints.published import PUBLISHED
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
@@ -21,11 +23,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="fp16",
         help="dtype of convolution and linear weights; all other tensors are fp32 (default: %(default)s)",
     )
+    add(
+        "--model",
+        metavar="NAME",
+        help="the published model that the file is, or was trained from, if its tensors do not tell: "
+        f"{', '.join(PUBLISHED)}",
+    )
+    add(
+        "--decoder",
+        metavar="FILE",
+        help="a file with another prompt encoder and mask decoder, such as MobileSAMv2's Prompt_guided_Mask_Decoder.pt",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints.reader import convert
 
-    convert(arguments.sources, arguments.output, dtype=arguments.dtype)
-    print(f"{arguments.output}: {arguments.output.stat().st_size} bytes, {arguments.dtype}")
+    made = convert(
+        arguments.sources, arguments.output, dtype=arguments.dtype, model=arguments.model, decoder=arguments.decoder
+    )
+    size = f"{arguments.output.stat().st_size} bytes"
+    print(f"{arguments.output}: {size}, {arguments.dtype}, {made.metadata['model']} ({made.architecture.name})")
     return 0

@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     model = load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
     generator = MaskGenerator(model, **parameters, output_mode="coco_rle")
+    value_range = arguments.value_range or model.kind.value_range
     left = [path for path in files if not (arguments.resume and all(file.is_file() for file in files[path]))]
     written = failed = 0
     try:
@@ -85,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
             note = f"{path.name}, {written + failed + 1} of {len(left)}"
             started = time.perf_counter()
             try:
-                photo = open_rgb(path, value_range=arguments.value_range, bands=arguments.bands)
+                photo = open_rgb(path, value_range=value_range, bands=arguments.bands)
                 records = _records(photo, generator, note)
             except (MemoryError, OSError, TypeError, ValueError) as error:
                 if len(images) == 1:

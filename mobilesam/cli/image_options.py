@@ -12,11 +12,10 @@ def add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--value-range",
         type=_argument(parse_range),
-        default="dtype",
         metavar="RANGE",
         help="values that become black and white: minmax for the image's smallest and largest value, minmax-channel "
-        "for those of each channel, or LOW,HIGH (with a negative LOW as --value-range=LOW,HIGH); default: the range of "
-        "the file's type, such as 0 to 65535",
+        "for those of each channel, or LOW,HIGH (with a negative LOW as --value-range=LOW,HIGH); default: the "
+        "model's own, usually dtype, the range of the file's type, such as 0 to 65535",
     )
     parser.add_argument(
         "--bands",

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from ..checkpoints.models import choose_model
 from ..checkpoints.published import PUBLISHED, is_downloaded
 from ..util.console import without_home
 from ..version import __version__
@@ -16,6 +17,9 @@ from ..version import __version__
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = "Show versions, CPU, ISA, threads and checkpoint, as a Markdown block to paste into an issue."
     parser.set_defaults(run=run)
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the checkpoint to describe, by file or name (default: the packaged one)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -25,11 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     import PIL
 
     from .. import kernels
-    from ..checkpoints.fused import open_checkpoint
+    from ..checkpoints.reader import open_source
     from ..network.precision import fastest
     from ..util.host import cpu_name
 
-    checkpoint = open_checkpoint(None)
+    checkpoint = open_source(arguments.weights)
+    model = choose_model(None, checkpoint.architecture, checkpoint.metadata, None, checkpoint.path)
     facts = {
         "mobilesam": __version__,
         "python": f"{platform.python_version()} ({without_home(Path(sys.executable))})",
@@ -45,7 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
         **{name: value for name, value in sorted(os.environ.items()) if name.startswith("MOBILESAM_")},
         "downloaded": ", ".join(name for name in PUBLISHED if is_downloaded(name)) or "none",
         "checkpoint": without_home(checkpoint.path),
-        **{f"  {name}": value for name, value in sorted(checkpoint.metadata.items())},
+        **{
+            f"  {name}": value
+            for name, value in sorted(
+                {**checkpoint.metadata, "architecture": checkpoint.architecture.name, "model": model.name}.items()
+            )
+        },
     }
     width = 2 + max(map(len, facts))
     print("```", *(f"{name:<{width}}{value}" for name, value in facts.items()), "```", sep="\n")

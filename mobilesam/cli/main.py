@@ -16,8 +16,9 @@ from . import startup
 COMMANDS = {
     "segment": "segment one object in one or many photos, given points or a box",
     "everything": "find all masks in photos, without a prompt",
+    "volume": "segment objects in medical volumes, given boxes",
     "serve": "serve a local web page to segment photos by clicking, and an HTTP API",
-    "download": "download the official checkpoint, for --weights mobile_sam",
+    "download": "download a published checkpoint, for --weights NAME",
     "convert": "convert a checkpoint to this package's safetensors format",
     "bench": "time this package on this machine, against ONNX Runtime if it is installed",
     "completion": "print a script that completes this command's words in a shell",

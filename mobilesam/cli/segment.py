@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ from .many.batch import add_keep_extension, is_many
 from .written_prompt import Coordinate, WrittenPrompt, coordinates
 
 if TYPE_CHECKING:
+    from ..checkpoints.models import Model
+    from ..images.rgb_photo import Photo
     from .many.outputs import Kind
 
 
@@ -74,7 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_keep_extension(parser)
     add("--resume", action="store_true", help="for many images: skip prompts whose output files exist already")
-    add("--single", action="store_true", help="predict one mask (token 0) instead of the best of three")
+    add(
+        "--single",
+        action="store_true",
+        help="predict one mask (token 0), also if the model was trained to predict three",
+    )
     add_image_options(parser)
     add_model(parser)
 
@@ -130,7 +135,12 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     from ..images.photo import allow_large_photos, read_photo
 
     allow_large_photos()
-    read = partial(read_photo, image, value_range=arguments.value_range, bands=arguments.bands)
+
+    def read(model: Model) -> Photo:
+        return read_photo(
+            image, model.architecture, value_range=arguments.value_range or model.value_range, bands=arguments.bands
+        )
+
     reading, network = startup.read_and_load(read, arguments.weights, arguments.threads, arguments.precision)
     from ..api.model import MobileSAM, segment
     from .many import outputs  # imported here, while a background thread loads the network's layers
@@ -139,7 +149,7 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     for kind, path in files:
         outputs.check(kind, path, style)
     model, photo = MobileSAM(network), reading.result()
-    result = segment(photo, **prompt.on(*photo.rgb.size), multimask=not arguments.single, model=model)
+    result = segment(photo, **prompt.on(*photo.rgb.size), multimask=False if arguments.single else None, model=model)
     outputs.write(files, result, photo.rgb, image, style)
     area = int(result.mask.sum())
     print(

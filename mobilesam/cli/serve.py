@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             Limits(images=arguments.images),
             hosts=arguments.allow_host,
             root_path=root_path,
-            opening=Opening(arguments.value_range, arguments.bands),
+            opening=Opening(arguments.value_range or model.kind.value_range, arguments.bands),
         )
         address = server.address(listener)
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..checkpoints.models import Model
     from ..images.rgb_photo import Photo
     from ..network.loading import Network
 
@@ -53,18 +54,22 @@ def short_switch_interval() -> Iterator[None]:
 
 
 def read_and_load(
-    read: Callable[[], Photo], weights: str | None, threads: int | None, precision: str | None
+    read: Callable[[Model], Photo], weights: str | None, threads: int | None, precision: str | None
 ) -> tuple[Future[Photo], Network]:
-    """Start to read the photo in a background thread, then start to load the network.
+    """Start to read the photo in a background thread, and start to load the network.
 
-    Reading starts first, because `images/photo.py` reads photos without NumPy. `read` reads the photo.
+    `read` reads the photo for a model. The packaged checkpoint's model is known, so that reading starts first, because
+    `images/photo.py` reads photos without NumPy. For other weights, reading starts when the file is opened, because the
+    model decides how images are opened and resized.
 
     Returns:
         A future of the photo, and the network. The network's layers continue to load while the image is encoded.
     """
+    from ..checkpoints.models import DEFAULT_MODEL, MODELS
     from ..util.deferred import in_background
 
-    reading = in_background(read)
+    reading = in_background(lambda: read(MODELS[DEFAULT_MODEL])) if weights is None else None
     from ..network.loading import load_network  # imported here, while a background thread reads the photo
 
-    return reading, load_network(weights, threads, precision, in_order=True)
+    network = load_network(weights, threads, precision, in_order=True)
+    return reading or in_background(lambda: read(network.model)), network

@@ -1,4 +1,4 @@
-"""The reference's `sam_model_registry`. It has one entry, "vit_t", which is MobileSAM.
+"""The reference's `sam_model_registry`: "vit_t", and "vit_tiny" as in the package segment-anything-hq.
 
 Source: the reference's build_sam.py.
 """
@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable
 
 from .. import kernels
-from ..checkpoints.fused import open_checkpoint
 from ..checkpoints.reader import open_source
 from ..network.loading import Network
 from ..network.precision import resolve
@@ -26,8 +25,7 @@ def build_sam_vit_t(checkpoint: str | os.PathLike[str] | None = None) -> Sam:
         FileNotFoundError: There is no such file.
         CheckpointError: The file is not a MobileSAM checkpoint. CheckpointError is a ValueError.
     """
-    opened = open_checkpoint() if checkpoint is None else open_source(checkpoint)
-    return Sam(Network(opened, kernels.threads.default_threads(), resolve(None)).loaded())
+    return Sam(Network(open_source(checkpoint), kernels.threads.default_threads(), resolve(None)).loaded())
 
 
 build_sam = build_sam_vit_t
@@ -38,4 +36,4 @@ class _Registry(dict[str, Callable[..., Sam]]):
         raise KeyError(f"{name}: this package has only {' and '.join(self)}")
 
 
-sam_model_registry = _Registry(vit_t=build_sam_vit_t)
+sam_model_registry = _Registry(vit_t=build_sam_vit_t, vit_tiny=build_sam_vit_t)

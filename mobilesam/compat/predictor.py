@@ -17,9 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from .. import kernels
 from ..api.everything import MASK_THRESHOLD
 from ..api.model import Embedding, MobileSAM
-from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
+from ..architecture import EMBED_DIM, EMBED_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
 from ..images.arrays import ImageLike
-from ..images.geometry import Size
+from ..images.geometry import Size, to_canvas
 from ..images.photo import IMAGE_FORMATS
 from ..images.value_range import Bands, ValueRange
 from ..kernels.core.check import F32
@@ -41,7 +41,7 @@ class SamPredictor:
         if not isinstance(sam_model, MobileSAM):
             raise TypeError(f"sam_model must be a MobileSAM from mobilesam.load(), got {type(sam_model).__name__}")
         self.model = sam_model
-        self.transform = ResizeLongestSide(IMG_SIZE)
+        self.transform = ResizeLongestSide(sam_model.canvas_size[0])
         self._image = _NOTHING
 
     def set_image(
@@ -49,7 +49,7 @@ class SamPredictor:
         image: ImageLike,
         image_format: str = "RGB",
         *,
-        value_range: ValueRange = "dtype",
+        value_range: ValueRange | None = None,
         bands: Bands | None = None,
     ) -> None:
         """Encode an image for the predictions that follow. After an error, the previous image remains set.
@@ -72,23 +72,27 @@ class SamPredictor:
         """Encode an image that `transform` has resized.
 
         Args:
-            transformed_image: (1, 3, h, w), values from 0 to 255, with a longer side of 1024.
+            transformed_image: (1, 3, h, w), values from 0 to 255, with a longer side of 1024, or 256 for LiteMedSAM.
             original_image_size: (H, W) of the image before resizing.
 
         Raises:
-            AssertionError: The shape of `transformed_image` is not (1, 3, h, w) with a longer side of 1024.
+            AssertionError: The shape of `transformed_image` is not (1, 3, h, w) with this longer side.
         """
-        shape = tuple(transformed_image.shape)
-        if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != IMG_SIZE:
-            raise AssertionError(f"set_torch_image input must be 1CHW with long side {IMG_SIZE}, is {shape}.")
+        shape, side = tuple(transformed_image.shape), self.transform.target_length
+        if len(shape) != 4 or shape[:2] != (1, 3) or max(shape[2:]) != side:
+            raise AssertionError(f"set_torch_image input must be 1CHW with long side {side}, is {shape}.")
         height, width = shape[2:]
         rgb = np.asarray(transformed_image, np.float32)[0].transpose(1, 2, 0)
-        x = np.zeros((IMG_SIZE, IMG_SIZE, 3), np.float32)
-        x[:height, :width] = (rgb - np.array(PIXEL_MEAN, np.float32)) / np.array(PIXEL_STD, np.float32)
-        features = self.model.image_encoder(x, (height, width))
-        features.flags.writeable = False
+        if self.model.kind.architecture.preprocessing == "min_max":
+            shift, scale = rgb.min(), max(np.ptp(rgb), np.float32(1e-8))
+        else:
+            shift, scale = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
+        x = np.zeros((side, side, 3), np.float32)
+        x[:height, :width] = (rgb - shift) / scale
+        features, hq_features = self.model._features(x, (height, width))
         old_h, old_w = original_image_size
-        self._set(Embedding(features, (int(old_h), int(old_w)), (height, width), self.model))
+        size = int(old_h), int(old_w)
+        self._set(Embedding(features, size, (height, width), self.model, hq_features=hq_features))
 
     def _set(self, embedding: Embedding) -> None:
         self._image = _Image(True, embedding.features, embedding.original_size, embedding.input_size, embedding)
@@ -99,8 +103,9 @@ class SamPredictor:
         point_labels: ArrayLike | None = None,
         box: ArrayLike | None = None,
         mask_input: ArrayLike | None = None,
-        multimask_output: bool = True,
+        multimask_output: bool | None = None,
         return_logits: bool = False,
+        hq_token_only: bool = False,
     ) -> Answers:
         """Predict the masks for one prompt. As in the reference, the prompt may be empty.
 
@@ -109,8 +114,11 @@ class SamPredictor:
             point_labels: (N,), 1 for a point on the object, 0 for a point not on it, -1 for a padding point.
             box: (4,) or (1, 4), (x0, y0, x1, y1) in pixels of the image.
             mask_input: (1, 256, 256) logits of an earlier prediction.
-            multimask_output: Predict three masks. If false, predict one.
+            multimask_output: Predict three masks. If false, predict one. None for the mode that the model was trained
+                for: three masks, as in the reference, but one for LiteMedSAM. Light HQ-SAM predicts one mask either
+                way, see `Embedding.segment`.
             return_logits: Return mask logits instead of masks.
+            hq_token_only: For Light HQ-SAM, predict the HQ token's mask alone.
 
         Returns:
             masks: (C, H, W) bool, or float32 logits with `return_logits`.
@@ -123,18 +131,18 @@ class SamPredictor:
             TypeError, ValueError: An argument has an invalid type or shape, or is not finite.
         """
         embedding = self._require_embedding(_NO_IMAGE)
-        size = embedding.original_size
+        size, architecture = embedding.original_size, self.model.kind.architecture
         if point_coords is not None:
-            point_coords = self.transform.apply_coords(_numbers(point_coords, "point_coords", "N", 2), size)[None]
+            point_coords = to_canvas(_numbers(point_coords, "point_coords", "N", 2), size, architecture)[None]
             if point_labels is not None:
                 point_labels = _numbers(point_labels, "point_labels", point_coords.shape[1])[None]
         if box is not None:
             box = _numbers(np.reshape(box, -1) if np.shape(box) == (1, 4) else box, "box", 4)
-            box = self.transform.apply_boxes(box, size)
+            box = to_canvas(box.reshape(2, 2), size, architecture, corners=True).reshape(1, 4)
         if mask_input is not None:
             mask_input = _numbers(mask_input, "mask_input", 1, LOW_RES, LOW_RES)[None]
         prompts, masks = _checked_batch(point_coords, point_labels, box, mask_input)
-        answers = _predict(embedding, prompts, masks, multimask_output, return_logits)
+        answers = _predict(embedding, prompts, masks, multimask_output, return_logits, hq_token_only)
         return answers[0][0], answers[1][0], answers[2][0]
 
     def predict_torch(
@@ -143,8 +151,9 @@ class SamPredictor:
         point_labels: Any = None,
         boxes: Any = None,
         mask_input: Any = None,
-        multimask_output: bool = True,
+        multimask_output: bool | None = None,
         return_logits: bool = False,
+        hq_token_only: bool = False,
     ) -> tuple[Any, Any, Any]:
         """Predict the masks for a batch of B prompts, given as arrays or tensors.
 
@@ -155,6 +164,7 @@ class SamPredictor:
             mask_input: (B, 1, 256, 256), or (1, 1, 256, 256) for all prompts.
             multimask_output: See `predict`.
             return_logits: See `predict`.
+            hq_token_only: See `predict`.
 
         Returns:
             Masks (B, C, H, W), scores (B, C) and mask logits (B, C, 256, 256). They are tensors if any argument is a
@@ -166,7 +176,7 @@ class SamPredictor:
         embedding = self._require_embedding(_NO_IMAGE)
         given = (point_coords, point_labels, boxes, mask_input)
         prompts, masks = _checked_batch(*given)
-        answers = _predict(embedding, prompts, masks, multimask_output, return_logits)
+        answers = _predict(embedding, prompts, masks, multimask_output, return_logits, hq_token_only)
         one, two, three = tensors_for(given, *answers)
         return one, two, three
 
@@ -231,7 +241,9 @@ class SamPredictor:
 
     @input_size.setter
     def input_size(self, size: Sequence[int] | None) -> None:
-        self._image = replace(self._image, input_size=_size(size, "input_size", IMG_SIZE), embedding=None)
+        self._image = replace(
+            self._image, input_size=_size(size, "input_size", self.transform.target_length), embedding=None
+        )
 
     @property
     def device(self) -> str:
@@ -313,11 +325,14 @@ def _predict(
     embedding: Embedding,
     prompts: list[_OnePrompt],
     mask_input: F32 | None,
-    multimask_output: bool,
+    multimask_output: bool | None,
     return_logits: bool,
+    hq_token_only: bool,
 ) -> Answers:
     """Predict masks for a batch of prompts. `mask_input` is (B, 256, 256), or (1, 256, 256) for all prompts."""
-    model, count = embedding.model, 3 if multimask_output else 1
+    model = embedding.model
+    mode = model._mode(multimask_output, hq_token_only)
+    count = 3 if mode["multimask"] and not model.kind.architecture.hq else 1
     masks = np.empty((len(prompts), count, *embedding.original_size), np.float32 if return_logits else np.bool_)
     scores = np.empty((len(prompts), count), np.float32)
     low_res = np.empty((len(prompts), count, LOW_RES, LOW_RES), np.float32)
@@ -331,13 +346,14 @@ def _predict(
         for answer in model.mask_decoder.masks(
             model._image(embedding, mask),
             group,
-            multimask=multimask_output,
+            **mode,
         )
     )
     for i, answer in enumerate(answers):
         scores[i], low_res[i] = answer
         kernels.resize_logits(
             low_res[i],
+            padded=model.canvas_size,
             crop=embedding.input_size,
             size=embedding.original_size,
             threshold=None if return_logits else MASK_THRESHOLD,

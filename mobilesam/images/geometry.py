@@ -1,13 +1,13 @@
 """Sizes and coordinates on the model's canvas. Imports NumPy only when coordinates are converted.
 
-Source: the reference's utils/transforms.py.
+Source: the reference's utils/transforms.py, and LiteMedSAM's CVPR24_LiteMedSAM_infer.py.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..architecture import IMG_SIZE
+from ..architecture import IMG_SIZE, MOBILE_SAM, Architecture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,21 +25,30 @@ def resized_size(height: int, width: int, longest: int = IMG_SIZE) -> Size:
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
-def to_canvas(xy: NDArray[np.float64], size: Size) -> NDArray[np.float32]:
+def to_canvas(
+    xy: NDArray[np.float64], size: Size, architecture: Architecture = MOBILE_SAM, *, corners: bool = False
+) -> NDArray[np.float32]:
     """Convert points from pixels of the image to pixels of the canvas.
 
-    Source: `apply_coords` of the reference's utils/transforms.py. A Python loop is used, because NumPy's first product
-    in a process takes longer than the loop over a few points.
+    Source: `apply_coords` of the reference's utils/transforms.py; `resize_box_to_256` of LiteMedSAM. A Python loop is
+    used, because NumPy's first product in a process takes longer than the loop over a few points.
 
     Args:
         xy: (P, 2) float64, one (x, y) per row.
         size: (h, w) of the image.
+        architecture: The architecture, whose canvas is meant.
+        corners: Whether the points are corners of boxes. LiteMedSAM truncates corners to whole pixels.
 
     Returns:
         (P, 2) float32.
     """
     import numpy as np  # imported here, because `images/photo.py` uses this module without NumPy
 
-    (new_h, new_w), (h, w) = resized_size(*size), size
+    (new_h, new_w), (h, w) = resized_size(*size, architecture.img_size), size
     across, down = new_w / w, new_h / h
-    return np.array([(x * across, y * down) for x, y in xy.tolist()], np.float32).reshape(-1, 2)
+    points = [(x * across, y * down) for x, y in xy.tolist()]
+    if architecture.preprocessing == "min_max":
+        scale = architecture.img_size / max(size)
+        points = [(x * scale, y * scale) for x, y in xy.tolist()]
+        points = [(int(x), int(y)) for x, y in points] if corners else points
+    return np.array(points, np.float32).reshape(-1, 2)

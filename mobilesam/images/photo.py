@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from PIL import Image
 
+from ..architecture import MOBILE_SAM, Architecture
 from ..util.files import image_path
 from .files import MAX_PIXELS_VARIABLE, decode, ignore_logged_errors
 from .rgb_photo import Photo
@@ -36,10 +37,17 @@ def as_photo(
     return image if isinstance(image, Photo) else Photo(rgb, file_name(image))
 
 
-def read_photo(image: ImageLike, *, value_range: ValueRange = "dtype", bands: Bands | None = None) -> Photo:
-    """Open an image as a Photo, and resize it for the model's canvas now instead of on first access."""
+def read_photo(
+    image: ImageLike,
+    architecture: Architecture = MOBILE_SAM,
+    *,
+    value_range: ValueRange = "dtype",
+    bands: Bands | None = None,
+) -> Photo:
+    """Open an image as a Photo. For MobileSAM's canvas, resize it now instead of on first access."""
     photo = as_photo(image, value_range=value_range, bands=bands)
-    _ = photo.resized
+    if architecture.preprocessing == "mean_std":
+        _ = photo.resized
     return photo
 
 

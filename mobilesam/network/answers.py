@@ -102,10 +102,12 @@ class Candidates:
 
     Attributes:
         scores: (K,), the predicted IoU of each candidate.
+        hyper: (K, 32), the output of each candidate's hypernetwork. With Light HQ-SAM one row more, that of the HQ
+            token.
     """
 
     scores: F32
-    _hyper: F32  # (K, 32)
+    hyper: F32
     _sources: list[F32]  # the arrays that masks are computed from
     _decode_plan: DecodePlan
     _run: int  # the number of the run of _decode_plan that has computed this prompt
@@ -123,7 +125,20 @@ class Candidates:
         Raises:
             RuntimeError: the plan has decoded later prompts since, and has overwritten the arrays of these candidates.
         """
-        hyper = self._hyper if wanted is None else self._hyper[list(wanted)]
+        return self.products(self.hyper if wanted is None else self.hyper[list(wanted)])
+
+    def products(self, hyper: F32) -> F32:
+        """Multiply the upscaled image of the prompt by rows of 32 numbers.
+
+        Args:
+            hyper: (W, 32) float32. The identity (32, 32) gives the upscaled image's channels.
+
+        Returns:
+            (W, 256, 256).
+
+        Raises:
+            RuntimeError: see `draw`.
+        """
         image, plan = self._decode_plan.image, self._decode_plan.plan
         key = type(image), tuple(array.shape for array in self._sources), len(hyper)
         draw_plan = self._draw_plans.take(key, lambda: DrawPlan(image, len(hyper), plan))

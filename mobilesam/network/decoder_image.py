@@ -26,11 +26,13 @@ class DecoderImage:
         features: (64, 64, 256), the image embedding.
         dense: (64, 64, 256), the embedding of the prompt's mask. None if the prompt has no mask.
         kept: whether to keep the image's maps (channel-major projections) for further prompts.
+        hq: (256, 256, 32), the HQ features of the image. None if the architecture has no HQ token.
     """
 
     features: F32
     dense: F32 | None = None
     kept: bool = True
+    hq: F32 | None = None
 
 
 class PlannedImage(Protocol):

@@ -13,7 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import kernels
-from ..architecture import IMG_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, STAGES, Stage, attention_bias_index
+from ..architecture import (
+    LAYER_NORM_2D_EPS,
+    LAYER_NORM_EPS,
+    MOBILE_SAM,
+    STAGES,
+    Architecture,
+    Stage,
+    attention_bias_index,
+)
 from ..kernels import WinogradPanels
 from ..util.deferred import Deferred
 from .parameters import F32, Parameters
@@ -21,15 +29,25 @@ from .zero_canvas import PARTIAL_LAYERS, PartialCanvas
 
 
 class PatchEmbed:
-    """Two 3×3 convolutions of stride 2 with a GELU between them: (1024, 1024, 3) to (256, 256, 64)."""
+    """Two convolutions with a GELU between them, from the canvas (S, S, 3) to (256, 256, 64).
 
-    def __init__(self, p: Parameters) -> None:
+    MobileSAM's kernels are 3×3 with stride 2, and LiteMedSAM's kernels are 1×1 with stride 1.
+
+    Attributes:
+        stride: stride of each convolution.
+    """
+
+    def __init__(self, p: Parameters, stride: int) -> None:
+        self.stride = stride
         # The first convolution is fp32 in every precision, because bf16 or int8 would lose most accuracy here.
         self.conv1 = p.conv("seq.0.c", precision="fp32")
         self.conv2 = p.conv("seq.2.c")
 
     def __call__(self, x: F32, threads: int) -> F32:
         c1, c2 = self.conv1, self.conv2
+        if self.stride == 1:
+            x = kernels.conv2d(x, c1.weight, c1.bias, activation="gelu", threads=threads)
+            return kernels.conv2d(x, c2.weight, c2.bias, threads=threads)
         return kernels.patch_embed(x, c1.weight, c1.bias, c2.weight, c2.bias, threads=threads)
 
 
@@ -136,16 +154,15 @@ class Neck:
 
 
 class ImageEncoder:
-    """The image encoder: a canvas (1024, 1024, 3) to features (64, 64, 256), both float32.
+    """The image encoder: a canvas (S, S, 3) to features (64, 64, 256), both float32. S is the architecture's img_size.
 
     The encoder is immutable once it is loaded.
 
     Attributes:
+        img_size: side of the canvas in pixels.
         partial_canvas: encoders for photos that do not fill the canvas, by the axis that is not filled (0 rows,
             1 columns).
     """
-
-    img_size = IMG_SIZE
 
     def __init__(
         self,
@@ -154,6 +171,7 @@ class ImageEncoder:
         precision: str = "fp32",
         *,
         thread: Executor | None = None,
+        architecture: Architecture = MOBILE_SAM,
     ) -> None:
         """Load the layers, or begin to load the layers in the executor ``thread``.
 
@@ -163,10 +181,11 @@ class ImageEncoder:
             precision: precision of the products, one of `precision.PRECISIONS`.
             thread: executor that loads the layers in their order. The encoder waits for a layer only when it uses the
                 layer. If None, the constructor loads all layers before it returns.
+            architecture: the architecture of the network.
         """
         p = Parameters(weights, precision) / "image_encoder"
-        self.threads = threads
-        self._patch_embed = Deferred(thread, PatchEmbed, p / "patch_embed")
+        self.threads, self.img_size, self._hq = threads, architecture.img_size, architecture.hq
+        self._patch_embed = Deferred(thread, PatchEmbed, p / "patch_embed", architecture.patch_stride)
         self._layers = [
             Deferred(thread, EncoderLayer, p / "layers" / i, stage, following)
             for i, (stage, following) in enumerate(zip(STAGES, [*STAGES[1:], None]))
@@ -197,7 +216,7 @@ class ImageEncoder:
         """Encode a canvas.
 
         Args:
-            x: canvas (1024, 1024, 3) float32, normalised, zero-padded at the bottom and right.
+            x: canvas (S, S, 3) float32, normalised, zero-padded at the bottom and right.
             filled: (h, w), the height and width of a photo that does not fill the canvas. Rows of x from h on and
                 columns from w on must be zero. The encoder then skips most of the zero part of the canvas. The features
                 are the same with and without ``filled``, bit for bit.
@@ -206,10 +225,21 @@ class ImageEncoder:
             Features (64, 64, 256) float32.
 
         Raises:
-            TypeError or ValueError: x is not a float32 array of shape (1024, 1024, 3).
+            TypeError or ValueError: x is not a float32 array of shape (S, S, 3).
         """
-        if x.shape != (IMG_SIZE, IMG_SIZE, 3):
-            raise ValueError(f"x: expected shape {(IMG_SIZE, IMG_SIZE, 3)}, got {x.shape}")
+        features, _ = self.encode(x, filled)
+        return features
+
+    def encode(self, x: F32, filled: tuple[int, int] | None = None) -> tuple[F32, F32 | None]:
+        """Encode a canvas. Arguments and errors are those of a call.
+
+        Returns:
+            The features (64, 64, 256) float32. For Light HQ-SAM also the map (64, 64, 160) float32 after stage 1, else
+            None.
+        """
+        shape = (self.img_size, self.img_size, 3)
+        if x.shape != shape:
+            raise ValueError(f"x: expected shape {shape}, got {x.shape}")
         y = None
         for canvas, lines in zip(self.partial_canvas, filled or x.shape):
             y = canvas(x, lines) if y is None else y
@@ -217,6 +247,7 @@ class ImageEncoder:
             y = self.patch_embed(x, self.threads)
             for layer in self._layers[:PARTIAL_LAYERS]:
                 y = layer()(y, self.threads)
+        after_stage_1 = y.copy() if self._hq else None  # a copy, because the blocks change their input
         for layer in self._layers[PARTIAL_LAYERS:]:
             y = layer()(y, self.threads)
-        return self.neck(y, self.threads)
+        return self.neck(y, self.threads), after_stage_1

@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .. import kernels
+from ..architecture import Architecture
 from ..checkpoints.errors import CheckpointError
 from ..checkpoints.fused import Checkpoint, open_checkpoint
-from ..checkpoints.published import PUBLISHED
+from ..checkpoints.models import Model, choose_model, model_named
+from ..checkpoints.published import is_name
 from ..util.deferred import Deferred
 from .image_encoder import ImageEncoder
 from .precision import decoder_precision, resolve
@@ -36,6 +38,8 @@ class Network:
         threads: number of threads of each kernel call.
         precision: the image encoder's precision, one of `precision.PRECISIONS`.
         images: number of images whose maps (channel-major projections) the decoder keeps.
+        architecture: the architecture of the checkpoint.
+        model: the published model that the checkpoint is, or was trained from.
     """
 
     def __init__(
@@ -46,11 +50,16 @@ class Network:
         *,
         in_order: bool = False,
         images: int = IMAGES,
+        model: str | None = None,
     ) -> None:
         self.checkpoint, self.threads, self.precision, self.images = checkpoint, threads, precision, images
+        self.architecture: Architecture = checkpoint.architecture
+        self.model: Model = choose_model(model, self.architecture, checkpoint.metadata, None, checkpoint.path)
         encoder_thread = ThreadPoolExecutor(1)
         decoder_thread = ThreadPoolExecutor(1) if threads > 1 and not in_order else encoder_thread
-        self.image_encoder = ImageEncoder(checkpoint, threads, precision, thread=encoder_thread)
+        self.image_encoder = ImageEncoder(
+            checkpoint, threads, precision, thread=encoder_thread, architecture=self.architecture
+        )
         self._others = Deferred(decoder_thread, self._load_others)
         self._unmapped = Deferred(encoder_thread, self._unmap)
         for thread in (encoder_thread, decoder_thread):
@@ -61,10 +70,16 @@ class Network:
         from .mask_decoder import MaskDecoder
         from .prompt_encoder import PromptEncoder
 
-        prompts = PromptEncoder(self.checkpoint, self.threads)
+        prompts = PromptEncoder(self.checkpoint, self.threads, self.architecture.img_size)
         precision = decoder_precision(self.precision)
         return prompts, MaskDecoder(
-            self.checkpoint, prompts.dense_pe(), prompts.no_mask_embed, self.threads, precision, images=self.images
+            self.checkpoint,
+            prompts.dense_pe(),
+            prompts.no_mask_embed,
+            self.threads,
+            precision,
+            images=self.images,
+            architecture=self.architecture,
         )
 
     def _unmap(self) -> None:
@@ -100,6 +115,8 @@ def load_network(
     *,
     in_order: bool = False,
     images: int = IMAGES,
+    model: str | None = None,
+    decoder: str | os.PathLike[str] | None = None,
 ) -> Network:
     """Begin to load a network, and return the network at once.
 
@@ -110,17 +127,22 @@ def load_network(
     precision = resolve(precision)
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ValueError(f"images: expected a whole number of at least 1, got {images!r}")
-    return Network(_open(weights), threads, precision, in_order=in_order, images=images)
+    checkpoint = _open(weights, model, decoder)
+    return Network(checkpoint, threads, precision, in_order=in_order, images=images, model=model)
 
 
-def _open(weights: str | os.PathLike[str] | None) -> Checkpoint | ConvertedCheckpoint:
-    try:
-        return open_checkpoint(weights)
-    except CheckpointError:
-        if weights is None or weights in PUBLISHED:
-            raise
-        from ..checkpoints.reader import (
-            ConvertedCheckpoint,  # imported here, because a fused checkpoint needs no reader
-        )
+def _open(
+    weights: str | os.PathLike[str] | None, model: str | None, decoder: str | os.PathLike[str] | None
+) -> Checkpoint | ConvertedCheckpoint:
+    """Like `open_source`, but a fused checkpoint is opened without importing the reader of other formats."""
+    if model is not None:
+        model_named(model)
+    if decoder is None:
+        try:
+            return open_checkpoint(weights)
+        except CheckpointError:
+            if is_name(weights):
+                raise
+    from ..checkpoints.reader import open_source
 
-        return ConvertedCheckpoint(weights)
+    return open_source(weights, decoder, model)

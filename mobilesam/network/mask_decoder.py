@@ -13,11 +13,12 @@ from itertools import groupby, islice
 import numpy as np
 
 from .. import kernels
-from ..architecture import MASK_TOKENS
+from ..architecture import MASK_TOKENS, MOBILE_SAM, Architecture
 from ..kernels import Array, Plan
 from ..kernels.core.check import F32, Activation
 from .answers import Candidates, DecodePlan, DrawPlan, PlanCache
 from .decoder_image import DecoderImage, OutputUpscaling
+from .hq import HqCandidate, HqToken
 from .low_rank_image import FEW_TOKENS, LowRankForm, LowRankImage
 from .parameters import PackedLayer, Parameters, Tensors
 from .plain_image import PlainForm, PlainImage
@@ -37,7 +38,14 @@ class MaskDecoder:
     """Computes mask logits and scores from image features and prompt tokens. Threads may share one MaskDecoder."""
 
     def __init__(
-        self, weights: Tensors, image_pe: F32, no_mask_embed: F32, threads: int, precision: str, images: int
+        self,
+        weights: Tensors,
+        image_pe: F32,
+        no_mask_embed: F32,
+        threads: int,
+        precision: str,
+        images: int,
+        architecture: Architecture = MOBILE_SAM,
     ) -> None:
         """Pack the weights.
 
@@ -48,6 +56,7 @@ class MaskDecoder:
             threads: number of threads of each plan.
             precision: precision of the products, "fp32" or "bf16".
             images: maximum number of images whose maps (channel-major projections) are kept.
+            architecture: the architecture of the network.
         """
         p = Parameters(weights, precision) / "mask_decoder"
         self.threads, self.precision, self.isa = threads, p.precision, kernels.isa.current()
@@ -55,6 +64,11 @@ class MaskDecoder:
         self.output_tokens = np.concatenate([p.tensor("iou_token.weight"), p.tensor("mask_tokens.weight")])
         self.output_hypernetworks_mlps = [_layers(p / "output_hypernetworks_mlps" / i) for i in range(MASK_TOKENS)]
         self.iou_prediction_head = _layers(p / "iou_prediction_head")
+        self.hq: HqToken | None = None
+        if architecture.hq:
+            self.hq = HqToken(p, threads)
+            self.output_tokens = np.concatenate([self.output_tokens, p.tensor("hf_token.weight")])
+            self.output_hypernetworks_mlps.append(_layers(p / "hf_mlp"))
         upscaling = OutputUpscaling(p / "output_upscaling")
         # The constants of the low-rank form are computed from the tensors in `kept` when a prompt first needs them.
         # The tensors are kept because the checkpoint may be closed when the constants are computed.
@@ -66,14 +80,18 @@ class MaskDecoder:
         self._decode_plans: PlanCache[DecodePlan] = PlanCache(PLANS)
         self._draw_plans: PlanCache[DrawPlan] = PlanCache(PLANS)
 
-    def candidates(self, image: DecoderImage, prompts: Iterable[F32], *, multimask: bool) -> Iterator[Candidates]:
+    def candidates(
+        self, image: DecoderImage, prompts: Iterable[F32], *, multimask: bool, hq_token_only: bool = False
+    ) -> Iterator[Candidates | HqCandidate]:
         """Decode prompts, without computing their masks.
 
         Args:
             image: the image, with the embedding of the prompts' input mask if the prompts have an input mask.
             prompts: the tokens (T, 256) of each prompt, from points and boxes. T may be 0. Up to
                 `TOGETHER` prompts are read ahead.
-            multimask: whether a prompt has three candidates (mask tokens 1 to 3) or one (mask token 0).
+            multimask: whether a prompt has three candidates (mask tokens 1 to 3) or one (mask token 0). A prompt of
+                Light HQ-SAM has one candidate, the best of these plus the HQ token's mask.
+            hq_token_only: whether a prompt of Light HQ-SAM has the HQ token's mask alone as its candidate.
 
         Yields:
             The candidates of each prompt, in the order of the prompts. Call `Candidates.draw` for a prompt before you
@@ -85,25 +103,33 @@ class MaskDecoder:
                 tokens = np.stack([np.concatenate([self.output_tokens, prompt]) for prompt in group])
                 key = few, image.dense is None, image.kept, tokens.shape, bool(multimask)
                 plan = self._decode_plans.take(key, partial(self._record, image, few, tokens.shape, multimask))
-                yield from plan.candidates(image, tokens, self._draw_plans)
+                for candidates in plan.candidates(image, tokens, self._draw_plans):
+                    if self.hq is None:
+                        yield candidates
+                    else:
+                        assert image.hq is not None, "an image of Light HQ-SAM has HQ features"
+                        yield self.hq.sharpen(candidates, image.hq, token_only=hq_token_only)
                 self._decode_plans.give(key, plan)
 
-    def masks(self, image: DecoderImage, prompts: Iterable[F32], *, multimask: bool) -> Iterator[tuple[F32, F32]]:
+    def masks(
+        self, image: DecoderImage, prompts: Iterable[F32], *, multimask: bool, hq_token_only: bool = False
+    ) -> Iterator[tuple[F32, F32]]:
         """Decode prompts and compute the masks of all candidates. The arguments are the same as for `candidates`.
 
         Yields:
             The scores (K,) and mask logits (K, 256, 256) of the K candidates of each prompt, in the
             order of the prompts.
         """
-        for candidates in self.candidates(image, prompts, multimask=multimask):
+        for candidates in self.candidates(image, prompts, multimask=multimask, hq_token_only=hq_token_only):
             yield candidates.scores, candidates.draw()
 
     def _record(self, image: DecoderImage, few: bool, shape: tuple[int, ...], multimask: bool) -> DecodePlan:
         plan, wanted = Plan(isa=self.isa, threads=self.threads), CANDIDATES[multimask]
         tokens, low_rank = plan.given(*shape), self.low_rank
         planned = LowRankImage(plan, low_rank) if few else PlainImage(plan, self.plain, low_rank, image)
-        hs = self.transformer(plan, tokens, planned, [0, *(1 + i for i in wanted)])
-        scores, *hyper = self._heads(plan, hs, wanted)
+        mask_tokens = [*wanted, MASK_TOKENS] if self.hq else [*wanted]  # the HQ token follows the four mask tokens
+        hs = self.transformer(plan, tokens, planned, [0, *(1 + i for i in mask_tokens)])
+        scores, *hyper = self._heads(plan, hs, mask_tokens)
         return DecodePlan(plan, tokens, planned, scores, hyper, wanted)
 
     def _heads(self, plan: Plan, hs: Array, wanted: Sequence[int]) -> list[Array]:

@@ -20,11 +20,11 @@ BOX_CORNERS = (2, 3)
 
 
 class PromptEncoder:
-    """Encodes prompts whose coordinates are pixels of the 1024×1024 canvas. Threads may share one PromptEncoder."""
+    """Encodes prompts whose coordinates are pixels of the canvas. Threads may share one PromptEncoder."""
 
-    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int) -> None:
+    def __init__(self, weights: Mapping[str, NDArray[np.generic]], threads: int, img_size: int = IMG_SIZE) -> None:
         p = Parameters(weights) / "prompt_encoder"
-        self.threads = threads
+        self.threads, self.img_size = threads, img_size
         self.gaussian = p.tensor("pe_layer.positional_encoding_gaussian_matrix")
         names = [*(f"point_embeddings.{i}" for i in range(POINT_EMBEDDINGS)), "not_a_point_embed"]
         self._embeddings = np.concatenate([p.tensor(f"{name}.weight") for name in names])  # last row: label −1
@@ -49,7 +49,7 @@ class PromptEncoder:
         xy, kinds = np.empty((count + len(more), 2), np.float32), np.empty(count + len(more), np.intp)
         xy[:count], xy[count:] = points, 0 if box is None else box.reshape(2, 2)
         kinds[:count], kinds[count:] = labels, more
-        return kernels.encode_positions(xy, IMG_SIZE, self.gaussian, kinds, self._embeddings, threads=1)
+        return kernels.encode_positions(xy, self.img_size, self.gaussian, kinds, self._embeddings, threads=1)
 
     def dense(self, mask_input: F32) -> F32:
         """Encode mask logits (256, 256). Returns the embedding (64, 64, 256)."""

@@ -17,13 +17,25 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ..architecture import IMG_SIZE, STAGES
+from ..architecture import STAGES
 from ..util.deferred import lazy
 from .parameters import F32
 
 PARTIAL_LAYERS = 2
 LINES0, LINES1, LINES2 = (stage.resolution for stage in STAGES[:3])
 WINDOW = STAGES[1].window
+
+
+class PatchEmbedding(Protocol):
+    """The encoder's patch embedding, which computes stage 0's input (256, 256, C) from a canvas.
+
+    Attributes:
+        stride: stride of each of the two convolutions.
+    """
+
+    stride: int
+
+    def __call__(self, x: F32, threads: int) -> F32: ...
 
 
 class Module(Protocol):
@@ -69,7 +81,11 @@ class PartialCanvas:
     """
 
     def __init__(
-        self, patch_embed: Callable[[], Module], layers: Sequence[Callable[[], StageModules]], axis: int, threads: int
+        self,
+        patch_embed: Callable[[], PatchEmbedding],
+        layers: Sequence[Callable[[], StageModules]],
+        axis: int,
+        threads: int,
     ) -> None:
         self._patch_embed, self._layers = patch_embed, layers
         self.axis = axis
@@ -85,10 +101,11 @@ class PartialCanvas:
         """Return the input of stage 2, a 64×64 map. Returns None if the photo is so large that no work would be saved.
 
         Args:
-            x: canvas (1024, 1024, 3), zero from line ``filled`` on.
+            x: canvas (S, S, 3), zero from line ``filled`` on.
             filled: number of lines that the photo fills.
         """
-        reached0 = halved(halved(filled))
+        step = len(x) // LINES0  # canvas lines for each line of stage 0
+        reached0 = filled if step == 1 else halved(halved(filled))
         lines0 = reached0 + 2 * STAGES[0].depth + 2  # lines to compute in stage 0: the photo's lines and a halo
         reached1 = halved(reached0 + STAGES[0].depth)
         # ends[i] is the number of lines that the photo influences after i blocks of stage 1.
@@ -101,7 +118,7 @@ class PartialCanvas:
             return None
 
         constants = self.constants
-        y = self._patch_embed()(self._lines(x, 0, 4 * lines0), self.threads)
+        y = self._patch_embed()(self._lines(x, 0, step * lines0), self.threads)
         blocks, merge = self._stage(0)
         for i, block in enumerate(blocks, 1):
             y = block(y, self.threads)
@@ -118,10 +135,15 @@ class PartialCanvas:
 
     @lazy
     def constants(self) -> Constants:
-        """Compute the constants from 32 lines of a zero canvas. A map's first line lacks a neighbour and is dropped."""
-        shape = [IMG_SIZE, IMG_SIZE, 3]
-        shape[self.axis] = 32
-        y = self._lines(self._patch_embed()(np.zeros(shape, np.float32), self.threads), 4, 5)
+        """Compute the constants from a few lines of a zero canvas.
+
+        A map's first line lacks a neighbour and is dropped.
+        """
+        patch_embed = self._patch_embed()
+        step = patch_embed.stride**2
+        shape = [step * LINES0, step * LINES0, 3]
+        shape[self.axis] = 8 * step
+        y = self._lines(patch_embed(np.zeros(shape, np.float32), self.threads), 4, 5)
         stage0, end = [y], self._lines(y, 0, 0)
         blocks, merge = self._stage(0)
         for block in blocks:  # end: the last lines of the map, which differ from the repeated line

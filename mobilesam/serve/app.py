@@ -89,7 +89,7 @@ class Service:
             if refused.status_code != 415 or upload.declared:
                 raise
             raise Refused(415, f"{refused.detail}. Send {uploads.FORMS}") from None
-        return StoredPhoto(data, self.model.encode(Photo(picture, upload.name)))
+        return StoredPhoto(data, self.model.encode(Photo(picture, upload.name), value_range=self.opening.value_range))
 
     async def on(self, lane: Lane, request: Request, identity: str, work: Callable[[StoredPhoto], T]) -> T:
         """Run `work` for a kept image in a thread of the lane, and return its result."""
@@ -135,7 +135,7 @@ def create_app(
     pictures.ignore_warnings()
     limits = limits or Limits()
     root_path = f"/{root_path.strip('/')}" if root_path.strip("/") else ""
-    service = Service(model, limits, opening or pictures.Opening())
+    service = Service(model, limits, opening or pictures.Opening(model.kind.value_range))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

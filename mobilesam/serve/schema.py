@@ -33,9 +33,10 @@ class PromptRequest(Strict):
     box: tuple[Pixel, Pixel, Pixel, Pixel] | None = Field(
         default=None, description="(x0, y0, x1, y1) of a box around the object"
     )
-    multimask: bool = Field(
-        default=True,
-        description="true: three candidate masks, of the model's tokens 1 to 3; false: the mask of token 0",
+    multimask: bool | None = Field(
+        default=None,
+        description="true: three candidate masks, of the model's tokens 1 to 3; false: the mask of token 0; null: the "
+        "mode that the model was trained for, which is true for MobileSAM",
     )
 
 

@@ -3,13 +3,13 @@
 import argparse
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add --weights, --threads and --precision, the arguments of `load`."""
+def add_model(parser: argparse.ArgumentParser, default: str = "the packaged checkpoint") -> None:
+    """Add --weights, --threads and --precision, the arguments of `load`. `default` tells the default of --weights."""
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="a checkpoint (.pt, .safetensors), or mobile_sam for the downloaded official checkpoint (default: the "
-        "packaged checkpoint)",
+        help="a checkpoint (.pt, .safetensors), or the name of a downloaded one, such as mobile_sam or lite_medsam; "
+        f"mobilesam download --list lists the names (default: {default})",
     )
     parser.add_argument(
         "--threads",

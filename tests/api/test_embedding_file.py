@@ -57,7 +57,8 @@ def test_the_packaged_model_is_the_default(embedding, saved, tmp_path, monkeypat
 def test_metadata_names_the_checkpoint_and_precision(model, saved):
     assert safe_metadata(saved) == {
         "format": "mobilesam embedding",
-        "format_version": "1",
+        "format_version": "2",
+        "architecture": "mobile_sam",
         "original_size": "300,451",
         "input_size": "681,1024",
         "name": "chelsea.png",
@@ -90,7 +91,10 @@ REFUSED = {
         lambda saved: changed(saved, format=None),
         lambda saved: safetensors.numpy.save({"other": np.zeros(3)}, safe_metadata(saved)),
     ],
-    "format_version '2', expected '1'": [lambda saved: changed(saved, format_version="2")],
+    "format_version '3', expected 1 or 2": [lambda saved: changed(saved, format_version="3")],
+    "architecture 'hq_sam' without HQ features, but the model is 'mobile_sam'": [
+        lambda saved: changed(saved, architecture="hq_sam")
+    ],
     "features are float16 (64, 64, 256), expected finite float32 (64, 64, 256)": [
         lambda saved: safetensors.numpy.save({"features": np.zeros((64, 64, 256), np.float16)}, safe_metadata(saved))
     ],

@@ -22,6 +22,7 @@ from mobilesam import kernels
 from mobilesam.api import model as api
 from mobilesam.api.prompts import check_prompt
 from mobilesam.checkpoints import errors
+from mobilesam.checkpoints.models import MODELS
 from mobilesam.images.canvas import to_encoder_input
 from mobilesam.images.geometry import resized_size
 from mobilesam.kernels import reference
@@ -81,7 +82,9 @@ NOT_A_PROMPT = [
 
 
 class NeverEncodes:
-    def encode(self, image):
+    kind = MODELS["mobile_sam"]
+
+    def encode(self, image, **options):
         raise AssertionError("work began before the prompt was checked")
 
 

@@ -101,7 +101,7 @@ def refused(capsys, *options: str) -> str:
 @pytest.mark.parametrize("behaviour", grids.first(["redirects", "", "sends no length"]))
 def test_a_download_is_converted_and_loaded_by_name(server, tmp_path, capsys, behaviour):
     server.behaviour = behaviour
-    assert main(["download", "--checkpoint", "mobile_sam"]) == 0
+    assert main(["download", "mobile_sam"]) == 0
     said = capsys.readouterr()
     assert "use them with --weights mobile_sam" in said.out
     assert said.err == ""  # progress is only shown on a terminal
@@ -157,7 +157,7 @@ def test_another_file_is_refused_and_not_kept(server, tmp_path, capsys, begun):
     assert "not the published file, or damaged: its SHA-256 is " in said
     assert published.PUBLISHED["mobile_sam"].sha256 in said
     assert cached(tmp_path) == []
-    with pytest.raises(FileNotFoundError, match="mobilesam download --checkpoint mobile_sam"):
+    with pytest.raises(FileNotFoundError, match="mobilesam download mobile_sam"):
         mobilesam.load("mobile_sam")
 
 

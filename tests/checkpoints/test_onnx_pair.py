@@ -191,4 +191,6 @@ def test_metadata_of_a_pair_and_reproducibility(tmp_path: Path, onnx_folder: Pat
         "source": "decoder.onnx, encoder.onnx",
         "source_sha256": ", ".join(hashlib.sha256(file.read_bytes()).hexdigest() for file in files),
         "dtype": "fp16",
+        "architecture": "mobile_sam",
+        "model": "mobile_sam",
     }

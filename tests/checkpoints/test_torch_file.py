@@ -122,7 +122,8 @@ def test_a_checkpoint_in_any_wrapping(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_expected, wrapping: str, legacy: bool, dtype: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mobilesam.architecture.expected_tensors", lambda: small_expected)
+    monkeypatch.setattr("mobilesam.architecture.expected_tensors", lambda *_: small_expected)
+    monkeypatch.setattr("mobilesam.checkpoints.state_dict.expected_tensors", lambda *_: small_expected)
     rng = np.random.default_rng(5)
     tensors = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in small_expected.items()}
     prefix, wrap = WRAPPINGS[wrapping]
@@ -138,8 +139,8 @@ def test_a_checkpoint_in_any_wrapping(
 
 
 def test_extra_tensors_are_listed_in_a_warning(tmp_path: Path, fused: Tensors) -> None:
-    more = {**fused, "mask_decoder.hf_token.weight": np.ones((1, 256), np.float32)}
-    with pytest.warns(UserWarning, match=r"1 tensors are not used: 'mask_decoder.hf_token.weight'"):
+    more = {**fused, "mask_decoder.new_token.weight": np.ones((1, 256), np.float32)}
+    with pytest.warns(UserWarning, match=r"1 tensors are not used: 'mask_decoder.new_token.weight'"):
         assert_same(reader.read(write_torch(tmp_path / "a.pt", more)), fused)
 
 

@@ -24,7 +24,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["mobilesam", "segment", "--ba"], {"--background"}),
         (["mobilesam", "segment", "photo"], {"photo.jpg", "photos"}),
         (["mobilesam", "segment", "photo.jpg", "--output", "m"], {"mask.png"}),
-        (["mobilesam", "download", "--checkpoint", ""], {"mobile_sam"}),
+        (["mobilesam", "download", "l"], {"lite_medsam"}),
     ],
 )
 def test_bash_offers_commands_options_and_files(tmp_path, capsys, words, offered):

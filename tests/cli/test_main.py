@@ -220,9 +220,9 @@ def test_the_photo_is_read_before_numpy_is_imported(folder):
         from mobilesam.cli import main
         from mobilesam.images import photo
         read = photo.read_photo
-        def watched(path, **options):
+        def watched(path, *arguments, **options):
             print("numpy there:", "numpy" in sys.modules)
-            return read(path, **options)
+            return read(path, *arguments, **options)
         photo.read_photo = watched
         sys.exit(main.main(sys.argv[1:]))
     """

@@ -12,6 +12,7 @@ from golden import PHOTOS
 
 from mobilesam import architecture, kernels
 from mobilesam.api import model as api
+from mobilesam.architecture import MOBILE_SAM
 from mobilesam.checkpoints.fused import open_checkpoint
 from mobilesam.cli import main as cli
 from mobilesam.network import image_encoder, loading
@@ -23,7 +24,7 @@ DECODERS_OWN = "mask_decoder.iou_token.weight"
 class Lacking(dict):
     """A checkpoint that lacks a tensor of the decoder, so loading the decoder raises an error."""
 
-    path, metadata, sha256 = None, {}, ""
+    path, metadata, sha256, architecture = None, {}, "", MOBILE_SAM
 
 
 @pytest.fixture

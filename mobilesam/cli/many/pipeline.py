@@ -53,7 +53,7 @@ def run(
     write: Write,
     report: Report,
     *,
-    multimask: bool = True,
+    multimask: bool | None = None,
     after_image: Callable[[], None] = lambda: None,
 ) -> None:
     """Segment the tasks of all images, in order, and update `report`.
@@ -68,7 +68,7 @@ def run(
         read: Called in a thread to read a photo.
         write: Called in a thread to write the result of a task.
         report: Updated during the run, so it is valid after an error too.
-        multimask: Predict three masks per prompt. If false, predict one.
+        multimask: Predict three masks per prompt. If false, predict one. None for the mode of the model.
         after_image: Called after each image.
     """
     writing: deque[Future[None]] = deque()
@@ -111,7 +111,7 @@ def _ahead(
 
 
 def _answers(
-    tasks: Sequence[Task], photo: Future[Photo], model: MobileSAM, multimask: bool
+    tasks: Sequence[Task], photo: Future[Photo], model: MobileSAM, multimask: bool | None
 ) -> Iterator[tuple[Task, Segmentation | Failure]]:
     try:
         size = photo.result().rgb.size

@@ -75,11 +75,13 @@ def run(arguments: argparse.Namespace, prompt: WrittenPrompt | None) -> int:
         failed = len(report.failures)
         progress.update(report.images, f"{failed} failed" if failed else "")
 
-    read = partial(read_photo, value_range=arguments.value_range, bands=arguments.bands)
+    value_range = arguments.value_range or model.kind.value_range
+    read = partial(read_photo, architecture=model.kind.architecture, value_range=value_range, bands=arguments.bands)
+    multimask = False if arguments.single else None
     report, progress = pipeline.Report(), Progress(len(images), "images")
     try:
         with progress:
-            pipeline.run(images, model, read, write, report, multimask=not arguments.single, after_image=after_image)
+            pipeline.run(images, model, read, write, report, multimask=multimask, after_image=after_image)
     finally:
         _say(report, len(tasks) - len(open_tasks), progress, len(images), plan.folders)
     return 1 if report.failures else 0
