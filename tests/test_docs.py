@@ -85,7 +85,8 @@ def folder(tmp_path, monkeypatch, checkpoint) -> Path:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "data").symlink_to(DATA)
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    (tmp_path / "mobile_sam.pt").symlink_to(checkpoint)
+    for name in ("mobile_sam.pt", "my_cells.pt"):
+        (tmp_path / name).symlink_to(checkpoint)
     (tmp_path / "photos" / "more").mkdir(parents=True)
     with Image.open(PHOTOS["chelsea"]) as photo:
         for name in ("photo.jpg", "photos/other.jpg", "photos/more/third.jpg"):

@@ -151,3 +151,13 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(embedding, tmp_pat
     with pytest.raises(OSError, match="No space left"):
         embedding.save(tmp_path / "file")
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_a_file_of_version_1_loads(model, embedding, saved, tmp_path):
+    old = {"format_version": "1", "architecture": None}
+    for also in ({}, {"name": None, "value_range": None}):  # the first files held neither
+        (tmp_path / "file").write_bytes(changed(saved, **old, **also))
+        loaded = Embedding.load(tmp_path / "file", model)
+        np.testing.assert_array_equal(loaded.features, embedding.features)
+        assert loaded.name == ("" if also else "chelsea.png")
+        assert loaded.hq_features is None

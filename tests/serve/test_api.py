@@ -10,11 +10,14 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import related_models
 from golden import PHOTOS
 from PIL import Image
 from serving import CHELSEA, JSON, picture, said
 
+import mobilesam
 from mobilesam import kernels, results
+from mobilesam.architecture import HQ_SAM, LITE_MEDSAM
 from mobilesam.compat.automatic_mask_generator import SamAutomaticMaskGenerator
 from mobilesam.masks import rle
 from mobilesam.masks.objects import SegmentedObject
@@ -466,3 +469,15 @@ def test_wrong_objects_are_refused_in_words(client, chelsea, message):
     answer = client.post(f"{chelsea}/export", json={"format": "coco", "objects": WRONG_OBJECTS[message]})
     assert answer.status_code == 422
     assert message in said(answer)
+
+
+@pytest.mark.parametrize("kind", [LITE_MEDSAM, HQ_SAM], ids=lambda kind: kind.name)
+def test_other_architectures(kind, tmp_path):
+    model = mobilesam.load(related_models.write(tmp_path / "a.safetensors", kind))
+    box = {"box": [60, 20, 430, 290]}
+    with connect(model) as client:
+        url = client.post("/api/images", content=CHELSEA).headers["location"]
+        answer = client.post(f"{url}/masks", json=box | {"candidates": "all"}).json()
+    expected = model.encode(PHOTOS["chelsea"]).segment(**box)
+    assert [mask["index"] for mask in answer["masks"]] == [0]
+    np.testing.assert_array_equal(rle.decode(answer["masks"][0]["rle"]), expected.mask)
