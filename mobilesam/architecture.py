@@ -9,7 +9,6 @@ and modeling/mask_decoder_hq.py of the package segment-anything-hq.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -67,8 +66,7 @@ LAYER_NORM_2D_EPS = 1e-6
 BATCH_NORM_EPS = 1e-5
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(NamedTuple):
     """A network that shares MobileSAM's stages, prompt encoder and mask decoder.
 
     Attributes:

@@ -85,7 +85,7 @@ def folder(tmp_path, monkeypatch, checkpoint) -> Path:
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "data").symlink_to(DATA)
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    for name in ("mobile_sam.pt", "my_cells.pt"):
+    for name in ("mobile_sam.pt", "my_cells.pt", "my_decoder.pt"):
         (tmp_path / name).symlink_to(checkpoint)
     (tmp_path / "photos" / "more").mkdir(parents=True)
     with Image.open(PHOTOS["chelsea"]) as photo:

@@ -38,7 +38,7 @@ class Maker:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What the model computed from an image.
+    """The image embedding, and Light HQ-SAM's HQ features.
 
     Attributes:
         image: (64, 64, 256) float32.

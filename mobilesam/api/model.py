@@ -23,10 +23,8 @@ from ..images.arrays import ImageLike
 from ..images.canvas import to_encoder_input
 from ..images.geometry import Size, to_canvas
 from ..images.photo import as_photo
-from ..images.pictures import mask_image, save_image
 from ..images.value_range import Bands, ValueRange, checked_range
-from ..masks import export, rle
-from ..masks.draw import cutout, draw_overlay, draw_prompt
+from ..masks import rle
 from ..masks.objects import UNNAMED, SegmentedObject
 from ..network.decoder_image import DecoderImage
 from ..network.loading import IMAGES, Network, load_network
@@ -155,6 +153,8 @@ class Segmentation:
             ValueError: The image's size is not the masks' size.
             OSError, TypeError, ValueError: The image cannot be opened. See `MobileSAM.encode`.
         """
+        from ..masks.draw import draw_overlay, draw_prompt  # imported here, because most answers are not drawn
+
         value_range = self.embedding.value_range if value_range is None else value_range
         picture = draw_overlay(image, self.mask, value_range=value_range, bands=bands)
         return draw_prompt(picture, self.prompt.points, self.prompt.labels, self.prompt.box) if prompt else picture
@@ -171,6 +171,8 @@ class Segmentation:
 
         See `mobilesam.results.cutout`, and `overlay` for `value_range`.
         """
+        from ..masks.draw import cutout
+
         value_range = self.embedding.value_range if value_range is None else value_range
         return cutout(image, [self.as_object()], crop=crop, value_range=value_range, bands=bands)
 
@@ -192,6 +194,9 @@ class Segmentation:
             ValueError: Pillow cannot write the extension.
             OSError: The folder does not exist or is not writable.
         """
+        from ..images.pictures import mask_image, save_image
+        from ..masks import export
+
         if Path(path).suffix.lower() in export.SUFFIXES:
             export.save([self.as_object(name)], path)
         else:
@@ -593,8 +598,8 @@ def _find_model(
 ) -> MobileSAM:
     """Find a model by its checkpoint's SHA-256, its precision and its name, or load one.
 
-    The checkpoint can be in the package, in the download folder or at `paths`, the paths of the checkpoint and of its
-    decoder file, if it has one. Raises CheckpointError if none of these files has this SHA-256.
+    The checkpoint can be at `paths`, the paths of the checkpoint and of its decoder file, if it has one, or in the
+    package, or in the download folder. Raises CheckpointError if none of these files has this SHA-256.
     """
     global _unpickled
     with _loaded_lock:
@@ -604,8 +609,8 @@ def _find_model(
             return each
     from ..checkpoints.reader import open_source  # imported here, because only unpickling needs this module
 
-    complete = default_path(), *map(cached_path, filter(is_downloaded, PUBLISHED))
-    for source, decoder in (*((path, None) for path in complete), paths):
+    others = default_path(), *map(cached_path, filter(is_downloaded, PUBLISHED))
+    for source, decoder in (paths, *((path, None) for path in others)):
         try:
             checkpoint = open_source(source, decoder)
             if checkpoint.sha256 == sha256:

@@ -23,7 +23,7 @@ from onnx import ModelProto, helper, numpy_helper
 from ..onnx.export import DECODER, ENCODER, export_onnx
 from ..onnx.graph import IR_VERSION, OPSET, value_info
 from . import onnx_segment
-from .onnx_segment import F32, Run
+from .onnx_segment import F32, Encoder, Run
 
 openvino: Any = import_module("openvino") if find_spec("openvino") else None
 VERSIONS = {engine.__name__: engine.__version__ for engine in (onnxruntime, openvino) if engine}
@@ -50,20 +50,24 @@ class Pair:
     script: ClassVar[str] = onnx_segment.__file__
 
     def encode(self, planes: F32, threads: int) -> Call:
-        """A function that runs the encoder on a canvas (1, 3, 1024, 1024)."""
-        run = self._encoder(threads)
-        return lambda: run(["output"], {"input": planes})
+        """A function that runs the encoder on a canvas (1, 3, S, S)."""
+        encoder = self._encoder(threads)
+        return lambda: encoder.run(encoder.outputs, {"input": planes})
 
-    def decode(self, features: F32, size: tuple[int, int], point: tuple[float, float], threads: int) -> Call:
+    def decode(
+        self, features: Sequence[F32], size: tuple[int, int], point: tuple[float, float], side: int, threads: int
+    ) -> Call:
         """A function that runs the decoder for one point, and returns low-resolution logits and scores.
 
         Args:
-            features: the encoder's output (1, 256, 64, 64).
+            features: the encoder's outputs: (1, 256, 64, 64), for Light HQ-SAM also (1, 32, 256, 256).
             size: (width, height) of the image.
             point: (x, y) in pixels of the image.
+            side: side of the canvas in pixels.
             threads: number of threads.
         """
-        run, inputs = self._decoder(threads, *LOW_RES_OUTPUTS), onnx_segment.decoder_inputs(features, size, point)
+        run = self._decoder(threads, *LOW_RES_OUTPUTS)
+        inputs = onnx_segment.decoder_inputs(features, size, point, side)
         del inputs["orig_im_size"]  # the decoder needs this input only for masks at the image's size
         return lambda: run(LOW_RES_OUTPUTS, inputs)
 
@@ -72,8 +76,11 @@ class Pair:
         encoder, decoder = self._encoder(threads), self._decoder(threads, *FULL_OUTPUTS)
         return lambda: onnx_segment.segment(encoder, decoder, str(image), point)
 
-    def _encoder(self, threads: int) -> Run:
-        return self.load((self.folder / ENCODER).read_bytes(), threads)
+    def _encoder(self, threads: int) -> Encoder:
+        graph = onnx.load(self.folder / ENCODER).graph
+        side = graph.input[0].type.tensor_type.shape.dim[2].dim_value
+        run = self.load((self.folder / ENCODER).read_bytes(), threads)
+        return Encoder(run, side, [output.name for output in graph.output])
 
     def _decoder(self, threads: int, *outputs: str) -> Run:
         """The loaded decoder, reduced to the nodes that compute these outputs."""
@@ -81,15 +88,19 @@ class Pair:
         return self.load(model.SerializeToString(), threads)
 
 
-def onnx_runtime_pairs(checkpoint: Mapping[str, NDArray[Any]], folder: Path, others: Sequence[Path]) -> list[Pair]:
+def onnx_runtime_pairs(
+    checkpoint: Mapping[str, NDArray[Any]], folder: Path, others: Sequence[Path], *, multimask: bool
+) -> list[Pair]:
     """ONNX Runtime with the pair that this package exports, and with the pairs in the folders `others`.
 
     Args:
         checkpoint: the fused tensors to export.
         folder: the folder to export into.
         others: folders that hold an encoder.onnx and a decoder.onnx.
+        multimask: whether the exported decoder answers with the masks of tokens 1 to 3, or else with token 0. The rule
+            "single" is token 0 for LiteMedSAM, the only model with one mask.
     """
-    export_onnx(checkpoint, folder, mask_rule="multi")
+    export_onnx(checkpoint, folder, mask_rule="multi" if multimask else "single")
     folders = {"our export": folder} | {str(path): path.resolve() for path in others}
     return [Pair(f"onnxruntime, {name}", path, onnx_segment.load) for name, path in folders.items()]
 

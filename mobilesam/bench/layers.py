@@ -24,12 +24,22 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from .. import kernels
-from ..api.model import load
-from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, STAGES, Stage, tensor_specs
+from ..api.model import MobileSAM, load
+from ..architecture import (
+    EMBED_DIM,
+    EMBED_SIZE,
+    MOBILE_SAM,
+    STAGES,
+    Architecture,
+    Stage,
+    TensorSpec,
+    tensor_specs,
+)
 from ..images.canvas import to_encoder_input
 from ..images.photo import open_rgb
 from ..kernels.core.check import F32
@@ -66,33 +76,35 @@ class Map:
     channels: int
 
 
-def pass_costs() -> dict[str, Cost]:
+def pass_costs(architecture: Architecture = MOBILE_SAM) -> dict[str, Cost]:
     """The cost of every pass of the encoder by name, in the order of execution."""
-    root, first = WHOLE, Map(STAGES[0].resolution, STAGES[0].dim)
-    stem = _cost(f"{root}.patch_embed", Map(IMG_SIZE, 3), first, side=IMG_SIZE // 2)
+    cost = partial(_cost, tensor_specs(architecture))
+    root, first, side = WHOLE, Map(STAGES[0].resolution, STAGES[0].dim), architecture.img_size
+    stem = cost(f"{root}.patch_embed", Map(side, 3), first, side=side // architecture.patch_stride)
     costs = {f"{root}.patch_embed": stem}
     for i, stage in enumerate(STAGES):
         layer, x = f"{root}.layers.{i}", Map(stage.resolution, stage.dim)
         for j in range(stage.depth):
             block = f"{layer}.blocks.{j}"
             if stage.heads:
-                costs[f"{block}.attn"] = _cost(f"{block}.attn", x, x) + Cost(_product_flops(stage), 0)
-                costs[f"{block}.local_conv+mlp"] = _cost(f"{block}.local_conv+mlp", x, x)
+                costs[f"{block}.attn"] = cost(f"{block}.attn", x, x) + Cost(_product_flops(stage), 0)
+                costs[f"{block}.local_conv+mlp"] = cost(f"{block}.local_conv+mlp", x, x)
             else:
-                costs[block] = _cost(block, x, x)
+                costs[block] = cost(block, x, x)
         if stage is not STAGES[-1]:
             y = Map(STAGES[i + 1].resolution, STAGES[i + 1].dim)
-            costs[f"{layer}.downsample"] = _cost(f"{layer}.downsample", x, y, side=x.side)
+            costs[f"{layer}.downsample"] = cost(f"{layer}.downsample", x, y, side=x.side)
     x, y = Map(EMBED_SIZE, STAGES[-1].dim), Map(EMBED_SIZE, EMBED_DIM)
-    costs[f"{root}.neck.0+1"] = _cost(f"{root}.neck.0+1", x, y)
-    costs[f"{root}.neck.2+3"] = _cost(f"{root}.neck.2+3", y, y)
+    costs[f"{root}.neck.0+1"] = cost(f"{root}.neck.0+1", x, y)
+    costs[f"{root}.neck.2+3"] = cost(f"{root}.neck.2+3", y, y)
     return costs
 
 
-def _cost(name: str, x: Map, y: Map, *, side: int | None = None) -> Cost:
+def _cost(tensors: Mapping[str, TensorSpec], name: str, x: Map, y: Map, *, side: int | None = None) -> Cost:
     """Compute the nominal floating-point operations and memory traffic of a pass.
 
     Args:
+        tensors: specs of the checkpoint's tensors by name.
         name: name of the pass.
         x: input map.
         y: output map.
@@ -100,7 +112,7 @@ def _cost(name: str, x: Map, y: Map, *, side: int | None = None) -> Cost:
     """
     parent, _, modules = name.rpartition(".")
     under = tuple(f"{parent}.{module}." for module in modules.split("+"))
-    specs = [spec for tensor, spec in tensor_specs().items() if tensor.startswith(under)]
+    specs = [spec for tensor, spec in tensors.items() if tensor.startswith(under)]
     matrices = [math.prod(spec.shape) for spec in specs if spec.is_matrix]
     macs = (side or y.side) ** 2 * matrices[0] + y.side**2 * sum(matrices[1:])
     floats = sum(math.prod(spec.shape) for spec in specs) + sum(m.side**2 * m.channels for m in (x, y))
@@ -178,10 +190,11 @@ class LayersTable:
         }
 
 
-def time_passes(encoder: ImageEncoder, x: F32, runs: int) -> LayersTable:
-    """Time the passes and the whole encoder on a canvas x (1024, 1024, 3). The first round is not counted."""
-    title = f"encoder by pass, {IMG_SIZE}x{IMG_SIZE}, nominal FLOPs"
-    calls, costs, peak = passes(encoder), pass_costs(), 0.0
+def time_passes(model: MobileSAM, x: F32, runs: int) -> LayersTable:
+    """Time the passes and the whole encoder on a canvas x (S, S, 3). The first round is not counted."""
+    encoder = model.image_encoder
+    title = f"encoder by pass, {encoder.img_size}x{encoder.img_size}, nominal FLOPs"
+    calls, costs, peak = passes(encoder), pass_costs(model.kind.architecture), 0.0
     total = sum(costs.values(), Cost(0, 0))
     samples: dict[str, list[float]] = {name: [] for name in (*calls, SUM, WHOLE)}
     for i in range(1 + runs):
@@ -236,5 +249,5 @@ class LayersBench:
 
     def layers(self) -> list[LayersTable]:
         """The section `layers`: time of each pass of the encoder."""
-        x, _ = to_encoder_input(self.photo)
-        return [time_passes(self.model.image_encoder, x, self.options.runs)]
+        x, _ = to_encoder_input(self.photo, self.model.kind.architecture)
+        return [time_passes(self.model, x, self.options.runs)]

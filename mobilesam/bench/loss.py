@@ -1,8 +1,8 @@
 """Measuring the accuracy loss of a precision: its embeddings and masks against those of fp32.
 
 `scripts/measure_loss.py` runs this module. For each photo it prints the relative error (L2) of the embedding. For each
-click of a grid it compares all three masks, not only the best, with the fp32 masks of the same tokens by their IoU. Two
-empty masks have an IoU of 1.
+click of a grid it compares all the model's masks, not only the best, with the fp32 masks of the same tokens by their
+IoU. LiteMedSAM and Light HQ-SAM have one mask, other models have three. Two empty masks have an IoU of 1.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Worst:
         iou: IoU of the two masks.
         photo: the photo.
         click: (x, y) in pixels of the photo.
-        token: index of the mask among the three masks of the click, 0 to 2.
+        index: index of the mask among the C masks of the click.
         masks: the mask in fp32, and the mask in bf16 or int8.
     """
 
     iou: float
     photo: Image.Image
     click: tuple[float, float]
-    token: int
+    index: int
     masks: tuple[NDArray[np.bool_], NDArray[np.bool_]]
 
     def overlay(self) -> Image.Image:
@@ -63,7 +63,7 @@ class Loss:
 
     Attributes:
         embedding: relative error (L2) of the embedding.
-        ious: IoU of each mask, (clicks, 3).
+        ious: IoU of each mask, (clicks, C).
         worst: the pair of masks with the lowest IoU.
     """
 
@@ -80,9 +80,9 @@ def measure(photo: Image.Image, exact: MobileSAM, narrow: MobileSAM, grid: int =
     for click in _clicks(photo.size, grid):
         pairs = list(zip(expected.segment([click]).masks, got.segment([click]).masks))
         ious.append([iou(*pair) for pair in pairs])
-        token = int(np.argmin(ious[-1]))
-        if worst is None or ious[-1][token] < worst.iou:
-            worst = Worst(ious[-1][token], photo, click, token, pairs[token])
+        index = int(np.argmin(ious[-1]))
+        if worst is None or ious[-1][index] < worst.iou:
+            worst = Worst(ious[-1][index], photo, click, index, pairs[index])
     assert worst is not None
     return Loss(error, np.array(ious), worst)
 
@@ -136,10 +136,11 @@ def _run(options: argparse.Namespace) -> int:
     narrow = load(options.weights, threads=options.threads, precision=options.precision)
     losses: list[Loss] = []
     width = max(len(path.name) for path in options.images)
-    print(f"{options.precision} against fp32, IoU of {3 * options.grid**2} masks a photo")
-    print(f"{'':{width}}  embedding  {HEADER}")
     for path in options.images:
         losses.append(measure(open_rgb(path), exact, narrow, options.grid))
+        if len(losses) == 1:
+            print(f"{options.precision} against fp32, IoU of {losses[0].ious.size} masks a photo")
+            print(f"{'':{width}}  embedding  {HEADER}")
         print(f"{path.name:{width}}  {losses[-1].embedding:9.2e}  {summary(losses[-1].ious)}", flush=True)
     worst = min((loss.worst for loss in losses), key=lambda worst: worst.iou)
     total = max(loss.embedding for loss in losses)
@@ -147,6 +148,6 @@ def _run(options: argparse.Namespace) -> int:
     if options.overlay:
         save_image(worst.overlay(), options.overlay)
         x, y = worst.click
-        what = f"worst: token {worst.token + 1} of the click {x:g},{y:g}, IoU {worst.iou:.5f}"
+        what = f"worst: mask {worst.index + 1} of the click {x:g},{y:g}, IoU {worst.iou:.5f}"
         print(f"{what}: {options.overlay}", file=sys.stderr)
     return 0

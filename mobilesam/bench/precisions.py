@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .. import kernels
-from ..api.model import MobileSAM, load
+from ..api.model import Embedding, MobileSAM, load
 from ..images.canvas import to_encoder_input
 from ..network.precision import decoder_precision
 from .harness import Case, Options, Row, Table, interleave
@@ -33,7 +33,7 @@ class Bench(Protocol):
     @property
     def pairs(self) -> list[Pair]: ...
     def narrow_encoders(self, planes: F32) -> Iterable[tuple[str, Callable[[], Any]]]: ...
-    def click(self, model: MobileSAM, features: F32) -> Callable[[], tuple[F32, F32]]: ...
+    def click(self, model: MobileSAM, embedding: Embedding) -> Callable[[], tuple[F32, F32]]: ...
 
 
 def tables(bench: Bench) -> list[Table]:
@@ -55,11 +55,12 @@ def _ours(precision: str) -> str:
 
 
 def _encoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
-    x, filled = to_encoder_input(bench.photo)
+    architecture = next(iter(models.values())).kind.architecture
+    x, filled = to_encoder_input(bench.photo, architecture)
     planes = np.ascontiguousarray(x.transpose(2, 0, 1)[None])
     threads = bench.options.threads
     cases = {
-        _ours(precision): Case(lambda model=model: model.image_encoder(x, filled), lambda features: features)  # type: ignore[misc]
+        _ours(precision): Case(lambda model=model: model._features(x, filled), lambda out: out[0])  # type: ignore[misc]
         for precision, model in models.items()
     }
     for pair in bench.pairs:
@@ -71,9 +72,9 @@ def _encoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
 
 def _decoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
     """The decoder's cases, one per precision. All cases decode the features of the fp32 encoder."""
-    features = models["fp32"].encode(bench.photo).features
+    embedding = models["fp32"].encode(bench.photo)
     return {
-        _ours(precision): Case(bench.click(model, features), lambda result: result[0])
+        _ours(precision): Case(bench.click(model, embedding), lambda result: result[0])
         for precision, model in models.items()
     }
 

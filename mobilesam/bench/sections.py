@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import kernels
-from ..api.model import MobileSAM, segment
+from ..api.model import Embedding, MobileSAM, segment
 from ..images.canvas import to_encoder_input
-from ..images.geometry import resized_size
+from ..images.geometry import to_canvas
 from ..kernels.core.check import F32
 from ..network.decoder_image import DecoderImage
 from ..onnx.export import DECODER, ENCODER
@@ -67,7 +67,8 @@ class Bench(LayersBench):
             return []
         from .engines import onnx_runtime_pairs
 
-        return onnx_runtime_pairs(self.model.checkpoint, self.folder, self.options.onnx)
+        multimask = self.model.kind.multimask(None)
+        return onnx_runtime_pairs(self.model.checkpoint, self.folder, self.options.onnx, multimask=multimask)
 
     @lazy
     def pairs(self) -> list[Pair]:
@@ -79,18 +80,18 @@ class Bench(LayersBench):
         return self.onnx_runtime + openvino_pairs(self.folder)
 
     def encoder(self) -> list[Table]:
-        """The section `encoder`: from the canvas in memory to the features."""
-        x, filled = to_encoder_input(self.photo)
-        planes = np.ascontiguousarray(x.transpose(2, 0, 1)[None])
-        cases = {OURS: Case(lambda: self.model.image_encoder(x, filled), lambda features: features)}
+        """The section `encoder`: from the canvas in memory to the features, and Light HQ-SAM's HQ features."""
+        x, filled = to_encoder_input(self.photo, self.model.kind.architecture)
+        planes = as_planes(x)
+        cases = {OURS: Case(lambda: self.model._features(x, filled), lambda out: out[0])}
         for pair in self.pairs:
             call = pair.encode(planes, self.options.threads)
             cases[pair.name] = Case(call, lambda out: out[0][0].transpose(1, 2, 0))
         return [self._time(f"encoder, a photo of {self.photo.width}x{self.photo.height}", cases)]
 
     def decoder(self) -> list[Table]:
-        """The section `decoder`: from one point to the low-resolution logits of three masks, with prompt encoding."""
-        features = self.model.encode(self.photo).features
+        """The section `decoder`: from one point to the low-resolution logits of its masks, with prompt encoding."""
+        embedding = self.model.encode(self.photo)
 
         def best(result: tuple[F32, F32]) -> F32:
             low_res, scores = result
@@ -98,32 +99,32 @@ class Bench(LayersBench):
             return mask
 
         cases = {
-            OURS: Case(self.click(self.model, features, known=False), best),
-            f"{OURS}, on a repeated image": Case(self.click(self.model, features), best),
+            OURS: Case(self.click(self.model, embedding, known=False), best),
+            f"{OURS}, on a repeated image": Case(self.click(self.model, embedding), best),
         }
-        planes = np.ascontiguousarray(features.transpose(2, 0, 1)[None])
+        maps = [as_planes(each) for each in (embedding.features, embedding.hq_features) if each is not None]
+        side = self.model.canvas_size[0]
         for pair in self.pairs:
-            call = pair.decode(planes, self.photo.size, self.point, self.options.threads)
+            call = pair.decode(maps, self.photo.size, self.point, side, self.options.threads)
             cases[pair.name] = Case(call, lambda out: out[0][0, out[1][0].argmax()])
         return [self._time("decoder, one point, to low-resolution masks", cases)]
 
-    def click(self, model: MobileSAM, features: F32, *, known: bool = True) -> Callable[[], tuple[F32, F32]]:
+    def click(self, model: MobileSAM, embedding: Embedding, *, known: bool = True) -> Callable[[], tuple[F32, F32]]:
         """A function that decodes the point, and returns low-resolution logits and scores.
 
         Args:
             model: the model.
-            features: features (64, 64, 256) of the photo.
+            embedding: the encoded photo.
             known: If true, every call decodes the same image, so the decoder has the image's feature maps in its cache.
                 If false, every call decodes a new image.
         """
-        (width, height), label = self.photo.size, np.ones(1, np.int32)
-        new_h, new_w = resized_size(height, width)
-        point = (np.array([self.point]) * (new_w / width, new_h / height)).astype(np.float32)
-        prompt, decoder = model.prompt_encoder, model.mask_decoder
+        point = to_canvas(np.array([self.point]), embedding.original_size, model.kind.architecture)
+        label, multimask = np.ones(1, np.int32), model.kind.multimask(None)
+        prompt, decoder, features = model.prompt_encoder, model.mask_decoder, embedding.features
 
         def call() -> tuple[F32, F32]:
-            image = DecoderImage(features if known else features.copy())
-            ((scores, low_res),) = decoder.masks(image, [prompt.sparse(point, label, None)], multimask=True)
+            image = DecoderImage(features if known else features.copy(), hq=embedding.hq_features)
+            ((scores, low_res),) = decoder.masks(image, [prompt.sparse(point, label, None)], multimask=multimask)
             return low_res, scores
 
         return call
@@ -138,7 +139,7 @@ class Bench(LayersBench):
         """OpenVINO's encoder in bf16, and in int8 if --openvino-int8 is given.
 
         Args:
-            planes: canvas (1, 3, 1024, 1024).
+            planes: canvas (1, 3, S, S).
 
         Yields:
             Name of the case, and a function that runs the encoder.
@@ -231,6 +232,11 @@ class Bench(LayersBench):
             for which in (0, 1)
         )
         return milliseconds, megabytes
+
+
+def as_planes(x: F32) -> F32:
+    """The array (1, C, H, W) of an image or feature map (H, W, C)."""
+    return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
 
 
 def _difference(got: Answer, expected: Answer) -> float:

@@ -2,6 +2,7 @@
 
 import http.client
 import shutil
+import tempfile
 import urllib.error
 import urllib.request
 import zipfile
@@ -11,7 +12,7 @@ from ..util.console import Progress
 from ..util.files import sha256
 from .errors import CheckpointError
 from .fused import Checkpoint, open_checkpoint
-from .published import ENCODERS, PUBLISHED, Published, cached_path, unfinished_path
+from .published import ENCODERS, PUBLISHED, cached_path, published_model, unfinished_path
 from .reader import convert
 
 CHUNK = 1 << 18
@@ -46,41 +47,40 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
     if name not in PUBLISHED:
         raise ValueError(f"no published checkpoint {name!r}; the published names are {', '.join(PUBLISHED)}")
     published, target = PUBLISHED[name], cached_path(name)
-    if target.exists():
+    if target.exists() and (source is None or published.sha256):  # a file that cannot be checked may be replaced
         try:
             checkpoint = open_checkpoint(target)
             if published.sha256 in (None, checkpoint.metadata.get("source_sha256")):
                 return checkpoint
         except CheckpointError:
             pass  # the cached file is damaged: download it again
-    target.parent.mkdir(parents=True, exist_ok=True)
+    encoder = download(ENCODERS[name]) if name in ENCODERS else None
     url, unfinished = source or published.url, unfinished_path(name)
+    unfinished.parent.mkdir(parents=True, exist_ok=True)
     if not url.startswith(("http://", "https://")):
         path = Path(url)
         if member := _member(path, published.file):
-            unfinished.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(path) as archive, archive.open(member) as packed, unfinished.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-            return _finish(name, unfinished)
-        return _convert(name, path)
-    unfinished.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=unfinished.parent) as folder:
+                unpacked = Path(folder, published.file)
+                with zipfile.ZipFile(path) as archive, archive.open(member) as packed, unpacked.open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+                return _convert(name, unpacked, encoder)
+        return _convert(name, path, encoder)
     manually = f"if you have a copy of the file, run: mobilesam download {name} --from FILE"
     _fetch(url, unfinished, manually)
-    return _finish(name, unfinished)
-
-
-def _finish(name: str, unfinished: Path) -> Checkpoint:
     try:
-        return _convert(name, unfinished)
-    finally:
-        unfinished.unlink()
+        checkpoint = _convert(name, unfinished, encoder)
+    except CheckpointError:
+        unfinished.unlink(missing_ok=True)  # a wrong file, which must not be continued
+        raise
+    unfinished.unlink(missing_ok=True)
+    return checkpoint
 
 
-def _convert(name: str, path: Path) -> Checkpoint:
-    _check(path, PUBLISHED[name])
-    if name not in ENCODERS:
+def _convert(name: str, path: Path, encoder: Checkpoint | None) -> Checkpoint:
+    _check(path, name)
+    if encoder is None:
         return convert(path, cached_path(name), dtype="fp32", model=name)
-    encoder = download(ENCODERS[name])
     return convert(encoder.path, cached_path(name), dtype="fp32", model=name, decoder=path)
 
 
@@ -92,8 +92,11 @@ def _member(path: Path, file: str) -> str | None:
         return next((member for member in archive.namelist() if member.rpartition("/")[2] == file), None)
 
 
-def _check(path: Path, published: Published) -> None:
-    actual = sha256(path)
+def _check(path: Path, name: str) -> None:
+    published, actual = PUBLISHED[name], sha256(path)
+    other = published_model(path.name, actual)
+    if published.sha256 is None and other not in (None, name):
+        raise CheckpointError(f"{path}: not the published file of {name}, but the file of {other}")
     if actual != (published.sha256 or actual):
         problem = f"its SHA-256 is {actual}, expected {published.sha256}"
         raise CheckpointError(f"{path}: not the published file, or damaged: {problem}")

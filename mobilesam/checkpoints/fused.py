@@ -165,6 +165,10 @@ def open_checkpoint(path: PathLike | None = None) -> Checkpoint:
         name, path = path, cached_path(str(path))
         if not is_downloaded(str(name)):
             raise FileNotFoundError(f"no checkpoint {name} yet: get it with mobilesam download {name}")
+        try:
+            return Checkpoint(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; download it again: mobilesam download {name}") from None
     path = Path(path)
     if path.exists() and kind_of(path) in ("torch", "onnx", "shards"):
         raise CheckpointError(f"{path}: not a safetensors checkpoint; {hint(path)}")

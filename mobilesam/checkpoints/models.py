@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..architecture import ARCHITECTURES, HQ_SAM, LITE_MEDSAM, MOBILE_SAM, Architecture
 from ..images.value_range import ValueRange
 from .errors import CheckpointError
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
     """A published model. A fine-tuned model counts as the model that it was trained from.
 
     Attributes:
@@ -36,7 +35,9 @@ class Model:
             ValueError: One mask is wanted, and the model has no trained token for one mask.
         """
         if self.always_three and wanted is not None and not wanted:
-            raise ValueError(f"multimask must be True or None for {self.name}, which always predicts three masks")
+            raise ValueError(
+                f"one mask (multimask=False, --single) is impossible with {self.name}: its masks are three"
+            )
         return self.architecture.multimask if wanted is None else bool(wanted)
 
     def check_hq(self, hq_token_only: bool) -> None:
@@ -45,7 +46,7 @@ class Model:
             raise ValueError(f"hq_token_only is for {HQ_SAM.name}, and this model is {self.architecture.name}")
 
 
-_MICRO_SAM: ValueRange = "minmax-channel"  # as `_to_image` of micro-sam's util.py
+_MICRO_SAM: ValueRange = "minmax-channel"  # like `_to_image` of micro-sam's util.py
 MODELS = {
     model.name: model
     for model in (
@@ -59,7 +60,7 @@ MODELS = {
     )
 }
 DEFAULT_MODEL = "mobile_sam"  # of the packaged checkpoint
-# The model of a checkpoint that does not tell its model in another way than by its tensors.
+# The model of each architecture, if neither the metadata nor the file names a model.
 _DEFAULTS = {"mobile_sam": DEFAULT_MODEL, "lite_medsam": "lite_medsam", "hq_sam": "sam_hq_vit_tiny"}
 assert _DEFAULTS.keys() == ARCHITECTURES.keys()
 

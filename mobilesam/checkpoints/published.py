@@ -115,7 +115,7 @@ def cache_folder() -> Path:
 
 
 def unfinished_path(name: str) -> Path:
-    """The file that a download writes to. The file is deleted once it is checked and converted."""
+    """The file that a download writes to. The file is deleted after its conversion, or if a check fails."""
     return cache_folder() / "unfinished" / f"{name}{PurePath(PUBLISHED[name].file).suffix}"
 
 

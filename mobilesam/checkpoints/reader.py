@@ -51,7 +51,7 @@ class ConvertedCheckpoint(dict[str, Array]):
         super().__init__(read(source, decoder))
         self.path, self.decoder = Path(source), None if decoder is None else Path(decoder)
         self.architecture = architecture.architecture_of({name: values.shape for name, values in self.items()})
-        self.metadata = _metadata(_all_files(source, decoder), "fp32", self, model)
+        self.metadata = _metadata(_files(source), decoder, "fp32", self, model)
         self.sha256 = self.metadata["source_sha256"]
 
 
@@ -103,9 +103,11 @@ def _with_decoder(tensors: dict[str, Array], source: Source, decoder: Path) -> d
     base = architecture.architecture_of({name: values.shape for name, values in tensors.items()})
     if base is not architecture.MOBILE_SAM:
         raise CheckpointError(f"{source}: a decoder file is for mobile_sam, and these tensors are of {base.name}")
-    (file,) = _files(decoder)
+    file, *others = _files(decoder)
+    if others:
+        raise CheckpointError(f"{decoder}: expected one file with a prompt encoder and a mask decoder")
     read = read_decoder(file, _mappings(file, kind_of(file)), architecture.expected_tensors())
-    return {name: read.get(name, values).astype(np.float32) for name, values in tensors.items()}
+    return tensors | _as_float32(file, read)
 
 
 def convert(
@@ -136,9 +138,8 @@ def convert(
         raise ValueError(f"dtype must be 'fp16' or 'fp32', not {dtype!r}")
     destination = Path(destination)
     check_folder(destination)
-    files = _all_files(source, decoder)
-    tensors = read(source, decoder)
-    metadata = _metadata(files, dtype, tensors, model)
+    files, tensors = _files(source), read(source, decoder)
+    metadata = _metadata(files, decoder, dtype, tensors, model)
     if dtype == "fp16":
         for name, spec in architecture.tensor_specs(architecture.ARCHITECTURES[metadata["architecture"]]).items():
             if spec.is_matrix:
@@ -150,11 +151,16 @@ def convert(
     return Checkpoint(destination)
 
 
-def _metadata(files: Sequence[Path], dtype: str, tensors: Mapping[str, Array], model: str | None) -> dict[str, str]:
+def _metadata(
+    sources: Sequence[Path], decoder: PathLike | None, dtype: str, tensors: Mapping[str, Array], model: str | None
+) -> dict[str, str]:
     found = architecture.architecture_of({name: values.shape for name, values in tensors.items()})
+    files = [*sources, *([] if decoder is None else _files(decoder))]
     checksums = [sha256(file) for file in files]
-    known = published_model(files[0].name, checksums[0]) if len(files) == 1 else None
-    inner = TensorFile(files[0]).metadata if kind_of(files[0]) == "safetensors" else {}
+    # The decoder decides how many masks the model predicts, so a decoder file tells the model.
+    own = files[-1]
+    known = published_model(own.name, checksums[-1])
+    inner = TensorFile(own).metadata if kind_of(own) == "safetensors" else {}
     return {
         "format_version": FORMAT_VERSION,
         "source": ", ".join(file.name for file in files),
@@ -163,10 +169,6 @@ def _metadata(files: Sequence[Path], dtype: str, tensors: Mapping[str, Array], m
         "architecture": found.name,
         "model": choose_model(model, found, inner, known, files[0]).name,
     }
-
-
-def _all_files(source: Source, decoder: PathLike | None) -> list[Path]:
-    return _files(source) + ([] if decoder is None else _files(decoder))
 
 
 def _files(source: Source) -> list[Path]:
@@ -205,15 +207,25 @@ def _read(files: Sequence[Path]) -> dict[str, Array]:
             check_shapes(path, {name: shape for name, shape in shapes.items() if name in wanted}, wanted, found.title)
             warn_of_extra(path, [*(name for name in shapes if name not in wanted), *state.others()])
             tensors = {name: state[name] for name in wanted}
+    if any(".bn." in name for name in tensors):
+        _check_floating_point(path, tensors)
+        tensors = fuse_batch_norm(tensors)
+    return _as_float32(path, {name: tensors[name] for name in expected})
+
+
+def _as_float32(path: Path, tensors: Mapping[str, Array]) -> dict[str, Array]:
+    """The tensors in float32. Raises CheckpointError if a tensor is not floating point, or not finite in float32."""
+    _check_floating_point(path, tensors)
+    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, which check_finite rejects
+        converted = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in tensors.items()}
+    check_finite(path, converted, "fp32")
+    return converted
+
+
+def _check_floating_point(path: Path, tensors: Mapping[str, Array]) -> None:
     integers = [name for name, values in tensors.items() if values.dtype.kind != "f"]
     if integers:
         raise CheckpointError(f"{path}: not floating point: {listed(integers)}")
-    if any(".bn." in name for name in tensors):
-        tensors = fuse_batch_norm(tensors)
-    with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, which check_finite rejects
-        fused = {name: np.ascontiguousarray(tensors[name], dtype=np.float32) for name in expected}
-    check_finite(path, fused, "fp32")
-    return fused
 
 
 def _mappings(path: Path, kind: str) -> Sequence[Tensors]:

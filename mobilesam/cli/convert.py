@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..checkpoints.published import PUBLISHED
+from ..util.files import check_distinct
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints.reader import convert
 
+    decoder = [Path(arguments.decoder)] if arguments.decoder else []
+    check_distinct([*map(Path, arguments.sources), *decoder, arguments.output])
     made = convert(
         arguments.sources, arguments.output, dtype=arguments.dtype, model=arguments.model, decoder=arguments.decoder
     )

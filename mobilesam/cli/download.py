@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     checkpoint = download(arguments.name, arguments.source)
     checked = "verified" if PUBLISHED[arguments.name].sha256 else "unchecked, because no SHA-256 is published"
-    print(f"{checkpoint.path}: the published weights, {checked}; use them with --weights {arguments.name}")
+    made = f"{checkpoint.path}: converted from {checkpoint.metadata['source']}"
+    print(f"{made}, {checked}; use it with --weights {arguments.name}")
     return 0
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..util.console import Progress, describe, say_failed
+from ..util.console import Progress, describe, say_counts, say_failed
 from ..util.files import check_distinct, check_folder_to_be, remove_leftovers, whole_file
 from ..util.options import add_model
 from .image_options import add_image_options
@@ -100,10 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"{path}: {len(records)} masks, {seconds:.2f} s: {', '.join(map(str, files[path]))}", flush=True)
     finally:
         if len(images) > 1:
-            counts = {"written": written, "failed": failed, "there already": len(files) - len(left)}
-            counts["not reached: go on with --resume"] = len(left) - written - failed
-            said = [f"{count} {what}" for what, count in counts.items() if count or what == "written"]
-            print(f"{', '.join(said)}: {arguments.output}", flush=True)
+            say_counts(written, failed, len(files) - len(left), len(files), arguments.output)
     return 1 if failed else 0
 
 
@@ -119,7 +116,7 @@ def _records(photo: "Image.Image", generator: "MaskGenerator", note: str) -> lis
             progress.total = total
             progress.update(done, note)
 
-        return list(generator.generate_iter(photo, progress=show))
+        return list(generator.generate_iter(photo, value_range="dtype", progress=show))
 
 
 def _write(

@@ -2,12 +2,13 @@
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Collection, Sequence
 from importlib import import_module
 from itertools import islice
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..util.console import describe, print_any_text, shortened, show_warnings_in_one_line
 from ..version import __version__
@@ -62,7 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that reports a usage error in one line, without the usage text that argparse writes before it."""
+    """A parser that reports a usage error in one line, without the usage text that argparse writes before it.
+
+    Values that begin with a negative number, such as the window -600,1500, are no options.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._negative_number_matcher = re.compile(r"-\.?\d.*")
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"mobilesam: error: {shortened(message)} (see {self.prog} --help)\n")

@@ -149,7 +149,9 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     for kind, path in files:
         outputs.check(kind, path, style)
     model, photo = MobileSAM(network), reading.result()
-    result = segment(photo, **prompt.on(*photo.rgb.size), multimask=False if arguments.single else None, model=model)
+    multimask = False if arguments.single else None
+    # The photo is open in its value range, which the overlay must not apply again.
+    result = segment(photo, **prompt.on(*photo.rgb.size), multimask=multimask, value_range="dtype", model=model)
     outputs.write(files, result, photo.rgb, image, style)
     area = int(result.mask.sum())
     print(

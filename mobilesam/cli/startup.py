@@ -58,9 +58,9 @@ def read_and_load(
 ) -> tuple[Future[Photo], Network]:
     """Start to read the photo in a background thread, and start to load the network.
 
-    `read` reads the photo for a model. The packaged checkpoint's model is known, so that reading starts first, because
-    `images/photo.py` reads photos without NumPy. For other weights, reading starts when the file is opened, because the
-    model decides how images are opened and resized.
+    `read` reads the photo for a model, because the model decides how images are opened and resized. The packaged
+    checkpoint's model is known, so the photo is read while NumPy is imported. For other weights, reading starts when
+    the file of weights is open.
 
     Returns:
         A future of the photo, and the network. The network's layers continue to load while the image is encoded.

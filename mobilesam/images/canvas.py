@@ -22,7 +22,7 @@ def to_encoder_input(
     *,
     threads: int | None = None,
 ) -> tuple[NDArray[np.float32], Size]:
-    """Resize in uint8, normalise and zero-pad an image for the encoder, as the architecture's `preprocessing` tells.
+    """Resize in uint8, normalise and zero-pad an image for the encoder, as the architecture's `preprocessing` says.
 
     The padding is on the right and at the bottom.
 

@@ -36,7 +36,7 @@ def to_canvas(
     Args:
         xy: (P, 2) float64, one (x, y) per row.
         size: (h, w) of the image.
-        architecture: The architecture, whose canvas is meant.
+        architecture: The architecture whose canvas the points are converted to.
         corners: Whether the points are corners of boxes. LiteMedSAM truncates corners to whole pixels.
 
     Returns:
@@ -44,11 +44,12 @@ def to_canvas(
     """
     import numpy as np  # imported here, because `images/photo.py` uses this module without NumPy
 
-    (new_h, new_w), (h, w) = resized_size(*size, architecture.img_size), size
-    across, down = new_w / w, new_h / h
-    points = [(x * across, y * down) for x, y in xy.tolist()]
     if architecture.preprocessing == "min_max":
-        scale = architecture.img_size / max(size)
-        points = [(x * scale, y * scale) for x, y in xy.tolist()]
-        points = [(int(x), int(y)) for x, y in points] if corners else points
+        across = down = architecture.img_size / max(size)
+    else:
+        (new_h, new_w), (h, w) = resized_size(*size, architecture.img_size), size
+        across, down = new_w / w, new_h / h
+    points = [(x * across, y * down) for x, y in xy.tolist()]
+    if architecture.preprocessing == "min_max" and corners:
+        points = [(int(x), int(y)) for x, y in points]
     return np.array(points, np.float32).reshape(-1, 2)

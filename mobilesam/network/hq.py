@@ -45,7 +45,7 @@ def _transposed(p: Parameters, name: str) -> PackedLayer:
 
 
 class HqToken:
-    """The layers that follow Light HQ-SAM's token: ``hf_mlp`` excepted, which is a hypernetwork of the mask decoder."""
+    """The layers of Light HQ-SAM's mask head. The mask decoder runs ``hf_mlp``, as one more hypernetwork."""
 
     def __init__(self, p: Parameters, threads: int) -> None:
         self.threads = threads
@@ -90,7 +90,7 @@ class HqToken:
         x = kernels.conv2d(x, *self.conv1, pad=1, threads=self.threads)
         x = kernels.layer_norm(x, *self.norm, eps=LAYER_NORM_2D_EPS, activation="gelu", out=x, threads=self.threads)
         # The second convolution is linear, so `hyper` folds its 32 output channels into one. Each of the 3×3 taps is
-        # then a product with 64 numbers per pixel, and the taps' maps are added with an offset.
+        # then a product with 64 numbers per pixel. The mask is the sum of the nine taps' maps, each shifted by its tap.
         taps = (self._conv2 @ hyper).reshape(9, -1)
         maps = kernels.linear(x, taps, threads=self.threads)
         padded = np.pad(maps, [(1, 1), (1, 1), (0, 0)])

@@ -1,10 +1,10 @@
 """The prompt encoder and mask decoder as one ONNX graph, with the inputs and outputs of SAM's own export.
 
 Source: the reference's utils/onnx.py for the interface; modeling/prompt_encoder.py, mask_decoder.py and transformer.py.
+For Light HQ-SAM modeling/mask_decoder_hq.py of the package segment-anything-hq.
 
 Inside the graph there is no batch axis. Prompt tokens are (T, 256), the image is (4096, 256). A 2×2 convolution of
-stride 2 is a linear layer from rows that hold a block of 2×2 pixels to rows that hold one pixel. A transposed
-convolution is the reverse.
+stride 2 is a linear layer from rows that hold a block of 2×2 pixels to rows that hold one pixel.
 
 Cross-attention does not project the 4096 image tokens X. The weights of its projections are applied to the few prompt
 tokens instead. The keys are K = X Wkᵀ, so a head's scores q Kᵀ equal (q Wk) Xᵀ. The values are V = X Wvᵀ, so a head's
@@ -23,7 +23,6 @@ from ..architecture import (
     DECODER_HEADS,
     EMBED_DIM,
     EMBED_SIZE,
-    IMG_SIZE,
     LAYER_NORM_2D_EPS,
     LOW_RES,
     MASK_INPUT_CHANNELS,
@@ -49,10 +48,18 @@ def build_decoder(tensors: Tensors, mask_rule: MaskRule) -> ModelProto:
     tokens = _tokens(g)
     queries, image = _transformer(g, tokens, _image_tokens(g), g.constant("image_pe", _image_pe(g)))
     scores, masks = _iou_prediction_head(g, queries), _hypernetworks(g, queries)
-    scores, masks = _select(g, scores, masks, mask_rule)
-    count = MASK_COUNTS[mask_rule]
+    hq, upscaled = g.architecture.hq, g.gelu(g.enlarge(image, f"{DECODER}.output_upscaling"))
+    count = 1 if hq and mask_rule == "multi" else MASK_COUNTS[mask_rule]
+    scores, selected = _select(g, scores, masks, mask_rule)
     g.reshape(scores, 1, count, output="iou_predictions")
-    _masks_in_full(g, _low_res_masks(g, masks, _upscaling(g, image), count), count)
+    products = g.node("Gemm", selected, upscaled, transB=1)
+    low_res = g.planes(products, count, output=None if hq else "low_res_masks")
+    hq_inputs = []
+    if hq:
+        hq_mask = _hq_mask(g, g.slice(masks, MASK_TOKENS, MASK_TOKENS + 1, axis=0), upscaled)
+        low_res = g.node("Add", low_res, hq_mask, output="low_res_masks")
+        hq_inputs = [value_info("hq_features", 1, UPSCALE_DIMS[1], LOW_RES, LOW_RES)]
+    _masks_in_full(g, low_res, count)
     return g.model(
         "mobilesam_mask_decoder",
         [
@@ -62,21 +69,22 @@ def build_decoder(tensors: Tensors, mask_rule: MaskRule) -> ModelProto:
             value_info("mask_input", 1, 1, LOW_RES, LOW_RES),
             value_info("has_mask_input", 1),
             value_info("orig_im_size", 2),
+            *hq_inputs,
         ],
         [
             value_info("masks", 1, count, "height", "width"),
             value_info("iou_predictions", 1, count),
             value_info("low_res_masks", 1, count, LOW_RES, LOW_RES),
         ],
-        f"MobileSAM's prompt encoder and mask decoder; mask rule: {mask_rule}",
+        f"{g.architecture.title}'s prompt encoder and mask decoder; mask rule: {mask_rule}",
     )
 
 
 def _tokens(g: Graph) -> str:
-    """The prompt tokens (5 + num_points, 256): the IoU token, the four mask tokens, the points."""
+    """The tokens: the IoU token, the four mask tokens, Light HQ-SAM's token, the points. 256 channels each."""
     gaussian = g.weight(f"{PROMPT}.pe_layer.positional_encoding_gaussian_matrix")
     xy = g.add(g.reshape("point_coords", -1, 2), g.constant("half", 0.5))
-    xy = g.node("Sub", g.node("Mul", xy, g.constant("two_by_size", 2 / IMG_SIZE)), g.constant("one", 1))
+    xy = g.node("Sub", g.node("Mul", xy, g.constant("two_by_size", 2 / g.architecture.img_size)), g.constant("one", 1))
     angle = g.node("Mul", g.matmul(xy, gaussian), g.constant("two_pi", 2 * np.pi))
     encoding = g.node("Concat", g.node("Sin", angle), g.node("Cos", angle), axis=-1)
 
@@ -89,7 +97,8 @@ def _tokens(g: Graph) -> str:
     encoding = g.node("Mul", encoding, g.node("Cast", is_point, to=TensorProto.FLOAT))
     points = g.add(encoding, g.node("Gather", table, row, axis=0))
 
-    output = [g.tensor(f"{DECODER}.{name}.weight") for name in ("iou_token", "mask_tokens")]
+    names = ["iou_token", "mask_tokens"] + ["hf_token"] * g.architecture.hq
+    output = [g.tensor(f"{DECODER}.{name}.weight") for name in names]
     return g.node("Concat", g.constant("output_tokens", np.concatenate(output)), points, axis=0)
 
 
@@ -229,63 +238,71 @@ def _iou_prediction_head(g: Graph, queries: str) -> str:
 
 
 def _hypernetworks(g: Graph, queries: str) -> str:
-    """The output (4, 32) of the hypernetworks: one MLP per mask token, computed as a batch of four."""
-    x = g.reshape(g.slice(queries, 1, 1 + MASK_TOKENS, axis=0), MASK_TOKENS, 1, EMBED_DIM)
+    """The output (4, 32) of the hypernetworks: one MLP per mask token, computed as a batch.
+
+    For Light HQ-SAM (5, 32). The last row belongs to the HQ token.
+    """
+    mlps = [f"output_hypernetworks_mlps.{i}" for i in range(MASK_TOKENS)] + ["hf_mlp"] * g.architecture.hq
+    x = g.reshape(g.slice(queries, 1, 1 + len(mlps), axis=0), len(mlps), 1, EMBED_DIM)
     for layer in range(3):
-        names = [f"{DECODER}.output_hypernetworks_mlps.{i}.layers.{layer}" for i in range(MASK_TOKENS)]
+        names = [f"{DECODER}.{mlp}.layers.{layer}" for mlp in mlps]
         weight = np.stack([g.tensor(f"{name}.weight").T for name in names])
         bias = np.stack([g.tensor(f"{name}.bias")[None] for name in names])
         x = g.matmul(g.relu(x) if layer else x, g.constant(f"hypernetworks.{layer}.weight", weight))
         x = g.add(x, g.constant(f"hypernetworks.{layer}.bias", bias))
-    return g.reshape(x, MASK_TOKENS, -1)
+    return g.reshape(x, len(mlps), -1)
 
 
 def _select(g: Graph, scores: str, masks: str, mask_rule: MaskRule) -> tuple[str, str]:
-    """Select columns of `scores` (1, 4) and rows of `masks` (4, 32) by the mask rule."""
-    if mask_rule == "all":
+    """Select columns of `scores` (1, 4) and rows of `masks` by the mask rule. Rows after the fourth are ignored."""
+    only_first = mask_rule == "single" and not g.architecture.multimask
+    start, stop = (1 if mask_rule == "multi" else 0), (1 if only_first else MASK_TOKENS)
+    scores, masks = g.slice(scores, start, stop, axis=1), g.slice(masks, start, stop, axis=0)
+    if only_first or mask_rule == "all" or (mask_rule == "multi" and not g.architecture.hq):
         return scores, masks
-    if mask_rule == "multi":
-        return g.slice(scores, 1, MASK_TOKENS, axis=1), g.slice(masks, 1, MASK_TOKENS, axis=0)
-    points = g.node("Cast", g.node("Size", "point_labels"), to=TensorProto.FLOAT)
-    weight = g.node("Sub", points, g.constant("multimask_until", 2.5))
-    favour = g.node("Mul", weight, g.constant("first_mask", [[1000] + [0] * (MASK_TOKENS - 1)]))
-    best = g.reshape(g.node("ArgMax", g.add(scores, favour), axis=1), 1)
+    preferred = scores
+    if mask_rule == "single":
+        points = g.node("Cast", g.node("Size", "point_labels"), to=TensorProto.FLOAT)
+        weight = g.node("Sub", points, g.constant("multimask_until", 2.5))
+        favour = g.node("Mul", weight, g.constant("first_mask", [[1000] + [0] * (MASK_TOKENS - 1)]))
+        preferred = g.add(scores, favour)
+    best = g.reshape(g.node("ArgMax", preferred, axis=1), 1)
     return g.node("Gather", scores, best, axis=1), g.node("Gather", masks, best, axis=0)
 
 
-def _upscaling(g: Graph, image: str) -> str:
-    """Upscale the image tokens (4096, 256) to pixels (65536, 32).
+def _hq_mask(g: Graph, hyper: str, upscaled: str) -> str:
+    """The mask (1, 1, 256, 256) of Light HQ-SAM's token.
 
-    The rows of the result are not in the order of the 256×256 image. Their order is (64, 64, 2, 2, 2, 2): 64×64
-    blocks of 2×2 blocks of 2×2 pixels.
+    The second convolution of `embedding_maskfeature` is linear, so `hyper` folds its 32 output channels into one. Each
+    of the 3×3 taps is then a product with 64 numbers per pixel. A convolution with constant weights adds the taps' maps
+    with an offset.
+
+    Args:
+        g: the graph.
+        hyper: (1, 32), the output of `hf_mlp`.
+        upscaled: (65536, 32), the upscaled image in the order of `Graph.enlarge`.
     """
-    name = f"{DECODER}.output_upscaling"
-    half, out = UPSCALE_DIMS
-    x = g.reshape(_block_conv_transpose(g, image, f"{name}.0"), PIXELS * 4, half)
-    x = g.gelu(g.layer_norm(x, f"{name}.1", LAYER_NORM_2D_EPS))
-    return g.gelu(g.reshape(_block_conv_transpose(g, x, f"{name}.3"), PIXELS * 16, out))
-
-
-def _block_conv_transpose(g: Graph, x: str, name: str) -> str:
-    """A transposed 2×2 convolution of stride 2. Each row of the result holds a block (2, 2, OC)."""
-    weight = g.tensor(f"{name}.weight").transpose(2, 3, 1, 0)
-    return g.affine(x, name, weight.reshape(-1, weight.shape[3]), np.tile(g.tensor(f"{name}.bias"), 4))
-
-
-def _low_res_masks(g: Graph, masks: str, upscaled: str, count: int) -> str:
-    """The product of each mask's weights with the upscaled image, in row-major order: (1, count, 256, 256)."""
-    x = g.reshape(g.node("Gemm", masks, upscaled, transB=1), count, EMBED_SIZE, EMBED_SIZE, 2, 2, 2, 2)
-    x = g.transpose(x, 0, 1, 3, 5, 2, 4, 6)
-    return g.reshape(x, 1, count, LOW_RES, LOW_RES, output="low_res_masks")
+    name, (half, out) = f"{DECODER}.embedding_maskfeature", UPSCALE_DIMS
+    x = g.conv(g.planes(g.transpose(upscaled, 1, 0), out), f"{name}.0")
+    x = g.gelu(g.layer_norm(g.transpose(x, 0, 2, 3, 1), f"{name}.1", LAYER_NORM_2D_EPS))
+    weight = g.constant(f"{name}.3.weight", g.tensor(f"{name}.3.weight").reshape(out, half * 9))
+    taps = g.reshape(g.matmul(hyper, weight), half, 9)
+    maps = g.reshape(g.node("Gemm", taps, g.reshape(x, -1, half), transA=1, transB=1), 1, 9, LOW_RES, LOW_RES)
+    shifts = g.constant("taps_to_pixels", np.eye(9).reshape(1, 9, 3, 3))
+    mask = g.node("Conv", maps, shifts, kernel_shape=[3, 3], pads=[1] * 4)
+    bias = g.matmul(hyper, g.constant(f"{name}.3.bias", g.tensor(f"{name}.3.bias")[:, None]))
+    features = g.node("Gemm", hyper, g.reshape("hq_features", out, LOW_RES**2), bias)
+    return g.add(mask, g.reshape(features, 1, 1, LOW_RES, LOW_RES))
 
 
 def _masks_in_full(g: Graph, low_res: str, count: int) -> str:
     """The logits at the original image's size: resized to the padded canvas, cropped to the image, resized again."""
-    bilinear = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-    x = g.node("Resize", low_res, "", "", g.ints(1, count, IMG_SIZE, IMG_SIZE), **bilinear)
+    bilinear, side = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}, g.architecture.img_size
+    x = low_res if side == LOW_RES else g.node("Resize", low_res, "", "", g.ints(1, count, side, side), **bilinear)
     longest = g.node("ReduceMax", "orig_im_size", keepdims=1)
-    scale = g.node("Div", g.constant("canvas", IMG_SIZE), longest)
+    scale = g.node("Div", g.constant("canvas", side), longest)
     size = g.node("Floor", g.add(g.node("Mul", scale, "orig_im_size"), g.constant("half", 0.5)))
+    size = g.node("Max", size, g.constant("one", 1))
     x = g.node("Slice", x, g.ints(0, 0), g.node("Cast", size, to=TensorProto.INT64), g.ints(2, 3))
     original = g.node("Cast", "orig_im_size", to=TensorProto.INT64)
     shape = g.node("Concat", g.ints(1, count), original, axis=0)

@@ -10,7 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from ..architecture import EMBED_DIM, EMBED_SIZE, IMG_SIZE, LAYER_NORM_2D_EPS, STAGES, Stage, attention_bias_index
+from ..architecture import (
+    EMBED_DIM,
+    EMBED_SIZE,
+    HQ_STAGE,
+    LAYER_NORM_2D_EPS,
+    LOW_RES,
+    STAGES,
+    UPSCALE_DIMS,
+    Stage,
+    attention_bias_index,
+)
 from ..kernels.core.check import F32
 from ..network.parameters import Tensors
 from .graph import Graph, value_info
@@ -19,25 +29,31 @@ I32 = NDArray[np.int32]
 
 
 def build_encoder(tensors: Tensors) -> ModelProto:
-    """Build the encoder's ONNX graph. See `export_onnx` for its input and output."""
+    """Build the encoder's ONNX graph. See `export_onnx` for its input and outputs."""
     g = Graph(tensors)
-    x = _patch_embed(g, "input")
+    x, starts = _patch_embed(g, "input"), []  # starts: the input of each stage
     for index, stage in enumerate(STAGES):
         layer = f"image_encoder.layers.{index}"
         if stage.heads:
             x = _to_tokens(g, x, stage)
+        starts.append(x)
         for block in range(stage.depth):
             name = f"{layer}.blocks.{block}"
             x = _tiny_vit_block(g, x, name, stage) if stage.heads else _mbconv(g, x, name)
         if stage is not STAGES[-1]:
             x = _to_map(g, x, stage) if stage.heads else x
             x = _patch_merging(g, x, f"{layer}.downsample", stage.resolution // STAGES[index + 1].resolution)
-    _neck(g, x)
+    x = _neck(g, x)
+    g.transpose(x, 0, 3, 1, 2, output="output")
+    outputs, side = [value_info("output", 1, EMBED_DIM, EMBED_SIZE, EMBED_SIZE)], g.architecture.img_size
+    if g.architecture.hq:
+        _hq_features(g, x, starts[HQ_STAGE + 1])
+        outputs.append(value_info("hq_features", 1, UPSCALE_DIMS[1], LOW_RES, LOW_RES))
     return g.model(
         "mobilesam_image_encoder",
-        [value_info("input", 1, 3, IMG_SIZE, IMG_SIZE)],
-        [value_info("output", 1, EMBED_DIM, EMBED_SIZE, EMBED_SIZE)],
-        "MobileSAM's image encoder; input: RGB, normalised, then zero-padded right and bottom",
+        [value_info("input", 1, 3, side, side)],
+        outputs,
+        f"{g.architecture.title}'s image encoder; input: RGB, normalised, then zero-padded right and bottom",
     )
 
 
@@ -51,8 +67,9 @@ def _to_map(g: Graph, x: str, stage: Stage) -> str:
 
 
 def _patch_embed(g: Graph, x: str) -> str:
-    x = g.gelu(g.conv(x, "image_encoder.patch_embed.seq.0.c", stride=2))
-    return g.conv(x, "image_encoder.patch_embed.seq.2.c", stride=2)
+    stride = g.architecture.patch_stride
+    x = g.gelu(g.conv(x, "image_encoder.patch_embed.seq.0.c", stride=stride))
+    return g.conv(x, "image_encoder.patch_embed.seq.2.c", stride=stride)
 
 
 def _mbconv(g: Graph, x: str, name: str) -> str:
@@ -135,8 +152,15 @@ def _window_rows(stage: Stage) -> tuple[I32, I32]:
 
 
 def _neck(g: Graph, x: str) -> str:
+    """The image embedding (1, 64, 64, 256)."""
     x = g.layer_norm(g.linear(x, "image_encoder.neck.0"), "image_encoder.neck.1", LAYER_NORM_2D_EPS)
     x = g.transpose(g.reshape(x, 1, EMBED_SIZE, EMBED_SIZE, EMBED_DIM), 0, 3, 1, 2)
     x = g.transpose(g.conv(x, "image_encoder.neck.2"), 0, 2, 3, 1)
-    x = g.layer_norm(x, "image_encoder.neck.3", LAYER_NORM_2D_EPS)
-    return g.transpose(x, 0, 3, 1, 2, output="output")
+    return g.layer_norm(x, "image_encoder.neck.3", LAYER_NORM_2D_EPS)
+
+
+def _hq_features(g: Graph, image: str, after_hq_stage: str) -> str:
+    """Light HQ-SAM's features (1, 32, 256, 256), from the embedding (1, 64, 64, 256) and a stage's map (4096, 160)."""
+    x = g.enlarge(g.reshape(image, EMBED_SIZE**2, EMBED_DIM), "mask_decoder.embedding_encoder")
+    x = g.add(x, g.enlarge(after_hq_stage, "mask_decoder.compress_vit_feat"))
+    return g.planes(g.transpose(x, 1, 0), UPSCALE_DIMS[1], output="hq_features")

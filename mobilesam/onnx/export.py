@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from ..checkpoints.fused import open_checkpoint
+from ..checkpoints.published import is_name
 from ..checkpoints.reader import read
 from ..network.parameters import Tensors
 from ..util.files import check_folder, whole_file
-from ..weights import default_path
 from .types import MaskRule
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
@@ -23,20 +24,25 @@ def export_onnx(
 ) -> tuple[Path, Path]:
     """Write encoder.onnx and decoder.onnx into a folder. Both are float32 and opset 20.
 
-    The encoder has one input and one output:
+    The tensors decide the architecture: MobileSAM, LiteMedSAM or Light HQ-SAM. S is the side of the canvas in pixels,
+    1024 or for LiteMedSAM 256. The encoder's input and outputs:
 
-    - `input` (1, 3, 1024, 1024): the RGB image, normalised, then zero-padded at the right and the bottom;
-    - `output` (1, 256, 64, 64): the image embedding.
+    - `input` (1, 3, S, S): the RGB image, resized to a longest side of S, normalised, then zero-padded at the right and
+      the bottom. For LiteMedSAM the image is resized by areas, and normalised so that its values range from 0 to 1;
+    - `output` (1, 256, 64, 64): the image embedding;
+    - `hq_features` (1, 32, 256, 256), for Light HQ-SAM only: the image features of the HQ token.
 
     The decoder has the inputs and outputs of SAM's own export, all float32. The decoder's inputs:
 
     - `image_embeddings` (1, 256, 64, 64): the encoder's output;
-    - `point_coords` (1, N, 2): (x, y) in pixels of the image resized to a longest side of 1024;
+    - `point_coords` (1, N, 2): (x, y) in pixels of the image resized to a longest side of S. LiteMedSAM expects corners
+      of boxes in whole pixels;
     - `point_labels` (1, N): 1 on the object, 0 not on the object, 2 the upper left corner of a box, 3 the lower right
       corner, -1 a padding point. Points without a box must end with a padding point;
     - `mask_input` (1, 1, 256, 256): low-resolution logits from an earlier call;
     - `has_mask_input` (1,): 1 to use `mask_input`, 0 to ignore it;
-    - `orig_im_size` (2,): (height, width) of the original image.
+    - `orig_im_size` (2,): (height, width) of the original image;
+    - `hq_features` (1, 32, 256, 256), for Light HQ-SAM only: the encoder's second output.
 
     The decoder's outputs, for C masks:
 
@@ -50,9 +56,12 @@ def export_onnx(
         mask_rule: which of the model's four masks the decoder returns:
             - "single": one mask, by the rule of the reference's ONNX export. The rule adds (N - 2.5)·1000 to the score
               of token 0 and takes the mask with the best score. So up to 2 points, padding included, give
-              the best of tokens 1 to 3, and more points give token 0;
-            - "multi": tokens 1 to 3, like multimask_output=True of the reference and multimask=True of this package;
+              the best of tokens 1 to 3, and more points give token 0. For LiteMedSAM, which is trained for one mask,
+              "single" is always token 0;
+            - "multi": tokens 1 to 3, like multimask_output=True of the reference and multimask=True of this package.
+              For Light HQ-SAM only the best of the three, by score;
             - "all": tokens 0 to 3. Token 0 is the mask of multimask=False.
+            For Light HQ-SAM, the HQ token's mask is added to each returned mask. The scores are those of tokens 0 to 3.
 
     Returns:
         The paths of the encoder and the decoder. Each file appears complete or not at all.
@@ -84,17 +93,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command of scripts/export_onnx.py. Returns the exit code: 0, or 2 after an error message of one line."""
     parser = argparse.ArgumentParser(description="Write a checkpoint as encoder.onnx and decoder.onnx.")
     parser.add_argument("directory", metavar="DIRECTORY", help="the folder to write into")
-    parser.add_argument("--weights", metavar="FILE", help="any checkpoint (default: the packaged one)")
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="any checkpoint, or the name of a downloaded one, such as lite_medsam (default: the packaged one)",
+    )
     parser.add_argument(
         "--mask-rule",
         choices=get_args(MaskRule),
         default="single",
-        help="the masks that the decoder returns. single: one, by the rule of the reference's ONNX export; "
-        "multi: those of tokens 1 to 3; all: all four (default: %(default)s)",
+        help="the masks that the decoder returns. single: one, by the rule of the reference's ONNX export, or token 0 "
+        "for LiteMedSAM; multi: those of tokens 1 to 3, or the best of them for Light HQ-SAM; all: all four "
+        "(default: %(default)s)",
     )
     arguments = parser.parse_args(argv)
     try:
-        tensors = read(arguments.weights or default_path())
+        weights = arguments.weights
+        tensors: Tensors = open_checkpoint(weights) if is_name(weights) else read(weights)
         paths = export_onnx(tensors, arguments.directory, mask_rule=arguments.mask_rule)
     except (ImportError, MemoryError, OSError, ValueError) as error:
         print(f"export_onnx: error: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from ..architecture import LAYER_NORM_EPS
+from ..architecture import EMBED_SIZE, LAYER_NORM_2D_EPS, LAYER_NORM_EPS, LOW_RES, architecture_of
 from ..kernels.core.check import F32
 from ..network.parameters import Tensors
 from ..version import __version__
@@ -31,10 +31,15 @@ class Graph:
 
     Args:
         tensors: fused tensors by reference name.
+
+    Attributes:
+        architecture: architecture that the tensors have.
     """
 
     def __init__(self, tensors: Tensors) -> None:
         self._tensors = tensors
+        known = getattr(tensors, "architecture", None)
+        self.architecture = known or architecture_of({name: tensors[name].shape for name in tensors})
         self._nodes: list[NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
         self._count = 0
@@ -128,6 +133,28 @@ class Graph:
         """Add a LayerNorm over the last axis. On channels-last values this is also the reference's LayerNorm2d."""
         constants = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
         return self.node("LayerNormalization", x, *constants, output=name, axis=-1, epsilon=eps)
+
+    def conv_transpose(self, x: str, name: str) -> str:
+        """Add a transposed 2×2 convolution of stride 2 on x (M, C). Each row of the result holds a block (2, 2, OC)."""
+        weight = self.tensor(f"{name}.weight").transpose(2, 3, 1, 0)
+        return self.affine(x, name, weight.reshape(-1, weight.shape[3]), np.tile(self.tensor(f"{name}.bias"), 4))
+
+    def enlarge(self, x: str, name: str) -> str:
+        """Add two transposed 2×2 convolutions, with LayerNorm2d and GELU between them, on the image tokens x (4096, C).
+
+        Returns:
+            Pixels (65536, 32). They are not in the order of the 256×256 image. Their order is (64, 64, 2, 2, 2, 2):
+            64×64 blocks of 2×2 blocks of 2×2 pixels.
+        """
+        half, out = (len(self.tensor(f"{name}.{i}.bias")) for i in (0, 3))
+        x = self.reshape(self.conv_transpose(x, f"{name}.0"), -1, half)
+        x = self.gelu(self.layer_norm(x, f"{name}.1", LAYER_NORM_2D_EPS))
+        return self.reshape(self.conv_transpose(x, f"{name}.3"), -1, out)
+
+    def planes(self, x: str, channels: int, output: str | None = None) -> str:
+        """Reorder the pixels of x (C, 65536), in the order of `enlarge`, to an image (1, C, 256, 256)."""
+        x = self.transpose(self.reshape(x, channels, EMBED_SIZE, EMBED_SIZE, 2, 2, 2, 2), 0, 1, 3, 5, 2, 4, 6)
+        return self.reshape(x, 1, channels, LOW_RES, LOW_RES, output=output)
 
     def branch(self, name: str, build: Callable[[], str], *shape: int) -> GraphProto:
         """A branch of an If node.

@@ -56,7 +56,7 @@ class Search:
     def run(self, open_picture: Callable[[], Image.Image]) -> None:
         """Search the picture. Runs in a worker thread."""
         try:
-            records = self._generator.generate_iter(open_picture(), progress=self._progress)
+            records = self._generator.generate_iter(open_picture(), value_range="dtype", progress=self._progress)
             for record in records:
                 self._send(EverythingLine(mask=self._found(record)))
         except Stopped:

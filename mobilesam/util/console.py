@@ -58,6 +58,14 @@ def say_skipped(names: Sequence[str], reason: str) -> None:
     print(f"mobilesam: skipped: {', '.join(names[:MOST_NAMES])}{more}: {reason}", file=sys.stderr)
 
 
+def say_counts(written: int, failed: int, there: int, total: int, folder: Path) -> None:
+    """Print how many of `total` inputs were written, failed, or were there already, and how many were not reached."""
+    counts = {"written": written, "failed": failed, "there already": there}
+    counts["not reached: go on with --resume"] = total - written - failed - there
+    said = [f"{count} {what}" for what, count in counts.items() if count or what == "written"]
+    print(f"{', '.join(said)}: {folder}", flush=True)
+
+
 def show_warnings_in_one_line() -> None:
     """Print each Python warning to stderr as one line without the line of code that caused it."""
 

@@ -18,7 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ NAMES = ("x0", "y0", "z0", "x1", "y1", "z1")
 FORM = "x0 y0 z0 x1 y1 z1, or x0 y0 x1 y1 for a picture"
 _FLAT = ("x0", "y0", "x1", "y1")
 _REST = "cells beyond the header"
+MOST_BOXES = 65535  # numbers of boxes are written in 16 bits
 
 
 def parse_box(text: str) -> Box:
@@ -143,12 +144,13 @@ def _check_names(fields: Mapping[str, object], accepted: Sequence[str]) -> None:
         raise ValueError(f"unknown field {unknown[0]!r:.80}, accepted are {', '.join(accepted)}")
 
 
-def checked_boxes(boxes: Sequence[Sequence[float]] | NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.int64]:
+def checked_boxes(boxes: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
     """Check boxes against the image, and clip them to it. Fractions are widened to whole voxels or pixels.
 
     Args:
-        boxes: x0 y0 z0 x1 y1 z1 of each box, or x0 y0 x1 y1 for a picture. Ends may equal the side of the image.
-        shape: `Case.shape`: (D, H, W) for a volume, (H, W) for a picture.
+        boxes: An array, or sequences: x0 y0 z0 x1 y1 z1 of each box, or x0 y0 x1 y1 for a picture. Ends may equal the
+            side of the image.
+        shape: `Case.shape`: (D, H, W) for a volume, (H, W) for a picture. A volume of one slice takes both forms.
 
     Returns:
         (N, 6), or (N, 4) for a picture.
@@ -158,12 +160,25 @@ def checked_boxes(boxes: Sequence[Sequence[float]] | NDArray[np.int64], shape: t
     """
     axes, sides = len(shape), np.array(shape[::-1], np.float64)
     names = NAMES if axes == 3 else _FLAT
-    if len(boxes) == 0:
+    try:
+        boxes = list(boxes)
+    except TypeError:  # not iterable
+        boxes = []
+    if not boxes:
         raise ValueError(f"no boxes; expected at least one box with {' '.join(names)}")
+    if np.ndim(boxes[0]) == 0:
+        boxes = [boxes]
+    if len(boxes) > MOST_BOXES:
+        raise ValueError(f"expected at most {MOST_BOXES} boxes, got {len(boxes)}")
     checked = np.zeros((len(boxes), 2 * axes), np.int64)
     for number, box in enumerate(boxes):
-        values = np.asarray(box, np.float64)
+        try:
+            values = np.asarray(box, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"box {number + 1}: expected numbers, got {box!r:.80}") from None
         written = f"box {number + 1} ({', '.join(f'{value:g}' for value in values.ravel())})"
+        if axes == 3 and shape[0] == 1 and values.shape == (4,):
+            values = np.array([*values[:2], 0, *values[2:], 1])
         if values.shape != (2 * axes,):
             kind = "volume" if axes == 3 else "picture"
             raise ValueError(f"{written}: expected {' '.join(names)}, because the image is a {kind}")

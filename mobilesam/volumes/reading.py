@@ -52,4 +52,4 @@ def case_name(path: Path) -> str:
 
 def output_suffix(path: Path) -> str:
     """The extension of a case's output file, known before the case is read. See `Case.suffix`."""
-    return ".npz" if path.name.lower().endswith(".npz") else ".nii.gz"
+    return ".npz" if path.name.lower().endswith(".npz") and not path.is_dir() else ".nii.gz"

@@ -28,6 +28,7 @@ MODEL = "lite_medsam"
 AHEAD = 2  # slices that are encoded ahead of the slice that is segmented
 MARGIN = 3 / 256  # margin around the previous slice's mask, in sides of the canvas
 MOST_IN_UINT8 = 255
+FEW_BOXES = 4  # with more boxes on a slice, it is faster to project the image once for all boxes
 
 _default_model = Once(lambda: load(MODEL))
 
@@ -37,14 +38,17 @@ def segment_volume(
 ) -> Labels:
     """Segment objects in a volume, each given by a box.
 
-    A box is used on the middle slice z = int((z1 - z0)/2 + z0). From there, each next slice up to z1 - 1 and down to
-    z0 + 1 is segmented with the bounding box of the mask of the slice before, enlarged by a margin. The first box is
-    used again if that mask is empty. Each slice is encoded once, and while a slice is segmented the next ones are
-    encoded. An encoded slice takes 4 MB and is kept until no box needs it.
+    The box is the prompt for the middle slice z = int((z1 - z0)/2 + z0). From there, each next slice up to z1 - 1 and
+    down to z0 + 1 is segmented with the bounding box of the mask of the slice before, enlarged by a margin. The first
+    box is used again if that mask is empty. Slice z0 is segmented only if it is the middle slice.
+
+    Each slice is encoded once, and while a slice is segmented the next ones are encoded. An encoded slice takes 4 MB
+    and is kept until no box needs it. Only slices that lie above the middle of one box and below the middle of another
+    box are kept for long.
 
     Args:
         volume: (D, H, W) uint8.
-        boxes: (M, 6), or (6,) for one box: x0 y0 z0 x1 y1 z1 in voxels. Boxes are clipped to the volume.
+        boxes: (M, 6), or (6,) for one box: x0 y0 z0 x1 y1 z1 in voxels. Boxes are clipped to the volume. At most 65535.
         model: The model. None for the downloaded LiteMedSAM, which is loaded once per process.
         progress: Called after each slice with the number of slices done and of all slices. A slice counts once for the
             way up and once for the way down.
@@ -58,8 +62,8 @@ def segment_volume(
         TypeError: `volume` is not a uint8 array.
         ValueError: The volume or a box is invalid.
     """
-    _check_uint8(volume, "volume", "(D, H, W)", volume.ndim == 3 if isinstance(volume, np.ndarray) else False)
-    checked = checked_boxes(np.reshape(boxes, (-1, 6)) if np.shape(boxes) == (6,) else np.asarray(boxes), volume.shape)
+    _check_uint8(volume, "volume", "(D, H, W)", isinstance(volume, np.ndarray) and volume.ndim == 3)
+    checked = checked_boxes(boxes, volume.shape)
     model = _default_model() if model is None else model
     labels = _empty_labels(volume.shape, len(checked))
     objects = [_Object(number, box, volume.shape[1:], model) for number, box in enumerate(checked.tolist(), 1)]
@@ -80,7 +84,7 @@ def segment_picture(image: NDArray[np.uint8], boxes: ArrayLike, *, model: Mobile
 
     Args:
         image: (H, W) or (H, W, 3) uint8.
-        boxes: (M, 4): x0 y0 x1 y1 in pixels. Boxes are clipped to the picture.
+        boxes: (M, 4), or (4,) for one box: x0 y0 x1 y1 in pixels. Boxes are clipped to the picture.
         model: See `segment_volume`.
 
     Returns:
@@ -90,7 +94,7 @@ def segment_picture(image: NDArray[np.uint8], boxes: ArrayLike, *, model: Mobile
         FileNotFoundError, TypeError, ValueError: See `segment_volume`.
     """
     _check_uint8(image, "image", "(H, W) or (H, W, 3)", isinstance(image, np.ndarray) and image.ndim in (2, 3))
-    checked = checked_boxes(np.asarray(boxes), image.shape[:2])
+    checked = checked_boxes(boxes, image.shape[:2])
     model = _default_model() if model is None else model
     labels = _empty_labels(image.shape[:2], len(checked))
     embedding = model.encode(image)
@@ -117,7 +121,7 @@ class _Object:
         self._first = self._above = self._below = _on_canvas((x0, y0, x1, y1), size, model)
 
     def box(self, z: int) -> NDArray[np.float32]:
-        """The box for slice z. Its neighbour towards the middle slice has been given to `follow`."""
+        """The box for slice z. `follow` must have been called for the neighbouring slice nearer to the middle."""
         return self._above if z >= self._middle else self._below
 
     def follow(self, z: int, mask: NDArray[np.bool_]) -> None:
@@ -151,25 +155,25 @@ def _steps(objects: Sequence[_Object]) -> list[tuple[int, list[_Object]]]:
 def _encoded(volume: NDArray[np.uint8], order: Sequence[int], model: MobileSAM) -> Iterator[Embedding]:
     """The embeddings of slices in this order. Each slice is encoded once, and AHEAD slices are encoded in advance."""
     left, kept = Counter(order), dict[int, Future[Embedding]]()
-    with ThreadPoolExecutor(1) as encoder:
-        try:
-            for i, z in enumerate(order):
-                for each in order[i : i + 1 + AHEAD]:
-                    if each not in kept:
-                        kept[each] = encoder.submit(model.encode, volume[each])
-                yield kept[z].result()
-                left[z] -= 1
-                if not left[z]:
-                    del kept[z]
-        finally:
-            encoder.shutdown(wait=True, cancel_futures=True)
+    encoder = ThreadPoolExecutor(1)
+    try:
+        for i, z in enumerate(order):
+            for each in order[i : i + 1 + AHEAD]:
+                if each not in kept:
+                    kept[each] = encoder.submit(model.encode, volume[each])
+            yield kept[z].result()
+            left[z] -= 1
+            if not left[z]:
+                del kept[z]
+    finally:
+        encoder.shutdown(wait=True, cancel_futures=True)
 
 
 def _masks(embedding: Embedding, boxes: Sequence[NDArray[np.float32]], model: MobileSAM) -> Iterator[NDArray[np.bool_]]:
     """The best mask (H, W) of each box on the canvas."""
     none, no_labels = np.empty((0, 2), np.float32), np.empty(0, np.int32)
     prompts = [model.prompt_encoder.sparse(none, no_labels, box) for box in boxes]
-    image = model._image(embedding, kept=len(boxes) > 1)
+    image = model._image(embedding, kept=len(boxes) > FEW_BOXES)
     for scores, low_res in model.mask_decoder.masks(image, prompts, multimask=model.kind.multimask(None)):
         yield kernels.resize_logits(
             low_res[[scores.argmax()]],
@@ -191,7 +195,7 @@ def _label(labels: NDArray[Any], mask: NDArray[np.bool_], number: int) -> None:
 
 
 def _empty_labels(shape: tuple[int, ...], count: int) -> Labels:
-    return np.zeros(shape, np.uint8) if count <= MOST_IN_UINT8 else np.zeros(shape, np.uint16)
+    return np.zeros(shape, np.uint8 if count <= MOST_IN_UINT8 else np.uint16)
 
 
 def _check_uint8(array: object, name: str, form: str, fits: bool) -> None:

@@ -2,12 +2,15 @@
 
 import json
 import math
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import related_models
 from golden import PHOTOS, iou
 from processes import output
 from tolerances import assert_sum
@@ -16,7 +19,8 @@ pytest.importorskip("onnxruntime", reason="the extra test-all is not installed")
 import onnx
 
 import mobilesam
-from mobilesam.bench import engines, harness, layers, onnx_segment, run, sections
+from mobilesam.architecture import ARCHITECTURES, LITE_MEDSAM, MOBILE_SAM, Architecture
+from mobilesam.bench import engines, harness, layers, onnx_segment, precisions, run, sections
 from mobilesam.bench.harness import Row, Table
 from mobilesam.bench.layers import Cost, LayersTable
 from mobilesam.checkpoints.fused import open_checkpoint
@@ -67,7 +71,7 @@ def test_pruned_decoder_gives_the_same_without_the_masks_in_full() -> None:
     assert {node.op_type for node in model.graph.node} - {node.op_type for node in cut.graph.node} >= {"Resize"}
     onnx.checker.check_model(cut)
     features = np.random.default_rng(0).standard_normal((1, 256, 64, 64), np.float32)
-    inputs = onnx_segment.decoder_inputs(features, (640, 480), (320, 240))
+    inputs = onnx_segment.decoder_inputs([features], (640, 480), (320, 240), 1024)
     whole = onnx_segment.load(model.SerializeToString(), 1)(outputs, inputs)
     del inputs["orig_im_size"]
     part = onnx_segment.load(cut.SerializeToString(), 1)(outputs, inputs)
@@ -79,13 +83,53 @@ def test_the_script_compared_with_gives_our_mask(embedding: mobilesam.Embedding)
     photo, point = PHOTOS["chelsea"], (220, 140)
     x, _ = to_encoder_input(open_rgb(photo))
 
-    def encoder(outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def run_encoder(outputs: list[str], inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         np.testing.assert_array_equal(inputs["input"][0].transpose(1, 2, 0), x)
         return [np.ascontiguousarray(embedding.features.transpose(2, 0, 1)[None])]
 
     decoder = onnx_segment.load(build_decoder(open_checkpoint(), "multi").SerializeToString(), 1)
+    encoder = onnx_segment.Encoder(run_encoder, 1024, ["output"])
     mask = onnx_segment.segment(encoder, decoder, str(photo), point)
     assert iou(mask[None], embedding.segment([point]).mask[None]).min() >= 0.9995
+
+
+@pytest.mark.parametrize("opencv", [True, False])
+def test_the_script_has_our_canvas_of_lite_medsam(opencv: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if opencv:
+        pytest.importorskip("cv2")
+    else:
+        monkeypatch.setitem(sys.modules, "cv2", None)
+    photo = open_rgb(PHOTOS["chelsea"])
+    x, _ = to_encoder_input(photo, LITE_MEDSAM)
+    canvas = onnx_segment.encoder_input(photo, LITE_MEDSAM.img_size)[0].transpose(1, 2, 0)
+    assert np.abs(canvas - x).max() <= 1.5 / 255 if opencv else np.abs(canvas - x).mean() <= 2 / 255
+
+
+@pytest.mark.parametrize("architecture", ["lite_medsam", "hq_sam"])
+def test_every_section_measures_other_architectures(
+    architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To save time, each engine's call is made once, to compare its result, and each command runs once."""
+    for module in (sections, precisions):
+        monkeypatch.setattr(module, "interleave", lambda cases, runs, title: {name: [1.0] for name in cases})
+    run_once = lru_cache(lambda folder, *command: harness.child(command, folder))
+    monkeypatch.setattr(sections, "child", lambda command, folder: run_once(folder, *command))
+    weights = related_models.write(tmp_path / "weights.safetensors", ARCHITECTURES[architecture])
+    bench = sections.Bench(harness.Options(1, 2, PHOTOS["chelsea"], str(weights)), tmp_path)
+    for name in (*run.DEFAULT_SECTIONS, "precisions"):
+        for table in bench.section(name):
+            others = [row for row in table.rows if row.engine.startswith("onnxruntime")]
+            assert bool(others) == ("decoder, one point, on" not in table.title), table.title
+            assert all(row.difference is None or row.difference <= 1e-3 for row in others), table.title
+
+
+def test_layers_of_lite_medsam(tmp_path: Path) -> None:
+    weights = related_models.write(tmp_path / "weights.safetensors", LITE_MEDSAM)
+    bench = layers.LayersBench(harness.Options(1, 2, PHOTOS["chelsea"], str(weights)))
+    (table,) = bench.layers()
+    costs = layers.pass_costs(LITE_MEDSAM)
+    assert table.costs[layers.WHOLE] == sum(costs.values(), Cost(0, 0))
+    assert list(table.samples) == [*costs, layers.SUM, layers.WHOLE]
 
 
 def test_command_writes_json(
@@ -115,15 +159,16 @@ def of_pass(name: str, module: str) -> bool:
     return any(f"{module}.".startswith(f"{parent}.{own}.") for own in modules.split("+"))
 
 
-def test_flops_of_every_pass_are_those_of_the_exported_graph() -> None:
+@pytest.mark.parametrize("architecture", [MOBILE_SAM, LITE_MEDSAM], ids=lambda each: each.name)
+def test_flops_of_every_pass_are_those_of_the_exported_graph(architecture: Architecture) -> None:
     """The test counts FLOPs from the shapes of the graph's nodes, without the padding tokens of attention windows."""
-    graph = onnx.shape_inference.infer_shapes(build_encoder(open_checkpoint())).graph
+    graph = onnx.shape_inference.infer_shapes(build_encoder(related_models.weights(architecture))).graph
     shapes = {
         value.name: tuple(axis.dim_value for axis in value.type.tensor_type.shape.dim)
         for value in (*graph.input, *graph.output, *graph.value_info)
     }
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    costs, flops = layers.pass_costs(), Counter[str]()
+    costs, flops = layers.pass_costs(architecture), Counter[str]()
     name, tokens = "", 0  # pass and number of rows of the previous Conv or Gemm node
     for node in graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul"):

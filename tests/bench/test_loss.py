@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import related_models
 from golden import PHOTOS
 from PIL import Image
 from precisions import HERE, narrow
 
 import mobilesam
+from mobilesam.architecture import HQ_SAM
 from mobilesam.bench import loss
 from mobilesam.images.photo import open_rgb
 
@@ -64,6 +66,12 @@ def test_a_model_loses_nothing_against_itself(models):
     assert same.worst.click == (451 / 4, 300 / 4)
 
 
+def test_one_mask_of_a_click_is_compared_for_a_model_with_one_mask(tmp_path):
+    model = mobilesam.load(related_models.write(tmp_path / "weights.safetensors", HQ_SAM))
+    same = loss.measure(open_rgb(CHELSEA), model, model, 2)
+    assert (same.ious.shape, same.worst.index) == ((4, 1), 0)
+
+
 @narrow
 def test_the_worst_mask_has_the_lowest_iou(losses, models, precision):
     for one in losses[precision]:
@@ -72,11 +80,11 @@ def test_the_worst_mask_has_the_lowest_iou(losses, models, precision):
         assert loss.iou(exact, got) == one.worst.iou
         width, height = one.worst.photo.size
         assert exact.shape == (height, width)
-        click, token = np.unravel_index(one.ious.argmin(), one.ious.shape)
-        assert token == one.worst.token
+        click, index = np.unravel_index(one.ious.argmin(), one.ious.shape)
+        assert index == one.worst.index
         assert one.worst.click == ((click % 5 + 0.5) * width / 5, (click // 5 + 0.5) * height / 5)
     again = models["fp32"].encode(one.worst.photo).segment([one.worst.click])
-    np.testing.assert_array_equal(again.masks[one.worst.token], exact)
+    np.testing.assert_array_equal(again.masks[one.worst.index], exact)
 
 
 def test_the_overlay_shows_what_changed():

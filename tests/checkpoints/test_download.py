@@ -103,7 +103,7 @@ def test_a_download_is_converted_and_loaded_by_name(server, tmp_path, capsys, be
     server.behaviour = behaviour
     assert main(["download", "mobile_sam"]) == 0
     said = capsys.readouterr()
-    assert "use them with --weights mobile_sam" in said.out
+    assert "use it with --weights mobile_sam" in said.out
     assert said.err == ""  # progress is only shown on a terminal
     assert cached(tmp_path) == ["mobile_sam.safetensors"]
     loaded = mobilesam.load("mobile_sam")

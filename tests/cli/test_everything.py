@@ -94,7 +94,7 @@ def test_every_option_reaches_the_generator(folder, monkeypatch):
         def __init__(self, model, **parameters):
             given.update(parameters)
 
-        def generate_iter(self, photo, *, progress):
+        def generate_iter(self, photo, *, value_range, progress):
             return iter([])
 
     monkeypatch.setattr("mobilesam.api.everything.MaskGenerator", Generator)

@@ -49,7 +49,7 @@ def test_cases_of_the_challenge(folder: Path, weights: str, capsys: pytest.Captu
     assert picture["segs"].shape == (40, 56)
     before = Path("out/3D_a.npz").stat().st_mtime_ns
     assert run(weights, "3D_a.npz", "2D_b.npz", "--output", "out", "--resume") == 0
-    assert "2 there already" in capsys.readouterr().out
+    assert "0 written, 2 there already" in capsys.readouterr().out
     assert Path("out/3D_a.npz").stat().st_mtime_ns == before
 
 
@@ -63,9 +63,10 @@ def test_nifti_keeps_the_affine(folder: Path, weights: str) -> None:
 
 def test_a_file_of_boxes(folder: Path, weights: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("boxes.csv").write_text("case,x0,y0,z0,x1,y1,z1\nct,10,8,1,40,30,5\nct,0,0,0,20,20,3\n")
-    assert run(weights, "ct.nii.gz", "--output", "out", "--boxes", "boxes.csv", "--percentiles", "1,99") == 0
+    assert run(weights, "ct.nii.gz", "--output", "out", "--boxes", "boxes.csv", "--window", "-100,300") == 0
     assert "ct.nii.gz: 2 objects" in capsys.readouterr().out
-    Path("boxes.jsonl").write_text(json.dumps({"case": "3D_a", "box": BOX}) + "\n")
+    lines = [{"case": "3D_a", "box": BOX}, {"case": "2D_b", "box": [10, 8, 40, 30]}, {"case": "other", "box": BOX}]
+    Path("boxes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert run(weights, "3D_a.npz", "2D_b.npz", "--output", "out", "--boxes", "boxes.jsonl") == 0
 
 
@@ -83,7 +84,7 @@ WRONG = {
     "give --box or --boxes, but not both": ["ct.nii.gz", "--box", "0,0,0,9,9,9", "--boxes", "b.csv"],
     "expected x0 y0 z0 x1 y1 z1": ["ct.nii.gz", "--box", "0,0,9"],
     "ct.nii.gz: box 1 (60, 0, 0, 70, 9, 5): outside the image": ["ct.nii.gz", "--box", "60,0,0,70,9,5"],
-    "names a case that is not given: other": ["ct.nii.gz", "--boxes", "other.csv"],
+    "no boxes for case ct: the file of boxes has none": ["ct.nii.gz", "--boxes", "other.csv"],
     "window must be LEVEL,WIDTH": ["ct.nii.gz", "--box", "0,0,0,9,9,5", "--window", "40"],
     "not a medical volume or picture": ["other.csv", "--box", "0,0,0,9,9,5"],
     "No such file or directory: absent.npz": ["absent.npz"],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import related_models
 from golden import PHOTOS, iou, relative_l2
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra test-all is not installed")
@@ -13,12 +14,13 @@ from onnx import TensorProto, numpy_helper  # noqa: E402
 
 import mobilesam  # noqa: E402
 from mobilesam import kernels  # noqa: E402
+from mobilesam.architecture import ARCHITECTURES, MOBILE_SAM, Architecture  # noqa: E402
 from mobilesam.checkpoints.fused import open_checkpoint  # noqa: E402
 from mobilesam.images.canvas import to_encoder_input  # noqa: E402
-from mobilesam.images.geometry import resized_size  # noqa: E402
+from mobilesam.images.geometry import resized_size, to_canvas  # noqa: E402
 from mobilesam.images.photo import open_rgb  # noqa: E402
 from mobilesam.onnx import export  # noqa: E402
-from mobilesam.onnx.decoder import build_decoder  # noqa: E402
+from mobilesam.onnx.decoder import MASK_COUNTS, build_decoder  # noqa: E402
 from mobilesam.onnx.export import export_onnx  # noqa: E402
 
 pytestmark = pytest.mark.extras
@@ -27,12 +29,19 @@ LOGIT_ERROR, SCORE_ERROR = 1e-3, 5e-4
 NO_MASK = np.zeros((1, 1, 256, 256), np.float32)
 
 
+def planes(x: np.ndarray) -> np.ndarray:
+    """The array (1, C, H, W) of an array (H, W, C)."""
+    return np.ascontiguousarray(x.transpose(2, 0, 1)[None])
+
+
 class Decoder:
     """An exported decoder, applied to the features of one photo."""
 
-    def __init__(self, model: bytes, features: np.ndarray) -> None:
+    def __init__(self, model: bytes, embedding: mobilesam.Embedding) -> None:
         self.session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        self.features = np.ascontiguousarray(features.transpose(2, 0, 1)[None])
+        self.features = {"image_embeddings": planes(embedding.features)}
+        if embedding.hq_features is not None:
+            self.features["hq_features"] = planes(embedding.hq_features)
 
     def __call__(
         self,
@@ -44,7 +53,7 @@ class Decoder:
         """Run the decoder for one prompt.
 
         Args:
-            coords: x and y of the points, in pixels of the 1024x1024 canvas.
+            coords: x and y of the points, in pixels of the canvas.
             labels: Label of each point.
             size: Height and width of the photo.
             mask: Logits (256, 256) of a mask prompt.
@@ -55,7 +64,7 @@ class Decoder:
         outputs = self.session.run(
             ["masks", "iou_predictions", "low_res_masks"],
             {
-                "image_embeddings": self.features,
+                **self.features,
                 "point_coords": np.array(coords, np.float32).reshape(1, -1, 2),
                 "point_labels": np.array(labels, np.float32).reshape(1, -1),
                 "mask_input": NO_MASK if mask is None else mask[None, None],
@@ -73,55 +82,49 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def all_masks(pair: tuple[Path, Path], embedding: mobilesam.Embedding) -> Decoder:
-    return Decoder(pair[1].read_bytes(), embedding.features)
+    return Decoder(pair[1].read_bytes(), embedding)
 
 
 @pytest.fixture(scope="module", params=["single", "multi"])
 def some_masks(request: pytest.FixtureRequest, embedding: mobilesam.Embedding) -> tuple[str, Decoder]:
     model = build_decoder(open_checkpoint(), request.param)
-    return request.param, Decoder(model.SerializeToString(), embedding.features)
+    return request.param, Decoder(model.SerializeToString(), embedding)
 
 
 def test_encoder_gives_our_features(pair: tuple[Path, Path], embedding: mobilesam.Embedding) -> None:
     x, _ = to_encoder_input(open_rgb(PHOTOS["chelsea"]))
     session = onnxruntime.InferenceSession(pair[0], providers=["CPUExecutionProvider"])
-    (features,) = session.run(["output"], {"input": np.ascontiguousarray(x.transpose(2, 0, 1)[None])})
+    (features,) = session.run(["output"], {"input": planes(x)})
     assert relative_l2(features[0].transpose(1, 2, 0), embedding.features) <= 1e-5
 
 
 POINT, BACKGROUND, BOX = (220, 140), (30, 40), (90, 20, 400, 290)
+PROMPTS = {
+    "point": {"points": [POINT], "labels": [1]},
+    "points": {"points": [POINT, BACKGROUND, (300, 200)], "labels": [1, 0, 1]},
+    "box": {"box": BOX},
+    "points and box": {"points": [POINT, BACKGROUND], "labels": [1, 0], "box": BOX},
+    "24 points": {"points": [(10 * i, 5 * i) for i in range(1, 25)], "labels": [1, 0] * 12},
+}
+
+
+def coords_and_labels(embedding: mobilesam.Embedding, prompt: str) -> tuple[np.ndarray, list[int]]:
+    """The decoder's inputs for a prompt: point_coords (N, 2) and point_labels (N)."""
+    given, size, kind = PROMPTS[prompt], embedding.original_size, embedding.model.kind.architecture
+    points = to_canvas(np.array(given.get("points", []), float).reshape(-1, 2), size, kind)
+    if "box" not in given:
+        return np.concatenate([points, np.zeros((1, 2))]), [*given["labels"], -1]
+    corners = to_canvas(np.array(given["box"], float).reshape(2, 2), size, kind, corners=True)
+    return np.concatenate([points, corners]), [*given.get("labels", []), 2, 3]
 
 
 @pytest.mark.parametrize("refine", [False, True], ids=["", "refined"])
-@pytest.mark.parametrize(
-    ("points", "labels", "box"),
-    [
-        ([POINT], [1], None),
-        ([POINT, BACKGROUND, (300, 200)], [1, 0, 1], None),
-        (None, None, BOX),
-        ([POINT, BACKGROUND], [1, 0], BOX),
-        ([(10 * i, 5 * i) for i in range(1, 25)], [1, 0] * 12, None),
-    ],
-    ids=["point", "points", "box", "points and box", "24 points"],
-)
-def test_decoder_gives_our_masks(
-    all_masks: Decoder,
-    embedding: mobilesam.Embedding,
-    points: list[tuple[float, float]] | None,
-    labels: list[int] | None,
-    box: tuple[float, ...] | None,
-    refine: bool,
-) -> None:
-    mask = embedding.segment(points, labels, box=box).low_res[0] if refine else None
-    three = embedding.segment(points, labels, box=box, mask_input=mask)
-    one = embedding.segment(points, labels, box=box, mask_input=mask, multimask=False)
-
-    corners = [] if box is None else [box[:2], box[2:]]
-    padding = [(0, 0)] if box is None else []
-    scale = np.divide(embedding.input_size, embedding.original_size)[::-1]
-    coords = [*(np.array([*(points or []), *corners]) * scale), *padding]
-    kinds = [*(labels or []), *([2, 3] if corners else [-1])]
-    logits, scores, low_res = all_masks(coords, kinds, embedding.original_size, mask)
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_decoder_gives_our_masks(all_masks: Decoder, embedding: mobilesam.Embedding, prompt: str, refine: bool) -> None:
+    mask = embedding.segment(**PROMPTS[prompt]).low_res[0] if refine else None
+    three = embedding.segment(**PROMPTS[prompt], mask_input=mask)
+    one = embedding.segment(**PROMPTS[prompt], mask_input=mask, multimask=False)
+    logits, scores, low_res = all_masks(*coords_and_labels(embedding, prompt), embedding.original_size, mask)
 
     np.testing.assert_allclose(scores, [*one.scores, *three.scores], rtol=0, atol=SCORE_ERROR)
     np.testing.assert_allclose(low_res, [*one.low_res, *three.low_res], rtol=0, atol=LOGIT_ERROR)
@@ -153,14 +156,86 @@ def test_mask_rules(all_masks: Decoder, some_masks: tuple[str, Decoder], count: 
     np.testing.assert_allclose(got_low_res, low_res[expected], rtol=0, atol=LOGIT_ERROR)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 2000), (2000, 7), (1023, 1025)])
-def test_masks_at_odd_sizes(all_masks: Decoder, size: tuple[int, int]) -> None:
-    logits, _, low_res = all_masks([(500, 320), (0, 0)], [1, -1], size)
-    expected = kernels.resize_logits(low_res, crop=resized_size(*size), size=size)
+def check_masks_in_full(decoder: Decoder, kind: Architecture, size: tuple[int, int]) -> None:
+    logits, _, low_res = decoder([(100, 60), (0, 0)], [1, -1], size)
+    side = kind.img_size
+    expected = kernels.resize_logits(low_res, crop=resized_size(*size, side), size=size, padded=(side, side))
     # There are two resizes along two axes. The error of a coordinate is at most 2·2⁻²⁴·2048 pixels.
     # Neighbouring pixels differ by at most the range of the logits.
     bound = 4 * 2 * 2.0**-24 * 2048 * np.ptp(low_res)
     np.testing.assert_allclose(logits, expected, rtol=0, atol=bound)
+
+
+ODD_SIZES = [(1, 1), (7, 2000), (2000, 7), (1023, 1025), (1, 3000)]
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+def test_masks_at_odd_sizes(all_masks: Decoder, size: tuple[int, int]) -> None:
+    check_masks_in_full(all_masks, MOBILE_SAM, size)
+
+
+@pytest.fixture(scope="module", params=["lite_medsam", "hq_sam"])
+def related(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> mobilesam.Embedding:
+    """The embedding of a model of another architecture."""
+    file = tmp_path_factory.mktemp("onnx") / "weights.safetensors"
+    return mobilesam.load(related_models.write(file, ARCHITECTURES[request.param])).encode(PHOTOS["chelsea"])
+
+
+@pytest.fixture(scope="module")
+def related_decoders(related: mobilesam.Embedding) -> dict[str, Decoder]:
+    """The exported decoder for each mask rule."""
+    tensors = dict(related.model.checkpoint)
+    models = {rule: build_decoder(tensors, rule) for rule in MASK_COUNTS}
+    for model in models.values():
+        onnx.checker.check_model(model, full_check=True)
+    return {rule: Decoder(model.SerializeToString(), related) for rule, model in models.items()}
+
+
+def test_encoder_of_a_related_model(related: mobilesam.Embedding, tmp_path: Path) -> None:
+    kind = related.model.kind.architecture
+    encoder, _ = export_onnx(dict(related.model.checkpoint), tmp_path)
+    onnx.checker.check_model(encoder, full_check=True)
+    session = onnxruntime.InferenceSession(encoder, providers=["CPUExecutionProvider"])
+    x, _ = to_encoder_input(open_rgb(PHOTOS["chelsea"]), kind)
+    features, *hq_features = session.run(None, {"input": planes(x)})
+    assert relative_l2(features, planes(related.features)) <= 1e-5
+    assert len(hq_features) == kind.hq
+    if kind.hq:
+        assert relative_l2(hq_features[0], planes(related.hq_features)) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("prompt", "refine"), [*((prompt, False) for prompt in PROMPTS), ("point", True), ("points and box", True)]
+)
+def test_decoder_of_a_related_model(
+    related: mobilesam.Embedding, related_decoders: dict[str, Decoder], prompt: str, refine: bool
+) -> None:
+    mask = related.segment(**PROMPTS[prompt]).low_res[0] if refine else None
+    three, one = (related.segment(**PROMPTS[prompt], mask_input=mask, multimask=each) for each in (True, False))
+    inputs = *coords_and_labels(related, prompt), related.original_size, mask
+    answers = {rule: decoder(*inputs) for rule, decoder in related_decoders.items()}
+    expected = {"single": [one], "multi": [three], "all": [one, three]}
+    if related.model.kind.architecture.hq:
+        if len(inputs[1]) < 2.5:
+            expected["single"] = [three]
+        assert [len(array) for array in answers["all"]] == [4, 4, 4]
+        # The package predicts only the best mask of tokens 1 to 3.
+        wanted = [0, 1 + int(answers["all"][1][1:].argmax())]
+        answers["all"] = tuple(array[wanted] for array in answers["all"])
+    for rule, (logits, scores, low_res) in answers.items():
+        our_scores, our_low_res, our_masks = (
+            np.concatenate([getattr(each, name) for each in expected[rule]]) for name in ("scores", "low_res", "masks")
+        )
+        np.testing.assert_allclose(scores, our_scores, rtol=0, atol=SCORE_ERROR)
+        np.testing.assert_allclose(low_res, our_low_res, rtol=0, atol=LOGIT_ERROR)
+        assert iou(logits > 0, our_masks).min() >= 0.9995
+
+
+@pytest.mark.parametrize("size", ODD_SIZES)
+def test_masks_of_a_related_model_at_odd_sizes(
+    related: mobilesam.Embedding, related_decoders: dict[str, Decoder], size: tuple[int, int]
+) -> None:
+    check_masks_in_full(related_decoders["all"], related.model.kind.architecture, size)
 
 
 def test_graphs_are_valid_and_use_single_nodes_for_gelu_and_layer_norm(pair: tuple[Path, Path]) -> None:

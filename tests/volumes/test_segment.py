@@ -107,6 +107,11 @@ def test_more_than_255_boxes_are_numbered_in_uint16(model: MobileSAM) -> None:
     assert labels.dtype == np.uint16
 
 
+def test_a_volume_of_one_slice_takes_the_boxes_of_a_picture(volume: np.ndarray, model: MobileSAM) -> None:
+    labels = segment_volume(volume[4:5], [18, 8, 48, 32], model=model)
+    np.testing.assert_array_equal(labels[0] > 0, segment_picture(volume[4], [18, 8, 48, 32], model=model) > 0)
+
+
 def test_a_picture(volume: np.ndarray, model: MobileSAM) -> None:
     boxes = [[18, 8, 48, 32], [0, 0, 30, 30]]
     labels, embedding = segment_picture(volume[4], boxes, model=model), model.encode(volume[4])
@@ -137,6 +142,9 @@ def test_other_models_segment_volumes_too(volume: np.ndarray) -> None:
         ((np.zeros((2, 3, 4), np.uint8), [0, 0, 0, 1, 1, 0]), ValueError, r"box 1 .*: expected z0 < z1"),
         ((np.zeros((2, 3, 4), np.uint8), [0, 0, 1, 1]), ValueError, "expected"),
         ((np.zeros((2, 3, 4), np.uint8), []), ValueError, "no boxes"),
+        ((np.zeros((2, 3, 4), np.uint8), None), ValueError, "no boxes"),
+        ((np.zeros((2, 3, 4), np.uint8), [["a"] * 6]), ValueError, "box 1: expected numbers"),
+        ((np.zeros((2, 3, 4), np.uint8), [[0, 0, 0, 1, 1, 1]] * 65536), ValueError, "at most 65535 boxes, got 65536"),
     ],
 )
 def test_wrong_arguments_are_refused_before_work_starts(arguments, error, message) -> None:

@@ -115,7 +115,7 @@ def _answers(
 ) -> Iterator[tuple[Task, Segmentation | Failure]]:
     try:
         size = photo.result().rgb.size
-        embedding = model.encode(photo.result())
+        embedding = model.encode(photo.result(), value_range="dtype")
     except (MemoryError, OSError, TypeError, ValueError) as error:
         for task in tasks:
             yield task, Failure(task, describe(error))

@@ -78,6 +78,7 @@ def run(arguments: argparse.Namespace, prompt: WrittenPrompt | None) -> int:
     value_range = arguments.value_range or model.kind.value_range
     read = partial(read_photo, architecture=model.kind.architecture, value_range=value_range, bands=arguments.bands)
     multimask = False if arguments.single else None
+    model.kind.multimask(multimask)
     report, progress = pipeline.Report(), Progress(len(images), "images")
     try:
         with progress:

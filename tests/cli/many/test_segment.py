@@ -192,7 +192,9 @@ def test_a_file_of_prompts(tmp_path, monkeypatch, capsys, embedding, form):
     )
     encoded = []
     encode = type(embedding.model).encode
-    monkeypatch.setattr(type(embedding.model), "encode", lambda *given: encoded.append(1) or encode(*given))
+    monkeypatch.setattr(
+        type(embedding.model), "encode", lambda *given, **options: encoded.append(1) or encode(*given, **options)
+    )
     assert main(["segment", f"prompts.{form}", "--point", "50%,50%", "--output", "new/masks", "--single"]) == 1
     assert len(encoded) == 1  # four rows of the prompt file share the photo's embedding
     expected = {
@@ -294,7 +296,7 @@ class CountingModel:
             self.read += 1
         return Photo(Image.new("RGB", (2, 2)))
 
-    def encode(self, photo: Photo) -> "CountingModel":
+    def encode(self, photo: Photo, **options: object) -> "CountingModel":
         time.sleep(0.01)  # gives the reading threads time to read several images in advance
         with self.lock:
             self.encoded += 1
