@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from ..checkpoints.fused import open_checkpoint
-from ..checkpoints.published import is_name
-from ..checkpoints.reader import read
+from ..checkpoints.models import choose_model
+from ..checkpoints.reader import open_source
 from ..network.parameters import Tensors
 from ..util.files import check_folder, whole_file
 from .types import MaskRule
@@ -108,9 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     arguments = parser.parse_args(argv)
     try:
-        weights = arguments.weights
-        tensors: Tensors = open_checkpoint(weights) if is_name(weights) else read(weights)
-        paths = export_onnx(tensors, arguments.directory, mask_rule=arguments.mask_rule)
+        checkpoint = open_source(arguments.weights)
+        model = choose_model(None, checkpoint.architecture, checkpoint.metadata, None, checkpoint.path)
+        if model.always_three and arguments.mask_rule != "multi":
+            raise ValueError(f"--mask-rule must be multi for {model.name}, which always predicts three masks")
+        paths = export_onnx(checkpoint, arguments.directory, mask_rule=arguments.mask_rule)
     except (ImportError, MemoryError, OSError, ValueError) as error:
         print(f"export_onnx: error: {error}", file=sys.stderr)
         return 2

@@ -16,6 +16,7 @@ import mobilesam  # noqa: E402
 from mobilesam import kernels  # noqa: E402
 from mobilesam.architecture import ARCHITECTURES, MOBILE_SAM, Architecture  # noqa: E402
 from mobilesam.checkpoints.fused import open_checkpoint  # noqa: E402
+from mobilesam.checkpoints.reader import convert  # noqa: E402
 from mobilesam.images.canvas import to_encoder_input  # noqa: E402
 from mobilesam.images.geometry import resized_size, to_canvas  # noqa: E402
 from mobilesam.images.photo import open_rgb  # noqa: E402
@@ -305,3 +306,10 @@ def test_command_writes_the_pair(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert str(tmp_path / "decoder.onnx") in capsys.readouterr().out
     outputs = onnx.load(tmp_path / "decoder.onnx").graph.output
     assert [output.type.tensor_type.shape.dim[1].dim_value for output in outputs] == [3, 3, 3]
+
+
+def test_tinysam_has_no_mask_of_token_0(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = str(convert(open_checkpoint().path, tmp_path / "tinysam.safetensors", model="tinysam").path)
+    assert export.main([str(tmp_path), "--weights", weights]) == 2
+    assert "--mask-rule must be multi for tinysam" in capsys.readouterr().err
+    assert export.main([str(tmp_path), "--weights", weights, "--mask-rule", "multi"]) == 0
