@@ -40,8 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints.reader import convert
 
-    decoder = [Path(arguments.decoder)] if arguments.decoder else []
-    check_distinct([*map(Path, arguments.sources), *decoder, arguments.output])
+    for source in [*arguments.sources, *([arguments.decoder] if arguments.decoder else [])]:
+        check_distinct([Path(source), arguments.output])
     made = convert(
         arguments.sources, arguments.output, dtype=arguments.dtype, model=arguments.model, decoder=arguments.decoder
     )

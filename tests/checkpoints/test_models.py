@@ -246,6 +246,13 @@ def test_another_decoder(pt: Path, tensors: Tensors, tmp_path: Path) -> None:
     np.testing.assert_array_equal(joined.segment([(220, 140)]).low_res, low_res)
 
 
+def test_an_input_is_never_overwritten(pt: Path, tmp_path: Path, capsys) -> None:
+    before = pt.read_bytes()
+    assert "overwrite" in error_of(capsys, "convert", pt, "--output", pt)
+    assert "overwrite" in error_of(capsys, "convert", open_checkpoint().path, "--decoder", pt, "--output", pt)
+    assert pt.read_bytes() == before
+
+
 def test_a_decoder_that_does_not_fit_is_refused(pt: Path, tensors: Tensors, tmp_path: Path, capsys) -> None:
     whole = decoder_file(tmp_path / "decoder.pt", tensors)
     encoder = {name: values for name, values in tensors.items() if name.startswith("image_encoder.")}
