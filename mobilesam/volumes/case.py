@@ -49,6 +49,7 @@ class Case:
 
     @property
     def is_volume(self) -> bool:
+        """Whether the case is a volume, and not a picture."""
         return len(self.shape) == 3
 
     def write(self, labels: Labels, path: Path) -> None:
