@@ -293,17 +293,18 @@ def upscale_masks(
 ) -> Array:
     """t = gelu(layer_norm(z));  y[m] = gelu(conv_transpose2d(t, w2, b2))·hyper[m]
 
-    x (4·C1, H, W) holds the first transposed convolution's output z (2H, 2W, C1), as z[2h+i, 2w+j, c] =
-    x[(i, j, c), h, w]. w2 (4·C2, C1) is the second transposed convolution's weight, with rows ordered (i, j, o), and
-    `precision` is the precision of its product. norm_weight and norm_bias (C1,), b2 (C2,), hyper (M, C2),
-    y (M, 4H, 4W). `output_upscaling` from its first norm on, and the product with the hypernetworks' output, in SAM's
-    `mask_decoder.py`.
+    x (P1·C1, H, W) holds the first transposed convolution's output z (√P1·H, √P1·W, C1), as z[√P1·h+i, √P1·w+j, c] =
+    x[(i, j, c), h, w]. P1 is 4, or 1 for one of the 2×2 pixels. w2 (P2·C2, C1) is the second transposed convolution's
+    weight, with rows ordered (i, j, o), and `precision` is the precision of its product. P2 is 4, or 1. norm_weight
+    and norm_bias (C1,), b2 (C2,), hyper (M, C2), y (M, √(P1·P2)·H, √(P1·P2)·W). `output_upscaling` from its first norm
+    on, and the product with the hypernetworks' output, in SAM's `mask_decoder.py`.
     """
-    x = f64(x)
+    x, c1, c2, w2 = f64(x), np.size(norm_weight), np.size(b2), np.asarray(w2, np.float32)
     channels, height, width = x.shape
-    z = x.reshape(2, 2, channels // 4, height, width).transpose(3, 0, 4, 1, 2).reshape(2 * height, 2 * width, -1)
+    side1, side2 = math.isqrt(channels // c1), math.isqrt(len(w2) // c2)
+    z = x.reshape(side1, side1, c1, height, width).transpose(3, 0, 4, 1, 2).reshape(side1 * height, side1 * width, -1)
     t = layer_norm(z, norm_weight, norm_bias, eps=eps, activation="gelu")
-    rows = np.asarray(w2, np.float32).reshape(2, 2, -1, t.shape[-1]).transpose(2, 0, 1, 3)
+    rows = w2.reshape(side2, side2, -1, c1).transpose(2, 0, 1, 3)
     return np.moveaxis(linear(gelu(conv_transpose2d(t, Packed(rows, precision), b2)), hyper), -1, 0)
 
 

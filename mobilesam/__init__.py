@@ -9,7 +9,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .api.everything import everything
     from .api.model import Embedding, MobileSAM, ScoredRLE, Segmentation, load, segment
-    from .compat.automatic_mask_generator import SamAutomaticMaskGenerator
+    from .compat.automatic_mask_generator import SamAutomaticMaskGenerator, SamHierarchicalMaskGenerator
     from .compat.build_sam import build_sam_vit_t, sam_model_registry
     from .compat.predictor import SamPredictor
     from .volumes.segment import segment_volume
@@ -18,6 +18,7 @@ __all__ = [
     "Embedding",
     "MobileSAM",
     "SamAutomaticMaskGenerator",
+    "SamHierarchicalMaskGenerator",
     "SamPredictor",
     "ScoredRLE",
     "Segmentation",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 _MODULES = {  # the module of each public name that api.model does not define
     "SamAutomaticMaskGenerator": "compat.automatic_mask_generator",
+    "SamHierarchicalMaskGenerator": "compat.automatic_mask_generator",
     "SamPredictor": "compat.predictor",
     "build_sam_vit_t": "compat.build_sam",
     "everything": "api.everything",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -22,37 +21,31 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from .. import kernels
 from ..images.arrays import ImageLike
-from ..images.geometry import Size, to_canvas
+from ..images.geometry import Size
 from ..images.photo import open_rgb
 from ..images.value_range import Bands, ValueRange
 from ..masks import rle
 from ..masks.objects import Record
 from ..masks.regions import nms, remove_small_regions
 from ..masks.rle import RLE, UncompressedRLE
-from ..network.answers import Candidates
-from ..network.hq import HqCandidate
+from .crop_search import (
+    Box,
+    Crop,
+    FoundMask,
+    Thresholds,
+    adaptive,
+    box_of_runs,
+    build_point_grid,
+    every_point,
+    hierarchical,
+)
 from .model import Embedding, MobileSAM, default_model
 
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 Progress = Callable[[int, int], object]
+Draft = Callable[[Record], object]
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
-MASK_THRESHOLD = 0.0
-EDGE = 20  # pixels: a box that ends this close to a crop's edge is taken to be cut off by the crop
-
-
-@dataclass(slots=True)
-class _Mask:
-    """A mask before it becomes a `Record`. `counts` are COCO run lengths, and coordinates are pixels of the image."""
-
-    counts: NDArray[np.uint32]
-    box: Box
-    predicted_iou: float
-    stability_score: float
-    point: tuple[float, float]
-    crop_box: Box
 
 
 class MaskGenerator:
@@ -74,6 +67,8 @@ class MaskGenerator:
         point_grids: Sequence[ArrayLike] | None = None,
         min_mask_region_area: float = 0,
         output_mode: str = "binary_mask",
+        *,
+        adaptive: bool = False,
     ) -> None:
         """Check and store the parameters.
 
@@ -99,6 +94,8 @@ class MaskGenerator:
             min_mask_region_area: If above 0, holes and islands of fewer pixels are removed from the masks. A mask that
                 this removal changed is dropped if it duplicates another mask.
             output_mode: Form of each record's mask: "binary_mask", "uncompressed_rle" or "coco_rle".
+            adaptive: Ask fewer points, and compute only masks that can become records. This takes about a third of the
+                time, and a few records in a hundred differ (docs/everything.md).
 
         Raises:
             TypeError: `model` is not a MobileSAM.
@@ -123,10 +120,11 @@ class MaskGenerator:
             "crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1
         )
         self.min_mask_region_area = _number("min_mask_region_area", min_mask_region_area)
-        self.output_mode = output_mode
+        self.output_mode, self.adaptive = output_mode, bool(adaptive)
         layers = self.crop_n_layers + 1
         if point_grids is not None:
             self.point_grids = _checked_grids(point_grids, layers)
+            self._sides: list[int | None] = [None] * layers  # points on each side, for each layer
         else:
             side, factor = _whole("points_per_side", points_per_side, 1), self.crop_n_points_downscale_factor
             if side < factor**self.crop_n_layers:
@@ -134,6 +132,7 @@ class MaskGenerator:
                     f"points_per_side must leave a point per side in each layer: at least {factor**self.crop_n_layers} "
                     f"with crop_n_layers {self.crop_n_layers} and crop_n_points_downscale_factor {factor}, got {side}"
                 )
+            self._sides = [side // factor**i for i in range(layers)]
             self.point_grids = [build_point_grid(side // factor**i) for i in range(layers)]
 
     def generate(
@@ -161,6 +160,8 @@ class MaskGenerator:
         value_range: ValueRange | None = None,
         bands: Bands | None = None,
         progress: Progress | None = None,
+        embedding: Embedding | None = None,
+        draft: Draft | None = None,
     ) -> Iterator[Record]:
         """Generate the records of `generate` in the same order, each as soon as it is final.
 
@@ -175,23 +176,41 @@ class MaskGenerator:
             value_range: See `MobileSAM.encode`.
             bands: See `MobileSAM.encode`.
             progress: Called after each point with the number of points done and the number of all points.
+            embedding: The image's embedding, if it was encoded before.
+            draft: Called with the record of a mask as soon as the mask passes the thresholds, unless its box is a
+                duplicate of an earlier draft's. A mask that is found later may become a record in a draft's place.
+
+        Raises:
+            OSError, TypeError, ValueError: See `MobileSAM.encode`. ValueError is also raised if the embedding is of an
+                image of another size.
         """
         value_range = self.model.kind.value_range if value_range is None else value_range
         photo = open_rgb(image, value_range=value_range, bands=bands)
-        return self._records(photo, progress or (lambda done, total: None))
+        if embedding is not None and embedding.original_size != (photo.height, photo.width):
+            raise ValueError(f"embedding: expected an image of {photo.width}x{photo.height} pixels, got {embedding!r}")
+        return self._records(photo, progress or (lambda done, total: None), embedding, draft)
 
-    def _records(self, photo: Image.Image, progress: Progress) -> Iterator[Record]:
+    def _records(
+        self, photo: Image.Image, progress: Progress, embedding: Embedding | None, draft: Draft | None
+    ) -> Iterator[Record]:
         size = photo.height, photo.width
         crops = _ranked(generate_crop_boxes(size, self.crop_n_layers, self.crop_overlap_ratio))
         total, done = sum(len(self.point_grids[layer]) for _, layer, _ in crops), 0
         boxes: list[Box] = []
         ranks: list[np.float32] = []
         unchanged: list[Box] = []
-        changed: list[_Mask] = []
+        changed: list[FoundMask] = []
+        drafted: list[Box] = []
         for crop_box, layer, rank in crops:
-            masks: list[_Mask] = []
-            for masks_of_point in self._masks_of_crop(photo, crop_box, self.point_grids[layer], size):
+            masks: list[FoundMask] = []
+            for masks_of_point in self._masks_of_crop(self._encode(photo, crop_box, embedding), layer):
                 masks += masks_of_point
+                if draft is not None:
+                    for mask in masks_of_point:
+                        together = [*drafted, mask.box]
+                        if len(nms(together, [1.0] * len(drafted) + [0.0], self.box_nms_thresh)) == len(together):
+                            drafted = together
+                            draft(self._record(mask, size))
                 done += 1
                 progress(done, total)
             masks = _kept(masks, nms([m.box for m in masks], [m.predicted_iou for m in masks], self.box_nms_thresh))
@@ -213,54 +232,25 @@ class MaskGenerator:
         for mask in _kept(changed, among_all[len(unchanged) :] - len(unchanged)):
             yield self._record(mask, size)
 
-    def _masks_of_crop(
-        self, photo: Image.Image, crop_box: Box, grid: NDArray[np.float64], size: Size
-    ) -> Iterator[list[_Mask]]:
-        """For each point of the grid, the masks that pass both score thresholds and that no crop edge cuts off."""
-        x0, y0, x1, y1 = crop_box
-        crop = photo.crop(crop_box) if crop_box != (0, 0, *photo.size) else photo
-        embedding = self.model.encode(crop, value_range="dtype")  # the whole image is already in its value range
-        points = grid * (x1 - x0, y1 - y0)
-        on_canvas = to_canvas(points, embedding.original_size, self.model.kind.architecture)
-        multimask = self.model.kind.multimask(None)
-        label = np.ones(1, np.int32)
-        for first in range(0, len(points), self.points_per_batch):
-            batch = slice(first, first + self.points_per_batch)
-            sparse = [self.model.prompt_encoder.sparse(point[None], label, None) for point in on_canvas[batch]]
-            answers = self.model.mask_decoder.candidates(self.model._image(embedding), sparse, multimask=multimask)
-            for (x, y), candidates in zip(points[batch].tolist(), answers, strict=True):
-                yield self._masks_of_point(candidates, (x + x0, y + y0), embedding, crop_box, size)
+    def _encode(self, photo: Image.Image, box: Box, embedding: Embedding | None) -> Crop:
+        size, whole = (photo.height, photo.width), box == (0, 0, *photo.size)
+        if embedding is None or not whole:
+            # The whole image is already in its value range.
+            embedding = self.model.encode(photo if whole else photo.crop(box), value_range="dtype")
+        thresholds = Thresholds(
+            self.pred_iou_thresh, self.stability_score_thresh, self.stability_score_offset, self.box_nms_thresh
+        )
+        return Crop(embedding, box, size, thresholds, self.points_per_batch)
 
-    def _masks_of_point(
-        self,
-        candidates: Candidates | HqCandidate,
-        point: tuple[float, float],
-        embedding: Embedding,
-        crop_box: Box,
-        size: Size,
-    ) -> list[_Mask]:
-        scores = candidates.scores
-        passed = np.flatnonzero((scores > self.pred_iou_thresh) | (self.pred_iou_thresh <= 0)).tolist()
-        if not passed:
-            return []
-        all_runs, counts = kernels.mask_runs(
-            candidates.draw(passed), padded=self.model.canvas_size, crop=embedding.input_size,
-            size=embedding.original_size, threshold=MASK_THRESHOLD, offset=self.stability_score_offset,
-            threads=self.model.threads,
-        )  # fmt: skip
-        with np.errstate(invalid="ignore"):  # the stability of an empty mask is 0/0, NaN, which passes no threshold
-            stability = np.divide(*counts.T.astype(np.float32))
-        stable = (stability >= self.stability_score_thresh) | (self.stability_score_thresh <= 0)
-        masks = []
-        for i, runs in enumerate(all_runs):
-            box = _box_of_runs(runs, crop_box)
-            if stable[i] and not _is_near_crop_edge(box, crop_box, size):
-                runs = runs + np.array([crop_box[0], crop_box[1], crop_box[1]], np.int32)
-                score = float(scores[passed[i]]), float(stability[i])
-                masks.append(_Mask(rle.from_runs(runs, size), box, *score, point, crop_box))
-        return masks
+    def _masks_of_crop(self, crop: Crop, layer: int) -> Iterator[list[FoundMask]]:
+        """For each point of the layer's grid, the masks that pass both score thresholds and no crop edge cuts off."""
+        x0, y0, x1, y1 = crop.box
+        points = self.point_grids[layer] * (x1 - x0, y1 - y0)
+        if self.adaptive:
+            return adaptive(crop, points, self._sides[layer])
+        return every_point(crop, points)
 
-    def _record(self, mask: _Mask, size: Size) -> Record:
+    def _record(self, mask: FoundMask, size: Size) -> Record:
         plain: UncompressedRLE = {"size": list(size), "counts": mask.counts.tolist()}
         forms = {"binary_mask": rle.decode, "uncompressed_rle": lambda same: same, "coco_rle": rle.compress}
         return {
@@ -272,6 +262,76 @@ class MaskGenerator:
             "stability_score": mask.stability_score,
             "crop_box": _box_xywh(mask.crop_box),
         }
+
+
+class HierarchicalMaskGenerator(MaskGenerator):
+    """Generates masks as TinySAM's hierarchical mode: a coarse grid first, then the points that it leaves open.
+
+    Source: TinySAM's hierarchical_mask_generator.py. Of each crop, a grid with a quarter of the points per side is
+    asked first. Pixels at which the logits of a mask that passes exceed `high_score_thresh` are settled. Then the
+    points of the full grid that are not settled are asked. One NMS follows for the masks of both grids. The reference
+    ignores `crop_n_layers`.
+    """
+
+    def __init__(
+        self,
+        model: MobileSAM,
+        points_per_side: int = 32,
+        points_per_batch: int = 64,
+        pred_iou_thresh: float = 0.88,
+        high_score_thresh: float = 8.5,
+        stability_score_thresh: float = 0.95,
+        stability_score_offset: float = 1.0,
+        box_nms_thresh: float = 0.7,
+        crop_n_layers: int = 0,
+        crop_nms_thresh: float = 0.7,
+        crop_overlap_ratio: float = 512 / 1500,
+        crop_n_points_downscale_factor: int = 1,
+        min_mask_region_area: float = 0,
+        output_mode: str = "binary_mask",
+    ) -> None:
+        """Check and store the parameters, which are those of `SamAutomaticMaskGenerator`, in the reference's order.
+
+        Args:
+            high_score_thresh: Logit above which a mask settles a pixel.
+
+        Raises:
+            TypeError, ValueError: See `SamAutomaticMaskGenerator`.
+        """
+        super().__init__(
+            model,
+            points_per_side,
+            points_per_batch,
+            pred_iou_thresh,
+            stability_score_thresh,
+            stability_score_offset,
+            box_nms_thresh,
+            crop_n_layers,
+            crop_nms_thresh,
+            crop_overlap_ratio,
+            crop_n_points_downscale_factor,
+            None,
+            min_mask_region_area,
+            output_mode,
+        )
+        if isinstance(high_score_thresh, bool) or not isinstance(high_score_thresh, (int, float, np.number)):
+            raise ValueError(f"high_score_thresh must be a number, got {high_score_thresh!r}")
+        self.high_score_thresh = float(high_score_thresh)
+
+    def hierarchical_generate(
+        self, image: ImageLike, *, value_range: ValueRange | None = None, bands: Bands | None = None
+    ) -> list[Record]:
+        """Generate the records of all masks. See `generate`, which does the same."""
+        return self.generate(image, value_range=value_range, bands=bands)
+
+    def _masks_of_crop(self, crop: Crop, layer: int) -> Iterator[list[FoundMask]]:
+        side = self._sides[layer]
+        assert side is not None, "the points are a grid"
+        settled = side**2
+        for masks in hierarchical(crop, side, self.high_score_thresh):
+            settled -= 1
+            yield masks
+        yield from ([] for _ in range(settled))  # so that the progress reaches its end
 
 
 def everything(
@@ -300,46 +360,24 @@ def everything(
     return generator.generate(image, value_range=value_range, bands=bands)
 
 
-def _clean(mask: _Mask, size: Size, min_area: float) -> bool:
+def _clean(mask: FoundMask, size: Size, min_area: float) -> bool:
     """Remove small holes and islands from the mask, in place. Returns whether any were removed."""
     cleaned: RLE = {"size": size, "counts": mask.counts}
     cleaned, had_holes = remove_small_regions(cleaned, min_area, "holes")
     cleaned, had_islands = remove_small_regions(cleaned, min_area, "islands")
     if had_holes or had_islands:
         mask.counts = np.array(cleaned["counts"], np.uint32)
-        mask.box = _box_of_runs(rle.to_runs(cleaned), (0, 0, 0, 0))
+        mask.box = box_of_runs(rle.to_runs(cleaned), (0, 0, 0, 0))
     return had_holes or had_islands
 
 
-def _kept(masks: list[_Mask], indices: NDArray[np.int64]) -> list[_Mask]:
+def _kept(masks: list[FoundMask], indices: NDArray[np.int64]) -> list[FoundMask]:
     return [masks[i] for i in indices.tolist()]
-
-
-def _box_of_runs(runs: NDArray[np.integer], crop_box: Box) -> Box:
-    """Bounding box, in pixels of the image, of runs in a crop. The box of an empty mask is the crop's corner."""
-    x0, y0, *_ = crop_box
-    if not len(runs):
-        return x0, y0, x0, y0
-    columns, first, end = runs.T
-    return x0 + int(columns[0]), y0 + int(first.min()), x0 + int(columns[-1]), y0 + int(end.max()) - 1
 
 
 def _box_xywh(box: Box) -> list[int]:
     x0, y0, x1, y1 = box
     return [x0, y0, x1 - x0, y1 - y0]
-
-
-def _is_near_crop_edge(box: Box, crop_box: Box, size: Size) -> bool:
-    """Whether a side of the box is near the crop's edge but not near the image's edge."""
-    sides = zip(box, crop_box, (0, 0, size[1], size[0]))
-    return any(abs(side - crop) <= EDGE < abs(side - image) for side, crop, image in sides)
-
-
-def build_point_grid(n_per_side: int) -> NDArray[np.float64]:
-    """The centres (n², 2) of n×n cells of the unit square, row by row, with n = `n_per_side`."""
-    offset = 1 / (2 * n_per_side)
-    centres = np.linspace(offset, 1 - offset, n_per_side)
-    return np.stack(np.meshgrid(centres, centres), axis=-1).reshape(-1, 2)
 
 
 def generate_crop_boxes(size: Size, n_layers: int, overlap_ratio: float) -> list[tuple[Box, int]]:

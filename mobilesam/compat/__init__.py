@@ -7,12 +7,13 @@ and the layers below it.
 import sys
 from importlib import import_module
 
-from .automatic_mask_generator import SamAutomaticMaskGenerator
+from .automatic_mask_generator import SamAutomaticMaskGenerator, SamHierarchicalMaskGenerator
 from .build_sam import build_sam, build_sam_vit_t, sam_model_registry  # `build_sam` names the function, not the module
 from .predictor import SamPredictor
 
 __all__ = [
     "SamAutomaticMaskGenerator",
+    "SamHierarchicalMaskGenerator",
     "SamPredictor",
     "build_sam",
     "build_sam_vit_t",

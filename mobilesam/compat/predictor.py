@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
-from ..api.everything import MASK_THRESHOLD
+from ..api.crop_search import MASK_THRESHOLD
 from ..api.model import Embedding, MobileSAM
 from ..architecture import EMBED_DIM, EMBED_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
 from ..images.arrays import ImageLike

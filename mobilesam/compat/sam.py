@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
-from ..api.everything import MASK_THRESHOLD
+from ..api.crop_search import MASK_THRESHOLD
 from ..api.model import MobileSAM
 
 

@@ -8,9 +8,10 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from .. import kernels
 from ..architecture import EMBED_DIM, EMBED_SIZE
 from ..kernels import Array, Maps, PackedRows, Plan
-from .parameters import F32, Parameters
+from .parameters import F32, Parameters, Rows
 
 TOKENS = EMBED_SIZE * EMBED_SIZE  # number of image tokens
 
@@ -71,29 +72,51 @@ class PlannedImage(Protocol):
     def given(self, image: DecoderImage) -> Given:
         """Return the NumPy arrays of an image that a run of the plan needs."""
 
-    def draw(self, plan: Plan, hyper: Array) -> tuple[list[Array], Array]:
+    def draw(self, plan: Plan, hyper: Array, *, preview: bool = False) -> tuple[list[Array], Array]:
         """Record the steps that compute the masks of one prompt, in a second plan.
 
         Args:
             plan: the second plan.
             hyper: Array (M, 32), the outputs of M hypernetworks.
+            preview: whether to compute only one of the 4×4 pixels that an image token has in a mask.
 
         Returns:
             (given, masks): ``given`` lists the second plan's inputs. A run of the second plan gets ``shared``
-            and one prompt's `results` of the first plan, in this order. ``masks`` is the Array (M, 256, 256).
+            and one prompt's `results` of the first plan, in this order. ``masks`` is the Array (M, 256, 256), or
+            (M, 64, 64) for a preview.
         """
 
 
 class OutputUpscaling:
-    """``output_upscaling`` of the reference: transposed convolution, LayerNorm, GELU, transposed convolution, GELU."""
+    """``output_upscaling`` of the reference: transposed convolution, LayerNorm, GELU, transposed convolution, GELU.
+
+    A preview computes the left upper pixel of the first transposed convolution, and of the 2×2 pixels that the second
+    makes from this pixel the right lower one. Each image token then has the pixel (1, 1) of its 4×4 pixels.
+    """
 
     def __init__(self, p: Parameters) -> None:
         self.conv1, self.norm, self.conv2 = p.transposed("0"), p.norm("1"), p.transposed("3")
+        channels = len(self.conv2.bias)
+        last = kernels.pack_rows(self.conv2.weight.rows[-channels:], precision=p.precision)
+        self.last_of_conv2 = Rows(last, self.conv2.bias)
         self.shift = np.tile(self.conv1.bias, 4)
 
-    def __call__(self, plan: Plan, x: Maps, hyper: Array, shift: F32, update: Sequence[Array] | None = None) -> Array:
+    def __call__(
+        self,
+        plan: Plan,
+        x: Maps,
+        hyper: Array,
+        shift: F32,
+        update: Sequence[Array] | None = None,
+        *,
+        preview: bool = False,
+    ) -> Array:
         """Record the upscaling and the masks. ``x`` has the products of image tokens with the weight of ``conv1``."""
-        return plan.upscale_masks(x, (EMBED_SIZE, EMBED_SIZE), *self.norm, *self.conv2, hyper, shift, update=update)
+        conv2, size = self.conv2, (EMBED_SIZE, EMBED_SIZE)
+        if preview:
+            channels = len(self.conv1.bias)
+            conv2, x, shift = self.last_of_conv2, x.rows(0, channels), shift[:channels]
+        return plan.upscale_masks(x, size, *self.norm, *conv2, hyper, shift, update=update)
 
 
 def project(plan: Plan, x: F32, rows: PackedRows, pe: F32 | None = None, channels: int = 0, **vectors: F32) -> F32:

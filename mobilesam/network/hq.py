@@ -120,6 +120,13 @@ class HqCandidate:
         """(1,), the predicted IoU of the best of the mask tokens."""
         return self._candidates.scores[self._best : self._best + 1]
 
+    def preview(self) -> F32:
+        """Compute every fourth row and column of the mask logits, (1, 64, 64), like `Candidates.preview`.
+
+        The whole mask is drawn, because the HQ token's mask has no cheap preview.
+        """
+        return self.draw()[:, 1::4, 1::4]
+
     def draw(self, wanted: Sequence[int] | None = None) -> F32:
         """Compute the mask logits (1, 256, 256), or (0, 256, 256) if ``wanted`` is empty. See `Candidates.draw`."""
         if wanted is not None and not len(wanted):

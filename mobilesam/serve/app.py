@@ -99,7 +99,8 @@ class Service:
     def search(self, identity: str, parameters: EverythingRequest) -> AsyncIterator[str]:
         """Start to search a kept image for all masks, and return the lines of the response."""
         photo, search = self.photos.get(identity), Search(self.model, parameters)
-        return search.lines(self.searching.submit(identity, lambda: search.run(lambda: self.picture(photo))))
+        work = self.searching.submit(identity, lambda: search.run(lambda: self.picture(photo), photo.embedding))
+        return search.lines(work)
 
     def picture(self, photo: StoredPhoto) -> PIL.Image.Image:
         """The decoded photo. Runs in a worker thread."""

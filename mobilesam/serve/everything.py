@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mobilesam.api.everything import MaskGenerator
-from mobilesam.api.model import MobileSAM
+from mobilesam.api.model import Embedding, MobileSAM
 from mobilesam.images.geometry import Size
 from mobilesam.masks import rle
 from mobilesam.masks.objects import Record
@@ -42,21 +42,24 @@ class Search:
     """
 
     def __init__(self, model: MobileSAM, request: EverythingRequest) -> None:
-        parameters = request.model_dump(exclude={"max_side"})
+        parameters = request.model_dump(exclude={"max_side", "drafts"})
         try:
             self._generator = MaskGenerator(model, output_mode="coco_rle", **parameters)
         except ValueError as error:
             raise Refused(422, str(error)) from None
-        self._max_side = request.max_side
+        self._max_side, self._drafts = request.max_side, request.drafts
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._stop = threading.Event()
         self._progress_time = 0.0
 
-    def run(self, open_picture: Callable[[], Image.Image]) -> None:
-        """Search the picture. Runs in a worker thread."""
+    def run(self, open_picture: Callable[[], Image.Image], embedding: Embedding) -> None:
+        """Search the picture, whose embedding is known. Runs in a worker thread."""
         try:
-            records = self._generator.generate_iter(open_picture(), value_range="dtype", progress=self._progress)
+            records = self._generator.generate_iter(
+                open_picture(), value_range="dtype", progress=self._progress, embedding=embedding,
+                draft=self._draft if self._drafts else None,
+            )  # fmt: skip
             for record in records:
                 self._send(EverythingLine(mask=self._found(record)))
         except Stopped:
@@ -91,6 +94,9 @@ class Search:
         if done == total or now - self._progress_time > PROGRESS_SECONDS:
             self._progress_time = now
             self._send(EverythingLine(progress=(done, total)))
+
+    def _draft(self, record: Record) -> None:
+        self._send(EverythingLine(draft=self._found(record)))
 
     def _found(self, record: Record) -> Found:
         runs = record["segmentation"]

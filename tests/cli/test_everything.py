@@ -83,7 +83,7 @@ def test_files_hold_the_masks_of_the_generator(finished, model):
 def test_the_options_are_the_generators_parameters():
     signature = inspect.signature(SamAutomaticMaskGenerator).parameters
     defaults = {name: default for name, (_, default, _) in everything.PARAMETERS.items()}
-    left_out = {"model", "point_grids", "output_mode"}
+    left_out = {"model", "point_grids", "output_mode", "adaptive"}
     assert defaults == {name: p.default for name, p in signature.items() if name not in left_out}
 
 
@@ -100,8 +100,8 @@ def test_every_option_reaches_the_generator(folder, monkeypatch):
     monkeypatch.setattr("mobilesam.api.everything.MaskGenerator", Generator)
     values = {name: kind(i + 1) for i, (name, (kind, _, _)) in enumerate(everything.PARAMETERS.items())}
     flags = [text for name, value in values.items() for text in ("--" + name.replace("_", "-"), str(value))]
-    assert main(["everything", "photos/a.png", "-o", "new/out", *flags]) == 0
-    assert given == values | {"output_mode": "coco_rle"}
+    assert main(["everything", "photos/a.png", "-o", "new/out", "--adaptive", *flags]) == 0
+    assert given == values | {"output_mode": "coco_rle", "adaptive": True}
     assert sorted(files(folder / "new/out")) == [f"a{end}" for end in ENDS]  # written although no mask was found
 
 

@@ -217,7 +217,7 @@ def test_a_batch_runs_with_closed_output_streams(folder):
 
 def test_if_one_of_several_outputs_fails_none_is_written(folder, capsys, monkeypatch):
     outputs = ["--output", "mask.png", "--output", "cat.json", "--cutout", "cut.png", "--overlay", "overlay.png"]
-    monkeypatch.setattr("mobilesam.api.model.draw_overlay", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("mobilesam.masks.draw.draw_overlay", lambda *_, **__: 1 / 0)
     assert main(["segment", CHELSEA, "--point", "220,140", *outputs]) == 2
     assert names(folder) == []
     monkeypatch.setattr("mobilesam.masks.export.save", lambda *_, **__: 1 / 0)

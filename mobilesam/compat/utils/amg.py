@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...api import everything
+from ...api import crop_search, everything
 from ...images.geometry import Size
 from ...masks import regions, rle
 from ...masks.rle import CompressedRLE, UncompressedRLE
@@ -89,7 +89,7 @@ def remove_small_regions(mask: NDArray[np.bool_], area_thresh: float, mode: Any)
 
 def build_point_grid(n_per_side: int) -> NDArray[np.float64]:
     """The centres (n², 2) of n×n cells of the unit square."""
-    return everything.build_point_grid(n_per_side)
+    return crop_search.build_point_grid(n_per_side)
 
 
 def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer: int) -> list[NDArray[np.float64]]:

@@ -11,8 +11,7 @@ import { Stage } from "./stage.js";
 import { toggleTheme } from "./theme.js";
 
 const MAX_SIDE = 1024; // longest side of masks for display, equal to the side of the model's input
-// Parameters of the search for every object: a grid on the photo, and a coarser grid on each of four crops.
-const EVERYTHING = { points_per_side: 16, crop_n_layers: 1, crop_n_points_downscale_factor: 2 };
+const EVERYTHING = { adaptive: true, drafts: true }; // parameters of the search for every object
 const TOAST_MS = 6000;
 
 const $ = (id) => document.getElementById(id);
@@ -239,23 +238,33 @@ async function findEverything() {
   search = new AbortController();
   const stop = () => search?.abort();
   progress("Looking for every object", 0, stop);
-  let count = 0;
+  const drafts = [];
+  const found = [];
   try {
     const lines = await mine.ask((id) => api.everything(id, { ...EVERYTHING, max_side: MAX_SIDE }, search.signal));
-    for await (const { progress: passed, mask } of lines) {
-      if (mask) {
-        session.add(begun, [{ mask: { ...mask, rle: mask.display }, rle: mask.rle }]);
-        count += 1;
+    for await (const { progress: passed, draft, mask } of lines) {
+      if (draft) {
+        drafts.push(asObject(draft));
+        session.add(begun, [drafts.at(-1)], true);
       }
-      if (passed) progress(count ? `${count} objects found` : "Looking for every object", passed[0] / passed[1], stop);
+      if (mask) found.push(asObject(mask));
+      const said = drafts.length ? `${drafts.length} objects found` : "Looking for every object";
+      if (passed) progress(said, passed[0] / passed[1], stop);
     }
-    if (!count) toast("No distinct object was found. Click the object that you want.");
+    session.replaceDrafts(begun, found);
+    if (!found.length) toast("No distinct object was found. Click the object that you want.");
   } catch (error) {
+    if (photo === mine) session.replaceDrafts(begun, drafts);
     if (error.name !== "AbortError") toast(error.message);
   } finally {
     search = null;
     if (photo === mine) progress(null);
   }
+}
+
+/** The object of a mask of the search: the mask for display, and the run lengths in the photo's size. */
+function asObject(mask) {
+  return { mask: { ...mask, rle: mask.display }, rle: mask.rle };
 }
 
 const ENDINGS = { labels: "labels.png", coco: "coco.json", svg: "svg", geojson: "geojson" };

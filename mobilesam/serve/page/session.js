@@ -101,16 +101,29 @@ export class Session extends EventTarget {
 
   /**
    * Add objects {mask, rle} to the list. They are also added to the states after `begun`, so that undoing a later step does
-   * not remove them.
+   * not remove them. A draft is an object that `replaceDrafts` replaces.
    */
-  add(begun, found) {
-    const join = (state) => {
+  add(begun, found, draft = false) {
+    this.#join(begun, (state) => {
       const objects = found.map(({ mask, rle }, i) => {
         const key = state.made + i;
-        return { key, name: `Object ${key + 1}`, colour: COLOURS[key % COLOURS.length], visible: true, mask, rle };
+        return { key, name: `Object ${key + 1}`, colour: COLOURS[key % COLOURS.length], visible: true, mask, rle, draft };
       });
       return { ...state, objects: [...state.objects, ...objects], made: state.made + found.length };
-    };
+    });
+  }
+
+  /** Replace all drafts by the objects {mask, rle}. */
+  replaceDrafts(begun, found) {
+    this.#join(begun, (state) => {
+      const first = state.objects.find((object) => object.draft)?.key ?? state.made;
+      const objects = state.objects.filter((object) => !object.draft);
+      return { ...state, objects, made: Math.max(first, ...objects.map(({ key }) => key + 1)) };
+    });
+    this.add(begun, found);
+  }
+
+  #join(begun, join) {
     this.#past = this.#past.map((state, i) => (i < begun ? state : join(state)));
     this.#set(join(this.state));
   }

@@ -1,6 +1,7 @@
 """Tests of a plan's steps on an image: low-rank image updates, attention to the image, projection and upscaling."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -285,18 +286,24 @@ def test_upscaling_an_updated_image():
     other = tuple(tuple(part[::-1].copy() for part in update) for update in case.tokens)
     maps = case.maps()
 
-    def draw(prompts: list, prompt: int, **options) -> np.ndarray:
+    def draw(prompts: list, prompt: int, arrays=arrays, **options) -> np.ndarray:
         made = Recording(**options)
         updated, _ = record_updates(made, c, *map(made.give_maps, maps), prompts)
         left = [np.ascontiguousarray(array[prompt]) for array in made.run(updated.data, *updated.last)]
         apart = Recording(**options)
-        x, update = apart.give_maps(maps[0]).rows(c.last_at, LAST), apart.give(*left)
-        return apart.fill(record_upscaling(apart, arrays, image=x, update=update, shift=c.last_shift))
+        rows = len(arrays["x"])
+        x, update = apart.give_maps(maps[0]).rows(c.last_at, rows), apart.give(*left)
+        return apart.fill(record_upscaling(apart, arrays, image=x, update=update, shift=c.last_shift[:rows]))
 
     got = draw([other, case.tokens], prompt)
-    expected = reference.upscale_masks(**arrays | {"x": case.last.T.reshape(LAST, 33, 9)})
+    exact = arrays | {"x": case.last.T.reshape(LAST, 33, 9)}
+    expected = reference.upscale_masks(**exact)
     depths = (CHANNELS, INNER // 8, 16 * 5 + 1, CHANNELS)
-    assert_relative_l2(got, expected, 2 * case.condition * pass_bound(*depths, *depths, c1, c1, 8, gelus=2))
+    bound = 2 * case.condition * pass_bound(*depths, *depths, c1, c1, 8, gelus=2)
+    assert_relative_l2(got, expected, bound)
+    part = {"w2": arrays["w2"][-8:], "x": arrays["x"][:c1]}  # one pixel for each image token
+    one_each = draw([other, case.tokens], prompt, arrays | part)
+    assert_relative_l2(one_each, reference.upscale_masks(**exact | part | {"x": exact["x"][:c1]}), bound)
     for threads in (1, 3, 4):
         assert_same(draw([case.tokens], 0, threads=threads), got)
 
@@ -340,6 +347,21 @@ def check_upscale(*sizes: int, **options) -> None:
 @pytest.mark.parametrize("masks", [1, 3, 4])
 def test_network_upscaling(masks):
     check_upscale(5, 64, 64, 32, masks)
+
+
+@pytest.mark.parametrize(("pixels1", "pixels2"), [(4, 1), (1, 4), (1, 1)])
+def test_upscaling_to_fewer_pixels(pixels1: int, pixels2: int) -> None:
+    height, width, c1, c2 = 5, 13, 48, 32
+    arrays = upscale_arrays(height, width, c1, c2, 3)
+    part = arrays | {"x": arrays["x"][: pixels1 * c1], "w2": arrays["w2"][(4 - pixels2) * c2 :]}
+    expected = reference.upscale_masks(**part)
+    side = math.isqrt(pixels1 * pixels2)
+    assert expected.shape == (3, side * height, side * width)
+    assert_relative_l2(upscaled(part), expected, pass_bound(c1, c1, c2, gelus=2))
+    # The first pixel of the first convolution is the left upper one, and the last of the second the right lower one.
+    rows = np.arange(4 * height).reshape(height, 2, 2)[:, : (1, 2)[pixels1 == 4], (0, 1)[pixels2 == 1] :].ravel()
+    columns = np.arange(4 * width).reshape(width, 2, 2)[:, : (1, 2)[pixels1 == 4], (0, 1)[pixels2 == 1] :].ravel()
+    np.testing.assert_allclose(expected, reference.upscale_masks(**arrays)[:, rows][:, :, columns], rtol=1e-12)
 
 
 @any_case(40)
