@@ -126,7 +126,7 @@ cdef void upscale_block(void *job, int64_t unit) noexcept nogil:
     cdef draw_args draw
     norm.ldx, norm.scale = IMAGE_CHUNK, NULL
     if p.last.k:
-        if p.pixels1 == 1:  # packed A of all rows need not begin with packed A of the first rows
+        if p.pixels1 == 1:  # the packed form of all rows does not begin with that of the first rows on every ISA
             last.operand = p.part
             pack_map_rows(&last)
         pack_map_columns(u, p.last.k, TOKENS, p.basis + chunk * p.basis_step + at, STRIDE, p.basis_panels)

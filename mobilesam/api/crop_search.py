@@ -1,12 +1,10 @@
-"""The search for the masks of one crop of an image: at every point of a grid, or at a choice of points.
+"""Three searches for the masks of one crop of an image. Each search returns the masks that pass both score thresholds.
 
-Three searches give masks that pass both score thresholds:
-
-- `every_point` asks every point of the grid, as the reference's automatic_mask_generator.py.
-- `hierarchical` asks a coarse grid, then the points that no mask of the coarse grid covers with high logits. Source:
-  TinySAM's hierarchical_mask_generator.py.
-- `adaptive` also asks a coarse grid first. Of each candidate it computes a preview, one pixel for each image token, and
-  computes the whole mask only if the preview can become a record.
+- `every_point` decodes every point of a grid. Source: the reference's automatic_mask_generator.py.
+- `hierarchical` decodes a coarse grid first. Then it decodes the points at which no mask of the coarse grid has a high
+  logit. Source: TinySAM's hierarchical_mask_generator.py.
+- `adaptive` decodes a coarse grid first, too. For each candidate mask it computes a preview, which has one pixel for
+  each image token. It computes the whole mask only if the preview is not clearly unstable and not clearly a duplicate.
 """
 
 from __future__ import annotations
@@ -32,9 +30,9 @@ EDGE = 20  # pixels: a box that ends this close to a crop's edge is taken to be 
 COARSE = 4  # a coarse grid has every fourth point of a side
 
 # Settings of the adaptive search. `docs/everything.md` has the measurements that they were chosen by.
-SETTLED = 9.5  # logit above which a mask of the coarse grid settles a point
-PREVIEW_MARGIN = 0.7  # the stability of a preview of n pixels may be too low by PREVIEW_MARGIN / √n
-BOX_MARGIN = 0.15  # a candidate is skipped if its preview's box exceeds the NMS threshold by this much
+SETTLED = 9.5  # a point is not decoded if a preview of the coarse grid has a logit above this number there
+PREVIEW_MARGIN = 0.7  # a preview of n pixels is clearly unstable at PREVIEW_MARGIN / √n below the stability threshold
+BOX_MARGIN = 0.15  # a preview is clearly a duplicate if its box has an IoU above the NMS threshold + BOX_MARGIN
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class Crop:
     def masks_of_logits(
         self, low_res: NDArray[np.float32], scores: NDArray[np.float32], point: Sequence[float]
     ) -> list[FoundMask]:
-        """The masks, among those with low-resolution logits (K, 256, 256), that pass, as in `masks`."""
+        """Return the masks that pass, like `masks`, from low-resolution logits (K, 256, 256) that are given."""
         thresholds, (left, top, *_) = self.thresholds, self.box
         all_runs, counts = self.runs(low_res, MASK_THRESHOLD, thresholds.stability_offset)
         with np.errstate(invalid="ignore"):  # the stability of an empty mask is 0/0, NaN, which passes no threshold
@@ -145,12 +143,14 @@ def every_point(crop: Crop, points: NDArray[np.float64]) -> Iterator[list[FoundM
 
 
 def hierarchical(crop: Crop, side: int, high_score_thresh: float) -> Iterator[list[FoundMask]]:
-    """The masks of a coarse grid, then those of the other points of the full grid that no coarse mask settles.
+    """Decode a coarse grid, then the other points of the full grid, except settled points.
+
+    A point is settled if a mask of the coarse grid that passes has a logit above `high_score_thresh` at its pixel.
 
     Args:
         crop: The crop.
         side: Points on each side of the full grid.
-        high_score_thresh: Logit above which a mask that passes settles a pixel.
+        high_score_thresh: Logit above which a pixel is settled.
 
     Yields:
         For each point, the masks that pass.
@@ -177,9 +177,9 @@ def hierarchical(crop: Crop, side: int, high_score_thresh: float) -> Iterator[li
 
 
 def _points_around(coarse: NDArray[np.float64], side: int, size: Size) -> list[tuple[float, float]]:
-    """The points of the full grid around each point of the coarse grid: up to 4×4, without the coarse point itself.
+    """The other points of the full grid: around each point of the coarse grid, up to 4×4 points without its own.
 
-    Their distance is a whole number of pixels. Points outside the crop are left out.
+    The points are a whole number of pixels apart. Points outside the crop are left out.
     """
     (height, width), points = size, []
     step_x, step_y = width // side, height // side
@@ -193,12 +193,14 @@ def _points_around(coarse: NDArray[np.float64], side: int, size: Size) -> list[t
 
 
 def adaptive(crop: Crop, points: NDArray[np.float64], side: int | None) -> Iterator[list[FoundMask]]:
-    """The masks that previews let expect, of a coarse grid and of the points that this grid does not settle.
+    """Decode a coarse grid, then the other points except settled points, and compute only promising candidates.
+
+    A point is settled if a stable preview of the coarse grid has a logit above SETTLED there.
 
     Args:
         crop: The crop.
         points: (N, 2) in pixels of the crop.
-        side: Points on each side, if the points are a grid, row by row. None for other points, which are all asked.
+        side: Points on each side, if the points are a grid, row by row. None for other points, which are all decoded.
 
     Yields:
         For each point, the masks that pass. A settled point has none.
@@ -217,10 +219,10 @@ def adaptive(crop: Crop, points: NDArray[np.float64], side: int | None) -> Itera
 
 
 class _Previews:
-    """Chooses the candidates to compute by their previews, and keeps what was found.
+    """The previews of a crop's candidates: chooses which candidates are computed in full.
 
     Attributes:
-        highest: (h, w), for each image token inside the crop the highest logit of all stable previews.
+        highest: (h, w), the highest logit that a stable preview has at each image token inside the crop.
     """
 
     def __init__(self, crop: Crop) -> None:
@@ -234,7 +236,7 @@ class _Previews:
         self._boxes, self._scores = np.empty((0, 4)), np.empty(0)
 
     def masks(self, candidates: Candidates | HqCandidate, point: Sequence[float]) -> list[FoundMask]:
-        """Compute the candidates of a point that can become records, by falling score, and return those that pass."""
+        """Compute the promising candidates of a point, the highest score first. Returns the masks that pass."""
         passed, found = self._crop.passing_scores(candidates), []
         if not passed:
             return []
@@ -250,7 +252,7 @@ class _Previews:
         return found
 
     def _is_promising(self, preview: NDArray[np.float32], score: float) -> bool:
-        """Whether the mask may be stable, and may differ from all masks with a higher score."""
+        """Whether a preview is neither clearly unstable nor clearly a duplicate of a mask with a higher score."""
         thresholds = self._crop.thresholds
         offset = thresholds.stability_offset
         pixels = int((preview > -offset).sum())
@@ -263,8 +265,8 @@ class _Previews:
         inside = preview > MASK_THRESHOLD
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
         if not len(rows):
-            return True  # the object may be smaller than the distance of the preview's pixels
-        # A preview's pixel stands for `step` pixels, and is the second of them.
+            return True  # an object smaller than the spacing of the preview's pixels may lie between them
+        # Each pixel of a preview represents `step` low-resolution pixels, and is at the position of the second one.
         low, high = 1 - (self._step - 1) / 2, 1 + (self._step - 1) / 2
         x0, x1 = ((columns[0] * self._step + low) * self._scale[0], (columns[-1] * self._step + high) * self._scale[0])
         y0, y1 = ((rows[0] * self._step + low) * self._scale[1], (rows[-1] * self._step + high) * self._scale[1])
@@ -275,7 +277,7 @@ class _Previews:
         return not (common > (thresholds.box_iou + BOX_MARGIN) * union).any()
 
     def settles(self, points: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which of the points (N, 2) a stable preview covers with high logits."""
+        """Whether each of the points (N, 2) is settled: a stable preview has a logit above SETTLED at the point."""
         side = self._crop.embedding.model.canvas_size[0]
         tokens = (self._crop.on_canvas(points) * (EMBED_SIZE / side)).astype(np.intp)
         height, width = self.highest.shape

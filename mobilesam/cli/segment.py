@@ -150,7 +150,7 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
         outputs.check(kind, path, style)
     model, photo = MobileSAM(network), reading.result()
     multimask = False if arguments.single else None
-    # The photo is open in its value range, which the overlay must not apply again.
+    # "dtype", because the photo's values were already scaled when it was read.
     result = segment(photo, **prompt.on(*photo.rgb.size), multimask=multimask, value_range="dtype", model=model)
     outputs.write(files, result, photo.rgb, image, style)
     area = int(result.mask.sum())

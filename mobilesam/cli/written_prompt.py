@@ -13,21 +13,15 @@ cell. Commas, semicolons or tabs separate the cells: the header tells which. The
 order mark.
 """
 
-import codecs
-import csv
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
-from ..util.console import shortened
+from ..util.rows import read_rows
 
 FIELDS = ("image", "points", "labels", "box", "output")
-SUFFIXES = (".csv", ".jsonl")
-_REST = "cells beyond the header"
-_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _LABELS = {"0": 0, "1": 1}
 
 
@@ -130,75 +124,10 @@ def read_prompts(path: Path) -> list[Row]:
         OSError: The file cannot be read.
         ValueError: The file holds no prompts, or a line is invalid. The message gives the line number.
     """
-    rows = []
-    try:
-        with path.open(encoding=_encoding(path), newline="") as file:
-            for line, fields in _READERS[path.suffix.lower()](file):
-                try:
-                    rows.append(_row(line, fields))
-                except ValueError as error:
-                    raise ValueError(f"line {line}: {error}") from None
-    except UnicodeError:
-        raise ValueError(f"{path}: not a text file in UTF-8 or UTF-16") from None
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from None
-    if not rows:
-        raise ValueError(f"{path}: holds no prompts")
-    return rows
-
-
-def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
-
-
-def _csv_rows(file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
-    header = file.readline()
-    file.seek(0)
-    separator = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
-    reader = csv.DictReader(file, strict=True, skipinitialspace=True, delimiter=separator, restkey=_REST, restval="")
-    try:
-        for cells in reader:
-            if _REST in cells:
-                mark = _SEPARATORS[separator]
-                raise ValueError(f"line {reader.line_num}: more cells than the header; quote a cell that holds {mark}")
-            row = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
-            for name in ("points", "box"):
-                if separator != "," and re.search(r"\d,\d\S* +\S*\d,\d", row.get(name, "")):
-                    raise ValueError(
-                        f"line {reader.line_num}: {name}: write decimals with a point, got {row[name]!r:.80}"
-                    )
-            yield reader.line_num, row
-    except csv.Error as error:
-        raise ValueError(f"line {reader.reader.line_num}: {error}") from None
-
-
-def _json_rows(file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except RecursionError:
-            raise ValueError(f"line {number}: not JSON for a prompt: brackets are nested too deeply") from None
-        except ValueError as error:
-            raise ValueError(f"line {number}: not JSON: {error}") from None
-        if not isinstance(fields, dict):
-            example = '{"image": "cat.jpg"}'
-            raise ValueError(f"line {number}: expected an object, such as {example}, got {shortened(line)}")
-        yield number, {name: value for name, value in fields.items() if value is not None}
-
-
-_READERS: dict[str, Callable[[TextIO], Iterator[tuple[int, Mapping[str, object]]]]] = {
-    ".csv": _csv_rows,
-    ".jsonl": _json_rows,
-}
+    return read_rows(path, _row, FIELDS, "prompts", '{"image": "cat.jpg"}', numbers=("points", "box"))
 
 
 def _row(line: int, fields: Mapping[str, object]) -> Row:
-    unknown = [name for name in fields if name not in FIELDS]
-    if unknown:
-        raise ValueError(f"unknown field {unknown[0]!r:.80}, accepted are {', '.join(FIELDS)}")
     image, output = fields.get("image"), fields.get("output")
     if not isinstance(image, str) or not image:
         raise ValueError("no image: give the path of the picture in field 'image'")

@@ -11,26 +11,23 @@ file: the header tells which. The text is UTF-8, or UTF-16 with a byte order mar
 
 from __future__ import annotations
 
-import codecs
-import csv
-import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..util.console import shortened
+from ..util.rows import read_rows
 
 Box: TypeAlias = tuple[float, ...]
 
 NAMES = ("x0", "y0", "z0", "x1", "y1", "z1")
 FORM = "x0 y0 z0 x1 y1 z1, or x0 y0 x1 y1 for a picture"
 _FLAT = ("x0", "y0", "x1", "y1")
-_REST = "cells beyond the header"
+_EXAMPLE = '{"case": "CT_001", "box": [10, 20, 5, 60, 80, 9]}'
 MOST_BOXES = 65535  # numbers of boxes are written in 16 bits
 
 
@@ -65,83 +62,28 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
         OSError: The file cannot be read.
         ValueError: The file holds no boxes, or a line is invalid. The message gives the line number.
     """
-    read = _READERS.get(path.suffix.lower())
-    if read is None:
-        raise ValueError(f"{path}: expected a file of boxes with the extension .csv or .jsonl")
     boxes: dict[str, list[Box]] = {}
-    try:
-        with path.open(encoding=_encoding(path), newline="") as file:
-            for line, case, box in read(file):
-                if boxes and (case == "") != ("" in boxes):
-                    raise ValueError(f"line {line}: expected a case on every line, or on none")
-                boxes.setdefault(case, []).append(box)
-    except UnicodeError:
-        raise ValueError(f"{path}: not a text file in UTF-8 or UTF-16") from None
-    except ValueError as error:
-        raise ValueError(f"{path}, {error}") from None
-    if not boxes:
-        raise ValueError(f"{path}: holds no boxes")
+    parse, names = (_json_box, ("case", "box")) if path.suffix.lower() == ".jsonl" else (_csv_box, ("case", *NAMES))
+    for line, case, box in read_rows(path, parse, names, "boxes", _EXAMPLE):
+        if boxes and (case == "") != ("" in boxes):
+            raise ValueError(f"{path}, line {line}: expected a case on every line, or on none")
+        boxes.setdefault(case, []).append(box)
     return boxes
 
 
-def _encoding(path: Path) -> str:
-    with path.open("rb") as file:
-        return "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+def _csv_box(line: int, fields: Mapping[str, Any]) -> tuple[int, str, Box]:
+    names = NAMES if fields.keys() & {"z0", "z1"} else _FLAT
+    numbers = [fields.get(name, "") for name in names]
+    return line, fields.get("case", ""), _box(numbers, ",".join(numbers))
 
 
-def _csv_boxes(file: TextIO) -> Iterator[tuple[int, str, Box]]:
-    header = file.readline()
-    file.seek(0)
-    separator = next((mark for mark in "\t;" if mark in header and "," not in header), ",")
-    reader = csv.DictReader(file, strict=True, skipinitialspace=True, delimiter=separator, restkey=_REST, restval="")
-    try:
-        for cells in reader:
-            try:
-                if _REST in cells:
-                    raise ValueError("more cells than the header")
-                row = {str(name).strip(): cell.strip() for name, cell in cells.items() if cell.strip()}
-                _check_names(row, ("case", *NAMES))
-                names = NAMES if row.keys() & {"z0", "z1"} else _FLAT
-                numbers = [row.get(name, "") for name in names]
-                yield reader.line_num, row.get("case", ""), _box(numbers, ",".join(numbers))
-            except ValueError as error:
-                raise ValueError(f"line {reader.line_num}: {error}") from None
-    except csv.Error as error:
-        raise ValueError(f"line {reader.reader.line_num}: {error}") from None
-
-
-def _json_boxes(file: TextIO) -> Iterator[tuple[int, str, Box]]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except RecursionError:
-            raise ValueError(f"line {number}: not JSON for a box: brackets are nested too deeply") from None
-        except ValueError as error:
-            raise ValueError(f"line {number}: not JSON: {error}") from None
-        if not isinstance(fields, dict):
-            example = '{"case": "CT_001", "box": [10, 20, 5, 60, 80, 9]}'
-            raise ValueError(f"line {number}: expected an object, such as {example}, got {shortened(line)}")
-        case, box = fields.get("case"), fields.get("box")
-        try:
-            _check_names(fields, ("case", "box"))
-            if case is not None and (not isinstance(case, str) or not case):
-                raise ValueError(f"case: expected a case's name, got {case!r:.80}")
-            if not isinstance(box, list):
-                raise ValueError(f"box: expected {FORM}, got {box!r:.80}")
-            yield number, case or "", _box(box, box)
-        except ValueError as error:
-            raise ValueError(f"line {number}: {error}") from None
-
-
-_READERS: dict[str, Callable[[TextIO], Iterator[tuple[int, str, Box]]]] = {".csv": _csv_boxes, ".jsonl": _json_boxes}
-
-
-def _check_names(fields: Mapping[str, object], accepted: Sequence[str]) -> None:
-    unknown = [name for name in fields if name not in accepted]
-    if unknown:
-        raise ValueError(f"unknown field {unknown[0]!r:.80}, accepted are {', '.join(accepted)}")
+def _json_box(line: int, fields: Mapping[str, Any]) -> tuple[int, str, Box]:
+    case, box = fields.get("case"), fields.get("box")
+    if case is not None and (not isinstance(case, str) or not case):
+        raise ValueError(f"case: expected a case's name, got {case!r:.80}")
+    if not isinstance(box, list):
+        raise ValueError(f"box: expected {FORM}, got {box!r:.80}")
+    return line, case or "", _box(box, box)
 
 
 def checked_boxes(boxes: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:

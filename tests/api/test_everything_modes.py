@@ -187,10 +187,9 @@ def test_drafts_come_before_the_records(model) -> None:
 @pytest.mark.parametrize("kind", [LITE_MEDSAM, HQ_SAM], ids=lambda kind: kind.name)
 def test_other_architectures(kind, tmp_path) -> None:
     other = mobilesam.load(related_models.write(tmp_path / "a.safetensors", kind))
-    parameters = {"points_per_side": 4, "pred_iou_thresh": 0, "stability_score_thresh": 0.5, "output_mode": "coco_rle"}
+    zero = {"points_per_side": 4, "pred_iou_thresh": 0, "stability_score_thresh": 0, "output_mode": "coco_rle"}
     exact, adaptive = (
-        mobilesam.everything(PHOTOS["chelsea"], model=other, **parameters, adaptive=adaptive)
-        for adaptive in (False, True)
+        mobilesam.everything(PHOTOS["chelsea"], model=other, **zero, adaptive=adaptive) for adaptive in (False, True)
     )
-    if exact:
-        assert (ious(exact, adaptive) >= 0.9).any(axis=1).mean() >= 0.5
+    assert exact
+    assert (ious(exact, adaptive) >= 0.9).any(axis=1).mean() >= 0.8

@@ -60,7 +60,7 @@ REFUSED = {
     "line 2: points: expected x y of each point, got 'inf 2'": "image,points\na,inf 2\n",
     "line 1: points: expected x y of each point, got [9999": f'{{"image": "a", "points": [[{"9" * 400}, 2]]}}',
     "line 1: not JSON": f'{{"image": "a", "points": [[{"9" * 5000}, 2]]}}',
-    "line 1: not JSON for a prompt: brackets are nested too deeply": '{"image": ' + "[" * 100_000,
+    "line 1: not JSON: brackets are nested too deeply": '{"image": ' + "[" * 100_000,
     "line 2: points: write decimals with a point, got '220,5 140,5'": "image;points\na;220,5 140,5\n",
     "line 2: more cells than the header; quote a cell that holds semicolons": "image;points\na;1;2\n",
     "p.csv, line 2: no image": "image,points\n,1 2\n",

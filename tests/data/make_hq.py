@@ -24,20 +24,10 @@ DATA = Path(__file__).parent
 sys.path.insert(0, str(DATA.parent / "support"))
 import related_models  # noqa: E402 (needs the path above)
 from hq_prompts import PROMPTS  # noqa: E402
-
-
-def fuse(module: torch.nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, Conv2d_BN):
-            fused = torch.nn.Sequential()
-            fused.add_module("c", child.fuse())
-            setattr(module, name, fused)
-        else:
-            fuse(child)
-
+from torch_modules import fuse  # noqa: E402
 
 sam = sam_model_registry["vit_tiny"]()
-fuse(sam.image_encoder)
+fuse(sam.image_encoder, Conv2d_BN)
 tensors = {name: torch.from_numpy(values) for name, values in related_models.weights(HQ_SAM).items()}
 missing = sam.load_state_dict(tensors, strict=False).missing_keys
 assert all(name.startswith(("image_encoder.head.", "image_encoder.norm_head.")) for name in missing), missing

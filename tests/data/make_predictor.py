@@ -23,21 +23,12 @@ from mobilesam.checkpoints.fused import open_checkpoint
 DATA = Path(__file__).parent
 sys.path.insert(0, str(DATA.parent / "support"))
 from predictor_prompts import BATCHED, SINGLE  # noqa: E402 (needs the path above)
-
-
-def fuse(module: torch.nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, Conv2d_BN):
-            fused = torch.nn.Sequential()
-            fused.add_module("c", child.fuse())
-            setattr(module, name, fused)
-        else:
-            fuse(child)
+from torch_modules import fuse  # noqa: E402
 
 
 def reference() -> SamPredictor:
     sam = sam_model_registry["vit_t"]()
-    fuse(sam.image_encoder)
+    fuse(sam.image_encoder, Conv2d_BN)
     weights = {name: torch.from_numpy(np.float32(values)) for name, values in open_checkpoint().items()}
     missing = sam.load_state_dict(weights, strict=False).missing_keys
     assert all(name.startswith(("image_encoder.head.", "image_encoder.norm_head.")) for name in missing), missing

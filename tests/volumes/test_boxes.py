@@ -73,7 +73,7 @@ def test_boxes_of_a_picture_without_a_case(tmp_path, name, text):
         ("boxes.csv", "case,x0,y0,x1,y1\na,1,2,3,4\n,1,2,3,4\n", ", line 3: expected a case on every line, or on none"),
         ("boxes.jsonl", "\n", ": holds no boxes"),
         ("boxes.jsonl", "\n{\n", ", line 2: not JSON: Expecting property name"),
-        ("boxes.jsonl", "[" * 100_000, ", line 1: not JSON for a box: brackets are nested too deeply"),
+        ("boxes.jsonl", "[" * 100_000, ", line 1: not JSON: brackets are nested too deeply"),
         ("boxes.jsonl", "[1, 2, 3, 4]", ", line 1: expected an object, such as {"),
         ("boxes.jsonl", '{"image": "a"}', ", line 1: unknown field 'image', accepted are case, box"),
         ("boxes.jsonl", '{"case": 7, "box": [1, 2, 3, 4]}', ", line 1: case: expected a case's name, got 7"),

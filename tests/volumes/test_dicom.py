@@ -117,7 +117,7 @@ def test_slices_without_positions_are_sorted_by_number(folder):
     save(folder, *(a_slice(index, InstanceNumber=100 - index, ImagePositionPatient=None) for index in range(DEPTH)))
     opened = open_case(folder, Window(0, 2000))
     np.testing.assert_array_equal(opened.image, expected(STORED - 1024.0, -1000, 1000)[::-1])
-    # SliceThickness is the distance between slices, and the origin is 0.
+    # Without positions, SliceThickness gives the distance of the slices, and the first voxel is at 0.
     affine = affine_of_labels(opened, folder)
     np.testing.assert_allclose(affine[:3, 2], NORMAL * 9 * (-1, -1, 1), atol=1e-5)
     np.testing.assert_array_equal(affine[:3, 3], 0)

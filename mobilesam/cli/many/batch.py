@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeAlias
 
 from ...util.console import say_skipped
 from ...util.files import image_path
-from ..written_prompt import SUFFIXES, WrittenPrompt, read_prompts
+from ...util.rows import SUFFIXES
+from ..written_prompt import WrittenPrompt, read_prompts
 
 _MAGIC = re.compile(r"[*?[]")
 OutputOf: TypeAlias = Callable[[PurePath], PurePath]  # the output file of an image, from the image's relative path
