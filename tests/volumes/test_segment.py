@@ -102,6 +102,14 @@ def test_an_empty_mask_starts_again_with_the_first_box(model: MobileSAM) -> None
     np.testing.assert_array_equal(each.box(2), first)
 
 
+def test_the_higher_number_counts_in_any_order() -> None:
+    """A slice may be reached by box 2 on the way up before box 1 reaches it on the way down."""
+    labels, mask = np.zeros((2, 2), np.uint8), np.array([[True, True], [False, False]])
+    segment._label(labels, mask, 2)
+    segment._label(labels, np.ones((2, 2), bool), 1)
+    assert labels.tolist() == [[2, 2], [1, 1]]
+
+
 def test_more_than_255_boxes_are_numbered_in_uint16(model: MobileSAM) -> None:
     labels = segment_picture(np.zeros((8, 8), np.uint8), [[0, 0, 8, 8]] * 256, model=model)
     assert labels.dtype == np.uint16
