@@ -48,7 +48,7 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
         plan: The Recorder that records the step.
         x: Maps with P1·C1 channels, the image tokens times the first transposed convolution's weight. Channels are ordered
             (i, j, o) for row i and column j of the 2×2 pixels and output channel o.
-        size: (H, W), the number of image tokens along each axis.
+        size: (H, W), the numbers of rows and columns of image tokens. If x has more than H·W image tokens, the later ones are left out.
         norm_weight: (C1,) float32, the weight of the LayerNorm2d.
         norm_bias: (C1,) float32, the bias of the LayerNorm2d.
         w2: PackedRows (P2·C2, C1), the second transposed convolution's weight, with rows ordered (i, j, o) like the channels of x.
@@ -77,14 +77,16 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
     check.array(w2.rows, "w2", (p.pixels2 * p.c2, "C1"))
     norm_weight, norm_bias = check.array(norm_weight, "norm_weight", (c1,)), check.array(norm_bias, "norm_bias", (c1,))
     b2, shift = check.array(b2, "b2", (p.c2,)), check.array(shift, "shift", (p.pixels1 * c1,))
-    plan.check_maps(x, "x", p.pixels1 * c1, n)
+    plan.check_maps(x, "x", p.pixels1 * c1)
+    if n > x.n:
+        raise ValueError(f"size: expected at most {x.n} image tokens, got {p.height}x{p.width}")
     plan.check(hyper, "hyper", ("M", p.c2))
     cdef const float[::1] nw = norm_weight, nb = norm_bias, bv = b2, shift_ = shift
     p.norm_weight, p.norm_bias, p.b2, p.shift, p.masks = &nw[0], &nb[0], &bv[0], &shift_[0], hyper.shape[0]
     p.maps, p.maps_step, p.last.u = channel(x), x.array.shape[1] * IMAGE_CHUNK, &rt.tables[<int>plan.table]
     if update is not None:
         data, last, packed = update
-        plan.check(data, "update", (chunks_of(n), "rows", STRIDE))
+        plan.check(data, "update", (chunks_of(x.n), "rows", STRIDE))
         plan.check(last, "update", (4 * c1, "rank"))
         if last.shape[1] >= data.shape[1]:
             raise ValueError(f"update: expected fewer than {data.shape[1]} basis rows, got {last.shape[1]}")

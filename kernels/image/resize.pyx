@@ -129,15 +129,15 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
     axes = prepare(&p, x.shape[:0:-1], [pair[::-1] for pair in _pairs(padded, crop, size)])
     p.threshold = number(threshold, "threshold")
     p.above, p.below = p.threshold + number(offset, "offset"), p.threshold - number(offset, "offset")
-    xt = np.empty((len(x), p.h0, p.w0 + 1), np.float32)
-    xt[:, :, :-1] = x.transpose(0, 2, 1)
-    xt[:, :, -1] = xt[:, :, -2]
-    cdef const float[:, :, ::1] xv = xt
-    cdef const int64_t[:, ::1] spans = _spans(xt, min(p.above, p.below), axes)
-    p.x, p.y, p.mask = &xv[0, 0, 0], NULL, NULL
-
     divide(&p, nthreads)
-    cdef int64_t planes = x.shape[0], bands = p.bands, unit
+    cdef int64_t planes = x.shape[0], bands = p.bands, unit, plane
+    cdef const float[:, :, ::1] xv = x
+    cdef float[:, :, ::1] xt = np.empty((planes, p.h0, p.w0 + 1), np.float32)
+    for plane in range(planes):
+        p.u.transpose(&xt[plane, 0, 0], p.w0 + 1, &xv[plane, 0, 0], p.h0, p.w0, p.h0)
+    xt[:, :, p.w0] = xt[:, :, p.w0 - 1]
+    cdef const int64_t[:, ::1] spans = _spans(np.asarray(xt), min(p.above, p.below), axes)
+    p.x, p.y, p.mask = &xt[0, 0, 0], NULL, NULL
     cdef band_result *results = <band_result *>calloc(planes * bands, sizeof(band_result))
     if results == NULL:
         raise MemoryError(f"mask_runs: no memory for {planes * bands * sizeof(band_result)} bytes of results")

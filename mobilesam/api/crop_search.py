@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,6 +83,13 @@ class Crop:
     thresholds: Thresholds
     together: int
 
+    @property
+    def lines(self) -> int:
+        """Number of rows of image tokens, from the top, that the masks inside the crop depend on."""
+        last = (self.embedding.input_size[0] - 0.5) * LOW_RES / self.embedding.model.canvas_size[0] - 0.5
+        rows = int(last) + 2  # interpolation at the position `last` reads two rows
+        return min(EMBED_SIZE, math.ceil(rows * EMBED_SIZE / LOW_RES))
+
     def candidates(self, points: NDArray[np.float64]) -> Iterator[Candidates | HqCandidate]:
         """Decode point prompts (N, 2) in pixels of the crop. See `MaskDecoder.candidates`."""
         model, label = self.embedding.model, np.ones(1, np.int32)
@@ -104,12 +112,12 @@ class Crop:
         self, candidates: Candidates | HqCandidate, wanted: Sequence[int], point: Sequence[float]
     ) -> list[FoundMask]:
         """Compute wanted candidates, and return the masks that are stable and that no crop edge cuts off."""
-        return self.masks_of_logits(candidates.draw(wanted), candidates.scores[list(wanted)], point)
+        return self.masks_of_logits(candidates.draw(wanted, self.lines), candidates.scores[list(wanted)], point)
 
     def masks_of_logits(
         self, low_res: NDArray[np.float32], scores: NDArray[np.float32], point: Sequence[float]
     ) -> list[FoundMask]:
-        """Return the masks that pass, like `masks`, from low-resolution logits (K, 256, 256) that are given."""
+        """Return the masks that pass, like `masks`, from the K candidates' logits that are given."""
         thresholds, (left, top, *_) = self.thresholds, self.box
         all_runs, counts = self.runs(low_res, MASK_THRESHOLD, thresholds.stability_offset)
         with np.errstate(invalid="ignore"):  # the stability of an empty mask is 0/0, NaN, which passes no threshold
@@ -128,9 +136,10 @@ class Crop:
         self, low_res: NDArray[np.float32], threshold: float, offset: float
     ) -> tuple[list[NDArray[np.int32]], NDArray[np.int64]]:
         """The runs of masks in pixels of the crop, and the numbers of pixels for the stability. See `mask_runs`."""
-        embedding = self.embedding
+        embedding, (canvas_height, canvas_width) = self.embedding, self.embedding.model.canvas_size
+        filled = canvas_height * low_res.shape[1] // LOW_RES, canvas_width
         return kernels.mask_runs(
-            low_res, padded=embedding.model.canvas_size, crop=embedding.input_size, size=embedding.original_size,
+            low_res, padded=filled, crop=embedding.input_size, size=embedding.original_size,
             threshold=threshold, offset=offset, threads=embedding.model.threads,
         )  # fmt: skip
 
@@ -162,7 +171,7 @@ def hierarchical(crop: Crop, side: int, high_score_thresh: float) -> Iterator[li
         passed = crop.passing_scores(candidates)
         found: list[FoundMask] = []
         if passed:
-            low_res = candidates.draw(passed)
+            low_res = candidates.draw(passed, crop.lines)
             for i, score in enumerate(candidates.scores[passed]):
                 own = crop.masks_of_logits(low_res[i : i + 1], score[None], point)
                 if own:
@@ -241,7 +250,7 @@ class _Previews:
         if not passed:
             return []
         height, width = self.highest.shape
-        previews = candidates.preview()[passed, :height, :width]
+        previews = candidates.preview(height)[passed, :, :width]
         for i in np.argsort(-candidates.scores[passed], kind="stable").tolist():
             index = passed[i]
             if self._is_promising(previews[i], float(candidates.scores[index])):

@@ -1,19 +1,22 @@
 """The benchmark of everything-mode, `scripts/benchmark.py --everything`.
 
-The benchmark measures the time for several values of points_per_side, and the time and peak memory of the command
-`mobilesam everything`. It uses three photos: the given photo, the photo resized to `MIDDLE`, and a photo of 24
-megapixels (`LARGE`). The large photo repeats the given photo in `TILES` columns and rows, so it shows many objects.
+The benchmark measures the time for several values of points_per_side, the parts of the time that a point takes, and the
+time and peak memory of the command `mobilesam everything`. It uses three photos: the given photo, the photo resized to
+`MIDDLE`, and a photo of 24 megapixels (`LARGE`). The large photo repeats the given photo in `TILES` columns and rows,
+so it shows many objects.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
+from ..api.crop_search import Crop, Thresholds, build_point_grid
 from ..api.everything import MaskGenerator
 from ..masks.objects import Record
 from ..util.console import show
@@ -35,7 +38,7 @@ class EverythingBench(LayersBench):
         self.folder = folder
 
     def everything(self) -> list[Table]:
-        """The section `everything`: time from a photo in memory to its records, and time and memory of the command."""
+        """The section `everything`: times from a photo in memory to its records, and time and memory of the command."""
         times = [self._records(self.photo, GRIDS), self._records(self.photo.resize(MIDDLE), [MIDDLE_GRID])]
         large = _tiled(self.photo)
         large.save(self.folder / "large.jpg", quality=95)
@@ -49,6 +52,7 @@ class EverythingBench(LayersBench):
                 rows.append(Row(name, [sample]))
         return [
             *times,
+            self._parts(),
             Table("the command, from start to its files", "ms", milliseconds),
             Table("peak memory of the command", "MB", megabytes),
         ]
@@ -60,6 +64,29 @@ class EverythingBench(LayersBench):
             cases[f"points_per_side {points}"] = partial(generator.generate, photo)
         title = f"everything-mode, from a photo of {_size(photo)} to its records"
         return Table(title, "ms", [Row(*row) for row in interleave(cases, self.options.runs, title).items()])
+
+    def _parts(self) -> Table:
+        """Where the time of a point goes: the mean over a grid of points, encoding left out."""
+        size = self.photo.height, self.photo.width
+        embedding = self.model.encode(self.photo)
+        crop = Crop(embedding, (0, 0, *self.photo.size), size, Thresholds(0.88, 0.95, 1.0, 0.7), 64)
+        points = build_point_grid(MIDDLE_GRID) * self.photo.size
+        rows = [Row(part, []) for part in ("decode", "compute the masks with a high score", "run lengths and tests")]
+        for _ in range(self.options.runs):
+            seconds, last = [0.0] * len(rows), time.perf_counter()
+            for point, candidates in zip(points.tolist(), crop.candidates(points), strict=True):
+                times = [last, time.perf_counter()]
+                passed = crop.passing_scores(candidates)
+                low_res = candidates.draw(passed, crop.lines) if passed else None
+                times.append(time.perf_counter())
+                if low_res is not None:
+                    crop.masks_of_logits(low_res, candidates.scores[passed], point)
+                last = time.perf_counter()
+                times.append(last)
+                seconds = [sum_ + end - start for sum_, start, end in zip(seconds, times, times[1:])]
+            for row, part in zip(rows, seconds):
+                row.samples.append(part / len(points) * 1e3)
+        return Table("a point in exact mode, mean of a grid", "ms", rows)
 
     def _command(self, photo: Path, options: Sequence[str]) -> tuple[float, float]:
         """Milliseconds and peak megabytes of `mobilesam everything` with these options."""

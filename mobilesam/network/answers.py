@@ -83,15 +83,16 @@ class DecodePlan:
 class DrawPlan:
     """A plan that computes ``count`` masks from a DecodePlan's results: upscaling, then products with ``hyper``."""
 
-    def __init__(self, image: PlannedImage, count: int, like: Plan, *, preview: bool) -> None:
-        self._plan, self._side = Plan(isa=like.isa, threads=like.threads), EMBED_SIZE if preview else LOW_RES
+    def __init__(self, image: PlannedImage, count: int, like: Plan, lines: int, *, preview: bool) -> None:
+        self._plan, block = Plan(isa=like.isa, threads=like.threads), 1 if preview else LOW_RES // EMBED_SIZE
+        self._shape = block * lines, block * EMBED_SIZE
         hyper = self._plan.given(count, EMBED_DIM // 8)
-        sources, masks = image.draw(self._plan, hyper, preview=preview)
+        sources, masks = image.draw(self._plan, hyper, lines, preview=preview)
         self._plan.compile()
         self._given = masks, hyper, *sources
 
     def __call__(self, hyper: F32, sources: list[F32]) -> F32:
-        masks = kernels.empty((len(hyper), self._side, self._side))
+        masks = kernels.empty((len(hyper), *self._shape))
         self._plan.run(dict(zip(self._given, (masks, hyper, *sources), strict=True)))
         return masks
 
@@ -113,49 +114,55 @@ class Candidates:
     _run: int  # the number of the run of _decode_plan that has computed this prompt
     _draw_plans: PlanCache[DrawPlan]
 
-    def draw(self, wanted: Sequence[int] | None = None) -> F32:
+    def draw(self, wanted: Sequence[int] | None = None, lines: int = EMBED_SIZE) -> F32:
         """Compute the masks of candidates.
 
         Args:
             wanted: indices of candidates in ``scores``. None means all candidates.
+            lines: number of rows of image tokens, from the top, that the masks are computed of. A photo in landscape
+                format does not reach the lowest rows.
 
         Returns:
-            The mask logits (W, 256, 256) of the W wanted candidates.
+            The mask logits (W, 4·lines, 256) of the W wanted candidates.
 
         Raises:
             RuntimeError: the plan has decoded later prompts since, and has overwritten the arrays of these candidates.
         """
-        return self.products(self.hyper if wanted is None else self.hyper[list(wanted)])
+        return self.products(self.hyper if wanted is None else self.hyper[list(wanted)], lines)
 
-    def preview(self) -> F32:
+    def preview(self, lines: int = EMBED_SIZE) -> F32:
         """Compute a preview of all candidates: every fourth row and column, from the second on, of the mask logits.
 
         A preview takes a fraction of the time of `draw`.
 
+        Args:
+            lines: see `draw`.
+
         Returns:
-            (K, 64, 64), which differs from ``draw()[:, 1::4, 1::4]`` only by rounding.
+            (K, lines, 64), which differs from ``draw()[:, 1::4, 1::4]`` only by rounding.
 
         Raises:
             RuntimeError: see `draw`.
         """
-        return self.products(self.hyper, preview=True)
+        return self.products(self.hyper, lines, preview=True)
 
-    def products(self, hyper: F32, *, preview: bool = False) -> F32:
+    def products(self, hyper: F32, lines: int = EMBED_SIZE, *, preview: bool = False) -> F32:
         """Multiply the upscaled image of the prompt by rows of 32 numbers.
 
         Args:
             hyper: (W, 32) float32. The identity (32, 32) gives the upscaled image's channels.
+            lines: see `draw`.
             preview: whether to compute every fourth row and column only, see `preview`.
 
         Returns:
-            (W, 256, 256), or (W, 64, 64) for a preview.
+            (W, 4·lines, 256), or (W, lines, 64) for a preview.
 
         Raises:
             RuntimeError: see `draw`.
         """
         image, plan = self._decode_plan.image, self._decode_plan.plan
-        key = type(image), tuple(array.shape for array in self._sources), len(hyper), preview
-        draw_plan = self._draw_plans.take(key, lambda: DrawPlan(image, len(hyper), plan, preview=preview))
+        key = type(image), tuple(array.shape for array in self._sources), len(hyper), lines, preview
+        draw_plan = self._draw_plans.take(key, lambda: DrawPlan(image, len(hyper), plan, lines, preview=preview))
         masks = draw_plan(hyper, self._sources)
         self._draw_plans.give(key, draw_plan)
         if self._decode_plan.runs != self._run:

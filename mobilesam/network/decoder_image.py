@@ -72,18 +72,19 @@ class PlannedImage(Protocol):
     def given(self, image: DecoderImage) -> Given:
         """Return the NumPy arrays of an image that a run of the plan needs."""
 
-    def draw(self, plan: Plan, hyper: Array, *, preview: bool = False) -> tuple[list[Array], Array]:
+    def draw(self, plan: Plan, hyper: Array, lines: int, *, preview: bool) -> tuple[list[Array], Array]:
         """Record the steps that compute the masks of one prompt, in a second plan.
 
         Args:
             plan: the second plan.
             hyper: Array (M, 32), the outputs of M hypernetworks.
+            lines: number of rows of image tokens, from the top, that the masks are computed of.
             preview: whether to compute only one of the 4×4 pixels that an image token has in a mask.
 
         Returns:
             (given, masks): ``given`` lists the second plan's inputs. A run of the second plan gets ``shared``
-            and one prompt's `results` of the first plan, in this order. ``masks`` is the Array (M, 256, 256), or
-            (M, 64, 64) for a preview.
+            and one prompt's `results` of the first plan, in this order. ``masks`` is the Array
+            (M, 4·lines, 256), or (M, lines, 64) for a preview.
         """
 
 
@@ -109,10 +110,11 @@ class OutputUpscaling:
         shift: F32,
         update: Sequence[Array] | None = None,
         *,
-        preview: bool = False,
+        lines: int,
+        preview: bool,
     ) -> Array:
         """Record the upscaling and the masks. ``x`` has the products of image tokens with the weight of ``conv1``."""
-        conv2, size = self.conv2, (EMBED_SIZE, EMBED_SIZE)
+        conv2, size = self.conv2, (lines, EMBED_SIZE)
         if preview:
             channels = len(self.conv1.bias)
             conv2, x, shift = self.last_of_conv2, x.rows(0, channels), shift[:channels]

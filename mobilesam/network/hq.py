@@ -120,21 +120,26 @@ class HqCandidate:
         """(1,), the predicted IoU of the best of the mask tokens."""
         return self._candidates.scores[self._best : self._best + 1]
 
-    def preview(self) -> F32:
-        """Compute every fourth row and column of the mask logits, (1, 64, 64), like `Candidates.preview`.
+    def preview(self, lines: int = EMBED_SIZE) -> F32:
+        """Compute every fourth row and column of the mask logits, (1, lines, 64), like `Candidates.preview`.
 
         The whole mask is drawn, because the HQ token's mask has no cheap preview.
         """
-        return self.draw()[:, 1::4, 1::4]
+        return self.draw(lines=lines)[:, 1::4, 1::4]
 
-    def draw(self, wanted: Sequence[int] | None = None) -> F32:
-        """Compute the mask logits (1, 256, 256), or (0, 256, 256) if ``wanted`` is empty. See `Candidates.draw`."""
+    def draw(self, wanted: Sequence[int] | None = None, lines: int = EMBED_SIZE) -> F32:
+        """Compute the mask logits (1, 4·lines, 256), or (0, 4·lines, 256) if ``wanted`` is empty.
+
+        The whole mask is computed, because the mask of the HQ token takes a convolution over the whole image. See
+        `Candidates.draw`.
+        """
+        height = LOW_RES // EMBED_SIZE * lines
         if wanted is not None and not len(wanted):
-            return np.empty((0, LOW_RES, LOW_RES), np.float32)
+            return np.empty((0, height, LOW_RES), np.float32)
         hyper = self._candidates.hyper
         plain = hyper[self._best : self._best + 1]
         planes = self._candidates.products(
             _ALL_CHANNELS if self._token_only else np.concatenate([_ALL_CHANNELS, plain])
         )
         mask = self._token.mask(planes[:CHANNELS], self._features, hyper[-1])
-        return mask[None] if self._token_only else planes[CHANNELS:] + mask
+        return (mask[None] if self._token_only else planes[CHANNELS:] + mask)[:, :height]

@@ -109,8 +109,9 @@ class LowRankImage:
     def given(self, image: DecoderImage) -> Given:
         return {**self._kept.given(image), self._pe_maps.array: self._form.pe_maps()}
 
-    def draw(self, plan: Plan, hyper: Array, *, preview: bool = False) -> tuple[list[Array], Array]:
+    def draw(self, plan: Plan, hyper: Array, lines: int, *, preview: bool) -> tuple[list[Array], Array]:
         upscaling, maps = self._form.upscaling, plan.given_maps(self._kept.maps.channels, TOKENS)
         update = [plan.given(*array.shape[1:]) for array in self.results()]
         x = maps.rows(self._constants.last_at, len(upscaling.conv1.weight.rows))
-        return [maps.array, *update], upscaling(plan, x, hyper, self._constants.last_shift, update, preview=preview)
+        shift = self._constants.last_shift
+        return [maps.array, *update], upscaling(plan, x, hyper, shift, update, lines=lines, preview=preview)

@@ -96,6 +96,6 @@ class PlainImage:
         kept = {} if self._kept is None else self._kept.given(image)
         return {self._features: tokens_of(image.features), self._dense: dense, **pe, **kept}
 
-    def draw(self, plan: Plan, hyper: Array, *, preview: bool = False) -> tuple[list[Array], Array]:
+    def draw(self, plan: Plan, hyper: Array, lines: int, *, preview: bool) -> tuple[list[Array], Array]:
         upscaling, z = self._form.upscaling, plan.given_maps(EMBED_DIM, TOKENS)
-        return [z.array], upscaling(plan, z, hyper, upscaling.shift, preview=preview)
+        return [z.array], upscaling(plan, z, hyper, upscaling.shift, lines=lines, preview=preview)

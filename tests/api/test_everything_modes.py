@@ -1,5 +1,6 @@
 """The hierarchical mode against TinySAM's records, and the adaptive mode against the exact mode."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,7 +13,9 @@ from golden import DATA, PHOTOS
 import mobilesam
 from mobilesam import SamAutomaticMaskGenerator, SamHierarchicalMaskGenerator
 from mobilesam.api import crop_search, everything
+from mobilesam.api.crop_search import Crop, Thresholds
 from mobilesam.architecture import HQ_SAM, LITE_MEDSAM
+from mobilesam.images.geometry import resized_size
 from mobilesam.images.photo import open_rgb
 from mobilesam.masks import rle
 from mobilesam.masks.objects import Record
@@ -89,6 +92,25 @@ def test_a_preview_is_every_fourth_pixel(model, embedding) -> None:
         low_res, preview = candidates.draw(), candidates.preview()
         assert preview.shape == (3, 64, 64)
         assert np.abs(preview - low_res[:, 1::4, 1::4]).max() <= 1e-5 * np.abs(low_res).max()
+        for lines in (1, 43):
+            assert np.array_equal(candidates.draw([0, 2], lines), low_res[[0, 2], : 4 * lines])
+            assert np.array_equal(candidates.preview(lines), preview[:, :lines])
+
+
+@pytest.mark.parametrize("size", [(64, 48), (48, 64), (640, 3), (3, 640), (301, 451), (1199, 1600)])
+def test_masks_need_only_the_lines_of_the_photo(model, embedding, size: tuple[int, int]) -> None:
+    """The runs of a mask are the same from the lines that the photo fills as from all lines."""
+    filled = resized_size(*size)
+    changed = dataclasses.replace(embedding, original_size=size, input_size=filled)
+    crop = Crop(changed, (0, 0, size[1], size[0]), size, Thresholds(0.0, 0.0, 1.0, 0.7), 64)
+    rows = 4 * crop.lines
+    assert filled[0] / 4 <= rows <= filled[0] / 4 + 5
+    low_res = np.random.default_rng(size).normal(0, 4, (2, 256, 256)).astype(np.float32)
+    runs, counts = crop.runs(np.ascontiguousarray(low_res[:, :rows]), 0.5, 1.0)
+    low_res[:, rows:] = np.nan
+    all_runs, all_counts = crop.runs(low_res, 0.5, 1.0)
+    assert np.array_equal(counts, all_counts)
+    assert all(map(np.array_equal, runs, all_runs))
 
 
 def test_adaptive_records_are_masks_of_the_exact_mode(model) -> None:
@@ -114,7 +136,11 @@ def test_adaptive_decodes_and_draws_less(model, monkeypatch) -> None:
             asked.append(1)
             yield candidates
 
-    monkeypatch.setattr(Candidates, "draw", lambda self, wanted=None: drawn.extend(wanted) or draw(self, wanted))
+    def draw_and_count(self, wanted, lines):
+        drawn.extend(wanted)
+        return draw(self, wanted, lines)
+
+    monkeypatch.setattr(Candidates, "draw", draw_and_count)
     monkeypatch.setattr(type(model.mask_decoder), "candidates", counted)
     SamAutomaticMaskGenerator(model, **LOOSE).generate(PHOTOS["chelsea"])
     exact = len(asked), len(drawn)

@@ -259,6 +259,7 @@ def test_everything_needs_no_other_engine(tmp_path: Path) -> None:
     assert [[row["engine"] for row in table["rows"]] for table in times] == [
         ["points_per_side 1", "points_per_side 2"],
         ["points_per_side 1"],
+        ["decode", "compute the masks with a high score", "run lengths and tests"],
     ]
     for table in (commands, memory):
         assert [row["engine"] for row in table["rows"]] == [

@@ -144,16 +144,20 @@ def record_upscaling(
     *,
     image: Maps | None = None,
     shift: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
     **options: Any,
 ) -> Array:
-    """Record the step `upscale_masks` with arguments from `upscale_arrays`. If ``image`` is given, it replaces x."""
+    """Record the step `upscale_masks` with arguments from `upscale_arrays`. If ``image`` is given, it replaces x.
+
+    ``size`` is the number of rows and columns of image tokens. None means those of x.
+    """
     x = arrays["x"]
     if image is None:
         image = made.give_maps(np.ascontiguousarray(x.reshape(len(x), -1).T))
     weights = [arrays[name] for name in ("norm_weight", "norm_bias")]
     w2, hyper = pack_rows(arrays["w2"], precision=precision), made.give(arrays["hyper"])
     shift = np.zeros(len(x), np.float32) if shift is None else shift
-    return made.plan.upscale_masks(image, x.shape[1:], *weights, w2, arrays["b2"], hyper, shift, **options)
+    return made.plan.upscale_masks(image, size or x.shape[1:], *weights, w2, arrays["b2"], hyper, shift, **options)
 
 
 def upscaled(arrays: Mapping[str, np.ndarray], precision: str = "fp32", *, threads: int | None = None, **options: Any):

@@ -286,14 +286,15 @@ def test_upscaling_an_updated_image():
     other = tuple(tuple(part[::-1].copy() for part in update) for update in case.tokens)
     maps = case.maps()
 
-    def draw(prompts: list, prompt: int, arrays=arrays, **options) -> np.ndarray:
+    def draw(prompts: list, prompt: int, arrays=arrays, size=(33, 9), **options) -> np.ndarray:
         made = Recording(**options)
         updated, _ = record_updates(made, c, *map(made.give_maps, maps), prompts)
         left = [np.ascontiguousarray(array[prompt]) for array in made.run(updated.data, *updated.last)]
         apart = Recording(**options)
         rows = len(arrays["x"])
         x, update = apart.give_maps(maps[0]).rows(c.last_at, rows), apart.give(*left)
-        return apart.fill(record_upscaling(apart, arrays, image=x, update=update, shift=c.last_shift[:rows]))
+        shift = c.last_shift[:rows]
+        return apart.fill(record_upscaling(apart, arrays, image=x, update=update, shift=shift, size=size))
 
     got = draw([other, case.tokens], prompt)
     exact = arrays | {"x": case.last.T.reshape(LAST, 33, 9)}
@@ -306,6 +307,8 @@ def test_upscaling_an_updated_image():
     assert_relative_l2(one_each, reference.upscale_masks(**exact | part | {"x": exact["x"][:c1]}), bound)
     for threads in (1, 3, 4):
         assert_same(draw([case.tokens], 0, threads=threads), got)
+    for lines in (1, 14, 29):  # the last unit of work has fewer image tokens, and one or two chunks are read
+        assert_same(draw([case.tokens], 0, size=(lines, 9)), got[:, : 4 * lines])
 
 
 def test_upscaling_the_projection_of_an_image():
@@ -399,7 +402,7 @@ def test_each_run_fills_the_masks_that_it_is_given():
 W2 = upscale_arrays(4, 9, 16, 8, 3)["w2"]
 FITS = [(1, 10, 272), (64, 8), (64,)]  # shapes of the three Arrays in a valid argument ``update``
 REFUSED = {  # expected error message -> the invalid argument that replaces a valid one
-    r"x, channels and tokens: expected shape \(64, 32\), got \(64, 36\)": {"size": (4, 8)},
+    "size: expected at most 36 image tokens, got 4x10": {"size": (4, 10)},
     r"w2: expected shape \(32, C1\), got \(31, 16\)": {"w2": kernels.pack_rows(W2[:-1])},
     r"norm_weight: expected shape \(16,\), got \(15,\)": {"norm_weight": normal(15)},
     r"norm_bias: expected shape \(16,\), got \(15,\)": {"norm_bias": normal(15)},
