@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .api.embedding import Embedding, ScoredRLE, Segmentation
     from .api.everything import everything
-    from .api.model import Embedding, MobileSAM, ScoredRLE, Segmentation, load, segment
+    from .api.loading import load
+    from .api.model import MobileSAM
+    from .api.segment import segment
     from .compat.automatic_mask_generator import SamAutomaticMaskGenerator, SamHierarchicalMaskGenerator
     from .compat.build_sam import build_sam_vit_t, sam_model_registry
     from .compat.predictor import SamPredictor
@@ -30,13 +33,19 @@ __all__ = [
     "segment",
     "segment_volume",
 ]
-_MODULES = {  # the module of each public name that api.model does not define
+_MODULES = {  # the module of each public name
+    "Embedding": "api.model",  # not api.embedding, because api.model sets the default model of Embedding.load
+    "MobileSAM": "api.model",
     "SamAutomaticMaskGenerator": "compat.automatic_mask_generator",
     "SamHierarchicalMaskGenerator": "compat.automatic_mask_generator",
     "SamPredictor": "compat.predictor",
+    "ScoredRLE": "api.embedding",
+    "Segmentation": "api.embedding",
     "build_sam_vit_t": "compat.build_sam",
     "everything": "api.everything",
+    "load": "api.loading",
     "sam_model_registry": "compat.build_sam",
+    "segment": "api.segment",
     "segment_volume": "volumes.segment",
 }
 
@@ -51,7 +60,7 @@ def __getattr__(name: str) -> Any:
     # NumPy, Pillow and the kernels load on first use, because `mobilesam --help` and usage errors do not need them.
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES.get(name, 'api.model')}", __name__), name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

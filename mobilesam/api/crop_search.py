@@ -22,7 +22,8 @@ from ..images.geometry import Size, to_canvas
 from ..masks import rle
 from ..network.answers import Candidates
 from ..network.hq import HqCandidate
-from .model import Embedding
+from . import decoding
+from .embedding import Embedding
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1
 
@@ -92,12 +93,12 @@ class Crop:
 
     def candidates(self, points: NDArray[np.float64]) -> Iterator[Candidates | HqCandidate]:
         """Decode point prompts (N, 2) in pixels of the crop. See `MaskDecoder.candidates`."""
-        model, label = self.embedding.model, np.ones(1, np.int32)
-        image, multimask = model._image(self.embedding), model.kind.multimask(None)
+        network, label = self.embedding.model.network, np.ones(1, np.int32)
+        image, multimask = decoding.decoder_image(network, self.embedding), network.model.multimask(None)
         for first in range(0, len(points), self.together):
             canvas = self.on_canvas(points[first : first + self.together])
-            prompts = [model.prompt_encoder.sparse(point[None], label, None) for point in canvas]
-            yield from model.mask_decoder.candidates(image, prompts, multimask=multimask)
+            prompts = [network.prompt_encoder.sparse(point[None], label, None) for point in canvas]
+            yield from network.mask_decoder.candidates(image, prompts, multimask=multimask)
 
     def on_canvas(self, points: NDArray[np.float64]) -> NDArray[np.float32]:
         """Convert points (N, 2) from pixels of the crop to pixels of the model's canvas."""

@@ -29,6 +29,8 @@ from ..masks import rle
 from ..masks.objects import Record
 from ..masks.regions import nms, remove_small_regions
 from ..masks.rle import RLE, UncompressedRLE
+from ..tiles.grid import Grid
+from ..tiles.opening import open_source
 from .crop_search import (
     Box,
     Crop,
@@ -40,7 +42,10 @@ from .crop_search import (
     every_point,
     hierarchical,
 )
-from .model import Embedding, MobileSAM, default_model
+from .embedding import Embedding
+from .model import MobileSAM, default_model
+from .tiled import HALO
+from .tiled_everything import check_halo, everything_tiled
 
 Progress = Callable[[int, int], object]
 Draft = Callable[[Record], object]
@@ -252,9 +257,8 @@ class MaskGenerator:
 
     def _record(self, mask: FoundMask, size: Size) -> Record:
         plain: UncompressedRLE = {"size": list(size), "counts": mask.counts.tolist()}
-        forms = {"binary_mask": rle.decode, "uncompressed_rle": lambda same: same, "coco_rle": rle.compress}
         return {
-            "segmentation": forms[self.output_mode](plain),
+            "segmentation": rle.in_form(plain, self.output_mode),
             "area": int(mask.counts[1::2].sum()),
             "bbox": _box_xywh(mask.box),
             "predicted_iou": mask.predicted_iou,
@@ -335,29 +339,54 @@ class HierarchicalMaskGenerator(MaskGenerator):
 
 
 def everything(
-    image: ImageLike,
+    image: Any,
     *,
     value_range: ValueRange | None = None,
     bands: Bands | None = None,
     model: MobileSAM | None = None,
+    tile: int | Size | None = None,
+    halo: int | Size = HALO,
+    progress: Progress | None = None,
     **parameters: Any,
 ) -> list[Record]:
     """Generate all masks of an image, without a prompt.
 
-    Shorthand for `SamAutomaticMaskGenerator(model, **parameters).generate(image)`.
+    Without `tile`, shorthand for `SamAutomaticMaskGenerator(model, **parameters).generate(image)`.
+
+    With `tile`, the image is read and searched in tiles, and masks of neighbouring tiles that show the same object are
+    joined (docs/large.md). Memory is needed for a tile and for the records.
 
     Args:
-        image: Any image that `MobileSAM.encode` accepts.
+        image: Any image that `MobileSAM.encode` accepts, and with `tile` any that `MobileSAM.encode_tiled` accepts.
         value_range: See `MobileSAM.encode`.
         bands: See `MobileSAM.encode`.
         model: The model. None for the packaged checkpoint, which is loaded once per process.
-        **parameters: Parameters of `SamAutomaticMaskGenerator`.
+        tile: Side, or (h, w), of the cores of the tiles in pixels. None for no tiles.
+        halo: Width, or (h, w), of the margin that is read on each side of a core. It should exceed half an object, and
+            is at most half of `tile`.
+        progress: Called with the number of points, or of tiles, that are done, and with the number of all.
+        **parameters: Parameters of `SamAutomaticMaskGenerator`. With `tile`, they are used for each tile, and
+            `output_mode` is "coco_rle" by default.
 
     Returns:
-        The records, in the order of `SamAutomaticMaskGenerator.generate`.
+        The records, in the order of `SamAutomaticMaskGenerator.generate`, or with `tile` row of tiles by row of tiles.
+        Boxes, points and run lengths are in pixels of the whole image. The crop box of a record is its tile.
+
+    Raises:
+        OSError, TypeError, ValueError: See `MobileSAM.encode` and `SamAutomaticMaskGenerator`.
+        ModuleNotFoundError: The file needs an extra that is not installed.
     """
-    generator = MaskGenerator(default_model() if model is None else model, **parameters)
-    return generator.generate(image, value_range=value_range, bands=bands)
+    model = default_model() if model is None else model
+    if tile is None:
+        generator = MaskGenerator(model, **parameters)
+        return list(generator.generate_iter(image, value_range=value_range, bands=bands, progress=progress))
+    source = open_source(image, value_range=model.kind.value_range if value_range is None else value_range, bands=bands)
+    grid = Grid(source.size, tile, halo)
+    check_halo(grid)
+    output_mode = parameters.pop("output_mode", "coco_rle")
+    MaskGenerator(model, output_mode=output_mode)  # checks the output mode
+    generator = MaskGenerator(model, **parameters, output_mode="uncompressed_rle")
+    return list(everything_tiled(source, grid, generator, output_mode, progress))
 
 
 def _clean(mask: FoundMask, size: Size, min_area: float) -> bool:

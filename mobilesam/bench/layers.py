@@ -29,7 +29,8 @@ from functools import partial
 import numpy as np
 
 from .. import kernels
-from ..api.model import MobileSAM, load
+from ..api.loading import load
+from ..api.model import MobileSAM
 from ..architecture import (
     EMBED_DIM,
     EMBED_SIZE,

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..api.model import MobileSAM, load
+from ..api.loading import load
+from ..api.model import MobileSAM
 from ..images.photo import open_rgb
 from ..images.pictures import check_output, save_image
 from ..network.precision import PRECISIONS

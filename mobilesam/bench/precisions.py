@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from .. import kernels
-from ..api.model import Embedding, MobileSAM, load
+from ..api.embedding import Embedding
+from ..api.loading import load
+from ..api.model import MobileSAM, encode_canvas
 from ..images.canvas import to_encoder_input
 from ..network.precision import decoder_precision
 from .harness import Case, Options, Row, Table, interleave
@@ -60,7 +62,7 @@ def _encoders(bench: Bench, models: dict[str, MobileSAM]) -> dict[str, Case]:
     planes = np.ascontiguousarray(x.transpose(2, 0, 1)[None])
     threads = bench.options.threads
     cases = {
-        _ours(precision): Case(lambda model=model: model._features(x, filled), lambda out: out[0])  # type: ignore[misc]
+        _ours(precision): Case(lambda network=model.network: encode_canvas(network, x, filled), lambda out: out[0])  # type: ignore[misc]
         for precision, model in models.items()
     }
     for pair in bench.pairs:

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..api.everything import HierarchicalMaskGenerator, MaskGenerator
-from ..api.model import MobileSAM, load
+from ..api.loading import load
+from ..api.model import MobileSAM
 from ..images.photo import open_rgb
 from ..masks.objects import Record
 from ..util.console import show

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import kernels
-from ..api.model import Embedding, MobileSAM, segment
+from ..api.embedding import Embedding
+from ..api.model import MobileSAM, encode_canvas
+from ..api.segment import segment
 from ..images.canvas import to_encoder_input
 from ..images.geometry import to_canvas
 from ..kernels.core.check import F32
@@ -83,7 +85,7 @@ class Bench(LayersBench):
         """The section `encoder`: from the canvas in memory to the features, and Light HQ-SAM's HQ features."""
         x, filled = to_encoder_input(self.photo, self.model.kind.architecture)
         planes = as_planes(x)
-        cases = {OURS: Case(lambda: self.model._features(x, filled), lambda out: out[0])}
+        cases = {OURS: Case(lambda: encode_canvas(self.model.network, x, filled), lambda out: out[0])}
         for pair in self.pairs:
             call = pair.encode(planes, self.options.threads)
             cases[pair.name] = Case(call, lambda out: out[0][0].transpose(1, 2, 0))

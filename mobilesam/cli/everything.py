@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..util.console import Progress, describe, say_counts, say_failed
 from ..util.files import check_distinct, check_folder_to_be, remove_leftovers, whole_file
-from ..util.options import add_model
+from ..util.options import add_model, positive
+from . import scene
 from .image_options import add_image_options
 from .many.batch import add_keep_extension, check_outputs, images_of
 
@@ -53,7 +54,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "mask) and NAME.json (COCO JSON with RLE masks)",
     )
     add_keep_extension(parser)
-    add("--resume", action="store_true", help="skip images whose output files exist already")
+    add("--resume", action="store_true", help="skip images whose output files exist already; with --tile also tiles")
+    tiles = parser.add_argument_group("large images (docs/large.md)")
+    tiles.add_argument(
+        "--tile",
+        type=positive,
+        metavar="N",
+        help="read and search the image in tiles of N pixels; each image NAME gives NAME_labels.tif (32-bit), "
+        "NAME.gpkg with polygons, and NAME_overview.jpg; needs the extra [geo]",
+    )
+    tiles.add_argument(
+        "--halo",
+        type=int,
+        default=scene.HALO,
+        metavar="N",
+        help="pixels that are read around each tile; more than half an object (default: %(default)s)",
+    )
+    tiles.add_argument(
+        "--vectors",
+        choices=scene.VECTORS,
+        default=scene.VECTORS[0],
+        help="file format of the polygons (default: %(default)s)",
+    )
     add(
         "--adaptive",
         action="store_true",
@@ -70,13 +92,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code: 0, or 1 if one of several images failed."""
     from ..api.everything import MaskGenerator
-    from ..api.model import load
+    from ..api.loading import load
     from ..images.photo import allow_large_photos, open_rgb
 
     allow_large_photos()
     parameters = {name: getattr(arguments, name) for name in (*PARAMETERS, "adaptive")}
     images = [image for source in arguments.images for image in images_of(source)]
     stems = {path: name if arguments.keep_extension else name.with_suffix("") for path, name in images}
+    if arguments.tile is not None:
+        return scene.run(arguments, stems, parameters)
     check_outputs((path, stem.with_name(stem.name + ".json")) for path, stem in stems.items())
     files = {path: _files(arguments.output / stem) for path, stem in stems.items()}
     check_folder_to_be(arguments.output)

@@ -142,7 +142,8 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
         )
 
     reading, network = startup.read_and_load(read, arguments.weights, arguments.threads, arguments.precision)
-    from ..api.model import MobileSAM, segment
+    from ..api.model import MobileSAM
+    from ..api.segment import segment
     from .many import outputs  # imported here, while a background thread loads the network's layers
 
     style = outputs.Style(arguments.name, arguments.crop, arguments.polygons)

@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--root-path: expected a path outside /api, where the HTTP API is, got {root_path!r}")
     app_module, server = _modules()
 
-    from ..api.model import load
+    from ..api.loading import load
     from ..serve.limits import Limits
     from ..serve.pictures import Opening
 

@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
+from ..api import decoding
 from ..api.crop_search import MASK_THRESHOLD
-from ..api.model import Embedding, MobileSAM
+from ..api.embedding import Embedding
+from ..api.model import MobileSAM, encode_canvas
 from ..architecture import EMBED_DIM, EMBED_SIZE, LOW_RES, PIXEL_MEAN, PIXEL_STD
 from ..images.arrays import ImageLike
 from ..images.geometry import Size, to_canvas
@@ -89,7 +91,7 @@ class SamPredictor:
             shift, scale = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
         x = np.zeros((side, side, 3), np.float32)
         x[:height, :width] = (rgb - shift) / scale
-        features, hq_features = self.model._features(x, (height, width))
+        features, hq_features = encode_canvas(self.model.network, x, (height, width))
         old_h, old_w = original_image_size
         size = int(old_h), int(old_w)
         self._set(Embedding(features, size, (height, width), self.model, hq_features=hq_features))
@@ -330,24 +332,20 @@ def _predict(
     hq_token_only: bool,
 ) -> Answers:
     """Predict masks for a batch of prompts. `mask_input` is (B, 256, 256), or (1, 256, 256) for all prompts."""
-    model = embedding.model
-    mode = model._mode(multimask_output, hq_token_only)
+    model, network = embedding.model, embedding.model.network
+    mode = decoding.mode(model.kind, multimask_output, hq_token_only)
     count = 3 if mode["multimask"] and not model.kind.architecture.hq else 1
     masks = np.empty((len(prompts), count, *embedding.original_size), np.float32 if return_logits else np.bool_)
     scores = np.empty((len(prompts), count), np.float32)
     low_res = np.empty((len(prompts), count, LOW_RES, LOW_RES), np.float32)
-    tokens = [prompt.tokens(model.prompt_encoder) for prompt in prompts]
+    tokens = [prompt.tokens(network.prompt_encoder) for prompt in prompts]
     every_mask = [None] if mask_input is None else mask_input
     # Prompts with the same mask input are decoded together.
     groups = [tokens] if len(every_mask) == 1 else [[prompt_tokens] for prompt_tokens in tokens]
     answers = (
         answer
         for mask, group in zip(every_mask, groups, strict=True)
-        for answer in model.mask_decoder.masks(
-            model._image(embedding, mask),
-            group,
-            **mode,
-        )
+        for answer in network.mask_decoder.masks(decoding.decoder_image(network, embedding, mask), group, **mode)
     )
     for i, answer in enumerate(answers):
         scores[i], low_res[i] = answer

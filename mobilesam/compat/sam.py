@@ -23,7 +23,7 @@ class Sam(MobileSAM):
     image_format = "RGB"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _as_sam, (MobileSAM(self._network),)
+        return _as_sam, (MobileSAM(self.network),)
 
     @property
     def device(self) -> str:
@@ -58,4 +58,4 @@ class Sam(MobileSAM):
 
 
 def _as_sam(model: MobileSAM) -> Sam:
-    return Sam(model._network)
+    return Sam(model.network)

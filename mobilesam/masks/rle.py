@@ -8,7 +8,7 @@ here accept both forms, and only `decode` allocates an array of the mask's size.
 which is not required.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "decompress",
     "encode",
     "from_runs",
+    "in_form",
     "iou",
     "spans",
     "to_runs",
@@ -106,6 +107,12 @@ def decompress(rle: RLE) -> UncompressedRLE:
     """
     (height, width), counts = checked(rle)
     return {"size": [height, width], "counts": counts.tolist()}
+
+
+def in_form(rle: UncompressedRLE, output_mode: str) -> NDArray[np.bool_] | UncompressedRLE | CompressedRLE:
+    """The mask in the form "binary_mask" (bool (H, W)), "uncompressed_rle" or "coco_rle"."""
+    forms: dict[str, Callable[[UncompressedRLE], Any]] = {"binary_mask": decode, "coco_rle": compress}
+    return forms[output_mode](rle) if output_mode in forms else rle
 
 
 def area(rle: RLE) -> int:

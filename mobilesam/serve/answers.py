@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mobilesam.api.model import Embedding, ScoredRLE
+from mobilesam.api.embedding import Embedding, ScoredRLE
 from mobilesam.images.geometry import Size
 from mobilesam.images.pictures import mask_image
 from mobilesam.masks import rle

@@ -12,8 +12,9 @@ from concurrent.futures import Future
 import numpy as np
 from PIL import Image
 
+from mobilesam.api.embedding import Embedding
 from mobilesam.api.everything import MaskGenerator
-from mobilesam.api.model import Embedding, MobileSAM
+from mobilesam.api.model import MobileSAM
 from mobilesam.images.geometry import Size
 from mobilesam.masks import rle
 from mobilesam.masks.objects import Record

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mobilesam.api.model import Embedding
+from mobilesam.api.embedding import Embedding
 
 from .limits import Refused
 

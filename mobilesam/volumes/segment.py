@@ -15,7 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .. import kernels
-from ..api.model import Embedding, MobileSAM, load
+from ..api.decoding import decoder_image
+from ..api.embedding import Embedding
+from ..api.loading import load
+from ..api.model import MobileSAM
 from ..images.area import resize_area
 from ..images.geometry import resized_size, to_canvas
 from ..util.deferred import Once
@@ -173,7 +176,7 @@ def _masks(embedding: Embedding, boxes: Sequence[NDArray[np.float32]], model: Mo
     """The best mask (H, W) of each box on the canvas."""
     none, no_labels = np.empty((0, 2), np.float32), np.empty(0, np.int32)
     prompts = [model.prompt_encoder.sparse(none, no_labels, box) for box in boxes]
-    image = model._image(embedding, kept=len(boxes) > FEW_BOXES)
+    image = decoder_image(model.network, embedding, kept=len(boxes) > FEW_BOXES)
     for scores, low_res in model.mask_decoder.masks(image, prompts, multimask=model.kind.multimask(None)):
         yield kernels.resize_logits(
             low_res[[scores.argmax()]],

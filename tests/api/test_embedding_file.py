@@ -49,7 +49,7 @@ def test_a_loaded_embedding_gives_the_same_answers(model, embedding, saved, tmp_
 
 
 def test_the_packaged_model_is_the_default(embedding, saved, tmp_path, monkeypatch):
-    monkeypatch.setattr("mobilesam.api.model.default_model", lambda: embedding.model)
+    monkeypatch.setattr("mobilesam.api.model._packaged_model", lambda: embedding.model)
     (tmp_path / "file").write_bytes(saved)
     assert Embedding.load(tmp_path / "file").model is embedding.model
 

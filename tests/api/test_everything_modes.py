@@ -14,6 +14,7 @@ import mobilesam
 from mobilesam import SamAutomaticMaskGenerator, SamHierarchicalMaskGenerator
 from mobilesam.api import crop_search, everything
 from mobilesam.api.crop_search import Crop, Thresholds
+from mobilesam.api.decoding import decoder_image
 from mobilesam.architecture import HQ_SAM, LITE_MEDSAM
 from mobilesam.images.geometry import resized_size
 from mobilesam.images.photo import open_rgb
@@ -88,7 +89,7 @@ def test_a_preview_is_every_fourth_pixel(model, embedding) -> None:
     points = [np.array([[x, 400.0]], np.float32) for x in (100, 500, 900)]
     prompts = [model.prompt_encoder.sparse(point, label, None) for point in points]
     prompts.append(np.concatenate([*prompts, *prompts, *prompts]))  # too many tokens for the low-rank form
-    for candidates in decoder.candidates(model._image(embedding), prompts, multimask=True):
+    for candidates in decoder.candidates(decoder_image(model.network, embedding), prompts, multimask=True):
         low_res, preview = candidates.draw(), candidates.preview()
         assert preview.shape == (3, 64, 64)
         assert np.abs(preview - low_res[:, 1::4, 1::4]).max() <= 1e-5 * np.abs(low_res).max()

@@ -19,7 +19,8 @@ from tolerances import pass_bound
 
 import mobilesam
 from mobilesam import kernels
-from mobilesam.api import model as api
+from mobilesam.api import embedding as api_embedding
+from mobilesam.api import model as api_model
 from mobilesam.api.prompts import check_prompt
 from mobilesam.checkpoints import errors
 from mobilesam.checkpoints.models import MODELS
@@ -332,7 +333,7 @@ def test_both_forms_of_the_decoder_agree(embedding, monkeypatch, count):
     prompt = check_prompt(embedding.original_size, points, None, None, None)
     monkeypatch.setattr(mask_decoder, "FEW_TOKENS", 99)
     low_rank = embedding.segment(points).low_res
-    plain = embedding.model._answer(embedding, prompt, True, once=True).low_res
+    plain = api_embedding.answer(embedding, prompt, True, once=True).low_res
     assert np.linalg.norm(plain - low_rank) < 1e-4 * np.linalg.norm(low_rank)
     assert (plain != low_rank).any()  # equal logits would mean that one form ran twice
 
@@ -400,7 +401,7 @@ def test_a_path_a_picture_and_an_array_give_the_same(model, embedding):
 
 def test_the_default_model_is_loaded_once(monkeypatch, model):
     loads = []
-    monkeypatch.setattr(api, "_default_model", Once(lambda: loads.append(1) or model))
+    monkeypatch.setattr(api_model, "_packaged_model", Once(lambda: loads.append(1) or model))
     for _ in range(2):
         assert mobilesam.segment(np.zeros((8, 8, 3), np.uint8), [(4, 4)]).masks.shape == (3, 8, 8)
     assert loads == [1]

@@ -14,6 +14,7 @@ from golden import PHOTOS
 from processes import run
 
 import mobilesam
+from mobilesam.api.decoding import decoder_image
 from mobilesam.checkpoints.errors import CheckpointError
 from mobilesam.network import low_rank_image
 
@@ -65,7 +66,7 @@ def test_two_calls_of_segment_many_in_turns_have_the_bits_of_one(embedding):
 
 def test_candidates_are_drawn_before_others_are_answered(model, embedding):
     prompts = [model.prompt_encoder.sparse(np.float32([[x, 50]]), np.ones(1, np.int32), None) for x in range(9)]
-    candidates = list(model.mask_decoder.candidates(model._image(embedding), prompts, multimask=True))
+    candidates = list(model.mask_decoder.candidates(decoder_image(model.network, embedding), prompts, multimask=True))
     with pytest.raises(RuntimeError, match="drawn before the plan decodes"):
         candidates[0].draw()
 

@@ -86,7 +86,7 @@ def test_segment_writes_every_kind_of_result(folder, capsys, embedding):
 
 def test_a_mask_without_a_pixel_is_cut_out_whole(folder, embedding, monkeypatch):
     empty = dataclasses.replace(embedding.segment([(220, 140)]), low_res=np.full((3, 256, 256), -1, np.float32))
-    monkeypatch.setattr("mobilesam.api.model.segment", lambda *_, **__: empty)
+    monkeypatch.setattr("mobilesam.api.segment.segment", lambda *_, **__: empty)
     assert main(["segment", CHELSEA, "--point", "220,140", "--cutout", "cut.png", "--crop"]) == 0
     with Image.open("cut.png") as cut:
         assert (cut.size, cut.getextrema()) == ((451, 300), ((0, 0),) * 4)

@@ -94,7 +94,7 @@ def test_any_error_ends_in_one_line_and_the_traceback_is_for_developers(folder, 
     def fail(*_, **__):
         raise ZeroDivisionError("a fault of this package")
 
-    monkeypatch.setattr("mobilesam.api.model.segment", fail)
+    monkeypatch.setattr("mobilesam.api.segment.segment", fail)
     assert main(["segment", CHELSEA, *POINT]) == 2
     assert capsys.readouterr().err == "mobilesam: error: a fault of this package\n"
     monkeypatch.setenv("MOBILESAM_DEBUG", "1")

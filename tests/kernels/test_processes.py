@@ -100,7 +100,7 @@ def test_a_forked_child_computes_the_same():
 FORKS_WHILE_LOADING = """
 import os, signal, threading, time
 import mobilesam
-from mobilesam.api import model
+from mobilesam.api import loading
 from mobilesam.network import mask_decoder, prompt_encoder  # a fork during the import would break the child's import
 
 children = []

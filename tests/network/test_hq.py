@@ -14,7 +14,8 @@ from processes import output
 
 import mobilesam
 from mobilesam import SamPredictor
-from mobilesam.api.model import Embedding, MobileSAM
+from mobilesam.api.embedding import Embedding
+from mobilesam.api.model import MobileSAM
 from mobilesam.architecture import HQ_SAM
 
 GOLDEN = np.load(Path(__file__).parents[1] / "data" / "hq.npz")

@@ -11,7 +11,8 @@ from checkpoint_files import write_legacy
 from golden import PHOTOS
 
 from mobilesam import architecture, kernels
-from mobilesam.api import model as api
+from mobilesam.api.loading import load as load_model
+from mobilesam.api.model import MobileSAM
 from mobilesam.architecture import MOBILE_SAM
 from mobilesam.checkpoints.fused import open_checkpoint
 from mobilesam.cli import main as cli
@@ -39,9 +40,9 @@ def answer(model):
 
 def test_parts_loaded_in_order_make_the_same_model():
     in_order = loading.load_network(None, 2, None, in_order=True)
-    model = api.MobileSAM(in_order)
+    model = MobileSAM(in_order)
     result = answer(model)
-    np.testing.assert_array_equal(result.low_res, answer(api.load(threads=2)).low_res)
+    np.testing.assert_array_equal(result.low_res, answer(load_model(threads=2)).low_res)
     assert in_order.loaded() is in_order
     assert "_file" not in in_order.checkpoint.__dict__, "the checkpoint file is still memory-mapped"
 
@@ -131,7 +132,7 @@ def test_an_error_in_a_part_is_raised_when_the_part_is_used(lacking, in_order):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda result: pickle.loads(pickle.dumps(result))])
 def test_models_and_results_can_be_copied_and_pickled(copied):
-    result = answer(api.load(threads=2))
+    result = answer(load_model(threads=2))
     twin = copied(result)
     np.testing.assert_array_equal(twin.masks, result.masks)
     again = twin.embedding.segment([(20, 20)])
@@ -143,9 +144,9 @@ def test_any_checkpoint_is_loaded_as_it_is(tmp_path, monkeypatch, capsys):
     packaged = open_checkpoint()
     named = {f"module.{name}": packaged[name].astype(np.float32) for name in packaged}
     path = write_legacy(tmp_path / "tuned.pt", named, lambda state: {"epoch": 3, "model_state": state})
-    model = api.load(path)
+    model = load_model(path)
     assert (model.checkpoint.path, len(model.checkpoint.sha256)) == (path, 64)
-    np.testing.assert_array_equal(answer(model).low_res, answer(api.load()).low_res)
+    np.testing.assert_array_equal(answer(model).low_res, answer(load_model()).low_res)
     monkeypatch.chdir(tmp_path)
     photo = str(PHOTOS["chelsea"])
     assert cli.main(["segment", photo, "--point", "220,140", "--output", "a.png", "--weights", "tuned.pt"]) == 0

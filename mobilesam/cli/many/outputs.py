@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from PIL import Image
 
-from ...api.model import Segmentation
+from ...api.embedding import Segmentation
 from ...images.pictures import check_output, save_image
 from ...masks import export
 from ...util.files import is_replaceable, whole_file

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...api.model import MobileSAM, Segmentation
+from ...api.embedding import Segmentation
+from ...api.model import MobileSAM
 from ...images.rgb_photo import Photo
 from ...util.console import describe
 from .batch import Task

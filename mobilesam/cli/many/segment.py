@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...api.model import Segmentation, load
+from ...api.embedding import Segmentation
+from ...api.loading import load
 from ...images.photo import allow_large_photos, read_photo
 from ...util.console import Progress, say_failed
 from ...util.files import check_distinct, remove_leftovers

@@ -1,0 +1,49 @@
+"""Label rasters: uint32 GeoTIFF files, written by windows. Requires rasterio: extra [geo]."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.transform import Affine
+from rasterio.windows import Window
+
+from ..images.geometry import Size
+from .raster import Georeference
+
+BLOCK = 256  # side of a block of the file, in pixels
+ROWS = 4 * BLOCK  # rows that are written at a time
+
+
+def write_labels(
+    path: Path, size: Size, rows: Callable[[int, int], NDArray[np.uint32]], georeference: Georeference | None
+) -> None:
+    """Write a label raster with deflate compression. 0 is the nodata value.
+
+    Args:
+        path: The file.
+        size: (h, w).
+        rows: Gives the labels (bottom - top, w) uint32 of the rows `top` to `bottom`.
+        georeference: Where the image lies. None if unknown.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    import warnings
+
+    height, width = size
+    place = {} if georeference is None else {
+        "crs": georeference.crs or None, "transform": Affine(*georeference.transform),
+    }  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        form = {"driver": "GTiff", "count": 1, "dtype": "uint32", "nodata": 0, "compress": "deflate"}
+        blocks = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "bigtiff": "if_safer"}
+        with rasterio.open(path, "w", height=height, width=width, **form, **blocks, **place) as file:
+            for top in range(0, height, ROWS):
+                bottom = min(top + ROWS, height)
+                file.write(rows(top, bottom), 1, window=Window(0, top, width, bottom - top))

@@ -1,0 +1,57 @@
+"""TIFF files without a georeference, such as scanned slides, read by windows. Requires tifffile and zarr."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..images.value_range import Bands, ValueRange
+from .grid import Box
+from .source import ArraySource
+
+try:
+    import tifffile
+    import zarr
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "large TIFF files need tifffile and zarr: pip install 'mobilesam[tiff,zarr]'", name=error.name
+    ) from error
+
+
+class TiffSource(ArraySource):
+    """The first and largest image of a TIFF file. Threads may read from it at once; their reads take turns."""
+
+    def __init__(self, path: Path, *, value_range: ValueRange = "dtype", bands: Bands | None = None) -> None:
+        try:
+            with tifffile.TiffFile(path) as tiff:
+                axes = tiff.series[0].axes
+            store = tifffile.imread(path, aszarr=True, series=0, level=0)
+        except (tifffile.TiffFileError, IndexError) as error:
+            raise ValueError(f"{path}: {error}") from None
+        if axes not in ("YX", "YXS", "SYX", "CYX"):
+            raise ValueError(f"{path}: a TIFF image with axes {axes}: expected rows and columns of pixels")
+        array: Any = zarr.open(store, mode="r")
+        if len(axes) == 3 and axes != "YXS":
+            array = _ChannelsLast(array)
+        super().__init__(array, path.name, value_range=value_range, bands=bands)
+        self._lock = threading.Lock()
+
+    def read(self, box: Box) -> NDArray[Any]:
+        with self._lock:
+            return super().read(box)
+
+
+class _ChannelsLast:
+    """An array (C, H, W) that is read like an array (H, W, C)."""
+
+    def __init__(self, array: Any) -> None:
+        self._array, self.ndim = array, 3
+        self.shape = (*array.shape[1:], array.shape[0])
+
+    def __getitem__(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        rows, columns = window
+        return np.ascontiguousarray(np.moveaxis(np.asarray(self._array[:, rows, columns]), 0, -1))

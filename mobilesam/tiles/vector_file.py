@@ -1,0 +1,87 @@
+"""Objects as polygons in a GeoPackage or GeoJSON file. Requires the extra [geo]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..masks.polygons import Polygon, outlines
+from .raster import Georeference
+from .spill import ObjectFile
+
+try:
+    import pyarrow as pa
+    import pyogrio
+    import shapely
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"vector files need {error.name}: pip install 'mobilesam[geo]'", name=error.name
+    ) from error
+
+DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
+BATCH = 256  # objects in memory at a time
+_FIELDS = {"object": pa.int64(), "area": pa.int64(), "predicted_iou": pa.float64(), "stability_score": pa.float64()}
+
+
+def write_vectors(path: Path, objects: ObjectFile, georeference: Georeference | None) -> None:
+    """Write a multipolygon for each object, with its number, area in pixels and scores.
+
+    The coordinates are those of the image's coordinate reference system, or pixels if the image has none.
+
+    Args:
+        path: The file, whose extension is one of DRIVERS.
+        objects: The objects.
+        georeference: Where the image lies. None if unknown.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    schema = pa.schema([*_FIELDS.items(), pa.field("geometry", pa.binary(), metadata=_WKB)])
+    stream = pa.RecordBatchReader.from_batches(schema, _batches(schema, objects, georeference))
+    driver = DRIVERS[path.suffix.lower()]
+    pyogrio.write_arrow(
+        stream,
+        path,
+        driver=driver,
+        layer="objects",
+        geometry_name="geometry",
+        geometry_type="MultiPolygon",
+        crs=georeference.crs if georeference and georeference.crs else None,
+        dataset_options={"VERSION": "1.2"} if driver == "GPKG" else None,  # older GDAL warns about newer versions
+    )
+
+
+_WKB = {"ARROW:extension:name": "geoarrow.wkb"}
+
+
+def _batches(schema: pa.Schema, objects: ObjectFile, place: Georeference | None) -> Iterator[pa.RecordBatch]:
+    for first in range(0, len(objects), BATCH):
+        numbers = range(first, min(first + BATCH, len(objects)))
+        columns = [
+            [i + 1 for i in numbers],
+            [objects.areas[i] for i in numbers],
+            [objects.scores[i][0] for i in numbers],
+            [objects.scores[i][1] for i in numbers],
+            [_wkb(objects, i, place) for i in numbers],
+        ]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _wkb(objects: ObjectFile, index: int, place: Georeference | None) -> bytes:
+    x0, y0, *_ = objects.boxes[index]
+    polygons = [_placed(polygon, (x0, y0), place) for polygon in outlines(objects.mask(index))]
+    shape = shapely.MultiPolygon([shapely.Polygon(outer, holes) for outer, *holes in polygons])
+    return bytes(shapely.to_wkb(shape))
+
+
+def _placed(polygon: Polygon, offset: tuple[int, int], place: Georeference | None) -> Polygon:
+    """The polygon in coordinates of the reference system."""
+    a, b, c, d, e, f = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0) if place is None else place.transform
+    placed = []
+    for ring in polygon:
+        x, y = (ring + offset).T
+        placed.append(np.stack([a * x + b * y + c, d * x + e * y + f], axis=1))
+    return placed
