@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ from ..util.console import Progress, describe, say_counts, say_failed
 from ..util.files import check_distinct, check_folder_to_be, remove_leftovers, whole_file
 from ..util.options import add_model, positive
 from . import scene
+from .everything_options import add_everything_options, parameters_of
 from .image_options import add_image_options
 from .many.batch import add_keep_extension, check_outputs, images_of
 
@@ -20,24 +21,6 @@ if TYPE_CHECKING:
 
     from ..api.everything import MaskGenerator
     from ..masks.objects import Record
-
-PARAMETERS: Mapping[str, tuple[Callable[[str], float], float, str]] = {  # type, default and help text of each option
-    "points_per_side": (int, 32, "points on each side of the square grid"),
-    "points_per_batch": (int, 64, "points decoded at a time; the masks do not depend on this number"),
-    "pred_iou_thresh": (float, 0.88, "keep masks with a predicted IoU above N"),
-    "stability_score_thresh": (float, 0.95, "keep masks with a stability score of at least N"),
-    "stability_score_offset": (float, 1.0, "stability is the IoU of the masks at logit thresholds +N and -N"),
-    "box_nms_thresh": (float, 0.7, "masks whose boxes have an IoU above N are duplicates"),
-    "crop_n_layers": (int, 0, "also search N layers of crops; layer i has 4^i crops"),
-    "crop_nms_thresh": (float, 0.7, "masks of different crops whose boxes have an IoU above N are duplicates"),
-    "crop_overlap_ratio": (
-        float,
-        512 / 1500,
-        "overlap of the first layer's crops, as a fraction of the image's short side",
-    ),
-    "crop_n_points_downscale_factor": (int, 1, "divide the points per side by N from one layer to the next"),
-    "min_mask_region_area": (float, 0, "remove holes and islands of fewer than N pixels"),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,15 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=scene.VECTORS[0],
         help="file format of the polygons (default: %(default)s)",
     )
-    add(
-        "--adaptive",
-        action="store_true",
-        help="ask fewer points, and compute only masks that can become records: about a third of the time, and a few "
-        "masks in a hundred differ",
-    )
-    for name, (kind, default, meaning) in PARAMETERS.items():
-        option = "--" + name.replace("_", "-")
-        add(option, dest=name, type=kind, default=default, metavar="N", help=f"{meaning} (default: {default:.4g})")
+    add_everything_options(parser)
     add_image_options(parser)
     add_model(parser)
 
@@ -96,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..images.photo import allow_large_photos, open_rgb
 
     allow_large_photos()
-    parameters = {name: getattr(arguments, name) for name in (*PARAMETERS, "adaptive")}
+    parameters = parameters_of(arguments)
     images = [image for source in arguments.images for image in images_of(source)]
     stems = {path: name if arguments.keep_extension else name.with_suffix("") for path, name in images}
     if arguments.tile is not None:

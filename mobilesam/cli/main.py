@@ -17,6 +17,7 @@ from . import startup
 COMMANDS = {
     "segment": "segment one object in one or many photos, given points or a box",
     "everything": "find all masks in photos, without a prompt",
+    "batch": "find all masks in very many photos, on all CPUs of one or many machines",
     "volume": "segment objects in medical volumes, given boxes",
     "serve": "serve a local web page to segment photos by clicking, and an HTTP API",
     "download": "download a published checkpoint, for --weights NAME",

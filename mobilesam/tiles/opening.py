@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin
 
 from ..images.value_range import Bands, ValueRange, checked_bands, checked_range
@@ -43,7 +46,7 @@ def open_source(image: Any, *, value_range: ValueRange = "dtype", bands: Bands |
             return ArraySource(open_array(path), path.name, **options)
         suffix = path.suffix.lower()
         if suffix == ".npy":
-            return ArraySource(np.load(path, mmap_mode="r", allow_pickle=False), path.name, **options)
+            return ArraySource(_mapped(path), path.name, **options)
         if suffix in GDAL_SUFFIXES or (suffix in TIFF_SUFFIXES and _is_gdals(path)):
             from .raster import RasterSource
 
@@ -57,13 +60,26 @@ def open_source(image: Any, *, value_range: ValueRange = "dtype", bands: Bands |
     return PhotoSource(image, **options)
 
 
+def _mapped(path: Path) -> NDArray[Any]:
+    """The array of an .npy file as a memory map."""
+    try:
+        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (EOFError, ValueError):
+        raise ValueError(f"{path}: not an .npy file with an array of numbers") from None
+    return array
+
+
 def _is_gdals(path: Path) -> bool:
     """Whether a TIFF file has a georeference, or metadata of GDAL."""
     try:
-        with path.open("rb") as file:
-            directory = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        with path.open("rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about damaged files, which the reader reports
+            header = file.read(8)
+            if header[2:4] == b"+\0":  # BigTIFF
+                header += file.read(8)
+            directory = TiffImagePlugin.ImageFileDirectory_v2(header)
             file.seek(directory.next)
             directory.load(file)
             return bool(GDAL_TAGS & set(directory))
-    except (OSError, SyntaxError, ValueError, KeyError, IndexError):
-        return True  # a BigTIFF that Pillow does not know, for example
+    except (OSError, SyntaxError, ValueError, KeyError, IndexError, struct.error):
+        return True  # a damaged file, which GDAL describes

@@ -42,7 +42,10 @@ class TiffSource(ArraySource):
 
     def read(self, box: Box) -> NDArray[Any]:
         with self._lock:
-            return super().read(box)
+            try:
+                return super().read(box)
+            except (RuntimeError, ValueError) as error:  # imagecodecs raises RuntimeError
+                raise ValueError(f"{self.name}: the file is damaged: {error}") from None
 
 
 class _ChannelsLast:

@@ -2,9 +2,19 @@
 
 import argparse
 
+THREADS = "number of threads (default: MOBILESAM_NUM_THREADS, else the number of usable CPUs)"
 
-def add_model(parser: argparse.ArgumentParser, default: str = "the packaged checkpoint") -> None:
-    """Add --weights, --threads and --precision, the arguments of `load`. `default` tells the default of --weights."""
+
+def add_model(
+    parser: argparse.ArgumentParser, default: str = "the packaged checkpoint", *, threads: str = THREADS
+) -> None:
+    """Add --weights, --threads and --precision, the arguments of `load`.
+
+    Args:
+        parser: The parser.
+        default: The default of --weights, for the help text.
+        threads: The help text of --threads.
+    """
     parser.add_argument(
         "--weights",
         metavar="FILE",
@@ -15,7 +25,7 @@ def add_model(parser: argparse.ArgumentParser, default: str = "the packaged chec
         "--threads",
         type=int,
         metavar="N",
-        help="number of threads (default: MOBILESAM_NUM_THREADS, else the number of usable CPUs)",
+        help=threads,
     )
     parser.add_argument(
         "--precision",

@@ -16,7 +16,6 @@ from golden import PHOTOS
 from PIL import Image
 
 from mobilesam import SamAutomaticMaskGenerator, results
-from mobilesam.cli import everything
 from mobilesam.cli.main import main
 
 PARAMETERS = {"points_per_side": 3, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.6, "min_mask_region_area": 50}
@@ -82,7 +81,7 @@ def test_files_hold_the_masks_of_the_generator(finished, model):
 
 def test_the_options_are_the_generators_parameters():
     signature = inspect.signature(SamAutomaticMaskGenerator).parameters
-    defaults = {name: default for name, (_, default, _) in everything.PARAMETERS.items()}
+    defaults = {name: default for name, (_, default, _) in everything_options.PARAMETERS.items()}
     left_out = {"model", "point_grids", "output_mode", "adaptive"}
     assert defaults == {name: p.default for name, p in signature.items() if name not in left_out}
 
@@ -98,7 +97,7 @@ def test_every_option_reaches_the_generator(folder, monkeypatch):
             return iter([])
 
     monkeypatch.setattr("mobilesam.api.everything.MaskGenerator", Generator)
-    values = {name: kind(i + 1) for i, (name, (kind, _, _)) in enumerate(everything.PARAMETERS.items())}
+    values = {name: kind(i + 1) for i, (name, (kind, _, _)) in enumerate(everything_options.PARAMETERS.items())}
     flags = [text for name, value in values.items() for text in ("--" + name.replace("_", "-"), str(value))]
     assert main(["everything", "photos/a.png", "-o", "new/out", "--adaptive", *flags]) == 0
     assert given == values | {"output_mode": "coco_rle", "adaptive": True}
