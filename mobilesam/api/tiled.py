@@ -248,12 +248,12 @@ class TiledEmbedding:
         """
         from ..tiles import micro_sam
 
+        _check_is_vit_t(self.model)
+        source = self._readable()
+        micro_sam.check_new(Path(path))  # before the tiles are encoded, which may take hours
         self.encode_all()
-        architecture = self.model.kind.architecture
-        if architecture.preprocessing != "mean_std" or architecture.hq:
-            raise ValueError(f"micro-sam has no model with the architecture {architecture.name}")
         tiles = (self._to_save(number) for number in range(len(self.grid)))
-        micro_sam.save(Path(path), self._readable(), self.grid, tiles, self.model.kind.name)
+        micro_sam.save(Path(path), source, self.grid, tiles, self.model.kind.name)
 
     @classmethod
     def load(
@@ -262,6 +262,7 @@ class TiledEmbedding:
         """Open embeddings that `save` or micro-sam wrote. See `MobileSAM.load_tiled`."""
         from ..tiles.micro_sam import SavedTiles, signature
 
+        _check_is_vit_t(model)
         file = SavedTiles(Path(path), None if image is None else image.size)
         if (z is None) != (file.slices is None) or (z is not None and not 0 <= z < (file.slices or 0)):
             expected = "no z for an image" if file.slices is None else f"z from 0 to {file.slices - 1} for a stack"
@@ -318,6 +319,13 @@ def read_ahead(source: Source, tiles: list[Tile]) -> Iterator[tuple[Tile, NDArra
             if i + 1 < len(tiles):
                 coming = reader.submit(source.read, tiles[i + 1].outer)
             yield tile, window
+
+
+def _check_is_vit_t(model: Encoder) -> None:
+    """Raise ValueError if micro-sam has no model with this architecture."""
+    architecture = model.kind.architecture
+    if architecture.preprocessing != "mean_std" or architecture.hq:
+        raise ValueError(f"micro-sam has no model with the architecture {architecture.name}")
 
 
 def _inside(high: NDArray[np.float64], low: NDArray[np.float64]) -> NDArray[np.float64]:

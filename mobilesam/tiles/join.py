@@ -4,7 +4,7 @@ A tile sees its core and a halo. So two neighbouring tiles both see the strip al
 near the seam has a mask in each of them. Two masks of neighbouring tiles belong to one object if they agree in the
 strip that both tiles see. The masks of an object form a component:
 
-- If a mask of the component is whole, it is the object: it does not touch the outer edge of its tile.
+- If a mask of the component is whole, it is the object: it does not reach the outer edge of its tile.
 - If no mask is whole, the object is larger than a tile. It is the union of the masks, if the union goes on beyond each
   edge on which a mask is cut off. Otherwise the component is a remnant and is dropped. A union that reaches all four
   edges of the image is the ground that objects lie on, and is dropped too.
@@ -19,14 +19,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..architecture import LOW_RES
 from ..masks import runs as runs_of
 from ..masks.runs import Runs
-from .grid import Box, Grid, common_box
+from .grid import Box, Grid, box_size, common_box
 
 AGREE = 0.7  # masks agree if their IoU in the common strip is at least this number, the NMS threshold of the exact mode
 SAME = 0.9  # masks of one tile with at least this IoU show the same object
 # Beyond an edge that cuts a mask off, the object may end at this share of the mask's pixels at the edge, or at this
-# number, because the tip of an object narrows from one pixel to the next.
+# number of low-resolution pixels, because the tip of an object narrows from one pixel to the next.
 ENDS_SHARE, ENDS_PIXELS = 0.3, 4
 
 SIDES = ("left", "top", "right", "bottom")  # in the order of a box's numbers
@@ -42,7 +43,7 @@ class TileMask:
         stability_score: IoU between the masks at a higher and a lower threshold.
         point: (x, y), the point prompt that gave the mask.
         tile: Number of the tile.
-        cut: Indices in SIDES of the sides on which the mask touches the outer edge of the tile within the image.
+        cut: Indices in SIDES of the sides on which the mask reaches the outer edge of the tile within the image.
         box: The box of the mask.
         area: Number of pixels of the mask.
     """
@@ -61,10 +62,15 @@ class TileMask:
 
 
 def cut_sides(box: Box, outer: Box, grid: Grid) -> frozenset[int]:
-    """The sides on which a mask's box touches the edge of its tile's outer box, except edges of the image."""
+    """The sides on which a mask's box reaches the edge of its tile's outer box, except edges of the image."""
     height, width = grid.size
-    edges = (0, 0, width, height)
-    return frozenset(i for i in range(4) if box[i] == outer[i] != edges[i])
+    edges, near = (0, 0, width, height), _precision(outer)
+    return frozenset(i for i in range(4) if abs(box[i] - outer[i]) < near and outer[i] != edges[i])
+
+
+def _precision(outer: Box) -> int:
+    """Pixels of the image for each low-resolution pixel of a tile. A mask's border is not more precise than this."""
+    return -(-max(box_size(outer)) // LOW_RES)
 
 
 def distinct(masks: Sequence[TileMask]) -> list[TileMask]:
@@ -141,14 +147,16 @@ class _Component:
 
 def _goes_on(mask: TileMask, side: int, union: Runs, grid: Grid) -> bool:
     """Whether the union goes on beyond the edge on which the mask is cut off, at most of the mask's pixels there."""
-    outward = -1 if side < 2 else 1
-    edge = grid[mask.tile].outer[side] - (outward > 0)  # column or row of the last pixels inside
+    outer, outward = grid[mask.tile].outer, -1 if side < 2 else 1
+    near = _precision(outer)
+    inside = outer[side] - near if outward > 0 else outer[side] + near - 1  # row or column that the mask surely has
     height, width = grid.size
-    line = (0, edge, width, edge + 1) if side % 2 else (edge, 0, edge + 1, height)
+    line = (0, inside, width, inside + 1) if side % 2 else (inside, 0, inside + 1, height)
     at_edge = runs_of.clipped(mask.runs, line)
-    beyond = runs_of.shifted(at_edge, *((0, outward) if side % 2 else (outward, 0)))
+    step = outward * near  # to the first row or column beyond the edge
+    beyond = runs_of.shifted(at_edge, *((0, step) if side % 2 else (step, 0)))
     pixels = runs_of.area(at_edge)
-    return pixels - runs_of.common_area(beyond, union) <= max(ENDS_SHARE * pixels, ENDS_PIXELS)
+    return pixels - runs_of.common_area(beyond, union) <= max(ENDS_SHARE * pixels, ENDS_PIXELS * near)
 
 
 def _finished(open_: dict[int, _Component], of: dict[int, _Component], before: int, grid: Grid) -> Iterator[TileMask]:

@@ -6,14 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import NotGeoreferencedWarning
-from rasterio.transform import Affine
-from rasterio.windows import Window
 
 from ..images.geometry import Size
 from .raster import Georeference
+
+try:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.transform import Affine
+    from rasterio.windows import Window
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("label rasters need rasterio: pip install 'mobilesam[geo]'", name="rasterio") from error
 
 BLOCK = 256  # side of a block of the file, in pixels
 ROWS = 4 * BLOCK  # rows that are written at a time

@@ -50,8 +50,7 @@ def save(
         FileExistsError: The folder exists already.
         OSError: The folder cannot be written.
     """
-    if path.exists():
-        raise FileExistsError(17, "File exists", str(path))
+    check_new(path)
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     try:
         root = zarr.open(str(partial), mode="w", **_GROUP)
@@ -65,6 +64,12 @@ def save(
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_new(path: Path) -> None:
+    """Raise FileExistsError if the path exists."""
+    if path.exists():
+        raise FileExistsError(17, "File exists", str(path))
 
 
 def _attributes(source: Source, grid: Grid, model: str) -> dict[str, Any]:
@@ -125,31 +130,39 @@ class SavedTiles:
         self._tiled = not hasattr(self._features, "shape")
         if self._tiled:
             about = dict(self._features.attrs)
-            self.grid = Grid(tuple(about["shape"]), tuple(about["tile_shape"]), tuple(about["halo"]))
+            try:
+                self.grid = Grid(*(tuple(about[name]) for name in ("shape", "tile_shape", "halo")))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: the embeddings have no valid tiles: {error}") from None
         else:
             whole = attributes.get("original_size") or size
             if whole is None:
                 raise ValueError(f"{path}: the size of the image is not in the file: load it with image=")
             self.grid = Grid(tuple(whole), tuple(whole), 0)
         shape = self._array(0).shape
-        if shape[-4:] != _FEATURES or len(shape) > 5:
-            raise ValueError(f"{path}: expected features of shape {_FEATURES}, got {shape}")
         self.slices = shape[0] if len(shape) == 5 else None
 
     def features(self, number: int, z: int | None = None) -> NDArray[np.float32]:
-        """The features (64, 64, 256) of a tile, and of slice `z` of a stack. Raises ValueError if they are missing."""
+        """The features (64, 64, 256), read-only, of a tile, and of slice `z` of a stack.
+
+        Raises:
+            ValueError: The features are missing or have another shape.
+        """
         array = self._array(number)
         values = np.asarray(array[0] if z is None else array[z, 0], np.float32)
         if not values.any():
             raise ValueError(f"{self._path}: tile {number} has no features")
-        return np.ascontiguousarray(values.transpose(1, 2, 0))
+        features = np.ascontiguousarray(values.transpose(1, 2, 0))
+        features.flags.writeable = False
+        return features
 
     def _array(self, number: int) -> Any:
-        if not self._tiled:
-            return self._features
-        if str(number) not in self._features:
+        if self._tiled and str(number) not in self._features:
             raise ValueError(f"{self._path}: tile {number} has no features")
-        return self._features[str(number)]
+        array = self._features[str(number)] if self._tiled else self._features
+        if array.shape[-4:] != _FEATURES or array.ndim > 5:
+            raise ValueError(f"{self._path}: expected features of shape {_FEATURES}, got {array.shape}")
+        return array
 
 
 _NEW = int(zarr.__version__.split(".")[0]) >= 3

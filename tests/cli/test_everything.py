@@ -16,6 +16,7 @@ from golden import PHOTOS
 from PIL import Image
 
 from mobilesam import SamAutomaticMaskGenerator, results
+from mobilesam.cli import everything_options
 from mobilesam.cli.main import main
 
 PARAMETERS = {"points_per_side": 3, "pred_iou_thresh": 0.5, "stability_score_thresh": 0.6, "min_mask_region_area": 50}

@@ -164,3 +164,11 @@ def test_of_masks_that_show_the_same_object_the_best_is_kept() -> None:
     masks[1].predicted_iou = 1.0
     assert distinct(masks) == [masks[1], masks[2]]
     assert distinct([]) == []
+
+
+def test_a_mask_that_ends_less_than_a_low_resolution_pixel_before_the_edge_is_cut_off() -> None:
+    grid = Grid((4000, 4000), 1024, 256)
+    outer = grid[5].outer
+    assert outer == (768, 768, 2304, 2304)
+    assert cut_sides((774, 768 + 5, 2304 - 6, 2304 - 5), outer, grid) == {1, 3}
+    assert cut_sides((0, 0, 1276, 1280), grid[0].outer, grid) == {2, 3}
