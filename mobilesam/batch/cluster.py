@@ -6,6 +6,7 @@ the paths come back. So a killed worker loses at most the batches in progress, a
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -32,17 +33,44 @@ Progress = Callable[[int, int, int], object]
 class _Writing:
     """Segments a batch and writes its file. Ray makes one object for each worker."""
 
-    def __init__(self, kind: str, arguments: Sequence[Any], options: Mapping[str, Any], folder: str) -> None:
+    def __init__(self, folder: str, arguments: Sequence[Any], options: Mapping[str, Any], *, prompts: bool) -> None:
         from ..images.photo import allow_large_photos
 
         allow_large_photos()
-        self._worker = {"everything": Everything, "segment": Segment}[kind](*arguments, **options)
-        self._folder = Path(folder)
+        self._folder, self._worker = Path(folder), (Segment if prompts else Everything)(*arguments, **options)
 
     def __call__(self, batch: Columns) -> Columns:
-        result = self._worker(batch)
-        table.write(self._folder, {name: column.tolist() for name, column in result.items()})
-        return {"path": result["path"], "failed": np.array([error is not None for error in result["error"]])}
+        result = self._worker(_one_prompt_per_row(batch) if "prompts" in batch else batch)
+        columns = {name: result[name].tolist() for name in result}
+        if "prompts" in batch:
+            columns = _one_photo_per_row(columns)
+        table.write(self._folder, columns)
+        failed = [error is not None for error in columns["error"]]
+        return {"path": np.array(columns["path"], object), "failed": np.array(failed, bool)}
+
+
+def _one_prompt_per_row(batch: Columns) -> Columns:
+    rows = [(path, prompt) for path, texts in zip(*map(batch.get, ("path", "prompts"))) for prompt in json.loads(texts)]
+    result = {"path": np.empty(len(rows), object)}
+    result["path"][:] = [path for path, _ in rows]
+    for name in ("points", "labels", "box"):
+        result[name] = np.empty(len(rows), object)
+        result[name][:] = [prompt.get(name) for _, prompt in rows]
+    return result
+
+
+def _one_photo_per_row(columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """Put the annotations of consecutive rows with the same path together. The first error counts."""
+    result: dict[str, list[Any]] = {name: [] for name in columns}
+    for i, path in enumerate(columns["path"]):
+        if not result["path"] or result["path"][-1] != path:
+            for name, values in columns.items():
+                result[name].append(values[i])
+            continue
+        together = result["annotations"][-1]
+        together += [{**each, "id": len(together) + 1} for each in columns["annotations"][i]]
+        result["error"][-1] = result["error"][-1] or columns["error"][i]
+    return result
 
 
 def run(
@@ -50,6 +78,7 @@ def run(
     folder: Path,
     options: Mapping[str, Any],
     *,
+    prompts: Sequence[Sequence[Mapping[str, Any]]] | None = None,
     weights: str | None = None,
     precision: str | None = None,
     threads: int = 1,
@@ -58,12 +87,13 @@ def run(
     address: str | None = None,
     progress: Progress | None = None,
 ) -> int:
-    """Find all masks of images, and write Parquet files into a folder that all machines of the cluster share.
+    """Find all masks of images, or the masks of prompts, and write Parquet files.
 
     Args:
         paths: The images, with absolute paths that all machines can read.
-        folder: An existing folder for the files.
-        options: Further arguments of `Everything`.
+        folder: An existing folder for the files, which all machines of the cluster share.
+        options: Further arguments of `Everything`, or with `prompts` of `Segment`.
+        prompts: For each image its prompts, mappings from "points", "labels" and "box" to lists. None for all masks.
         weights: See `mobilesam.load`.
         precision: See `mobilesam.load`.
         threads: Threads and CPUs of each worker.
@@ -90,16 +120,22 @@ def run(
         except (ConnectionError, RuntimeError) as error:
             raise ConnectionError(f"cannot reach a Ray cluster at {address}: {_cause(error)}") from None
         try:
-            return _run(ray, paths, folder, (weights, precision, threads), options, workers, batch_size, progress)
+            rows = [{"path": path} for path in paths]
+            if prompts is not None:
+                rows = [{**row, "prompts": json.dumps(each)} for row, each in zip(rows, prompts, strict=True)]
+            made = {
+                "folder": str(folder), "arguments": (weights, precision, threads), "options": dict(options),
+                "prompts": prompts is not None,
+            }  # fmt: skip
+            return _run(ray, rows, made, threads, workers, batch_size, progress)
         finally:
             ray.shutdown()
 
 
 def _run(
-    ray: Any, paths: Sequence[str], folder: Path, arguments: tuple[str | None, str | None, int],
-    options: Mapping[str, Any], workers: int | None, batch_size: int, progress: Progress | None,
+    ray: Any, rows: Sequence[Mapping[str, str]], made: Mapping[str, Any], threads: int, workers: int | None,
+    batch_size: int, progress: Progress | None,
 ) -> int:  # fmt: skip
-    threads = arguments[2]
     places = sum(int(node["Resources"].get("CPU", 0) // threads) for node in ray.nodes() if node["Alive"])
     if not places:  # Ray would wait for such a machine for half an hour
         most = max((int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=0)
@@ -111,20 +147,22 @@ def _run(
     pool = ray.data.ActorPoolStrategy(
         min_size=1, max_size=most, initial_size=min(places, most), max_tasks_in_flight_per_actor=IN_FLIGHT
     )
-    photos = ray.data.from_items(
-        [{"path": path} for path in paths], override_num_blocks=math.ceil(len(paths) / batch_size)
-    )
-    made = {"kind": "everything", "arguments": arguments, "options": dict(options), "folder": str(folder)}
+    photos = ray.data.from_items(list(rows), override_num_blocks=math.ceil(len(rows) / batch_size))
     done = failed = 0
     try:
         results = photos.map_batches(
-            _Writing, fn_constructor_kwargs=made, batch_size=None, batch_format="numpy", num_cpus=threads, compute=pool
+            _Writing,
+            fn_constructor_kwargs=dict(made),
+            batch_size=None,
+            batch_format="numpy",
+            num_cpus=threads,
+            compute=pool,
         )
         for batch in results.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
             done += len(batch["path"])
             failed += int(batch["failed"].sum())
             if progress is not None:
-                progress(done, failed, len(paths))
+                progress(done, failed, len(rows))
     except ray.exceptions.RayError as error:
         raise ValueError(f"the cluster cannot go on: {_cause(error)}") from None
     return failed

@@ -1,14 +1,16 @@
 """mobilesam batch: finds all masks in many images on Ray, and writes Parquet files."""
 
 import argparse
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..util.console import Progress, say_failed
 from ..util.files import check_folder_to_be, remove_leftovers
 from ..util.options import add_model, positive
 from .everything_options import add_everything_options, parameters_of
 from .image_options import add_image_options
-from .many.batch import images_of
+from .many.batch import Task, images_of, is_prompts, prompt_tasks
 
 MOST_SAID = 10  # failed images that are named at the end
 
@@ -16,7 +18,13 @@ MOST_SAID = 10  # failed images that are named at the end
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="a picture, a folder, or a quoted glob such as 'photos/**/*.jpg'")
+    add(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a picture, a folder, or a quoted glob such as 'photos/**/*.jpg'; or files of prompts (.csv, .jsonl), to "
+        "segment these prompts instead of finding all masks",
+    )
     add(
         "-o",
         "--output",
@@ -37,19 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Returns the exit code: 0, or 1 if an image failed."""
     from ..batch import cluster, read
-    from ..batch.workers import Everything
+    from ..batch.workers import Everything, Segment
 
-    images = [path for source in arguments.images for path, _ in images_of(source)]
-    paths = list(dict.fromkeys(str(path.absolute()) for path in images))
+    prompts = _prompts(arguments.images)
+    paths = list(prompts or dict.fromkeys(str(path.absolute()) for path in _images(arguments.images)))
     check_folder_to_be(arguments.output)
     there = set(read(arguments.output).paths) if arguments.output.is_dir() else set[str]()
     if there and not arguments.resume:
         raise ValueError(f"{arguments.output}: the folder has results already: give --resume, or another folder")
     left = [path for path in paths if path not in there]
-    options = parameters_of(arguments) | {"value_range": arguments.value_range, "bands": arguments.bands}
+    options: dict[str, Any] = {"value_range": arguments.value_range, "bands": arguments.bands}
     threads = arguments.threads or 1
-    # Loading the model here gives a clear error before Ray starts, and a downloaded model its path.
-    Everything(arguments.weights, arguments.precision, threads, **options)
+    if prompts is None:
+        options |= parameters_of(arguments)
+    # The model is loaded here too, so that an error about it comes in one line before Ray starts.
+    (Everything if prompts is None else Segment)(arguments.weights, arguments.precision, threads, **options)
     failed = 0
     if left:
         arguments.output.mkdir(parents=True, exist_ok=True)
@@ -63,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
                 left,
                 arguments.output.absolute(),
                 options,
+                prompts=None if prompts is None else [prompts[path] for path in left],
                 weights=arguments.weights,
                 precision=arguments.precision,
                 threads=threads,
@@ -77,3 +88,27 @@ def run(arguments: argparse.Namespace) -> int:
             say_failed(path, error)
     print(f"{len(left) - failed} written, {failed} failed, {len(paths) - len(left)} there already: {arguments.output}")
     return 1 if failed else 0
+
+
+def _images(sources: Sequence[str]) -> Iterator[Path]:
+    return (path for source in sources for path, _ in images_of(source))
+
+
+def _prompts(sources: Sequence[str]) -> dict[str, list[dict[str, Any]]] | None:
+    """The prompts of each image, by its absolute path. None if the sources are images."""
+    kinds = {is_prompts(source) for source in sources}
+    if kinds == {False}:
+        return None
+    if len(kinds) > 1:
+        raise ValueError("give images or files of prompts, not both in one batch")
+    prompts: dict[str, list[dict[str, Any]]] = {}
+    for task in prompt_tasks(sources):
+        prompts.setdefault(str(task.image.absolute()), []).append(_in_pixels(task))
+    return prompts
+
+
+def _in_pixels(task: Task) -> dict[str, Any]:
+    places = [*(place for point in task.prompt.points for place in point), *(task.prompt.box or ())]
+    if any(place.per_cent for place in places):
+        raise ValueError(f"{task.image}: a batch needs prompts in pixels, got a prompt in per cent")
+    return task.prompt.on(0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from ..images.geometry import Size
 from ..images.value_range import Bands, ValueRange
 from .grid import Box
+
+# MB of decoded blocks that GDAL keeps. By default it keeps 5 % of the machine's memory.
+os.environ.setdefault("GDAL_CACHEMAX", "64")
 
 try:
     import rasterio

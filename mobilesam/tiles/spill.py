@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ class TileFiles:
         try:
             with np.load(self._file(number), allow_pickle=False) as file:
                 runs, lengths, scores, points = (file[name] for name in ("runs", "lengths", "scores", "points"))
-        except (OSError, ValueError, KeyError) as error:
+        except (EOFError, OSError, ValueError, KeyError, BadZipFile) as error:
             raise ValueError(f"{self._file(number)}: the file is damaged, remove it and repeat: {error}") from None
         parts = np.split(runs, np.cumsum(lengths)[:-1]) if len(lengths) else []
         outer = grid[number].outer

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ..masks.polygons import Polygon, outlines
 from .raster import Georeference
 from .spill import ObjectFile
 
@@ -15,6 +14,9 @@ try:
     import pyarrow as pa
     import pyogrio
     import shapely
+    import shapely.geometry
+    from rasterio.features import shapes
+    from rasterio.transform import Affine
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
         f"vector files need {error.name}: pip install 'mobilesam[geo]'", name=error.name
@@ -22,6 +24,7 @@ except ModuleNotFoundError as error:
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 BATCH = 256  # objects in memory at a time
+PIXELS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the transform of an image without a georeference
 _FIELDS = {"object": pa.int64(), "area": pa.int64(), "predicted_iou": pa.float64(), "stability_score": pa.float64()}
 
 
@@ -71,17 +74,10 @@ def _batches(schema: pa.Schema, objects: ObjectFile, place: Georeference | None)
 
 
 def _wkb(objects: ObjectFile, index: int, place: Georeference | None) -> bytes:
-    x0, y0, *_ = objects.boxes[index]
-    polygons = [_placed(polygon, (x0, y0), place) for polygon in outlines(objects.mask(index))]
-    shape = shapely.MultiPolygon([shapely.Polygon(outer, holes) for outer, *holes in polygons])
-    return bytes(shapely.to_wkb(shape))
-
-
-def _placed(polygon: Polygon, offset: tuple[int, int], place: Georeference | None) -> Polygon:
-    """The polygon in coordinates of the reference system."""
-    a, b, c, d, e, f = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0) if place is None else place.transform
-    placed = []
-    for ring in polygon:
-        x, y = (ring + offset).T
-        placed.append(np.stack([a * x + b * y + c, d * x + e * y + f], axis=1))
-    return placed
+    """The object's multipolygon along the edges of its pixels, as well-known binary."""
+    x, y, *_ = objects.boxes[index]
+    mask = objects.mask(index)
+    a, b, c, d, e, f = PIXELS if place is None else place.transform
+    transform = Affine(a, b, a * x + b * y + c, d, e, d * x + e * y + f)  # of the object's box
+    parts = shapes(mask.astype(np.uint8), mask=mask, transform=transform)
+    return bytes(shapely.to_wkb(shapely.MultiPolygon([shapely.geometry.shape(part) for part, _ in parts])))

@@ -110,6 +110,23 @@ def test_a_killed_run_is_resumed(tmp_path: Path) -> None:
     assert "24 there already" in again.stdout
 
 
+def test_prompts_of_a_file(tmp_path: Path) -> None:
+    paths, output, file = photos(tmp_path / "photos", 3), tmp_path / "out", tmp_path / "prompts.csv"
+    rows = ["image,points,box", "photos/000.png,48 40,", "photos/001.png,,10 10 60 60", "photos/000.png,,20 20 70 70"]
+    file.write_text("\n".join([*rows, "photos/missing.png,5 5,"]))
+    command = [*COMMAND, str(file), "-o", str(output), "--batch-size", "2", "--workers", "1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stderr
+    assert "2 written, 1 failed" in result.stdout
+    found = {photo["path"]: photo for photo in read(output)}
+    assert sorted(found) == sorted([*paths[:2], str(tmp_path / "photos" / "missing.png")])
+    assert [each["id"] for each in found[paths[0]]["annotations"]] == [1, 2]
+    assert [each["point_coords"] for each in found[paths[0]]["annotations"]] == [[[48.0, 40.0]], []]
+    assert len(found[paths[1]]["annotations"]) == 1
+    file.write_text("image,points\nphotos/000.png,50% 5")
+    assert "prompts in pixels" in subprocess.run(command, capture_output=True, text=True, check=False).stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

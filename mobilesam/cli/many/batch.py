@@ -43,7 +43,7 @@ def add_keep_extension(parser: argparse.ArgumentParser) -> None:
 def is_many(sources: Sequence[str]) -> bool:
     """Whether the sources are anything other than a single image. Raises ValueError if a source is no path."""
     first = image_path(sources[0])
-    return len(sources) > 1 or _is_prompts(sources[0]) or _is_glob(sources[0]) or first.is_dir()
+    return len(sources) > 1 or is_prompts(sources[0]) or _is_glob(sources[0]) or first.is_dir()
 
 
 def find_tasks(
@@ -70,9 +70,14 @@ def find_tasks(
 
     tasks: list[Task] = []
     for source in sources:
-        tasks.extend((_of_prompts if _is_prompts(source) else _of_images)(source, prompt, output))
+        tasks.extend((_of_prompts if is_prompts(source) else _of_images)(source, prompt, output))
     check_outputs((task.image, task.output) for task in tasks)
     return tasks
+
+
+def prompt_tasks(sources: Sequence[str]) -> list[Task]:
+    """The tasks of files of prompts. Their output files may be the same. See `find_tasks` for the errors."""
+    return [task for source in sources for task in _of_prompts(source, None, lambda name: name)]
 
 
 def check_outputs(outputs: Iterable[tuple[Path, PurePath]]) -> None:
@@ -99,7 +104,8 @@ def by_image(tasks: Iterable[Task]) -> list[list[Task]]:
     return list(images.values())
 
 
-def _is_prompts(source: str) -> bool:
+def is_prompts(source: str) -> bool:
+    """Whether a source is a file of prompts, by its extension."""
     return Path(source).suffix.lower() in SUFFIXES
 
 
