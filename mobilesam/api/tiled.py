@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,7 @@ TILE, HALO = 1024, 256  # pixels; micro-sam recommends these sizes for SAM
 MEMORY = 1 << 30  # bytes of features in memory: 256 tiles, or 85 with Light HQ-SAM
 KEPT_BOXES = 4  # tiles made for boxes that are kept, because a box is often followed by clicks
 
+T = TypeVar("T")
 Progress = Callable[[int, int], object]
 
 
@@ -181,7 +182,9 @@ class TiledEmbedding:
         if self._saved is not None:
             return
         left = [number for number in range(len(self.grid)) if number not in self._store]
-        for done, (tile, window) in enumerate(read_ahead(self._readable(), [self.grid[i] for i in left]), 1):
+        read = self._readable().read
+        windows = read_ahead(lambda tile: read(tile.outer), [self.grid[i] for i in left])
+        for done, (tile, window) in enumerate(windows, 1):
             with self._lock:
                 if tile.number not in self._store:
                     self._encode(tile, window)
@@ -308,17 +311,17 @@ class TiledEmbedding:
         return Embedding(features[0], size, input_size, self.model, self.name, value_range, hq)
 
 
-def read_ahead(source: Source, tiles: list[Tile]) -> Iterator[tuple[Tile, NDArray[Any]]]:
-    """Read the outer box of each tile. While the caller uses a window, the next window is read."""
+def read_ahead(read: Callable[[Tile], T], tiles: list[Tile]) -> Iterator[tuple[Tile, T]]:
+    """Call `read` for each tile. While the caller uses a result, `read` runs for the next tile in another thread."""
     if not tiles:
         return
     with ThreadPoolExecutor(1, "mobilesam-read") as reader:
-        coming = reader.submit(source.read, tiles[0].outer)
+        coming = reader.submit(read, tiles[0])
         for i, tile in enumerate(tiles):
-            window = coming.result()
+            result = coming.result()
             if i + 1 < len(tiles):
-                coming = reader.submit(source.read, tiles[i + 1].outer)
-            yield tile, window
+                coming = reader.submit(read, tiles[i + 1])
+            yield tile, result
 
 
 def _check_is_vit_t(model: Encoder) -> None:

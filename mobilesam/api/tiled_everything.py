@@ -49,17 +49,14 @@ def masks_of_tiles(
     Raises:
         OSError, TypeError, ValueError: A window cannot be read. See `MobileSAM.encode`.
     """
-    left = [tile for tile in grid if tile.number not in done]
-    empty = {tile.number for tile in left if source.is_empty(tile.core)}
-    windows = read_ahead(source, [tile for tile in left if tile.number not in empty])
-    for tile in left:
-        if tile.number in empty:
-            yield tile.number, []
-        else:
-            _, window = next(windows)
-            records = generator.generate(window, value_range=source.value_range)
-            masks = (_mask(record, tile, grid) for record in records)
-            yield tile.number, distinct([mask for mask in masks if mask is not None])
+
+    def read(tile: Tile) -> NDArray[Any] | None:
+        return None if source.is_empty(tile.core) else source.read(tile.outer)
+
+    for tile, window in read_ahead(read, [tile for tile in grid if tile.number not in done]):
+        records = [] if window is None else generator.generate(window, value_range=source.value_range)
+        masks = (_mask(record, tile, grid) for record in records)
+        yield tile.number, distinct([mask for mask in masks if mask is not None])
 
 
 def _mask(record: Record, tile: Tile, grid: Grid) -> TileMask | None:

@@ -30,7 +30,7 @@ Row = dict[str, Any]
 @lru_cache(maxsize=2)
 def _model(weights: str | None, precision: str | None, threads: int | None) -> MobileSAM:
     """Load a model, once for all objects of a process with the same arguments."""
-    return load(weights, precision=precision, threads=threads)
+    return load(weights, precision=precision, threads=threads, images=1)
 
 
 class _Worker:

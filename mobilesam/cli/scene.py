@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace, names: Mapping[Path, PurePath], parameter
     files = {path: [arguments.output / f"{name}{end}" for end in ends] for path, name in names.items()}
     check_folder_to_be(arguments.output)
     check_distinct([*files, *(file for each in files.values() for file in each)])
-    model = load(arguments.weights, threads=arguments.threads, precision=arguments.precision)
+    model = load(arguments.weights, threads=arguments.threads, precision=arguments.precision, images=1)
     generator = MaskGenerator(model, **parameters, output_mode="uncompressed_rle")
     left = [path for path in files if not (arguments.resume and all(file.is_file() for file in files[path]))]
     written = failed = 0

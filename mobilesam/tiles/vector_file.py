@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,16 +45,18 @@ def write_vectors(path: Path, objects: ObjectFile, georeference: Georeference | 
     schema = pa.schema([*_FIELDS.items(), pa.field("geometry", pa.binary(), metadata=_WKB)])
     stream = pa.RecordBatchReader.from_batches(schema, _batches(schema, objects, georeference))
     driver = DRIVERS[path.suffix.lower()]
-    pyogrio.write_arrow(
-        stream,
-        path,
-        driver=driver,
-        layer="objects",
-        geometry_name="geometry",
-        geometry_type="MultiPolygon",
-        crs=georeference.crs if georeference and georeference.crs else None,
-        dataset_options={"VERSION": "1.2"} if driver == "GPKG" else None,  # older GDAL warns about newer versions
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")  # an image without a georeference
+        pyogrio.write_arrow(
+            stream,
+            path,
+            driver=driver,
+            layer="objects",
+            geometry_name="geometry",
+            geometry_type="MultiPolygon",
+            crs=georeference.crs if georeference and georeference.crs else None,
+            dataset_options={"VERSION": "1.2"} if driver == "GPKG" else None,  # older GDAL warns about newer versions
+        )
 
 
 _WKB = {"ARROW:extension:name": "geoarrow.wkb"}
@@ -79,5 +82,5 @@ def _wkb(objects: ObjectFile, index: int, place: Georeference | None) -> bytes:
     mask = objects.mask(index)
     a, b, c, d, e, f = PIXELS if place is None else place.transform
     transform = Affine(a, b, a * x + b * y + c, d, e, d * x + e * y + f)  # of the object's box
-    parts = shapes(mask.astype(np.uint8), mask=mask, transform=transform)
+    parts = shapes(mask.view(np.uint8), mask=mask, transform=transform)
     return bytes(shapely.to_wkb(shapely.MultiPolygon([shapely.geometry.shape(part) for part, _ in parts])))
