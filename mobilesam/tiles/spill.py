@@ -137,11 +137,11 @@ class ObjectFile:
         self._file.seek(start)
         return np.frombuffer(self._file.read(length), np.int32).reshape(-1, 3)
 
-    def mask(self, index: int) -> NDArray[np.bool_]:
-        """The pixels of an object in its box."""
-        x0, y0, x1, y1 = self.boxes[index]
+    def mask(self, index: int, box: Box) -> NDArray[np.bool_]:
+        """The pixels of an object in a box."""
+        x0, y0, x1, y1 = box
         columns = np.zeros((x1 - x0, y1 - y0), np.bool_)
-        for column, first, end in self.runs(index).tolist():
+        for column, first, end in runs_of.clipped(self.runs(index), box).tolist():
             columns[column - x0, first - y0 : end - y0] = True
         return columns.T
 

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from .grid import Box
 from .raster import Georeference
 from .spill import ObjectFile
 
@@ -25,6 +27,7 @@ except ModuleNotFoundError as error:
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON"}
 BATCH = 256  # objects in memory at a time
+BLOCK = 2048  # side, in pixels, of the part of an object that is turned into polygons at a time
 PIXELS = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)  # the transform of an image without a georeference
 _FIELDS = {"object": pa.int64(), "area": pa.int64(), "predicted_iou": pa.float64(), "stability_score": pa.float64()}
 
@@ -78,9 +81,20 @@ def _batches(schema: pa.Schema, objects: ObjectFile, place: Georeference | None)
 
 def _wkb(objects: ObjectFile, index: int, place: Georeference | None) -> bytes:
     """The object's multipolygon along the edges of its pixels, as well-known binary."""
-    x, y, *_ = objects.boxes[index]
-    mask = objects.mask(index)
+    x0, y0, x1, y1 = objects.boxes[index]
+    blocks = [
+        (left, top, min(left + BLOCK, x1), min(top + BLOCK, y1))
+        for top in range(y0, y1, BLOCK)
+        for left in range(x0, x1, BLOCK)
+    ]
+    parts = [part for block in blocks for part in _polygons(objects.mask(index, block), block, place)]
+    shape = shapely.union_all(parts) if len(blocks) > 1 else shapely.MultiPolygon(parts)
+    return bytes(shapely.to_wkb(shape if shape.geom_type == "MultiPolygon" else shapely.MultiPolygon([shape])))
+
+
+def _polygons(mask: NDArray[np.bool_], box: Box, place: Georeference | None) -> list[shapely.Polygon]:
     a, b, c, d, e, f = PIXELS if place is None else place.transform
-    transform = Affine(a, b, a * x + b * y + c, d, e, d * x + e * y + f)  # of the object's box
-    parts = shapes(mask.view(np.uint8), mask=mask, transform=transform)
-    return bytes(shapely.to_wkb(shapely.MultiPolygon([shapely.geometry.shape(part) for part, _ in parts])))
+    x, y, *_ = box
+    transform = Affine(a, b, a * x + b * y + c, d, e, d * x + e * y + f)  # of the box
+    found = shapes(mask.view(np.uint8), mask=mask, transform=transform)
+    return [shapely.geometry.shape(part) for part, _ in found]

@@ -1,5 +1,6 @@
 """The command `mobilesam batch` on Ray clusters on this machine."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -34,8 +35,13 @@ def photos(folder: Path, count: int) -> list[str]:
 
 def workers() -> list[int]:
     """Process numbers of the workers that segment."""
-    found = subprocess.run(["pgrep", "-f", "ray::.*Writing"], capture_output=True, text=True, check=False)
-    return [int(line) for line in found.stdout.split()]
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # a process that has just ended
+            name = (folder / "cmdline").read_bytes()
+            if name.startswith(b"ray::") and b"Writing" in name:
+                found.append(int(folder.name))
+    return found
 
 
 def wait_for(condition, seconds: float = 120) -> None:

@@ -8,6 +8,7 @@ import pytest
 from golden import PHOTOS
 
 import mobilesam
+from mobilesam import rle
 from mobilesam.batch import Everything, Segment
 
 QUICK = {"points_per_side": 3, "pred_iou_thresh": 0.7, "stability_score_thresh": 0.8}
@@ -88,10 +89,10 @@ def test_prompts_of_rows() -> None:
     for i, prompt in enumerate([{"points": [(200, 100)]}, {"box": (100, 50, 300, 250)}]):
         (best,) = embedding.segment_rle(**prompt, only_best=True)
         (annotation,) = result["annotations"][i]
-        assert annotation["segmentation"] == mobilesam.rle.compress(best.rle)
+        assert annotation["segmentation"] == rle.compress(best.rle)
         assert annotation["predicted_iou"] == best.score
         assert annotation["stability_score"] is None
-        assert annotation["area"] == mobilesam.rle.area(best.rle) > 0
+        assert annotation["area"] == rle.area(best.rle) > 0
     assert result["annotations"][3][0]["point_coords"] == [[300.0, 200.0]]
 
 
