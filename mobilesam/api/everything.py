@@ -29,7 +29,7 @@ from ..masks import rle
 from ..masks.objects import Record
 from ..masks.regions import nms, remove_small_regions
 from ..masks.rle import RLE, UncompressedRLE
-from ..tiles.grid import Grid
+from ..tiles.grid import HALO, Grid
 from ..tiles.opening import open_source
 from .crop_search import (
     Box,
@@ -44,7 +44,6 @@ from .crop_search import (
 )
 from .embedding import Embedding
 from .model import MobileSAM, default_model
-from .tiled import HALO
 from .tiled_everything import check_halo, everything_tiled
 
 Progress = Callable[[int, int], object]

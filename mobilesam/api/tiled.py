@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import RLock
@@ -20,15 +19,13 @@ from ..masks import rle
 from ..masks import runs as runs_of
 from ..masks.objects import UNNAMED, SegmentedObject
 from ..masks.rle import UncompressedRLE
-from ..tiles.features import Features, FeatureStore
+from ..tiles.features import MEMORY, Features, FeatureStore
 from ..tiles.grid import Box, Grid, Tile
 from ..tiles.source import Source
 from ..util.deferred import lazy
 from .embedding import Embedding, Model, Segmentation
 from .prompts import check_prompt
 
-TILE, HALO = 1024, 256  # pixels; micro-sam recommends these sizes for SAM
-MEMORY = 1 << 30  # bytes of features in memory: 256 tiles, or 85 with Light HQ-SAM
 KEPT_BOXES = 4  # tiles made for boxes that are kept, because a box is often followed by clicks
 
 T = TypeVar("T")
@@ -315,6 +312,8 @@ def read_ahead(read: Callable[[Tile], T], tiles: list[Tile]) -> Iterator[tuple[T
     """Call `read` for each tile. While the caller uses a result, `read` runs for the next tile in another thread."""
     if not tiles:
         return
+    from concurrent.futures import ThreadPoolExecutor  # imported here, because a photo needs no tiles
+
     with ThreadPoolExecutor(1, "mobilesam-read") as reader:
         coming = reader.submit(read, tiles[0])
         for i, tile in enumerate(tiles):

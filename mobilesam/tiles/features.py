@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import tempfile
+
+MEMORY = 1 << 30  # bytes of features in memory: 256 tiles, or 85 with Light HQ-SAM
 Features = tuple[NDArray[np.float32], ...]  # the arrays of a tile
 
 
@@ -63,6 +67,8 @@ class FeatureStore:
 
     def _file(self, number: int, i: int) -> Path:
         if self._folder is None:
+            import tempfile  # imported here, because tempfile loads OpenSSL
+
             self._folder = tempfile.TemporaryDirectory(prefix="mobilesam-tiles-", ignore_cleanup_errors=True)
         return Path(self._folder.name) / f"{number}-{i}.npy"
 

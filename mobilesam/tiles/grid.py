@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from ..images.geometry import Size
 
+TILE, HALO = 1024, 256  # pixels; micro-sam recommends these sizes for SAM
 Box: TypeAlias = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the image, x1 and y1 exclusive
 
 

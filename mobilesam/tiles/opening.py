@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from ..images.value_range import Bands, ValueRange, checked_bands, checked_range
 from ..util.files import image_path
@@ -71,6 +71,8 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 def _is_gdals(path: Path) -> bool:
     """Whether a TIFF file has a georeference, or metadata of GDAL."""
+    from PIL import TiffImagePlugin  # imported here, because it loads many modules
+
     try:
         with path.open("rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about damaged files, which the reader reports

@@ -15,6 +15,7 @@ from .spill import ObjectFile
 
 LONGEST = 2048  # pixels of the longest side
 OPACITY = 0.45
+ROWS = 128  # rows of the image that are read at a time
 _PALETTE = 251  # colours; a prime number, so that numbers that repeat in a pattern get different colours
 
 
@@ -26,24 +27,24 @@ def overview(source: Source, objects: ObjectFile) -> Image.Image:
     height, width = source.size
     step = -(-max(height, width) // LONGEST)
     pixels, labels = [], []
-    rows = step * max(1, 1024 // step)
+    rows = step * max(1, ROWS // step)
     for top in range(0, height // step * step or 1, rows):
         bottom = min(top + rows, height)
         window = source.read((0, top, width, bottom))
         pixels.append(_means(window.reshape(*window.shape[:2], -1), step))
         count = len(pixels[-1])
         strip = objects.labels(top, bottom, width)
-        labels.append(strip[step // 2 :: step, step // 2 :: step][:count, : pixels[-1].shape[1]])
-    small = np.asarray(open_rgb(np.concatenate(pixels), value_range=source.value_range)).astype(np.float32)
+        centres = strip[step // 2 :: step, step // 2 :: step][:count, : pixels[-1].shape[1]]
+        labels.append(centres.copy())  # `centres` is a view, which would keep the whole strip in memory
+    picture = np.array(open_rgb(np.concatenate(pixels), value_range=source.value_range))
     label = np.concatenate(labels)
     palette = np.array([(0, 0, 0), *colours(_PALETTE)], np.float32)
-    inside = label > 0
-    small[inside] += OPACITY * (palette[1 + (label[inside] - 1) % _PALETTE] - small[inside])
-    edge = np.zeros(label.shape, np.bool_)
-    edge[:, 1:] |= label[:, 1:] != label[:, :-1]
-    edge[1:] |= label[1:] != label[:-1]
-    small[edge] = 255
-    return Image.fromarray(np.rint(small).astype(np.uint8))
+    for line, numbers in zip(picture, label):
+        inside = numbers > 0
+        line[inside] = np.rint(line[inside] * (1 - OPACITY) + palette[1 + (numbers[inside] - 1) % _PALETTE] * OPACITY)
+    picture[:, 1:][label[:, 1:] != label[:, :-1]] = 255
+    picture[1:][label[1:] != label[:-1]] = 255
+    return Image.fromarray(picture)
 
 
 def _means(values: NDArray[Any], step: int) -> NDArray[Any]:
