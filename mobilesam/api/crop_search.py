@@ -187,7 +187,7 @@ def hierarchical(crop: Crop, side: int, high_score_thresh: float) -> Iterator[li
 
 
 def _points_around(coarse: NDArray[np.float64], side: int, size: Size) -> list[tuple[float, float]]:
-    """The other points of the full grid: around each point of the coarse grid, up to 4×4 points without its own.
+    """The points of the full grid that the coarse grid lacks: up to 15 around each point of the coarse grid.
 
     The points are a whole number of pixels apart. Points outside the crop are left out.
     """

@@ -38,13 +38,12 @@ class _Worker:
 
     def __init__(
         self,
-        weights: str | os.PathLike[str] | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-        *,
-        value_range: ValueRange | None = None,
-        bands: Bands | None = None,
-        **parameters: Any,
+        weights: str | os.PathLike[str] | None,
+        precision: str | None,
+        threads: int | None,
+        value_range: ValueRange | None,
+        bands: Bands | None,
+        parameters: Mapping[str, Any],
     ) -> None:
         self._arguments = (weights, precision, threads), {"value_range": value_range, "bands": bands, **parameters}
         self.model: MobileSAM = _model(None if weights is None else os.fspath(weights), precision, threads)
@@ -143,7 +142,7 @@ class Everything(_Worker):
         Raises:
             OSError, TypeError, ValueError: See `mobilesam.load` and `SamAutomaticMaskGenerator`.
         """
-        super().__init__(weights, precision, threads, value_range=value_range, bands=bands, **parameters)
+        super().__init__(weights, precision, threads, value_range, bands, parameters)
         self._generator = MaskGenerator(self.model, **parameters, output_mode="coco_rle")
 
     def _opened(self, photo: Image.Image) -> Callable[[Row], list[Row]]:
@@ -188,7 +187,7 @@ class Segment(_Worker):
             OSError, TypeError, ValueError: See `mobilesam.load` and `Embedding.segment`.
         """
         mode: dict[str, Any] = {"multimask": multimask, "hq_token_only": hq_token_only}
-        super().__init__(weights, precision, threads, value_range=value_range, bands=bands, **mode)
+        super().__init__(weights, precision, threads, value_range, bands, mode)
         self.model.kind.multimask(multimask)
         self.model.kind.check_hq(hq_token_only)
         self._mode = mode

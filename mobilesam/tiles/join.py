@@ -30,8 +30,6 @@ SAME = 0.9  # masks of one tile with at least this IoU show the same object
 # number of low-resolution pixels, because the tip of an object narrows from one pixel to the next.
 ENDS_SHARE, ENDS_PIXELS = 0.3, 4
 
-SIDES = ("left", "top", "right", "bottom")  # in the order of a box's numbers
-
 
 @dataclass(eq=False)
 class TileMask:
@@ -43,7 +41,8 @@ class TileMask:
         stability_score: IoU between the masks at a higher and a lower threshold.
         point: (x, y), the point prompt that gave the mask.
         tile: Number of the tile.
-        cut: Indices in SIDES of the sides on which the mask reaches the outer edge of the tile within the image.
+        cut: The sides (0 left, 1 top, 2 right, 3 bottom) on which the mask reaches the outer edge of the tile, except
+            edges of the image.
         box: The box of the mask.
         area: Number of pixels of the mask.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from types import TracebackType
@@ -98,14 +98,13 @@ class ObjectFile:
 
     Attributes:
         scores: (predicted_iou, stability_score) of each object.
-        points: (x, y), the point prompt of each object.
         boxes: (x0, y0, x1, y1) of each object.
         areas: Number of pixels of each object.
     """
 
     def __init__(self) -> None:
-        self.scores, self.points = list[tuple[float, float]](), list[tuple[float, float]]()
-        self.boxes, self.areas, self._spans = list[Box](), list[int](), list[tuple[int, int]]()
+        self.scores, self.boxes, self.areas = list[tuple[float, float]](), list[Box](), list[int]()
+        self._spans = list[tuple[int, int]]()  # start and length, in bytes, of each object's runs in the file
         self._file = TemporaryFile(prefix="mobilesam-objects-")  # noqa: SIM115 (open until __exit__)
 
     def __enter__(self) -> ObjectFile:
@@ -127,7 +126,6 @@ class ObjectFile:
         self._file.write(data)
         self._spans.append((start, len(data)))
         self.scores.append((mask.predicted_iou, mask.stability_score))
-        self.points.append(mask.point)
         self.boxes.append(mask.box)
         self.areas.append(mask.area)
 
@@ -159,6 +157,3 @@ class ObjectFile:
             for column, first, end in runs_of.clipped(self.runs(i), (0, top, width, bottom)).tolist():
                 columns[column, first - top : end - top] = i + 1
         return np.ascontiguousarray(columns.T)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self)))

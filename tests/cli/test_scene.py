@@ -324,7 +324,7 @@ def test_a_wrong_command_ends_in_one_line_and_no_file(folder: Path, capsys: Any,
 def test_a_missing_package_is_named_with_its_extra(
     folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    """Before the image is searched."""
+    """The error comes before the command searches the image."""
     for module in ("raster", "label_raster", "vector_file"):
         monkeypatch.delitem(sys.modules, f"mobilesam.tiles.{module}", raising=False)
         monkeypatch.delattr(f"mobilesam.tiles.{module}", raising=False)
