@@ -35,7 +35,8 @@ Progress = Callable[[int, int], object]
 class Encoder(Model, Protocol):
     """A model that encodes images: a `MobileSAM`."""
 
-    def encode(self, image: Any, *, value_range: ValueRange | None = None) -> Embedding: ...
+    def encode(self, image: Any, *, value_range: ValueRange | None = None) -> Embedding:
+        """Encodes one tile, as `MobileSAM.encode` encodes a photo."""
 
 
 @dataclass(frozen=True, eq=False)
