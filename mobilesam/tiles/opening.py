@@ -8,12 +8,11 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from ..images.value_range import Bands, ValueRange, checked_bands, checked_range
 from ..util.files import image_path
+from .npy_file import NpyFile
 from .source import ArraySource, PhotoSource, Source
 
 GDAL_TAGS = {33550, 33922, 34264, 34735, 42112, 42113}  # of TIFF files: GeoTIFF's tags, and GDAL's
@@ -46,7 +45,7 @@ def open_source(image: Any, *, value_range: ValueRange = "dtype", bands: Bands |
             return ArraySource(open_array(path), path.name, **options)
         suffix = path.suffix.lower()
         if suffix == ".npy":
-            return ArraySource(_mapped(path), path.name, **options)
+            return ArraySource(NpyFile(path), path.name, **options)
         if suffix in GDAL_SUFFIXES or (suffix in TIFF_SUFFIXES and _is_gdals(path)):
             from .raster import RasterSource
 
@@ -58,15 +57,6 @@ def open_source(image: Any, *, value_range: ValueRange = "dtype", bands: Bands |
     elif not isinstance(image, Image.Image) and hasattr(image, "shape") and hasattr(image, "__getitem__"):
         return ArraySource(image, **options)
     return PhotoSource(image, **options)
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    """The array of an .npy file as a memory map."""
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (EOFError, ValueError):
-        raise ValueError(f"{path}: not an .npy file with an array of numbers") from None
-    return array
 
 
 def _is_gdals(path: Path) -> bool:

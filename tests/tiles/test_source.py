@@ -1,5 +1,6 @@
 """Images that are read by windows: each kind of file against the array it holds, and errors in one line."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,10 @@ def as_memmap(folder: Path, array: np.ndarray) -> np.memmap:
 def as_npy(folder: Path, array: np.ndarray) -> Path:
     np.save(folder / "a.npy", array)
     return folder / "a.npy"
+
+
+def as_fortran_npy(folder: Path, array: np.ndarray) -> Path:
+    return as_npy(folder, np.asfortranarray(array))
 
 
 def as_zarr(folder: Path, array: np.ndarray) -> Any:
@@ -98,7 +103,12 @@ def as_geotiff(folder: Path, array: np.ndarray, **options: Any) -> Path:
     return folder / "a.tif"
 
 
-PLAIN = {"an array": lambda _, array: array, "a memory map": as_memmap, "an npy file": as_npy}
+PLAIN = {
+    "an array": lambda _, array: array,
+    "a memory map": as_memmap,
+    "an npy file": as_npy,
+    "an npy file in Fortran's order": as_fortran_npy,
+}
 ZARR = {"a zarr array": as_zarr, "a zarr folder": as_zarr_folder, "an OME-Zarr image": as_zarr_image}
 
 
@@ -252,6 +262,12 @@ def objects(folder: Path) -> Path:
     return folder / "c.npy"
 
 
+def truncated_npy(folder: Path) -> Path:
+    np.save(folder / "d.npy", RGB)
+    (folder / "d.npy").write_bytes((folder / "d.npy").read_bytes()[:-1])
+    return folder / "d.npy"
+
+
 def video(folder: Path) -> Path:
     tifffile.imwrite(folder / "a.tif", np.zeros((5, 2, 20, 30), np.uint8), photometric="minisblack")
     return folder / "a.tif"
@@ -269,7 +285,8 @@ REFUSED = {
     "not an image": text_file("a.png", b"no PNG file"),
     "a.npy: not an .npy file with an array of numbers": text_file("a.npy", b"no array"),
     "b.npy: not an .npy file": text_file("b.npy", b""),
-    "c.npy: not an .npy file": objects,
+    "c.npy: expected an array of numbers, got dtype object": objects,
+    "d.npy: truncated: expected 15317 bytes": truncated_npy,
     "a TIFF image with axes QQYX": video,
     "not empty, got shape \\(0, 5\\)": lambda _: np.zeros((0, 5), np.uint8),
     "not empty, got shape \\(5, 0, 3\\)": lambda _: np.zeros((5, 0, 3), np.uint8),
@@ -294,6 +311,15 @@ def test_what_is_no_image_is_refused_in_one_line(tmp_path: Path, message: str) -
 def test_bands_that_are_not_there_are_refused(tmp_path: Path, write: Write, bands: Any) -> None:
     with pytest.raises(ValueError, match=r"bands|channel 6"):
         open_source(write(tmp_path, BANDS), bands=bands)
+
+
+def test_an_npy_file_that_is_truncated_while_it_is_read_gives_an_error(tmp_path: Path) -> None:
+    """A memory map would end the process."""
+    source = open_source(as_npy(tmp_path, RGB))
+    os.truncate(tmp_path / "a.npy", 5000)
+    assert source.read((0, 0, 83, 1)).shape == (1, 83, 3)
+    with pytest.raises(ValueError, match=r"a\.npy: truncated while it was read"):
+        source.read((0, 0, 83, 61))
 
 
 def test_what_is_no_image_at_all_is_refused() -> None:
