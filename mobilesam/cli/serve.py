@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     app_module, server = _modules()
 
     from ..api.loading import load
+    from ..serve.decoding import Opening
     from ..serve.limits import Limits
-    from ..serve.pictures import Opening
 
     with server.listen(arguments.host, arguments.port, DEFAULT_PORT) as listener:
         model = load(

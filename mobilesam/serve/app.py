@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import PIL.Image
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -23,11 +24,13 @@ from mobilesam.api.model import MobileSAM
 from mobilesam.images.rgb_photo import Photo
 from mobilesam.version import __version__
 
-from . import answers, pictures, uploads
+from . import answers, uploads
+from .decoders import Decoders
+from .decoding import FORMATS, Opening, ignore_warnings
 from .everything import Search
 from .export import FORMS, File, export
 from .guard import Guard
-from .lanes import ClientGone, Lane
+from .lanes import ClientGone, Lane, Task
 from .limits import Limits, Overloaded, Refused
 from .schema import Error, EverythingLine, EverythingRequest, ExportRequest, Image, Masks, MasksRequest
 from .store import PhotoStore, StoredPhoto
@@ -64,10 +67,13 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 class Service:
     """A model, the images that it has encoded, and the threads that work for the requests."""
 
-    def __init__(self, model: MobileSAM, limits: Limits, opening: pictures.Opening) -> None:
+    def __init__(self, model: MobileSAM, limits: Limits, opening: Opening) -> None:
         self.model, self.limits, self.opening = model, limits, opening
         self.photos = PhotoStore(limits.images, limits.idle_seconds)
-        self.encoding = Lane("encode", workers=1, places=limits.places, share=limits.places)
+        self.decoders = Decoders(limits, opening)
+        # Each worker decodes and then encodes, so that at most `decoders` decoded pictures are in memory.
+        self.encoding = Lane("encode", workers=limits.decoders, places=limits.places, share=limits.places)
+        self._encoder = threading.Lock()
         self.segmenting = Lane("segment", workers=2, places=limits.places, share=limits.image_places)
         self.exporting = Lane("export", workers=1, places=limits.places, share=limits.image_places)
         self.searching = Lane("find everything", workers=1, places=SEARCHES, share=SEARCHES)
@@ -78,33 +84,34 @@ class Service:
             upload = await uploads.receive(request)
         except ClientDisconnect:
             raise ClientGone from None
-        photo = await self.encoding.run(request, "", lambda: self._encode(upload))
+        photo = await self.encoding.run(request, "", lambda task: self._encode(upload, task))
         return self.photos.add(photo), photo
 
-    def _encode(self, upload: uploads.Upload) -> StoredPhoto:
+    def _encode(self, upload: uploads.Upload, task: Task) -> StoredPhoto:
         data = upload.read()
+        if not data:
+            raise Refused(422, f"the request has no image: send {uploads.FORMS}")
         try:
-            picture = pictures.decode(data, self.limits.pixels, self.opening)
+            picture = self.decoders.picture(data, task)
         except Refused as refused:
             if refused.status_code != 415 or upload.declared:
                 raise
             raise Refused(415, f"{refused.detail}. Send {uploads.FORMS}") from None
-        return StoredPhoto(data, self.model.encode(Photo(picture, upload.name), value_range=self.opening.value_range))
+        with self._encoder:
+            task.check()
+            embedding = self.model.encode(Photo(picture, upload.name), value_range=self.opening.value_range)
+        return StoredPhoto(data, embedding)
 
-    async def on(self, lane: Lane, request: Request, identity: str, work: Callable[[StoredPhoto], T]) -> T:
+    async def on(self, lane: Lane, request: Request, identity: str, work: Callable[[StoredPhoto, Task], T]) -> T:
         """Run `work` for a kept image in a thread of the lane, and return its result."""
         photo = self.photos.get(identity)
-        return await lane.run(request, identity, lambda: work(photo))
+        return await lane.run(request, identity, lambda task: work(photo, task))
 
     def search(self, identity: str, parameters: EverythingRequest) -> AsyncIterator[str]:
         """Start to search a kept image for all masks, and return the lines of the response."""
         photo, search = self.photos.get(identity), Search(self.model, parameters)
-        work = self.searching.submit(identity, lambda: search.run(lambda: self.picture(photo), photo.embedding))
-        return search.lines(work)
-
-    def picture(self, photo: StoredPhoto) -> PIL.Image.Image:
-        """The decoded photo. Runs in a worker thread."""
-        return pictures.decode(photo.data, self.limits.pixels, self.opening)
+        decode = functools.partial(self.decoders.picture, photo.data)
+        return search.lines(self.searching.submit(identity, lambda: search.run(decode, photo.embedding)))
 
     async def keep_expiring(self) -> None:
         while True:
@@ -114,6 +121,7 @@ class Service:
     def close(self) -> None:
         for lane in (self.encoding, self.segmenting, self.exporting, self.searching):
             lane.close()
+        self.decoders.close()
 
 
 def create_app(
@@ -122,7 +130,7 @@ def create_app(
     *,
     hosts: Iterable[str] = (),
     root_path: str = "",
-    opening: pictures.Opening | None = None,
+    opening: Opening | None = None,
 ) -> ASGIApp:
     """The application, for any ASGI server.
 
@@ -133,13 +141,14 @@ def create_app(
         root_path: path at which a proxy shows the server, such as "/sam". Empty for the root.
         opening: how photos are opened, None for the defaults.
     """
-    pictures.ignore_warnings()
+    ignore_warnings()
     limits = limits or Limits()
     root_path = f"/{root_path.strip('/')}" if root_path.strip("/") else ""
-    service = Service(model, limits, opening or pictures.Opening(model.kind.value_range))
+    service = Service(model, limits, opening or Opening(model.kind.value_range))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.decoders.start()
         expiring = asyncio.create_task(service.keep_expiring())
         yield
         expiring.cancel()
@@ -164,7 +173,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     photo_body = {
         "requestBody": {
             "required": True,
-            "description": f"The file: {', '.join(pictures.FORMATS)}. EXIF orientation is applied.",
+            "description": f"The file: {', '.join(FORMATS)}. EXIF orientation is applied.",
             "content": {
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
                 "multipart/form-data": {"schema": _object(file={"type": "string", "format": "binary"})},
@@ -200,8 +209,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         response_class=Response,
     )
     async def get_picture(request: Request, identity: ImageId) -> Response:
-        def work(photo: StoredPhoto) -> bytes:
-            return pictures.display_jpeg(service.picture(photo))
+        def work(photo: StoredPhoto, task: Task) -> bytes:
+            return service.decoders.display_jpeg(photo.data, task)
 
         return Response(await service.on(service.encoding, request, identity, work), media_type="image/jpeg")
 
@@ -212,7 +221,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses=refusals(400, 403, 404, 408, 413, 422),
     )
     async def get_masks(request: Request, identity: ImageId, prompt: MasksRequest) -> Response:
-        def work(photo: StoredPhoto) -> str:
+        def work(photo: StoredPhoto, task: Task) -> str:
             return _json(answers.masks(photo.embedding, prompt))
 
         body = await service.on(service.segmenting, request, identity, work)
@@ -244,8 +253,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         response_class=StreamingResponse,
     )
     async def export_objects(request: Request, identity: ImageId, wanted: ExportRequest) -> StreamingResponse:
-        def work(photo: StoredPhoto) -> File:
-            return export(photo, wanted, lambda: service.picture(photo))
+        def work(photo: StoredPhoto, task: Task) -> File:
+            return export(photo, wanted, lambda: service.decoders.picture(photo.data, task), task)
 
         file = await service.on(service.exporting, request, identity, work)
         named = {"Content-Disposition": f'attachment; filename="{file.name}"'}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
@@ -20,16 +19,13 @@ from mobilesam.masks import rle
 from mobilesam.masks.objects import Record
 
 from .answers import display_size, run_lengths
+from .lanes import Stopped, Task
 from .limits import Refused
 from .schema import EverythingLine, EverythingRequest, Found
 
 PROGRESS_SECONDS = 0.1
 
 logger = logging.getLogger("mobilesam.serve")
-
-
-class Stopped(Exception):
-    """Raised inside a search to end it, because its client has closed the connection."""
 
 
 class Search:
@@ -51,20 +47,22 @@ class Search:
         self._max_side, self._drafts = request.max_side, request.drafts
         self._lines: asyncio.Queue[str | None] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
-        self._stop = threading.Event()
+        self._task = Task()
         self._progress_time = 0.0
 
-    def run(self, open_picture: Callable[[], Image.Image], embedding: Embedding) -> None:
+    def run(self, open_picture: Callable[[Task], Image.Image], embedding: Embedding) -> None:
         """Search the picture, whose embedding is known. Runs in a worker thread."""
         try:
             records = self._generator.generate_iter(
-                open_picture(), value_range="dtype", progress=self._progress, embedding=embedding,
+                open_picture(self._task), value_range="dtype", progress=self._progress, embedding=embedding,
                 draft=self._draft if self._drafts else None,
             )  # fmt: skip
             for record in records:
                 self._send(EverythingLine(mask=self._found(record)))
         except Stopped:
             pass
+        except Refused as refused:
+            self._send(EverythingLine(error=refused.detail))
         except Exception:
             logger.exception("everything failed")
             self._send(EverythingLine(error="the server failed on this request; its log has the details"))
@@ -81,7 +79,7 @@ class Search:
             while (line := await self._lines.get()) is not None:
                 yield line
         finally:
-            self._stop.set()
+            self._task.stop()
             work.cancel()
 
     def _send(self, line: EverythingLine) -> None:
@@ -89,8 +87,7 @@ class Search:
         self._loop.call_soon_threadsafe(self._lines.put_nowait, text)
 
     def _progress(self, done: int, total: int) -> None:
-        if self._stop.is_set():
-            raise Stopped
+        self._task.check()
         now = time.monotonic()
         if done == total or now - self._progress_time > PROGRESS_SECONDS:
             self._progress_time = now

@@ -16,6 +16,7 @@ from mobilesam.masks import export as text
 from mobilesam.masks.objects import SegmentedObject
 
 from . import answers
+from .lanes import Task
 from .limits import Refused
 from .schema import ExportObject, ExportRequest
 from .store import StoredPhoto
@@ -44,9 +45,17 @@ class File:
             yield from iter(lambda: self.content.read(CHUNK), b"")
 
 
-def export(photo: StoredPhoto, request: ExportRequest, open_picture: Callable[[], Image.Image]) -> File:
-    """Export objects in the requested format. Raises Refused (422) if an object does not fit the photo."""
-    objects = [_object(photo, i, wanted) for i, wanted in enumerate(request.objects)]
+def export(photo: StoredPhoto, request: ExportRequest, open_picture: Callable[[], Image.Image], task: Task) -> File:
+    """Export objects in the requested format.
+
+    Raises:
+        Refused: 422 if an object does not fit the photo, 413 if outlines of the objects would have too many corners.
+        Stopped: The task was stopped.
+    """
+    objects = []
+    for i, wanted in enumerate(request.objects):
+        task.check()
+        objects.append(_object(photo, i, wanted))
     content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
     try:
         media_type, name = _write(content, objects, request, open_picture)

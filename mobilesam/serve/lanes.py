@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -17,6 +19,47 @@ T = TypeVar("T")
 
 class ClientGone(Exception):
     """The client has closed the connection and gets no response."""
+
+
+class Stopped(Exception):
+    """Raised in a worker thread to end a task, because its client has gone."""
+
+
+class Task:
+    """Work in a worker thread, which the event loop can stop. Any thread may call every method.
+
+    Attributes:
+        stopped: whether `stop` was called.
+    """
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._lock = threading.Lock()
+        self._kill: Callable[[], None] | None = None
+
+    def check(self) -> None:
+        """Raise Stopped if the task was stopped. Work calls this method between its steps."""
+        if self.stopped:
+            raise Stopped
+
+    def stop(self) -> None:
+        """Let the next `check` raise Stopped, and call the function that a block of `stops` has set."""
+        with self._lock:
+            self.stopped = True
+            if self._kill is not None:
+                self._kill()
+
+    @contextmanager
+    def stops(self, kill: Callable[[], None]) -> Iterator[None]:
+        """While the block runs, `stop` also calls `kill`. Raises Stopped if the task was stopped before."""
+        with self._lock:
+            self.check()
+            self._kill = kill
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._kill = None
 
 
 class Lane:
@@ -61,16 +104,17 @@ class Lane:
         if not self._pending[owner]:
             del self._pending[owner]
 
-    async def run(self, request: Request, owner: str, work: Callable[[], T]) -> T:
+    async def run(self, request: Request, owner: str, work: Callable[[Task], T]) -> T:
         """Queue work, wait for it, and return its result.
 
-        If the client disconnects first, work that has not started is dropped.
+        If the client disconnects first, work that has not started is dropped, and the task of other work is stopped.
 
         Raises:
             ClientGone: the client has disconnected.
             Overloaded: the queue is full.
         """
-        future = self.submit(owner, work)
+        task = Task()
+        future = self.submit(owner, lambda: work(task))
         result = asyncio.wrap_future(future)
         gone = asyncio.ensure_future(disconnected(request))
         either: set[asyncio.Future[Any]] = {result, gone}
@@ -82,6 +126,7 @@ class Lane:
         finally:
             gone.cancel()
             if not result.done():
+                task.stop()
                 result.cancel()  # this also cancels `future`, unless the work has started
 
     def close(self) -> None:

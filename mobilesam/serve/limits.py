@@ -18,6 +18,9 @@ class Limits:
         upload_bytes: largest size of an uploaded photo, in bytes.
         held_bytes: largest total size of the requests in progress, in bytes.
         pixels: most pixels of an image.
+        decoders: number of processes that decode uploads.
+        decode_seconds: longest time of decoding an image.
+        decode_bytes: largest address space of a process that decodes, in bytes. Not limited on Windows and macOS.
         json_bytes: largest size of a request body that is not a photo, in bytes.
         images: most images that the server keeps.
         idle_seconds: how long the server keeps an image after its last use.
@@ -31,6 +34,9 @@ class Limits:
     upload_bytes: int = 64 * MIB
     held_bytes: int = 512 * MIB
     pixels: int = 64_000_000
+    decoders: int = 2
+    decode_seconds: float = 20.0
+    decode_bytes: int = 2048 * MIB
     json_bytes: int = 8 * MIB
     images: int = 16
     idle_seconds: float = 3600.0

@@ -26,7 +26,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 
 from mobilesam.serve import server as serving  # noqa: E402
 from mobilesam.serve.app import create_app  # noqa: E402
-from mobilesam.serve.lanes import ClientGone, Lane  # noqa: E402
+from mobilesam.serve.lanes import ClientGone, Lane, Stopped  # noqa: E402
 from mobilesam.serve.limits import Limits, Overloaded  # noqa: E402
 
 LOAD_SECONDS = float(os.environ.get("MOBILESAM_LOAD_SECONDS", "10"))
@@ -110,22 +110,49 @@ def test_work_of_a_disconnected_client_is_not_started():
 
     async def play():
         running, waiting = Request(), Request()
-        first = asyncio.create_task(lane.run(running, "a", lambda: leave.wait(30) and "done"))
-        second = asyncio.create_task(lane.run(waiting, "b", lambda: begun.append(1)))
+        first = asyncio.create_task(lane.run(running, "a", lambda _: leave.wait(30) and "done"))
+        second = asyncio.create_task(lane.run(waiting, "b", lambda _: begun.append(1)))
         await asyncio.sleep(0.05)
         with pytest.raises(Overloaded, match="2 requests to test wait already"):
-            await lane.run(Request(), "c", lambda: begun.append(2))
+            await lane.run(Request(), "c", lambda _: begun.append(2))
         waiting.gone.set()
         with pytest.raises(ClientGone):
             await second
         leave.set()
         assert await first == "done"
         await asyncio.sleep(0.05)
-        assert await lane.run(Request(), "c", lambda: "next") == "next"  # the cancelled request is not in the queue
+        assert await lane.run(Request(), "c", lambda _: "next") == "next"  # the cancelled request is not in the queue
 
     asyncio.run(play())
     lane.close()
     assert begun == []
+
+
+def test_work_of_a_disconnected_client_is_stopped():
+    lane = Lane("test", workers=1, places=2, share=2)
+    begun, ended = threading.Event(), []
+
+    def work(task):
+        begun.set()
+        while True:
+            time.sleep(0.001)
+            try:
+                task.check()
+            except Stopped:
+                ended.append(task)
+                raise
+
+    async def play():
+        request = Request()
+        running = asyncio.create_task(lane.run(request, "a", work))
+        await asyncio.to_thread(begun.wait)
+        request.gone.set()
+        with pytest.raises(ClientGone):
+            await running
+
+    asyncio.run(play())
+    lane.close()  # waits for the work
+    assert len(ended) == 1
 
 
 def test_stopping_finishes_what_runs():

@@ -20,7 +20,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 from fastapi.testclient import TestClient  # noqa: E402
 
 from mobilesam.serve.app import create_app  # noqa: E402
-from mobilesam.serve.pictures import FORMATS  # noqa: E402
+from mobilesam.serve.decoding import FORMATS  # noqa: E402
 
 THREE_FORMS = ("curl --data-binary @photo.jpg", "curl -F file=@photo.jpg", '{"image": "<base64 or data URL>"}')
 CAT = {"points": [[220, 140]]}
