@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from . import limits
 from .errors import DamagedImage, NotAnImage, TooManyPixels
 from .value_range import FEW_LEVELS, USED_SHARE, Bands, ValueRange
 
@@ -120,6 +121,7 @@ def _decode(
                 f"{name}: Pillow reads 8 bits of each colour in {picture.format}, and a value range needs all bits: "
                 "convert the file to TIFF, or pass an array"
             )
+        _check_work(picture, name, limits.pixel_limit(most_pixels))
         # Without a file name, Pillow does not map the file into memory.
         # If another process truncates a mapped file, reading the map kills this process.
         picture.filename = ""
@@ -189,9 +191,21 @@ def _read_tiff(file: str | IO[bytes], name: str, bands: Bands | None, most_pixel
 
     if not isinstance(file, str):
         file.seek(0)
-    pillow_limit = None if Image.MAX_IMAGE_PIXELS is None else 2 * Image.MAX_IMAGE_PIXELS
-    limits = [limit for limit in (most_pixels, pillow_limit) if limit is not None]
-    return tiff.read(file, name, bands, min(limits, default=None))
+    return tiff.read(file, name, bands, limits.pixel_limit(most_pixels))
+
+
+def _check_work(picture: ImageFile.ImageFile, name: str, limit: int | None) -> None:
+    """Check the work of decoding, which the image's size does not bound for TIFF and JPEG."""
+    file = picture.fp
+    if file is None:
+        return
+    position = file.tell()
+    if picture.format == "TIFF":
+        limits.check_tiff(picture, name, limit)  # type: ignore[arg-type]
+    elif picture.format in ("JPEG", "MPO"):
+        file.seek(0)
+        limits.check_jpeg(file.read(), limit)
+    file.seek(position)
 
 
 def _is_reduced(picture: Image.Image) -> bool:

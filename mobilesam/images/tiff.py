@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import limits
 from .errors import NotAnImage, TooManyPixels
 from .value_range import Bands
+
+if TYPE_CHECKING:
+    from tifffile import TiffPage
 
 ORIENTATION = 274  # tag
 MOST_BYTES_PER_PIXEL = 128  # 16 bands of float64
@@ -56,6 +61,7 @@ def read(file: str | IO[bytes], name: str, bands: Bands | None, most_pixels: int
         if most_pixels is not None and (pixels > most_pixels or page.nbytes > MOST_BYTES_PER_PIXEL * most_pixels):
             size = f"{page.imagewidth}x{page.imagelength} pixels of {page.nbytes // pixels} bytes"
             raise TooManyPixels(f"{name}: the image has {size}, more than {most_pixels} pixels, the limit")
+        _check_tiles(page, name, most_pixels)
         array = page.asarray()
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE and array.dtype.kind == "u":
             array = array.dtype.type((1 << page.bitspersample) - 1) - array
@@ -66,3 +72,16 @@ def read(file: str | IO[bytes], name: str, bands: Bands | None, most_pixels: int
         tag = page.tags.get(ORIENTATION)
         turn = _TURNS.get(tag.value) if tag is not None and isinstance(tag.value, int) else None
     return array if turn is None else turn(array)
+
+
+def _check_tiles(page: TiffPage, name: str, limit: int | None) -> None:
+    """Check the tiles or strips of a page. tifffile decodes a tile as a whole, and then crops the tile to the page."""
+    limits.check_segments(page.parent.filehandle.size, page.databytecounts)
+    if page.is_tiled:
+        count = math.prod(page.chunked)
+        limits.check_tiles(name, page.tilewidth, page.tilelength * max(1, page.tiledepth), count, limit)
+    if limit is not None and (nbytes := math.prod(page.chunks) * page.dtype.itemsize) > MOST_BYTES_PER_PIXEL * limit:
+        raise TooManyPixels(f"{name}: the file has tiles of {nbytes} bytes, and the limit is {limit} pixels")
+    if page.compression in (*limits.JPEG, *limits.PICTURES):
+        places = page.dataoffsets, page.databytecounts
+        limits.check_pictures(page.parent.filehandle, *places, page.compression, limit)
