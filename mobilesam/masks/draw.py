@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -191,7 +191,11 @@ def cutout(
 
 
 def label_map(
-    objects: Sequence[SegmentedObject], *, size: Size | None = None, smallest_on_top: bool = False
+    objects: Sequence[SegmentedObject],
+    *,
+    size: Size | None = None,
+    smallest_on_top: bool = False,
+    between: Callable[[], None] | None = None,
 ) -> NDArray[np.uint16]:
     """The number of the object at each pixel, from 1 in the order of `objects`, and 0 for no object.
 
@@ -202,6 +206,7 @@ def label_map(
         size: (h, w) of the image. Required only if there are no objects.
         smallest_on_top: If several objects cover a pixel, the pixel shows the object with the smallest area. By default
             it shows the last of these objects.
+        between: Called before each object. An error that it raises ends the export.
 
     Returns:
         (H, W) uint16.
@@ -216,6 +221,8 @@ def label_map(
     order = range(len(objects))
     columns = np.zeros(height * width, np.uint16)
     for i in sorted(order, key=lambda i: -objects[i].area) if smallest_on_top else order:
+        if between is not None:
+            between()
         for first, end in rle.spans(objects[i].run_lengths()).tolist():
             columns[first:end] = i + 1
     return np.ascontiguousarray(columns.reshape(width, height).T)

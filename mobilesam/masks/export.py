@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,31 @@ from .draw import FILL_OPACITY, own_colours
 from .objects import SegmentedObject, common_file_name, common_size
 
 SUFFIXES = (".json", ".geojson", ".svg")
+MOST_RUNS = 300_000  # of objects whose outlines a server exports: at most 3 s, and 200 MB as SVG or 400 MB as GeoJSON
 UNKNOWN_FILE = "image"  # COCO's readers refuse an empty file name
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production Char
+
+
+class TooManyRuns(ValueError):
+    """The objects have more runs than the limit for outlines."""
+
+
+def check_outlines(objects: Iterable[SegmentedObject], most: int = MOST_RUNS) -> None:
+    """Check that the outlines of objects are not too long, before they are computed.
+
+    Time and memory of `svg`, `geojson` and the polygons of `coco` grow with the runs inside the masks. The exports
+    themselves have no limit.
+
+    Args:
+        objects: The objects of one export.
+        most: The largest number of runs of all objects together.
+
+    Raises:
+        TooManyRuns: There are more runs.
+    """
+    total = sum(len(rle.spans(item.run_lengths())) for item in objects)
+    if total > most:
+        raise TooManyRuns(f"the objects have {total} runs of pixels; outlines are made of at most {most} runs")
 
 
 def coco(
@@ -31,6 +54,7 @@ def coco(
     size: Size | None = None,
     info: Mapping[str, Any] | None = None,
     polygons: bool = False,
+    between: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """COCO JSON of one image, as a dict. There is one annotation per object and one category per object name.
 
@@ -45,6 +69,7 @@ def coco(
         polygons: Also write `polygons`, a list of polygons, to each annotation. A polygon is a list of rings of [x, y],
             the outer ring first and then the holes, which COCO's own polygons cannot have. This needs the extra
             [polygons].
+        between: Called before each object. An error that it raises ends the export.
 
     Raises:
         ModuleNotFoundError: `polygons` is true and the extra [polygons] is not installed.
@@ -56,6 +81,8 @@ def coco(
     names = list(dict.fromkeys(item.name for item in objects))
     annotations = []
     for number, item in enumerate(objects, 1):
+        if between is not None:
+            between()
         runs = item.run_lengths()
         annotation: dict[str, Any] = {
             "id": number,
@@ -80,12 +107,16 @@ def coco(
     }
 
 
-def geojson(objects: Sequence[SegmentedObject]) -> dict[str, Any]:
+def geojson(objects: Sequence[SegmentedObject], *, between: Callable[[], None] | None = None) -> dict[str, Any]:
     """A GeoJSON FeatureCollection, as a dict. Each object is a MultiPolygon feature.
 
     A feature's properties are the object's name, its area in pixels, its score if it has one, and its attributes.
     Coordinates are pixels of the image with y downwards, not positions on Earth. Rings are closed and have the winding
     order of RFC 7946.
+
+    Args:
+        objects: The objects.
+        between: Called before each object. An error that it raises ends the export.
 
     Raises:
         ModuleNotFoundError: The extra [polygons] is not installed.
@@ -94,6 +125,8 @@ def geojson(objects: Sequence[SegmentedObject]) -> dict[str, Any]:
     common_size(objects)
     features = []
     for item in objects:
+        if between is not None:
+            between()
         coordinates = [[[*ring.tolist(), ring[0].tolist()] for ring in polygon] for polygon in item.polygons()]
         properties: dict[str, Any] = {"name": item.name, "area": item.area}
         if item.score is not None:
@@ -104,10 +137,14 @@ def geojson(objects: Sequence[SegmentedObject]) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
-def svg(objects: Sequence[SegmentedObject]) -> str:
+def svg(objects: Sequence[SegmentedObject], *, between: Callable[[], None] | None = None) -> str:
     """An SVG picture of the image's size. Each object is a path, with holes, that has the object's name as title.
 
     Later objects are drawn on top of earlier objects.
+
+    Args:
+        objects: The objects.
+        between: Called before each object. An error that it raises ends the export.
 
     Raises:
         ModuleNotFoundError: The extra [polygons] is not installed.
@@ -120,6 +157,8 @@ def svg(objects: Sequence[SegmentedObject]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
     ]
     for item, colour in zip(objects, own_colours(objects)):
+        if between is not None:
+            between()
         paint = "#{:02x}{:02x}{:02x}".format(*colour)
         title = escape(_NOT_IN_XML.sub("\ufffd", item.name), quote=False)
         path = "".join(_path(ring) for polygon in item.polygons() for ring in polygon)

@@ -1,7 +1,7 @@
 """Outlines of masks as polygons with holes. Requires contourpy: `pip install 'mobilesam[polygons]'`."""
 
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,15 +32,30 @@ def outlines(mask: NDArray[np.bool_]) -> list[Polygon]:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     top, left = rows[0], columns[0]
     levels = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1].astype(np.float64), 1)
-    contours = contour_generator(z=levels, name="serial", fill_type=FillType.OuterOffset)
+    generator = contour_generator(z=levels, name="serial", fill_type=FillType.ChunkCombinedOffsetOffset)
+    filled: Any = generator.filled(0.5, np.inf)
+    [points], [offsets], [polygons] = filled  # the mask is one chunk
     # Index 1 of `levels` is the mask's first row or column, whose centre lies half a pixel inside the mask's box.
-    origin = np.array([left, top]) - 0.5
-    return [
-        [_without_straight(points[start : end - 1] + origin) for start, end in pairwise(offsets)]
-        for points, offsets in zip(*contours.filled(0.5, np.inf))
-    ]
+    corners, starts = _corners(points + (np.array([left, top]) - 0.5), offsets.astype(np.int64))
+    rings = [corners[start:end] for start, end in pairwise(starts.tolist())]
+    return [rings[first:end] for first, end in pairwise(polygons.tolist())]
 
 
-def _without_straight(ring: Ring) -> Ring:
-    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
-    return ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+def _corners(points: Ring, starts: NDArray[np.int64]) -> tuple[Ring, NDArray[np.int64]]:
+    """Leave out the points on straight lines, and the last point of each ring, which repeats the first.
+
+    Args:
+        points: (N, 2), the points of all rings.
+        starts: (R + 1,), the index of the first point of each ring, and N.
+
+    Returns:
+        The remaining points, and their `starts`.
+    """
+    last = starts[1:] - 1
+    steps = np.diff(points, axis=0)  # to the next point; steps from one ring to the next are not used
+    before = np.concatenate([steps[:1], steps])
+    before[starts[:-1]] = steps[last - 1]
+    after = np.concatenate([steps, steps[:1]])
+    kept = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
+    kept[last] = False
+    return points[kept], np.concatenate([[0], np.cumsum(kept)])[starts]
