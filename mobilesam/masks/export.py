@@ -20,7 +20,7 @@ from .draw import FILL_OPACITY, own_colours
 from .objects import SegmentedObject, common_file_name, common_size
 
 SUFFIXES = (".json", ".geojson", ".svg")
-MOST_RUNS = 300_000  # of objects whose outlines a server exports: at most 3 s, and 200 MB as SVG or 400 MB as GeoJSON
+MOST_RUNS = 300_000  # of objects whose outlines a server exports: at most 5 s, and 200 MB as SVG or 400 MB as GeoJSON
 UNKNOWN_FILE = "image"  # COCO's readers refuse an empty file name
 _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # XML 1.0, production Char
 

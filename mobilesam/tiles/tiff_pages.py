@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..images import limits
 from ..images.value_range import Bands, ValueRange
 from .grid import Box
 from .source import ArraySource
@@ -28,7 +29,9 @@ class TiffSource(ArraySource):
     def __init__(self, path: Path, *, value_range: ValueRange = "dtype", bands: Bands | None = None) -> None:
         try:
             with tifffile.TiffFile(path) as tiff:
-                axes = tiff.series[0].axes
+                axes, page = tiff.series[0].axes, tiff.series[0].keyframe
+                if page.is_tiled:  # a tile is decoded as a whole
+                    limits.check_tiles(str(path), page.tilewidth, page.tilelength, 1, limits.pixel_limit(None))
             store = tifffile.imread(path, aszarr=True, series=0, level=0)
         except (tifffile.TiffFileError, IndexError) as error:
             raise ValueError(f"{path}: {error}") from None

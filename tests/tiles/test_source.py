@@ -346,3 +346,11 @@ def test_a_missing_package_is_named_with_its_extra(
         open_source(image)
     assert f"pip install '{extra}'" in str(error.value)
     assert error.value.name == package
+
+
+def test_a_tile_of_a_tiff_file_counts_as_pixels(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", GRAY, tile=(1024, 1024), compression="zlib", metadata=None)
+    check_windows(open_source(tmp_path / "a.tif"), GRAY)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500_000)  # the limit is twice this value
+    with pytest.raises(ValueError, match=r"a\.tif: the file has 1 tile of 1024x1024 pixels, and the limit is 1000000"):
+        open_source(tmp_path / "a.tif")
