@@ -26,13 +26,13 @@ from ..tiles.grid import HALO, TILE, Grid
 from ..util.deferred import ForkSafeLock, Once
 from ..weights import default_path
 from .embedding import Embedding, set_default_model
+from .tiled import Progress, TiledEmbedding
 
 if TYPE_CHECKING:
     from ..network.image_encoder import ImageEncoder
     from ..network.mask_decoder import MaskDecoder
     from ..network.prompt_encoder import PromptEncoder
     from ..tiles.source import Source
-    from .tiled import Progress, TiledEmbedding
 
 
 class MobileSAM:
@@ -156,8 +156,6 @@ class MobileSAM:
             ModuleNotFoundError: The file needs an extra that is not installed.
             OSError, TypeError, ValueError: See `encode`. ValueError is also raised for an invalid `tile` or `halo`.
         """
-        from .tiled import TiledEmbedding  # imported here, because a photo needs no tiles
-
         source = self._source(image, value_range, bands)
         tiled = TiledEmbedding(self, source, Grid(source.size, tile, halo), source.name, memory)
         if ahead:
@@ -188,8 +186,6 @@ class MobileSAM:
             ModuleNotFoundError: zarr, or what the image needs, is not installed.
             ValueError: The folder does not hold complete embeddings of MobileSAM, or those of another image.
         """
-        from .tiled import TiledEmbedding
-
         source = None if image is None else self._source(image, value_range, bands)
         return TiledEmbedding.load(path, self, source, z=z)
 

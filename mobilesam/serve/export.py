@@ -49,7 +49,7 @@ def export(photo: StoredPhoto, request: ExportRequest, open_picture: Callable[[]
     """Export objects in the requested format.
 
     Raises:
-        Refused: 422 if an object does not fit the photo, 413 if outlines of the objects would have too many corners.
+        Refused: 422 if an object does not fit the photo, 413 if the outlines of the objects are too long.
         Stopped: The task was stopped.
     """
     objects = []
@@ -58,7 +58,7 @@ def export(photo: StoredPhoto, request: ExportRequest, open_picture: Callable[[]
         objects.append(_object(photo, i, wanted))
     content: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115
     try:
-        media_type, name = _write(content, objects, request, open_picture)
+        media_type, name = _write(content, objects, request, open_picture, task)
         content.seek(0)
     except BaseException:
         content.close()
@@ -67,20 +67,29 @@ def export(photo: StoredPhoto, request: ExportRequest, open_picture: Callable[[]
 
 
 def _write(
-    file: IO[bytes], objects: list[SegmentedObject], request: ExportRequest, open_picture: Callable[[], Image.Image]
+    file: IO[bytes],
+    objects: list[SegmentedObject],
+    request: ExportRequest,
+    open_picture: Callable[[], Image.Image],
+    task: Task,
 ) -> tuple[str, str]:
     """Write the objects into the file, and return its media type and name."""
+    if request.format in ("geojson", "svg"):
+        try:
+            text.check_outlines(objects)
+        except text.TooManyRuns as error:
+            raise Refused(413, str(error)) from None
     if request.format == "labels":
-        Image.fromarray(draw.label_map(objects)).save(file, "PNG")
+        Image.fromarray(draw.label_map(objects, between=task.check)).save(file, "PNG")
         return "image/png", "labels.png"
     if request.format == "coco":
-        file.write(text.to_json(text.coco(objects, file_name=request.file_name)).encode())
+        file.write(text.to_json(text.coco(objects, file_name=request.file_name, between=task.check)).encode())
         return "application/json", "coco.json"
     if request.format == "geojson":
-        file.write(text.to_json(text.geojson(objects)).encode())
+        file.write(text.to_json(text.geojson(objects, between=task.check)).encode())
         return "application/geo+json", "objects.geojson"
     if request.format == "svg":
-        file.write(text.svg(objects).encode())
+        file.write(text.svg(objects, between=task.check).encode())
         return "image/svg+xml", "objects.svg"
     picture = open_picture()
     if len(objects) == 1:
@@ -88,6 +97,7 @@ def _write(
         return "image/png", "cutout.png"
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
         for number, item in enumerate(objects, 1):
+            task.check()
             with archive.open(f"{number:03} {_plain(item.name)}.png", "w") as member:
                 _cutout(member, picture, item, request.crop)
     return "application/zip", "cutouts.zip"
