@@ -10,7 +10,7 @@ from importlib import import_module
 from itertools import islice
 from typing import Any, NoReturn
 
-from ..util.console import describe, print_any_text, shortened, show_warnings_in_one_line
+from ..util.console import describe, finish_output, print_any_text, say_error, shortened, show_warnings_in_one_line
 from ..version import __version__
 from . import startup
 
@@ -33,7 +33,11 @@ def run() -> NoReturn:
     startup.begin_process()
     print_any_text()
     show_warnings_in_one_line()
-    code = main()
+    try:
+        code = main()
+    except SystemExit as end:  # raised by argparse
+        code = int(end.code or 0)
+    code = finish_output(code)
     startup.end_process()
     sys.exit(code)
 
@@ -50,13 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     command = islice((word for word in words if not word.startswith("-")), 1)
-    arguments = make_parser(list(command)).parse_args(words)
     try:
+        arguments = make_parser(list(command)).parse_args(words)
         code: int = arguments.run(arguments)
     except Exception as error:
         if os.environ.get("MOBILESAM_DEBUG"):
             traceback.print_exc()
-        print(f"mobilesam: error: {describe(error)}", file=sys.stderr)
+        say_error(describe(error))
         return 2
     except KeyboardInterrupt:
         return 130

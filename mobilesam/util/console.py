@@ -6,6 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 MOST_NAMES = 10  # file names in one message
@@ -36,6 +37,32 @@ def print_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def finish_output(code: int) -> int:
+    """Flush stdout and stderr at the end of the process. Python prints a traceback if its own flush at exit fails.
+
+    Args:
+        code: The exit code so far. If it is not 0, the command has printed an error already.
+
+    Returns:
+        The exit code: 2 instead of 0 if stdout cannot be written, because the disk is full or a pipe has no reader.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # for Python's own flush
+            if code == 0:
+                say_error(f"{error.strerror}: standard output")
+                code = 2
+    return code
+
+
+def say_error(message: str) -> None:
+    """Print an error to stderr. A stderr that cannot be written is no further error."""
+    with suppress(OSError):
+        print(f"mobilesam: error: {message}", file=sys.stderr)
 
 
 def without_home(path: Path) -> str:
