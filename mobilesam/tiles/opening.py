@@ -40,9 +40,9 @@ def open_source(image: Any, *, value_range: ValueRange = "dtype", bands: Bands |
         if not path.exists():
             raise FileNotFoundError(2, "No such file or directory", str(path))
         if path.is_dir():
-            from .zarr_array import open_array  # imported here, because it needs an extra
+            from .zarr_array import ZarrSource  # imported here, because it needs an extra
 
-            return ArraySource(open_array(path), path.name, **options)
+            return ZarrSource(path, **options)
         suffix = path.suffix.lower()
         if suffix == ".npy":
             return ArraySource(NpyFile(path), path.name, **options)

@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
+from ..images.value_range import Bands, ValueRange
+from .grid import Box
+from .source import ArraySource
+
 try:
     import zarr
 except ModuleNotFoundError as error:
@@ -28,4 +34,17 @@ def open_array(path: Path) -> Any:
     raise ValueError(f"{path}: expected a zarr array, got a group without an array '0'")
 
 
-__all__ = ["open_array", "zarr"]
+class ZarrSource(ArraySource):
+    """A zarr array in a folder. See `open_array`."""
+
+    def __init__(self, path: Path, *, value_range: ValueRange = "dtype", bands: Bands | None = None) -> None:
+        super().__init__(open_array(path), path.name, value_range=value_range, bands=bands)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        try:
+            return super().read(box)
+        except (RuntimeError, ValueError) as error:  # numcodecs raises RuntimeError
+            raise ValueError(f"{self.name}: the file is damaged: {error}") from None
+
+
+__all__ = ["ZarrSource", "open_array", "zarr"]
