@@ -13,7 +13,7 @@ from .raster import Georeference
 
 try:
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
     from rasterio.transform import Affine
     from rasterio.windows import Window
 except ModuleNotFoundError as error:
@@ -51,3 +51,20 @@ def write_labels(
             for top in range(0, height, ROWS):
                 bottom = min(top + ROWS, height)
                 file.write(rows(top, bottom), 1, window=Window(0, top, width, bottom - top))
+        if not _is_whole(path):
+            raise OSError("the end of the file could not be written")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the file holds all its blocks. GDAL writes cached blocks on close, without reporting errors."""
+    length = path.stat().st_size
+    try:
+        with rasterio.open(path) as file:
+            for (row, column), _ in file.block_windows(1):
+                names = (f"BLOCK_{what}_{column}_{row}" for what in ("OFFSET", "SIZE"))
+                start, size = (file.get_tag_item(name, "TIFF", bidx=1) for name in names)
+                if start is None or int(start) + int(size) > length:
+                    return False
+    except RasterioIOError:
+        return False
+    return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ try:
     import pyogrio
     import shapely
     import shapely.geometry
+    from pyogrio.errors import DataLayerError, DataSourceError
     from rasterio.features import shapes
     from rasterio.transform import Affine
 except ModuleNotFoundError as error:
@@ -50,16 +53,35 @@ def write_vectors(path: Path, objects: ObjectFile, georeference: Georeference | 
     driver = DRIVERS[path.suffix.lower()]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "'crs' was not provided")  # an image without a georeference
-        pyogrio.write_arrow(
-            stream,
-            path,
-            driver=driver,
-            layer="objects",
-            geometry_name="geometry",
-            geometry_type="MultiPolygon",
-            crs=georeference.crs if georeference and georeference.crs else None,
-            dataset_options={"VERSION": "1.2"} if driver == "GPKG" else None,  # older GDAL warns about newer versions
-        )
+        try:
+            pyogrio.write_arrow(
+                stream,
+                path,
+                driver=driver,
+                layer="objects",
+                geometry_name="geometry",
+                geometry_type="MultiPolygon",
+                crs=georeference.crs if georeference and georeference.crs else None,
+                dataset_options={"VERSION": "1.2"} if driver == "GPKG" else None,  # older GDAL warns of newer versions
+            )
+        except (DataSourceError, DataLayerError) as error:
+            raise OSError(str(error)) from None
+    if not (_is_whole_package if driver == "GPKG" else _is_whole_json)(path):
+        raise OSError("the end of the file could not be written")
+
+
+def _is_whole_json(path: Path) -> bool:
+    """Whether a GeoJSON file has its end, which GDAL writes on close without reporting errors."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 8))
+        return file.read().split()[-2:] == [b"]", b"}"]
+
+
+def _is_whole_package(path: Path) -> bool:
+    """Whether a GeoPackage has its spatial index, which GDAL makes on close without reporting errors."""
+    with closing(sqlite3.connect(path)) as database:
+        index = database.execute("SELECT name FROM sqlite_master WHERE name LIKE 'rtree%'").fetchall()
+        return bool(index) and database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
 
 
 _WKB = {"ARROW:extension:name": "geoarrow.wkb"}
