@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..util.console import Progress, say_failed
-from ..util.files import check_folder_to_be, remove_leftovers
+from ..util.files import check_folder_to_be, remove_all_leftovers
 from ..util.options import add_model, positive
 from .everything_options import add_everything_options, parameters_of
 from .image_options import add_image_options
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     if left:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(arguments.output.glob("part-*.parquet"))
+        remove_all_leftovers(arguments.output, ".parquet")
         with Progress(len(paths), "images", len(paths) - len(left)) as progress:
 
             def show(done: int, failed: int, total: int) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from ..checkpoints.published import PUBLISHED
-from ..util.files import check_distinct
+from ..util.files import check_distinct, remove_leftovers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     for source in [*arguments.sources, *([arguments.decoder] if arguments.decoder else [])]:
         check_distinct([Path(source), arguments.output])
+    remove_leftovers([arguments.output])
     made = convert(
         arguments.sources, arguments.output, dtype=arguments.dtype, model=arguments.model, decoder=arguments.decoder
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..util.files import check_distinct
+from ..util.files import check_distinct, remove_leftovers
 from ..util.options import add_model
 from . import startup
 from .image_options import add_image_options
@@ -153,6 +153,7 @@ def _one(arguments: argparse.Namespace, prompt: WrittenPrompt) -> int:
     multimask = False if arguments.single else None
     # "dtype", because the photo's values were already scaled when it was read.
     result = segment(photo, **prompt.on(*photo.rgb.size), multimask=multimask, value_range="dtype", model=model)
+    remove_leftovers(path for _, path in files)
     outputs.write(files, result, photo.rgb, image, style)
     area = int(result.mask.sum())
     print(

@@ -12,7 +12,7 @@ from typing import get_args
 from ..checkpoints.models import choose_model
 from ..checkpoints.reader import open_source
 from ..network.parameters import Tensors
-from ..util.files import check_folder, whole_file
+from ..util.files import check_folder, remove_leftovers, whole_file
 from .types import MaskRule
 
 ENCODER, DECODER = "encoder.onnx", "decoder.onnx"
@@ -89,7 +89,7 @@ def export_onnx(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command of scripts/export_onnx.py. Returns the exit code: 0, or 2 after an error message of one line."""
+    """The command of scripts/export_onnx.py. Returns 0, 2 after an error in one line, or 130 if interrupted."""
     parser = argparse.ArgumentParser(description="Write a checkpoint as encoder.onnx and decoder.onnx.")
     parser.add_argument("directory", metavar="DIRECTORY", help="the folder to write into")
     parser.add_argument(
@@ -111,10 +111,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = choose_model(None, checkpoint.architecture, checkpoint.metadata, None, checkpoint.path)
         if model.always_three and arguments.mask_rule != "multi":
             raise ValueError(f"--mask-rule must be multi for {model.name}, which always predicts three masks")
+        remove_leftovers(Path(arguments.directory, name) for name in (ENCODER, DECODER))
         paths = export_onnx(checkpoint, arguments.directory, mask_rule=arguments.mask_rule)
     except (ImportError, MemoryError, OSError, ValueError) as error:
         print(f"export_onnx: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     for path in paths:
         print(f"{path}: {path.stat().st_size} bytes")
     return 0

@@ -97,6 +97,13 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
                 file.unlink(missing_ok=True)
 
 
+def remove_all_leftovers(folder: Path, suffix: str) -> None:
+    """Remove temporary files with this extension that killed processes left in a folder, whatever they were for."""
+    for file in folder.glob(f".*.partial{suffix}"):
+        if _PARTIAL.fullmatch(file.name):
+            file.unlink(missing_ok=True)
+
+
 def _checksum(path: Path) -> str:
     return f"{zlib.crc32(os.fsencode(path.name)):08x}"
 
