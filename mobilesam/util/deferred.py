@@ -23,10 +23,18 @@ class Deferred(Generic[T]):
     def __init__(
         self, executor: Executor | None, compute: Callable[P, T], *arguments: P.args, **options: P.kwargs
     ) -> None:
-        """Submit `compute(*arguments, **options)` to `executor`. If `executor` is None, compute the value now."""
-        self._value: T | Future[T] = (
-            compute(*arguments, **options) if executor is None else executor.submit(compute, *arguments, **options)
-        )
+        """Submit `compute(*arguments, **options)` to `executor`.
+
+        The value is computed now if `executor` is None, or if the system has no further thread for the executor.
+        """
+        self._value: T | Future[T]
+        try:
+            if executor is not None:
+                self._value = executor.submit(compute, *arguments, **options)
+                return
+        except RuntimeError:  # raised by threading.Thread.start; `compute` has not been called here
+            pass
+        self._value = compute(*arguments, **options)
 
     def __call__(self) -> T:
         value = self._value  # read once, because another thread may replace the future by its value
@@ -36,7 +44,10 @@ class Deferred(Generic[T]):
 
 
 def in_background(compute: Callable[[], T]) -> Future[T]:
-    """Compute a value in a daemon thread. The process does not wait for this thread when it ends or is interrupted."""
+    """Compute a value in a daemon thread. The process does not wait for this thread when it ends or is interrupted.
+
+    The value is computed now if the system has no further thread.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -45,7 +56,10 @@ def in_background(compute: Callable[[], T]) -> Future[T]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    try:
+        threading.Thread(target=run, daemon=True).start()
+    except RuntimeError:
+        run()
     return future
 
 
