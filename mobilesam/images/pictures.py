@@ -42,4 +42,7 @@ def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """
     path = check_output(path, image.mode)
     with whole_file(path) as partial:
-        image.save(partial)
+        encoded = io.BytesIO()  # Pillow's encoders do not notice that a file took a part of the bytes, on a full disk
+        encoded.name = path.name
+        image.save(encoded)
+        partial.write_bytes(encoded.getbuffer())

@@ -51,7 +51,7 @@ def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypa
     picture = Image.new("L", (2, 2))
 
     def half_written(target):
-        target.write_bytes(b"half")
+        target.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(picture, "save", half_written)
