@@ -28,8 +28,11 @@ from fastapi.testclient import TestClient
 from mobilesam.masks.polygons import outlines
 from mobilesam.serve import answers
 from mobilesam.serve.app import create_app
+from mobilesam.serve.export import export
+from mobilesam.serve.lanes import Stopped, Task
 from mobilesam.serve.limits import Limits, Refused
-from mobilesam.serve.store import PhotoStore
+from mobilesam.serve.schema import ExportRequest
+from mobilesam.serve.store import PhotoStore, StoredPhoto
 
 LOCAL = "http://127.0.0.1:8642"
 
@@ -396,6 +399,11 @@ def objects(embedding):
     ]
 
 
+@pytest.fixture
+def chelsea_photo(embedding):
+    return StoredPhoto(CHELSEA, embedding)
+
+
 @pytest.fixture(scope="module")
 def exported(client, chelsea, objects):
     """A function that requests the export of OBJECTS and the stripe in a given format and returns the response."""
@@ -447,6 +455,26 @@ def test_masks_as_polygons(client, chelsea, embedding):
     answer = client.post(f"{chelsea}/masks", json={"points": [[220, 140]], "format": "polygons"}).json()
     expected = [[ring.tolist() for ring in polygon] for polygon in outlines(embedding.segment([(220, 140)]).mask)]
     assert answer["masks"][0]["polygons"] == expected
+
+
+@pytest.mark.parametrize("form", ["svg", "geojson"])
+def test_outlines_that_are_too_long_are_refused(client, chelsea, form):
+    checkers = rle.compress(rle.encode(np.indices((300, 451)).sum(axis=0) % 2 == 1))
+    request = {"format": form, "objects": [{"name": f"object {i}", "rle": checkers} for i in range(5)]}
+    answer = client.post(f"{chelsea}/export", json=request)
+    assert answer.status_code == 413
+    assert "runs of pixels; outlines are made of at most 300000 runs" in said(answer)
+    assert client.post(f"{chelsea}/export", json={**request, "format": "coco"}).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["cutout", "labels", "coco", "geojson", "svg"])
+def test_an_export_ends_when_its_client_leaves(chelsea_photo, form):
+    task, steps = Task(), []
+    task.check = lambda: steps.append(1) or (len(steps) > 4 and task.stop()) or Task.check(task)
+    objects = [{"name": str(i), "prompt": {"box": [60, 20, 430, 290]}} for i in range(3)]
+    with pytest.raises(Stopped):
+        export(chelsea_photo, ExportRequest(format=form, objects=objects), lambda: Image.new("RGB", (451, 300)), task)
+    assert len(steps) == 5  # three while the objects are made, two while they are written
 
 
 WRONG_OBJECTS = {
