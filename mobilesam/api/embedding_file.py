@@ -1,21 +1,25 @@
 """Embedding files: safetensors files with an image's features and sizes, and the model's checkpoint and precision."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
+from PIL import Image
 
 from ..architecture import EMBED_DIM, EMBED_SIZE, LOW_RES, MOBILE_SAM, UPSCALE_DIMS, Architecture
-from ..images.geometry import Size
+from ..checkpoints.errors import CheckpointError
+from ..checkpoints.tensor_file import TensorFile
+from ..images.geometry import Size, resized_size
 from ..images.value_range import ValueRange, parse_range
 from ..util.files import check_folder, whole_file
 
 FORMAT = "mobilesam embedding"
 FORMAT_VERSION = "2"
+_LONGEST_TEXT = 100  # characters of a size or a value range, because a message may repeat them
 READABLE = ("1", "2")  # files of version 1 hold no architecture, and come from MobileSAM
 FEATURES, HQ_FEATURES = "features", "hq_features"
 SHAPES = {FEATURES: (EMBED_SIZE, EMBED_SIZE, EMBED_DIM), HQ_FEATURES: (LOW_RES, LOW_RES, UPSCALE_DIMS[1])}
@@ -111,27 +115,27 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[Features, Source]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is not an embedding, is damaged, or comes from another checkpoint or precision.
+        ValueError: The file is not an embedding, is damaged, comes from another checkpoint or precision, or is of an
+            image of more pixels than `mobilesam.images.photo.open_rgb` accepts.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such embedding: {path}")
     try:
-        with cast(Any, safetensors.safe_open(path, framework="numpy")) as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in SHAPES if name in file.keys()}  # noqa: SIM118 (no mapping)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path}: not a saved embedding, or a damaged one: {str(error)!a:.200}") from None
-    if metadata.get("format") != FORMAT or FEATURES not in arrays:
+        file = TensorFile(path, "saved embedding")
+    except CheckpointError as error:
+        raise ValueError(str(error)) from None
+    metadata, shapes, dtypes = file.metadata, file.shapes(), file.dtypes()
+    if metadata.get("format") != FORMAT or FEATURES not in shapes:
         raise ValueError(f"{path}: not a saved embedding")
     if metadata.get("format_version") not in READABLE:
         problem = f"format_version {metadata.get('format_version')!a:.20}, expected {' or '.join(READABLE)}"
         raise ValueError(f"{path}: {problem}")
-    for name, array in arrays.items():
-        if array.dtype != np.float32 or array.shape != SHAPES[name] or not np.isfinite(array).all():
-            problem = f"{name} are {array.dtype} {array.shape}, expected finite float32 {SHAPES[name]}"
+    wanted = [name for name in SHAPES if name in shapes]
+    for name in wanted:
+        if dtypes[name] != "F32" or shapes[name] != SHAPES[name]:
+            problem = f"{name} are {dtypes[name]} {shapes[name]}, expected F32 {SHAPES[name]}"
             raise ValueError(f"{path}: a damaged embedding: {problem}")
-        array.flags.writeable = False
     if metadata.get("checkpoint_sha256") != maker.checkpoint_sha256:
         theirs = f"{metadata.get('checkpoint_sha256')!a:.20}"
         ours = f"{maker.checkpoint_sha256[:18]!r}"
@@ -141,26 +145,46 @@ def read(path: str | os.PathLike[str], maker: Maker) -> tuple[Features, Source]:
         problem = f"made in precision {metadata.get('precision')!a:.20}, but the model's is {maker.precision!r}"
         raise ValueError(f"{path}: {problem}: encode the image again")
     architecture = metadata.get("architecture", MOBILE_SAM.name)
-    if architecture != maker.architecture.name or (HQ_FEATURES in arrays) != maker.architecture.hq:
-        hq = "with" if HQ_FEATURES in arrays else "without"
+    if architecture != maker.architecture.name or (HQ_FEATURES in wanted) != maker.architecture.hq:
+        hq = "with" if HQ_FEATURES in wanted else "without"
         problem = f"architecture {architecture!a:.20} {hq} HQ features, but the model is {maker.architecture.name!r}"
         raise ValueError(f"{path}: a damaged embedding: {problem}")
     original_size, input_size = (_size(path, metadata, name) for name in ("original_size", "input_size"))
-    most = maker.architecture.img_size
-    if max(input_size) > most:
-        raise ValueError(f"{path}: a damaged embedding: input_size is {input_size}, expected at most {most}")
+    if Image.MAX_IMAGE_PIXELS is not None and math.prod(original_size) > 2 * Image.MAX_IMAGE_PIXELS:
+        height, width = original_size
+        problem = f"the image has {width}x{height} pixels, more than {2 * Image.MAX_IMAGE_PIXELS}, the limit"
+        raise ValueError(f"{path}: {problem}; to allow it, raise PIL.Image.MAX_IMAGE_PIXELS")
+    expected = resized_size(*original_size, maker.architecture.img_size)
+    if input_size != expected:
+        problem = f"input_size is {input_size}, expected {expected} for the original_size {original_size}"
+        raise ValueError(f"{path}: a damaged embedding: {problem}")
     try:
-        value_range = parse_range(metadata.get("value_range", "dtype"))
+        value_range = parse_range(metadata.get("value_range", "dtype")[:_LONGEST_TEXT])
     except ValueError as error:
         raise ValueError(f"{path}: a damaged embedding: {error}") from None
+    arrays = {name: _array(file, name) for name in wanted}
     return Features(arrays[FEATURES], arrays.get(HQ_FEATURES)), Source(
         original_size, input_size, metadata.get("name", ""), value_range
     )
 
 
+def _array(file: TensorFile, name: str) -> NDArray[np.float32]:
+    try:
+        array = file[name]
+    except CheckpointError as error:
+        raise ValueError(str(error)) from None
+    if not np.isfinite(array).all():
+        raise ValueError(f"{file.path}: a damaged embedding: {name} are not finite")
+    array.flags.writeable = False
+    return array
+
+
 def _size(path: Path, metadata: dict[str, str], name: str) -> Size:
     try:
-        height, width = map(int, metadata[name].split(","))
+        text = metadata[name]
+        if len(text) > _LONGEST_TEXT:
+            raise ValueError
+        height, width = map(int, text.split(","))
         if min(height, width) < 1:
             raise ValueError
     except (KeyError, ValueError):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .. import architecture
-from .fused import Array
+from .tensor_file import Array
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 

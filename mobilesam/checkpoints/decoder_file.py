@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import CheckpointError
-from .fused import Array, Shapes, check_shapes
+from .fused import check_shapes
 from .state_dict import StateDict, Tensors
+from .tensor_file import Array, Shapes
 
 # The end of a tensor's name that tells the module. MobileSAMv2 saves each module's state dict under a key of its own.
 _ANCHORS = {"prompt_encoder.": "no_mask_embed.weight", "mask_decoder.": "iou_token.weight"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,14 @@ import numpy as np
 
 from .. import architecture
 from .errors import CheckpointError, one_line
-from .fused import Array
+from .tensor_file import Array
 
 if TYPE_CHECKING:
     import onnx
+
+_MOST_PARTS = 50_000  # a part can be 2 bytes of the file, and takes microseconds; the published encoder has 4,000
+_MOST_USES = 10  # of the weights by nodes, on average; the exporter writes one
+_MOST_INPUTS = 3  # of a node that uses a weight: Conv's input, weight and bias
 
 
 def read_onnx_pair(paths: Sequence[Path]) -> dict[str, Array]:
@@ -79,11 +83,17 @@ def _graph_tensors(graph: onnx.GraphProto, qualify: Callable[[str], str]) -> dic
     values = dict(_constants(graph))
     kept = {name for name in values if not name.startswith(("onnx::", "/"))}
     tensors = {qualify(name): values[name] for name in kept}
+    # One large tensor that many small nodes use would take time that is quadratic in the size of the file.
+    budget = _MOST_USES * sum(value.size for value in values.values())
     for node in graph.node:
-        for position, operand in enumerate(node.input):
+        module = _module(node.name)
+        for position, operand in enumerate(node.input[:_MOST_INPUTS]):
             if operand not in values or operand in kept:
                 continue
-            for name, value in _parameters(node.op_type, _module(node.name), position, values[operand]):
+            budget -= values[operand].size
+            if budget < 0:
+                raise CheckpointError(f"its nodes use the weights more than {_MOST_USES} times: refused")
+            for name, value in _parameters(node.op_type, module, position, values[operand]):
                 name = name if name.startswith(("prompt_encoder.", "mask_decoder.")) else qualify(name)
                 if not np.array_equal(tensors.setdefault(name, value), value):
                     raise CheckpointError(f"two different values for {name!a:.100}")
@@ -94,9 +104,8 @@ def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Array]]:
     """The graph's float32 tensors with their names: its initializers, and Constant nodes with three axes."""
     from onnx import TensorProto, numpy_helper
 
+    _check_tensors(graph)
     for tensor in graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            raise CheckpointError("keeps its weights in another file, which is not supported")
         if tensor.data_type == TensorProto.FLOAT:
             yield tensor.name, numpy_helper.to_array(tensor)
     for node in graph.node:
@@ -104,6 +113,39 @@ def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Array]]:
             for attribute in node.attribute:
                 if attribute.t.data_type == TensorProto.FLOAT and len(attribute.t.dims) == 3:
                     yield node.output[0], numpy_helper.to_array(attribute.t)
+
+
+def _check_tensors(graph: onnx.GraphProto) -> None:
+    """Raise CheckpointError if a tensor's data is in another file, or if the graph has more than `_MOST_PARTS` parts.
+
+    `numpy_helper.to_array` would read the other file. A part can be 2 bytes of the file.
+    """
+    from onnx import TensorProto
+
+    parts = 0
+
+    def count(*lists: Sized) -> None:
+        nonlocal parts
+        parts += sum(map(len, lists))
+        if parts > _MOST_PARTS:
+            raise CheckpointError(f"its graph has more than {_MOST_PARTS} nodes, tensors and attributes: refused")
+
+    tensors: list[onnx.TensorProto] = []
+    graphs = [graph]
+    for inner in graphs:  # the list grows while it is read
+        count(inner.node, inner.initializer, inner.sparse_initializer)
+        tensors += inner.initializer
+        sparse = [*inner.sparse_initializer]
+        for node in inner.node:
+            count(node.attribute)
+            for attribute in node.attribute:
+                count(attribute.tensors, attribute.sparse_tensors, attribute.graphs)
+                tensors += [attribute.t, *attribute.tensors]
+                sparse += [attribute.sparse_tensor, *attribute.sparse_tensors]
+                graphs += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
+        tensors += [part for each in sparse for part in (each.values, each.indices)]
+    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in tensors):
+        raise CheckpointError("keeps its weights in another file, which is not supported")
 
 
 def _module(node_name: str) -> str:

@@ -17,10 +17,7 @@ from .decoder_file import read_decoder
 from .errors import CheckpointError, listed
 from .fused import (
     FORMAT_VERSION,
-    Array,
     Checkpoint,
-    PathLike,
-    TensorFile,
     check_finite,
     check_shapes,
     kind_of,
@@ -31,6 +28,7 @@ from .onnx_pair import read_onnx_pair
 from .published import is_name, published_model
 from .shards import open_shards
 from .state_dict import Tensors, find_state_dict, warn_of_extra
+from .tensor_file import Array, PathLike, TensorFile
 from .torch_file import read_torch
 
 Source: TypeAlias = PathLike | Sequence[PathLike]

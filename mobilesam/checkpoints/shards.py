@@ -9,8 +9,9 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 
+from ..util.files import LONGEST_NAME
 from .errors import CheckpointError
-from .fused import Array, TensorFile
+from .tensor_file import Array, TensorFile
 
 
 class Shards(Mapping[str, Array]):
@@ -18,10 +19,12 @@ class Shards(Mapping[str, Array]):
 
     def __init__(self, files: Mapping[str, TensorFile]) -> None:
         self._files = files  # by the tensor's name
+        shapes = {path: file.shapes() for path, file in {file.path: file for file in files.values()}.items()}
+        self._shapes = {name: shapes[file.path][name] for name, file in files.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor."""
-        return {name: file.shapes()[name] for name, file in self._files.items()}
+        return dict(self._shapes)
 
     def __getitem__(self, name: str) -> Array:
         return self._files[name][name]
@@ -45,7 +48,7 @@ def open_shards(index: Path) -> Shards:
         names = {str(name): PurePath(place) for name, place in places.items()}
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise CheckpointError(f"{index}: not an index of safetensors files: it needs a mapping weight_map") from None
-    outside = [place for place in names.values() if len(place.parts) != 1 or place.name == ".."]
+    outside = [place for place in names.values() if len(place.parts) != 1 or place.name == ".." or _is_odd(place.name)]
     if outside:
         raise CheckpointError(f"{index}: expected files in the folder of the index, got {str(outside[0])!a:.100}")
     files = {place: TensorFile(index.parent / place) for place in dict.fromkeys(names.values())}
@@ -53,3 +56,8 @@ def open_shards(index: Path) -> Shards:
         if name not in files[place]:
             raise CheckpointError(f"{index}: {name!a:.100} is not in {place}")
     return Shards({name: files[place] for name, place in names.items()})
+
+
+def _is_odd(name: str) -> bool:
+    """Whether no file can have this name, or a message with the name would not be one line."""
+    return len(name) > LONGEST_NAME or not name.isprintable()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
 from ..architecture import architecture_of, expected_tensors
 from .errors import CheckpointError, listed
-from .fused import Array, Shapes
+from .tensor_file import Array, Shapes
 
 # Tensors that every SAM with a TinyViT encoder has. The text before such a name is the prefix of all names.
 _ANCHORS = (
@@ -33,6 +35,9 @@ _OTHERS = {  # a tensor's name, or its beginning, and the model that has the ten
     "iou_token.weight": "a mask decoder alone",
     "model.0.conv.weight": "a YOLO model, such as FastSAM",
 }
+
+
+_MOST_PREFIXES = 8  # a checkpoint holds at most a few copies of the model, such as the averaged weights
 
 
 class Tensors(Protocol):
@@ -76,7 +81,8 @@ class StateDict(Mapping[str, Array]):
 def find_state_dict(path: Path, mappings: Sequence[Tensors]) -> StateDict:
     """Find the mapping whose names are those of a model after a common prefix.
 
-    If several mappings fit, the first counts.
+    If several mappings fit, the first counts. A mapping with more than `_MOST_PREFIXES` models is searched for the
+    first of them.
 
     Args:
         path: The file, for messages.
@@ -86,19 +92,21 @@ def find_state_dict(path: Path, mappings: Sequence[Tensors]) -> StateDict:
         CheckpointError: No mapping has tensors of a SAM with a TinyViT encoder. The message tells which model the file
             appears to hold.
     """
-    found = [
-        StateDict(tensors, prefix) for tensors in mappings for prefix in dict.fromkeys(_prefixes(tensors.shapes()))
-    ]
-    if not found:
+    best: tuple[int, Tensors, str] | None = None
+    expected = cache(expected_tensors)
+    for tensors in mappings:
+        found = tensors.shapes()
+        for prefix in islice(dict.fromkeys(_prefixes(found)), _MOST_PREFIXES):
+            inner = {name[len(prefix) :]: shape for name, shape in found.items() if name.startswith(prefix)}
+            wanted = expected(architecture_of(inner))
+            missing = len(wanted) - sum(name in wanted for name in inner)
+            if best is None or missing < best[0]:
+                best = missing, tensors, prefix
+    if best is None:
         shapes = {name: shape for tensors in mappings for name, shape in tensors.shapes().items()}
         reason = f"it looks like {appearance(shapes)}" if shapes else "it holds no mapping from names to tensors"
         raise CheckpointError(f"{path}: not a MobileSAM checkpoint: {reason}")
-    return min(found, key=_missing)
-
-
-def _missing(state: StateDict) -> int:
-    """The number of tensors of a fused checkpoint that the state dict lacks by name."""
-    return len(expected_tensors(architecture_of(state.shapes())).keys() - state.keys())
+    return StateDict(*best[1:])
 
 
 def warn_of_extra(path: Path, names: Sequence[str]) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +18,9 @@ import numpy as np
 
 from . import pickle_records
 from .errors import CheckpointError, one_line
-from .fused import LEGACY_START, Array, bfloat16_to_float32
+from .fused import LEGACY_START
 from .pickle_records import Name, PersistentId, Record
+from .tensor_file import MOST_AXES, Array, bfloat16_to_float32
 
 _LEGACY_PICKLES = 3  # magic number, protocol version and system, before the pickle of the data
 _DTYPES = {
@@ -33,29 +35,29 @@ _DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-_REBUILD = {  # functions of torch._utils whose first argument is another record
-    "_rebuild_parameter",
-    "_rebuild_parameter_with_state",
-}
+_LEGACY_OPCODES = 100  # PyTorch writes at most 30 opcodes in each of them
+_MOST_REBUILDS = 8  # calls around a tensor, such as _rebuild_parameter; PyTorch writes at most two
+_LONGEST_NAME = 400  # characters of a tensor's name
+_LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip's entry: the lengths of its name and of its extra field
 FEW_OPCODES, BYTES_PER_OPCODE = 250_000, 16  # a pickle may have 250,000 opcodes, or one for each 16 bytes of the file
 
 
 class TorchTensors(Mapping[str, Array]):
-    """The tensors of one mapping in a `.pt` file. A lookup makes a read-only array, in float32 for bfloat16.
+    """The tensors of one mapping in a `.pt` file. A lookup makes a read-only array, in float32 for bfloat16."""
 
-    Attributes:
-        where: The keys that lead to the mapping, such as "model_state", or "" for the file's outermost mapping.
-    """
-
-    def __init__(self, where: str, tensors: Mapping[str, _Tensor], storages: _Storages) -> None:
-        self.where, self._tensors, self._storages = where, tensors, storages
+    def __init__(self, path: Path, tensors: Mapping[str, _Tensor], storages: _Storages) -> None:
+        self._path, self._tensors, self._storages = path, tensors, storages
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every tensor. No tensor is read."""
         return {name: tensor.size for name, tensor in self._tensors.items()}
 
     def __getitem__(self, name: str) -> Array:
-        return self._storages.tensor(self._tensors[name], name)
+        tensor = self._tensors[name]
+        try:
+            return self._storages.tensor(tensor, name)
+        except CheckpointError as error:
+            raise CheckpointError(f"{self._path}: {error}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -78,16 +80,16 @@ def read_torch(path: Path) -> list[TorchTensors]:
         most_opcodes = max(FEW_OPCODES, len(data) // BYTES_PER_OPCODE)
         storages: _Storages
         if data.startswith(LEGACY_START):
-            file = io.BytesIO(data)
+            place = 0
             for _ in range(_LEGACY_PICKLES):
-                pickle_records.load(file, most_opcodes)
-            root = pickle_records.load(file, most_opcodes)
-            keys = pickle_records.load(file, most_opcodes).value
-            storages = _LegacyStorages(data, file.tell(), keys, root.persistent_ids)
+                place = pickle_records.load(data, place, _LEGACY_OPCODES).end
+            root = pickle_records.load(data, place, most_opcodes)
+            keys = pickle_records.load(data, root.end, most_opcodes - root.opcodes)
+            storages = _LegacyStorages(data, keys.end, keys.value, root.persistent_ids)
         else:
-            storages = _ZipStorages(zipfile.ZipFile(io.BytesIO(data)))
-            root = pickle_records.load(io.BytesIO(storages.record("data.pkl")), most_opcodes)
-        return [TorchTensors(where, tensors, storages) for where, tensors in _mappings(root.value)]
+            storages = _ZipStorages(data)
+            root = pickle_records.load(bytes(storages.record("data.pkl")), 0, most_opcodes)
+        return [TorchTensors(path, tensors, storages) for tensors in _mappings(root.value)]
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
     except OSError:
@@ -107,72 +109,81 @@ class _Tensor(NamedTuple):
 
 def _tensor(value: object) -> _Tensor | None:
     """The tensor that a record would construct, or None if the value is no tensor of a supported kind."""
-    while isinstance(value, Record) and isinstance(value.function, Name) and isinstance(value.arguments, tuple):
-        module, name = value.function
-        if module != "torch._utils" or not value.arguments:
-            return None
-        if name in _REBUILD:
-            value = value.arguments[0]
-            continue
-        match name, value.arguments:
-            case "_rebuild_from_type_v2", (function, _, arguments, *_):
-                value = Record(function, arguments)
-            case "_rebuild_tensor_v2" | "_rebuild_tensor", (
-                PersistentId(tuple(storage)),
-                int(offset),
-                tuple(size),
-                tuple(stride),
-                *_,
-            ) if _are_sizes(offset, *size, *stride) and len(size) == len(stride):
+    for _ in range(_MOST_REBUILDS):
+        match value:
+            case Record(Name("torch._utils", str(name)), tuple(arguments)):
+                pass
+            case _:
+                return None
+        match name, arguments:
+            case (("_rebuild_parameter" | "_rebuild_parameter_with_state"), (inner, *_)):
+                value = inner
+            case "_rebuild_from_type_v2", (function, _, inner, *_):
+                value = Record(function, inner)
+            case (
+                ("_rebuild_tensor_v2" | "_rebuild_tensor"),
+                (
+                    PersistentId(tuple(storage)),
+                    int(offset),
+                    tuple(size),
+                    tuple(stride),
+                    *_,
+                ),
+            ) if len(size) == len(stride) <= MOST_AXES and _are_sizes(offset, *size, *stride):
                 return _Tensor(storage, offset, size, stride)
             case _:
                 return None
     return None
 
 
-def _initial_items(record: Record) -> Mapping[object, object]:
-    """The items in the arguments of an OrderedDict: a list of pairs, as Python 2 writes it."""
-    match record:
-        case Record(Name("collections", "OrderedDict"), (list(pairs),)):
-            return {key: value for key, value in pairs if isinstance(key, str)} if _are_pairs(pairs) else {}
-    return {}
-
-
-def _are_pairs(values: list[object]) -> bool:
-    return all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in values)
-
-
 def _are_sizes(*values: object) -> bool:
     return all(type(value) is int and 0 <= value < 1 << 62 for value in values)
 
 
-def _mappings(root: object) -> Iterator[tuple[str, dict[str, _Tensor]]]:
-    """The place and the tensors of every mapping that holds tensors, breadth first. Each object is visited once."""
-    places: list[tuple[str, object]] = [("", root)]
-    seen: set[int] = set()
-    for where, value in places:  # the list grows while it is read
+def _mappings(root: object) -> Iterator[dict[str, _Tensor]]:
+    """The tensors of every mapping that holds tensors, breadth first. Each object is visited once."""
+    values = [root]
+    seen, seen_pairs = set[int](), set[int]()
+    for value in values:  # the list grows while it is read
         if id(value) in seen:
             continue
         seen.add(id(value))
-        children: Mapping[object, object] = {}
-        if isinstance(value, Record):
-            items: Mapping[object, object] = {**_initial_items(value), **value.items}
-            children = {**items, "arguments": value.arguments, "state": value.state}
-        elif isinstance(value, dict):
-            children = items = value
+        items: list[tuple[object, object]] = []
+        others: Iterable[object] = ()
+        if isinstance(value, dict):
+            items = list(value.items())
+        elif isinstance(value, Record):
+            items, others = [*_initial_items(value, seen_pairs), *value.items.items()], (value.arguments, value.state)
         elif isinstance(value, (list, tuple)) and not isinstance(value, Name):
-            children, items = dict(enumerate(value)), {}
+            others = value
         tensors = {}
-        for key, child in children.items():
-            if isinstance(child, (dict, list, tuple, Record)):
-                tensor = _tensor(child) if key in items else None
-                if tensor is not None and isinstance(key, str):
+        for key, child in items:
+            if isinstance(child, Record) and isinstance(key, str) and len(key) <= _LONGEST_NAME:
+                tensor = _tensor(child)
+                if tensor is not None:
                     tensors[key] = tensor
-                elif tensor is None:
-                    shown = f"{key:.100}" if isinstance(key, str) else "?"
-                    places.append((f"{where}.{shown}" if where else shown, child))
+                    continue
+            values.append(child)
+        values += others
         if tensors:
-            yield where, tensors
+            yield tensors
+
+
+def _initial_items(record: Record, seen: set[int]) -> list[tuple[object, object]]:
+    """The items in the arguments of an OrderedDict: a list of pairs, as Python 2 writes it.
+
+    The items of a list that several records share are those of the first record, because all other work is bounded by
+    the length of the pickle.
+    """
+    match record:
+        case Record(Name("collections", "OrderedDict"), (list(pairs),)) if id(pairs) not in seen:
+            seen.add(id(pairs))
+            return [(key, value) for key, value in pairs if isinstance(key, str)] if _are_pairs(pairs) else []
+    return []
+
+
+def _are_pairs(values: list[object]) -> bool:
+    return all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in values)
 
 
 class _Storages:
@@ -196,39 +207,51 @@ class _Storages:
         item, elements = dtype.itemsize, len(data) // dtype.itemsize
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride))
         # A stride of 0 could make the tensor larger than the file.
-        if 0 not in tensor.size and (last >= elements or math.prod(tensor.size) > elements):
+        if math.prod(tensor.size) > elements or (last >= elements and 0 not in tensor.size):
             layout = f"shape {tensor.size!a:.60}, stride {tensor.stride!a:.60} and offset {tensor.offset}"
             raise CheckpointError(f"{name!a:.100} has {layout}, out of the bounds of its {elements} elements")
         offset = 0 if 0 in tensor.size else tensor.offset * item
-        values: Array = np.ndarray(tensor.size, dtype, data, offset, [step * item for step in tensor.stride])
+        strides = [step * item if n > 1 else 0 for n, step in zip(tensor.size, tensor.stride)]  # others may be huge
+        values: Array = np.ndarray(tensor.size, dtype, data, offset, strides)
         return bfloat16_to_float32(values) if kind == "BFloat16Storage" else values
 
 
 class _ZipStorages(_Storages):
-    """The zip that `torch.save` writes: `<folder>/data.pkl`, and one record `<folder>/data/<key>` per storage."""
+    """The zip that `torch.save` writes: `<folder>/data.pkl`, and one record `<folder>/data/<key>` per storage.
 
-    def __init__(self, archive: zipfile.ZipFile) -> None:
+    A record is a view of the file's bytes. So records take no memory, whatever sizes the zip states.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        archive = zipfile.ZipFile(io.BytesIO(data))
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl") or name == "data.pkl"]
         if len(pickles) != 1:
             raise CheckpointError("a zip, but not a PyTorch checkpoint (no data.pkl)")
-        self._archive, self._folder = archive, pickles[0].removesuffix("data.pkl")
-        _check_entries(archive)
-        if f"{self._folder}byteorder" in archive.namelist() and self.record("byteorder") == b"big":
+        self._folder = pickles[0].removesuffix("data.pkl")
+        self._entries, self._places = archive.NameToInfo, _places(data, archive)
+        self._whole, self._records = memoryview(data), dict[str, memoryview]()
+        if f"{self._folder}byteorder" in self._entries and bytes(self.record("byteorder")) == b"big":
             self.byteorder = ">"
 
-    def record(self, name: str) -> bytes:
+    def record(self, name: str) -> memoryview:
         """The bytes of a record. Compressed records are refused: PyTorch writes none, and they could be zip bombs."""
-        info = self._archive.getinfo(self._folder + name)
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise CheckpointError(f"record {name!a:.100} is compressed, which PyTorch does not do")
-        return self._archive.read(info)
+        if name not in self._records:
+            entry = self._entries[self._folder + name]
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(f"record {name!a:.100} is compressed, which PyTorch does not do")
+            place = self._places[entry.header_offset]
+            data = self._whole[place : place + entry.compress_size]
+            if zlib.crc32(data) != entry.CRC:
+                raise CheckpointError(f"record {name!a:.100} is damaged: its CRC-32 is wrong")
+            self._records[name] = data
+        return self._records[name]
 
     def data(self, key: str, count: int, item: int) -> memoryview:
         try:
             data = self.record(f"data/{key}")
         except KeyError:
             raise CheckpointError(f"there is no storage {key!a:.60} in the file") from None
-        return _checked(memoryview(data), key, count * item)
+        return _checked(data, key, count * item)
 
 
 def _checked(data: memoryview, key: str, size: int) -> memoryview:
@@ -247,12 +270,23 @@ def _part(data: memoryview, view: list[object], item: int) -> memoryview:
     raise CheckpointError("a view of a storage is out of the bounds of the storage")
 
 
-def _check_entries(archive: zipfile.ZipFile) -> None:
-    """Raise CheckpointError if entries overlap, because each of them could then have the size of the file."""
-    entries = sorted(archive.infolist(), key=lambda info: info.header_offset)
-    for info, following in pairwise(entries):
-        if info.header_offset + info.compress_size > following.header_offset:
-            raise CheckpointError(f"records {info.filename!a:.60} and {following.filename!a:.60} overlap")
+def _places(data: bytes, archive: zipfile.ZipFile) -> dict[int, int]:
+    """The place of each entry's data, by the place of the entry's header.
+
+    Raises CheckpointError if entries overlap, or reach beyond the directory that follows them.
+    """
+    places = {}
+    entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
+    ends = [*(entry.header_offset for entry in entries[1:]), archive.start_dir]
+    for entry, end in zip(entries, ends, strict=True):
+        start = entry.header_offset
+        header = data[start : start + _LOCAL_HEADER.size] if start >= 0 else b""
+        if len(header) != _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+            raise CheckpointError(f"record {entry.filename!a:.60} has no header")
+        places[start] = start + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header))
+        if places[start] + entry.compress_size > end:
+            raise CheckpointError(f"records overlap: {entry.filename!a:.60} reaches beyond byte {end}")
+    return places
 
 
 class _LegacyStorages(_Storages):
@@ -274,9 +308,9 @@ class _LegacyStorages(_Storages):
                 case ("storage", Name("torch", str(kind)), str(key), *_) if kind in _DTYPES:
                     items[key] = np.dtype(_DTYPES[kind]).itemsize
         for key in keys if isinstance(keys, list) else ():
-            if key not in items:
-                raise CheckpointError(f"storage {key!a:.60} has an unknown kind")
-            size = int.from_bytes(whole[place : place + 8], "little") * items[key]
+            if not isinstance(key, str) or key not in items:
+                raise CheckpointError(f"storage {f'{key!a:.60}' if isinstance(key, str) else '?'} has an unknown kind")
+            size = int.from_bytes(_checked(whole[place : place + 8], key, 8), "little") * items[key]
             place += 8
             self._storages[key] = _checked(whole[place : place + size], key, size)
             place += size

@@ -34,7 +34,7 @@ class Network:
     start before all parts are loaded.
 
     Attributes:
-        checkpoint: the checkpoint, which is unmapped when all parts are loaded.
+        checkpoint: the checkpoint.
         threads: number of threads of each kernel call.
         precision: the image encoder's precision, one of `precision.PRECISIONS`.
         images: number of images whose maps (channel-major projections) the decoder keeps.
@@ -61,7 +61,6 @@ class Network:
             checkpoint, threads, precision, thread=encoder_thread, architecture=self.architecture
         )
         self._others = Deferred(decoder_thread, self._load_others)
-        self._unmapped = Deferred(encoder_thread, self._unmap)
         for thread in (encoder_thread, decoder_thread):
             thread.shutdown(wait=False)
 
@@ -82,18 +81,6 @@ class Network:
             architecture=self.architecture,
         )
 
-    def _unmap(self) -> None:
-        """Unmap the checkpoint when all parts are loaded or a part failed to load.
-
-        The thread that loads the encoder calls this method last.
-        """
-        try:
-            self._others()
-            self.image_encoder.loaded()
-        finally:
-            if isinstance(self.checkpoint, Checkpoint):
-                self.checkpoint.unmap()
-
     @property
     def prompt_encoder(self) -> PromptEncoder:
         return self._others()[0]
@@ -104,7 +91,8 @@ class Network:
 
     def loaded(self) -> Network:
         """Wait until all parts are loaded, and return the network. Raises the error of a part that failed to load."""
-        self._unmapped()
+        self._others()
+        self.image_encoder.loaded()
         return self
 
 

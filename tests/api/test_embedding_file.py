@@ -5,14 +5,19 @@ import os
 import re
 
 import numpy as np
+import processes
 import pytest
 import safetensors.numpy
 from golden import PHOTOS
+from PIL import Image
 
 import mobilesam
 from mobilesam import Embedding
 from mobilesam.api import embedding_file
+from mobilesam.architecture import ARCHITECTURES
 from mobilesam.checkpoints.reader import convert
+from mobilesam.images.canvas import to_encoder_input
+from mobilesam.images.rgb_photo import Photo
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +100,13 @@ REFUSED = {
     "architecture 'hq_sam' without HQ features, but the model is 'mobile_sam'": [
         lambda saved: changed(saved, architecture="hq_sam")
     ],
-    "features are float16 (64, 64, 256), expected finite float32 (64, 64, 256)": [
+    "features are F16 (64, 64, 256), expected F32 (64, 64, 256)": [
         lambda saved: safetensors.numpy.save({"features": np.zeros((64, 64, 256), np.float16)}, safe_metadata(saved))
     ],
-    "features are float32 (256, 64, 64)": [
+    "features are F32 (256, 64, 64)": [
         lambda saved: safetensors.numpy.save({"features": np.zeros((256, 64, 64), np.float32)}, safe_metadata(saved))
     ],
-    "expected finite float32": [
+    "features are not finite": [
         lambda saved: safetensors.numpy.save(
             {"features": np.full((64, 64, 256), np.nan, np.float32)}, safe_metadata(saved)
         )
@@ -112,7 +117,16 @@ REFUSED = {
     "original_size is '0,451', expected 'h,w'": [lambda saved: changed(saved, original_size="0,451")],
     "original_size is None": [lambda saved: changed(saved, original_size=None)],
     "input_size is '681', expected 'h,w'": [lambda saved: changed(saved, input_size="681")],
-    "input_size is (681, 1025), expected at most 1024": [lambda saved: changed(saved, input_size="681,1025")],
+    "input_size is (681, 1025), expected (681, 1024) for the original_size (300, 451)": [
+        lambda saved: changed(saved, input_size="681,1025")
+    ],
+    "input_size is (681, 1024), expected (1024, 1024)": [lambda saved: changed(saved, original_size="451,451")],
+    "input_size is (681, 1024), expected (1024, 681)": [lambda saved: changed(saved, original_size="451,300")],
+    "the image has 40000x30000 pixels, more than": [
+        lambda saved: changed(saved, original_size="30000,40000", input_size="768,1024")
+    ],
+    f"original_size is '{'9' * 29}, expected 'h,w'": [lambda saved: changed(saved, original_size="9" * 10**6)],
+    "a damaged embedding: ": [lambda saved: changed(saved, value_range="9" * 10**6)],
 }
 
 
@@ -130,6 +144,51 @@ def test_another_file_is_refused(model, saved, tmp_path, message):
 def test_a_checkpoint_file_is_refused(model):
     with pytest.raises(ValueError, match="not a saved embedding"):
         Embedding.load(model.checkpoint.path, model)
+
+
+def test_the_limit_of_pixels_is_that_of_photos(model, saved, tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(saved)
+    for limit in (300 * 451 // 2, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert Embedding.load(tmp_path / "file", model).original_size == (300, 451)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 300 * 451 // 2 - 1)
+    with pytest.raises(ValueError, match="451x300 pixels, more than 135298, the limit; to allow it, raise"):
+        Embedding.load(tmp_path / "file", model)
+
+
+@pytest.mark.parametrize("size", [(300, 451), (451, 300), (1, 3000), (256, 256), (1023, 1)])
+@pytest.mark.parametrize("kind", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_the_sizes_of_an_encoded_image_fit_each_other(saved, tmp_path, kind, size):
+    """The sizes that `to_encoder_input` returns are accepted, for each architecture."""
+    _, input_size = to_encoder_input(Photo(Image.new("RGB", size[::-1])), kind)
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in embedding_file.SHAPES.items()}
+    features = embedding_file.Features(arrays["features"], arrays["hq_features"] if kind.hq else None)
+    maker = embedding_file.Maker("0" * 64, "fp32", kind)
+    embedding_file.write(tmp_path / "file", features, embedding_file.Source(size, input_size, "", "dtype"), maker)
+    _, source = embedding_file.read(tmp_path / "file", maker)
+    assert (source.original_size, source.input_size) == (size, input_size)
+
+
+def test_a_file_that_is_truncated_while_it_is_read_is_refused(saved, tmp_path):
+    """Truncating a memory-mapped file would kill the process, so the process is another one."""
+    path = tmp_path / "file"
+    path.write_bytes(saved)
+    checksum = safe_metadata(saved)["checkpoint_sha256"]
+    code = f"""
+import os
+from mobilesam.api import embedding_file
+from mobilesam.architecture import MOBILE_SAM
+read = embedding_file.parse_range
+def cut(text):
+    os.truncate({str(path)!r}, 10_000)
+    return read(text)
+embedding_file.parse_range = cut
+try:
+    embedding_file.read({str(path)!r}, embedding_file.Maker({checksum!r}, "fp32", MOBILE_SAM))
+except ValueError as error:
+    print(error)
+"""
+    assert processes.output(code) == f"{path}: changed since it was opened"
 
 
 def test_missing_files_and_folders(model, embedding, tmp_path):

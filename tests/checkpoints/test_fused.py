@@ -123,7 +123,7 @@ def test_names_with_a_prefix_and_shards_are_read(tmp_path: Path, fused: Tensors)
 def test_malformed_safetensors_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="not a safetensors file, or a damaged one: 'Error") as caught:
+    with pytest.raises(CheckpointError, match="not a safetensors file, or a damaged one: ") as caught:
         open_checkpoint(path)
     assert one_line(caught.value).startswith(str(path)) and str(caught.value).isprintable()
 

@@ -317,7 +317,7 @@ def test_overlapping_records_are_refused(tmp_path: Path) -> None:
     last = data.rindex(b"PK\x01\x02")
     data[last + 42 : last + 46] = data[data.rindex(b"PK\x01\x02", 0, last) + 42 :][:4]  # the place of the record before
     path.write_bytes(data)
-    with pytest.raises(CheckpointError, match=r"records .* overlap"):
+    with pytest.raises(CheckpointError, match="records overlap"):
         read_torch(path)
 
 
