@@ -39,7 +39,7 @@ _LEGACY_OPCODES = 100  # PyTorch writes at most 30 opcodes in each of them
 _MOST_REBUILDS = 8  # calls around a tensor, such as _rebuild_parameter; PyTorch writes at most two
 _LONGEST_NAME = 400  # characters of a tensor's name
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip's entry: the lengths of its name and of its extra field
-FEW_OPCODES, BYTES_PER_OPCODE = 250_000, 16  # a pickle may have 250,000 opcodes, or one for each 16 bytes of the file
+FEW_OPCODES, BYTES_PER_OPCODE = 100_000, 16  # a pickle may have 100,000 opcodes, or one for each 16 bytes of the file
 
 
 class TorchTensors(Mapping[str, Array]):
@@ -110,11 +110,11 @@ class _Tensor(NamedTuple):
 def _tensor(value: object) -> _Tensor | None:
     """The tensor that a record would construct, or None if the value is no tensor of a supported kind."""
     for _ in range(_MOST_REBUILDS):
-        match value:
-            case Record(Name("torch._utils", str(name)), tuple(arguments)):
-                pass
-            case _:
-                return None
+        if not isinstance(value, Record) or not isinstance(value.function, Name):
+            return None
+        (module, name), arguments = value.function, value.arguments
+        if module != "torch._utils" or not isinstance(arguments, tuple):
+            return None
         match name, arguments:
             case (("_rebuild_parameter" | "_rebuild_parameter_with_state"), (inner, *_)):
                 value = inner

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import hostile_files
 import numpy as np
 import pytest
 from checkpoint_files import (
@@ -172,6 +173,93 @@ def test_onnx_with_foreign_parameters_lists_them(tmp_path: Path, onnx_folder: Pa
     export.save(tmp_path / "decoder.onnx")
     with pytest.raises(CheckpointError, match=r"missing \(.*1 unexpected \('mask_decoder\.foreign\.weight'\)"):
         reader.read([onnx_folder / "encoder.onnx", tmp_path / "decoder.onnx"])
+
+
+def external(export: Export, path: Path) -> Any:
+    """A tensor whose data would be read from a file."""
+    tensor = export.numpy_helper.from_array(np.zeros((1, 2, 3), np.float32), "external")
+    tensor.ClearField("raw_data")
+    tensor.data_location = 1  # EXTERNAL
+    tensor.external_data.add(key="location", value=path.name)
+    return tensor
+
+
+def in_a_constant(export: Export, tensor: Any) -> None:
+    export.nodes.append(export.helper.make_node("Constant", [], ["x"], value=tensor))
+
+
+def in_an_initializer(export: Export, tensor: Any) -> None:
+    export.initializers.append(tensor)
+
+
+def in_a_list_of_tensors(export: Export, tensor: Any) -> None:
+    export.nodes.append(export.helper.make_node("Other", [], ["x"], several=[tensor]))
+
+
+def in_a_sparse_tensor(export: Export, tensor: Any) -> None:
+    indices = export.numpy_helper.from_array(np.zeros(1, np.int64))
+    sparse = export.helper.make_sparse_tensor(tensor, indices, [9])
+    export.nodes.append(export.helper.make_node("Constant", [], ["x"], sparse_value=sparse))
+
+
+def in_a_branch(export: Export, tensor: Any) -> None:
+    branch = export.helper.make_graph([], "branch", [], [], [tensor])
+    export.nodes.append(export.helper.make_node("If", ["c"], ["x"], then_branch=branch, else_branch=branch))
+
+
+@pytest.mark.parametrize(
+    "place", [in_a_constant, in_an_initializer, in_a_list_of_tensors, in_a_sparse_tensor, in_a_branch]
+)
+def test_data_in_another_file_is_refused(
+    tmp_path: Path, onnx_folder: Path, monkeypatch: pytest.MonkeyPatch, place: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    secret = tmp_path / "secret"
+    secret.write_bytes(bytes(24))
+    export = Export(["image_embeddings"])
+    place(export, external(export, secret))
+    export.save(tmp_path / "decoder.onnx")
+    with pytest.raises(CheckpointError, match=r"decoder\.onnx: keeps its weights in another file"):
+        reader.read([onnx_folder / "encoder.onnx", tmp_path / "decoder.onnx"])
+
+
+def shared_weight(export: Export) -> None:
+    """Many nodes use one large table of attention biases."""
+    table = export.anonymous("Add", np.zeros((16, 49, 49), np.float32))
+    for i in range(12_000):
+        export.nodes.append(export.helper.make_node("Add", [table], [], name=f"/{i:x}.attn/Add"))
+
+
+def many_inputs(export: Export) -> None:
+    """A node has a long name, and many inputs."""
+    table = export.initializer("/", np.zeros((9, 1, 1), np.float32))
+    export.nodes.append(export.helper.make_node("Mul", [table] * 100_000, [], name="/a" * 200_000))
+
+
+def many_nodes(export: Export) -> None:
+    export.nodes += [export.helper.make_node("", [], [])] * 400_000
+
+
+def many_attributes(export: Export) -> None:
+    node = export.helper.make_node("Constant", [], ["x"])
+    for _ in range(400_000):
+        node.attribute.add()
+    export.nodes.append(node)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no getrusage")
+@pytest.mark.parametrize("fill", [shared_weight, many_inputs, many_nodes, many_attributes])
+def test_a_hostile_graph_ends_soon_in_one_line(tmp_path: Path, fill: Any) -> None:
+    """For a file of less than 1 MB: within 2 s of a CPU and 200 MB."""
+    decoder, encoder = Export(["image_embeddings"]), Export([])
+    fill(decoder)
+    decoder.save(tmp_path / "decoder.onnx")
+    encoder.save(tmp_path / "encoder.onnx")
+    assert (tmp_path / "decoder.onnx").stat().st_size < 1_000_000
+    message, seconds, megabytes = hostile_files.read(tmp_path / "encoder.onnx", tmp_path / "decoder.onnx", first="onnx")
+    one_line(CheckpointError(message))
+    assert seconds < hostile_files.SECONDS
+    assert megabytes < hostile_files.MEGABYTES
 
 
 def test_onnx_without_the_package(onnx_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
