@@ -105,7 +105,7 @@ class TensorFile(Mapping[str, Array]):
         data = np.empty(tensor.end - tensor.first, np.uint8)
         with self._open_again() as file:
             file.seek(tensor.first)
-            if file.readinto(memoryview(data)) != data.size:
+            if file.readinto(data.data) != data.size:
                 raise CheckpointError(f"{self.path}: was truncated since it was opened")
         values: Array = data.view(_DTYPES[tensor.dtype]).reshape(tensor.shape)
         return bfloat16_to_float32(values) if tensor.dtype == "BF16" else values

@@ -237,7 +237,7 @@ def many_inputs(export: Export) -> None:
 
 
 def many_nodes(export: Export) -> None:
-    export.nodes += [export.helper.make_node("", [], [])] * 400_000
+    export.nodes += [type(export.helper.make_node("", [], []))()] * 400_000
 
 
 def many_attributes(export: Export) -> None:
