@@ -15,6 +15,9 @@ Activation: TypeAlias = Literal["gelu", "relu"] | None
 Pair: TypeAlias = int | tuple[int, int]
 Dim = int | str | None  # a required length, a name for any length, or a leading None for any number of axes
 
+MOST = 2**31 - 1  # largest whole number of an argument, so that a product of two fits into 64 bits
+MOST_BYTES = 2**47  # the address space of a process, the largest array that any computer could hold
+
 _FLOAT32 = np.dtype(np.float32)
 ACTIVATIONS = {None: 0, "gelu": 1, "relu": 2}
 
@@ -25,8 +28,8 @@ def activation(name: str | None, role: str = "activation") -> int:
     Raises:
         ValueError: There is no activation called ``name``. The message begins with the value of ``role``.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"{role}: expected None, 'gelu' or 'relu', got {name!r}")
+    if not (name is None or isinstance(name, str)) or name not in ACTIVATIONS:
+        raise ValueError(f"{role}: expected None, 'gelu' or 'relu', got {shortened(name)}")
     return ACTIVATIONS[name]
 
 
@@ -60,22 +63,24 @@ def array(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
     """Check that ``value`` is a float32 array of one of ``shapes``.
 
     Returns:
-        ``value`` itself if it is C-contiguous, else a C-contiguous copy.
+        ``value`` itself if it is C-contiguous and aligned, else a C-contiguous copy. For an array of a subclass, such
+        as np.memmap, a plain array that shares its memory takes the place of ``value``.
 
     Raises:
         TypeError: ``value`` is no NumPy array or not float32.
         ValueError: The shape matches none of ``shapes``, or the array is empty.
     """
-    if not isinstance(value, np.ndarray):
-        raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
+    if type(value) is not np.ndarray:
+        if not isinstance(value, np.ndarray):
+            raise TypeError(f"{name}: expected a float32 NumPy array, got {type(value).__name__}")
+        value = np.asarray(value)
     if value.dtype is not _FLOAT32 and value.dtype != _FLOAT32:  # `is` comes first, because comparing dtypes is slow
         raise TypeError(f"{name}: expected float32, got {value.dtype} (convert it with .astype(np.float32))")
     shape(value.shape, name, *shapes)
     if value.size == 0:
         raise ValueError(f"{name}: expected at least one element, got shape {value.shape}")
-    if value.flags.c_contiguous:
-        return value
-    return np.ascontiguousarray(value)
+    flags = value.flags
+    return value if flags.c_contiguous and flags.aligned else np.array(value, order="C")
 
 
 def in_place(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
@@ -84,8 +89,8 @@ def in_place(value: object, name: str, *shapes: tuple[Dim, ...]) -> F32:
     A plan reads or writes the caller's own array when it runs, after the call, so it cannot take a copy.
     """
     checked = array(value, name, *shapes)
-    if checked is not value:
-        raise ValueError(f"{name}: expected a C-contiguous array, got a view")
+    if checked is not value and not np.may_share_memory(checked, value):
+        raise ValueError(f"{name}: expected a C-contiguous and aligned array, got a view")
     return checked
 
 
@@ -101,6 +106,12 @@ def instance(value: object, name: str, *kinds: type) -> None:
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
 
 
+def flag(value: object, name: str) -> bool:
+    """Return ``value`` as a bool. Raises TypeError unless ``value`` is True or False."""
+    instance(value, name, bool, np.bool_)
+    return bool(value)
+
+
 def output(
     out: object, shape: tuple[int, ...], *inputs: object, dtype: type[np.generic] = np.float32
 ) -> NDArray[np.generic]:
@@ -113,52 +124,96 @@ def output(
         dtype: The result's dtype.
 
     Returns:
-        A new array if ``out`` is None, else ``out``.
+        A new array if ``out`` is None, else ``out``. For an array of a subclass, a plain array that shares its memory.
 
     Raises:
+        MemoryError: There is no memory for a new array.
         TypeError: ``out`` is no NumPy array of ``dtype``.
         ValueError: The shape of ``out`` is not ``shape``, or ``out`` is not C-contiguous, is not writeable or overlaps
             an input.
     """
     if out is None:
-        return memory.empty(shape, dtype)
+        return new(shape, "out", dtype)
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"out: expected a {np.dtype(dtype)} NumPy array, got {kind}")
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise ValueError("out: expected a C-contiguous, writeable array")
+    if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
+        raise ValueError("out: expected a C-contiguous, aligned, writeable array")
     for value in inputs:
         if isinstance(value, np.ndarray) and np.may_share_memory(out, value):
             raise ValueError("out: expected an array that overlaps no input, got one that shares memory with an input")
-    return out
+    return np.asarray(out)
+
+
+def new(shape: tuple[int, ...], name: str, dtype: type[np.generic] = np.float32) -> NDArray[np.generic]:
+    """Return an uninitialized array. Raises MemoryError, which names the argument ``name``, if there is no memory."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        if size <= MOST_BYTES:
+            return memory.empty(shape, dtype)
+    except MemoryError:
+        pass
+    raise MemoryError(f"{name}: no memory for an array {shape} of {size} bytes")
 
 
 def real(value: object, name: str) -> float:
     """Return ``value`` as a float. Raises ValueError unless ``value`` is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not math.isfinite(value):
-        raise ValueError(f"{name}: expected a finite number, got {value!r}")
-    return float(value)
+    try:
+        if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+    except OverflowError:  # a whole number beyond the largest float
+        pass
+    raise ValueError(f"{name}: expected a finite number, got {shortened(value)}")
 
 
-def whole(value: object, name: str, least: int) -> int:
-    """Return ``value`` as an int. Raises ValueError unless ``value`` is a whole number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name}: expected a whole number of at least {least}, got {value!r}")
-    return int(value)
+def whole(value: object, name: str, least: int, most: int = MOST) -> int:
+    """Return ``value`` as an int. Raises ValueError unless ``value`` is a whole number from ``least`` to ``most``."""
+    if not _is_whole(value) or not least <= value <= most:  # type: ignore[operator]
+        raise ValueError(f"{name}: expected a whole number {_span(value, least, most)}, got {shortened(value)}")
+    return int(value)  # type: ignore[call-overload]
 
 
-def pair(value: object, name: str, least: int) -> tuple[int, int]:
+def pair(value: object, name: str, least: int, most: int = MOST) -> tuple[int, int]:
     """Return an int or a pair of ints as (vertical, horizontal).
 
     Raises:
-        ValueError: ``value`` is neither an int nor a pair of ints, or a number is below ``least``.
+        ValueError: ``value`` is neither an int nor a pair of ints, or a number is not from ``least`` to ``most``.
     """
     both = value if isinstance(value, (tuple, list)) else (value, value)
-    if len(both) != 2 or any(isinstance(v, bool) or not isinstance(v, (int, np.integer)) or v < least for v in both):
-        raise ValueError(f"{name}: expected a whole number of at least {least} or a pair of them, got {value!r}")
+    if len(both) != 2 or not all(_is_whole(v) and least <= v <= most for v in both):
+        wrong = next((v for v in both if _is_whole(v) and v > most), None)
+        expected = f"a whole number {_span(wrong, least, most)} or a pair of them"
+        raise ValueError(f"{name}: expected {expected}, got {shortened(value)}")
     return int(both[0]), int(both[1])
+
+
+def whole_shape(value: object, name: str, *axes: int) -> None:
+    """Raise ValueError unless ``value`` is a tuple of whole numbers of at least 1, with one of the numbers of axes."""
+    if type(value) is not tuple or len(value) not in axes or not all(type(n) is int and n >= 1 for n in value):
+        counts = " or ".join(map(str, axes))
+        raise ValueError(f"{name}: expected a tuple of {counts} whole numbers of at least 1, got {shortened(value)}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _span(value: object, least: int, most: int) -> str:
+    """Return the limit that a refused ``value`` breaks, in words."""
+    return f"of at most {most}" if _is_whole(value) and value > most else f"of at least {least}"  # type: ignore[operator]
+
+
+def shortened(value: object) -> str:
+    """Return the repr of a refused value on one line, of at most 100 characters."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no whole number of more than 4300 digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def conv_size(size: int, kernel: int, stride: int, pad: int, dilation: int, axis: str) -> int:

@@ -34,13 +34,15 @@ def pack(weight, *, precision="fp32", isa=None, lasting=True, threads=None):
         TypeError: The weight is not a float32 or float16 array.
         ValueError: This CPU lacks the precision, or an int8 weight has more than 65,536 columns, so that 32-bit sums could overflow.
     """
-    if not isinstance(weight, np.ndarray) or weight.dtype not in (np.float32, np.float16):
+    if not isinstance(weight, np.ndarray) or (weight.dtype != np.float32 and weight.dtype != np.float16):
         kind = weight.dtype if isinstance(weight, np.ndarray) else type(weight).__name__
         raise TypeError(f"weight: expected a float32 or float16 NumPy array, got {kind}")
+    weight = np.asarray(weight)
     if weight.ndim not in (2, 4) or weight.size == 0:
         raise ValueError(f"weight: expected shape (N, K) or (OC, KH, KW, C), got {weight.shape}")
     cdef int nthreads = resolve(threads)
-    flat = np.ascontiguousarray(weight).reshape(weight.shape[0], -1)
+    check.flag(lasting, "lasting")
+    flat = np.require(weight, requirements=["C", "ALIGNED"]).reshape(weight.shape[0], -1)
     cdef bint half = flat.dtype == np.float16
     cdef int64_t n = flat.shape[0], k = flat.shape[1], index = isas.index(isa, precision)
     if precision == "int8" and k > 1 << 16:
@@ -85,10 +87,27 @@ def as_panels(weight, name, *shapes, isa=None, threads=None):
     """
     if not isinstance(weight, Panels):
         return pack(check.array(weight, name, *shapes), isa=isa, lasting=False, threads=threads)
+    check_panels(weight, name)
     if not any(len(weight.shape) == len(s) and all(not isinstance(w, int) or w == n for n, w in zip(weight.shape, s))
                for s in shapes):
         raise ValueError(f"{name}: expected shape {' or '.join(map(str, shapes))}, got Panels of {weight.shape}")
     return weight
+
+
+cdef check_panels(panels, name):
+    """Raise TypeError or ValueError unless micro-kernels can read ``panels`` within bounds, whichever numbers ``panels.words`` has."""
+    isas.check_table(panels.isa, name, "Panels")
+    check.whole_shape(panels.shape, f"{name}.shape", 2, 4)
+    words, n, k = panels.words, panels.n, panels.k
+    if type(words) is not np.ndarray or words.dtype != np.uint32:
+        raise TypeError(f"{name}.words: expected a uint32 NumPy array, got {getattr(words, 'dtype', type(words).__name__)}")
+    cdef const micro *u = &rt.tables[<int>panels.isa]
+    cdef int64_t nr = u.weight.columns, most = 4 * words.size  # a word holds at most four numbers
+    # A weight that was float16 may have fewer rows.
+    forms = [(round_up(n, nr) // nr, panel_words(u, k, half) // nr, nr) for half in (False, True)] if n * k <= most else []
+    if words.shape not in forms or not (words.flags.c_contiguous and words.flags.aligned):
+        expected = " or ".join(map(str, dict.fromkeys(forms))) or f"{n * k} numbers"
+        raise ValueError(f"{name}.words: expected C-contiguous words of {panels.shape}, {expected}, got {words.shape}: pack the weight again")
 
 
 def linear(x, weight, bias=None, *, activation=None, residual=None, out=None, threads=None):

@@ -7,6 +7,8 @@ import os
 
 from cpython.pycapsule cimport PyCapsule_New
 
+from mobilesam.kernels.core.check import shortened
+
 cdef extern from "dispatch.h" nogil:
     """
     #include "thread_memory.h"
@@ -48,6 +50,8 @@ cdef int _supported = cpu_supports()
 _names = tuple(isas[i].name.decode() for i in range(isa_count))
 _precisions = ("fp32", "bf16", "int8")
 _available = tuple(_names[i] for i in range(isa_count) if isa_has(i, 0, _supported))
+# The indices of the tables whose micro-kernels this CPU runs. Packed weights store such an index.
+_tables = frozenset(i * PRECISIONS + p for i in range(isa_count) for p in range(PRECISIONS) if isa_has(i, p, _supported))
 
 
 def available() -> tuple[str, ...]:
@@ -55,7 +59,7 @@ def available() -> tuple[str, ...]:
     return _available
 
 
-def precisions(name: str | None = None) -> tuple[str, ...]:
+def precisions(name=None):
     """Return the precisions of products that ISA ``name`` has on this CPU. None is the current ISA."""
     place = index(name) // PRECISIONS
     return tuple(p for i, p in enumerate(_precisions) if isa_has(place, i, _supported))
@@ -66,7 +70,7 @@ def current() -> str:
     return _names[active_table // PRECISIONS]
 
 
-def index(name: str | None = None, precision: str = "fp32") -> int:
+def index(name=None, precision="fp32"):
     """Return the index of the micro-kernel table of an ISA and a precision. Packed weights store this index.
 
     Args:
@@ -78,14 +82,32 @@ def index(name: str | None = None, precision: str = "fp32") -> int:
         ValueError: On this CPU, the ISA lacks the precision.
     """
     first = active_table if name is None else _names.index(_checked(name, "mobilesam.kernels.isa")) * PRECISIONS
-    if precision == "fp32":
+    if isinstance(precision, str) and precision == "fp32":
         return first
-    if precision not in precisions(name):
+    if not isinstance(precision, str) or precision not in precisions(name):
         raise ValueError(
             f"precision: expected {' or '.join(map(repr, precisions(name)))}, which {name or current()} has on this CPU, "
-            f"got {precision!r}"
+            f"got {shortened(precision)}"
         )
     return first + _precisions.index(precision)
+
+
+def check_table(table, name, kind, *, precisions=_precisions):
+    """Raise ValueError unless this CPU runs the micro-kernels of the table with index ``table``.
+
+    Args:
+        table: The field ``isa`` of a packed weight. A weight that another CPU has packed, or another build, has another index.
+        name: The argument's name in error messages.
+        kind: The packed weight's type in error messages.
+        precisions: The precisions that the argument may be packed in.
+    """
+    if type(table) is int and table in _tables and _precisions[table % PRECISIONS] in precisions:
+        return
+    got = f"table {shortened(table)}"
+    if type(table) is int and 0 <= table < isa_count * PRECISIONS:
+        got = f"{kind} for {_names[table // PRECISIONS]} in {_precisions[table % PRECISIONS]}"
+    raise ValueError(f"{name}: expected {kind} packed for an ISA of this CPU ({', '.join(_available)}) in {' or '.join(precisions)}, "
+                     f"got {got}: pack the weight again")
 
 
 def name_of(table: int) -> str:
@@ -93,12 +115,12 @@ def name_of(table: int) -> str:
     return _names[table // PRECISIONS]
 
 
-def panel_width(name: str | None = None) -> int:
+def panel_width(name=None):
     """Return NR, the columns of a float32 panel on ISA ``name``. None is the current ISA."""
     return tables[<int>index(name)].nr
 
 
-def register_tile(name: str | None = None) -> tuple[int, int, int]:
+def register_tile(name=None):
     """Return (MR, NR, VL): rows and columns of the GEMM's register tile, and floats in a vector. None is the current ISA."""
     cdef const micro *u = &tables[<int>index(name)]
     return u.mr, u.nr, u.vl
@@ -112,10 +134,10 @@ def cpu_features() -> tuple[str, ...]:
     return tuple(name for name, flag in flags.items() if _supported & flag)
 
 
-def _checked(name: str, asker: str) -> str:
-    if name not in available():
-        known = "this CPU lacks it" if name in _names else "not an ISA of this build"
-        raise RuntimeError(f"{asker}: {name!r}: {known}; available here: {', '.join(available()) or 'none'}")
+def _checked(name, asker):
+    if not isinstance(name, str) or name not in available():
+        known = "this CPU lacks it" if isinstance(name, str) and name in _names else "not an ISA of this build"
+        raise RuntimeError(f"{asker}: {shortened(name)}: {known}; available here: {', '.join(available()) or 'none'}")
     return name
 
 
@@ -126,7 +148,7 @@ class use:
         RuntimeError: The build lacks the ISA, or the CPU or the OS does not support it. The message lists the available ISAs.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name):
         global active_table
         self._before = active_table
         active_table = _names.index(_checked(name, "mobilesam.kernels.isa.use")) * PRECISIONS

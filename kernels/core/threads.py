@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from pathlib import Path
 
-from mobilesam.kernels.core import team
+from mobilesam.kernels.core import check, team
 from mobilesam.kernels.core.team import openmp as openmp
 
 VARIABLE = "MOBILESAM_NUM_THREADS"
@@ -33,11 +34,11 @@ def _cgroup_quota() -> float:
 def checked(threads: object, name: str = "threads") -> int:
     """Return ``threads`` as an int. Raises ValueError unless ``threads`` is a whole number from 1 to 1024."""
     try:
-        count = 0 if isinstance(threads, (bool, str)) else threads.__index__()  # type: ignore[attr-defined]
-    except AttributeError:
+        count = 0 if isinstance(threads, bool) else operator.index(threads)  # type: ignore[arg-type]
+    except TypeError:
         count = 0
     if not 1 <= count <= MAX_THREADS:
-        raise ValueError(f"{name}: {EXPECTED}, got {threads!r}")
+        raise ValueError(f"{name}: {EXPECTED}, got {check.shortened(threads)}")
     return count
 
 

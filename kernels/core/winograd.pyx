@@ -121,6 +121,7 @@ def winograd_conv3x3(x, weight, *, out=None, threads=None):
     p.height, p.width, p.c = x.shape
     if not isinstance(weight, WinogradPanels):
         weight = pack_winograd(check.array(weight, "weight", ("OC", 3, 3, p.c)), threads=threads)
+    check_panels(weight, "weight")
     if weight.shape[3] != p.c:
         raise ValueError(f"weight: expected shape (OC, 3, 3, {p.c}), got WinogradPanels of {weight.shape}")
     if p.c % 16:
@@ -136,6 +137,16 @@ def winograd_conv3x3(x, weight, *, out=None, threads=None):
     p.across = ((p.width + 1) // 2 + TILES - 1) // TILES
     launch("winograd_conv3x3", tile_run, &p, sizeof(p), (p.height + 1) // 2 * p.across, winograd_layout, nthreads)
     return y
+
+
+cdef check_panels(panels, name):
+    """Raise TypeError or ValueError unless micro-kernels can read ``panels`` within bounds, whichever numbers ``panels.data`` has."""
+    isa.check_table(panels.isa, name, "WinogradPanels", precisions=("fp32",))
+    check.whole_shape(panels.shape, f"{name}.shape", 4)
+    nr, (oc, kh, kw, c) = rt.tables[<int>panels.isa].nr, panels.shape
+    if (kh, kw) != (3, 3) or oc % 32:
+        raise ValueError(f"{name}.shape: expected (OC, 3, 3, C) with a multiple of 32 output channels, got {panels.shape}")
+    check.in_place(panels.data, f"{name}.data", (16, oc // nr, c, nr))
 
 
 cdef void winograd_layout(void *job, arena *scratch) noexcept nogil:

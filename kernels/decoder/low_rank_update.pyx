@@ -15,6 +15,7 @@ from libc.math cimport sqrtf
 from decoder.image_queries cimport *
 
 from mobilesam.kernels.core import check
+from mobilesam.kernels.decoder.constants import Update
 from mobilesam.kernels.decoder.recorder import Array
 
 import_runtime()
@@ -143,28 +144,41 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     Source: ``cross_attn_image_to_token`` and ``cross_attn_token_to_image`` in the reference's modeling/transformer.py.
     """
     cdef update_job p
-    cdef const float[:, ::1] gram = update.gram, key_rows = update.key_rows, value_rows = update.value_rows, query_rows, last_basis
-    cdef const float[::1] bias = update.value_bias
-    e, j = update.value_bias.shape[0], update.gram.shape[0]
+    check.instance(update, "update", Update)
+    value_bias = check.in_place(update.value_bias, "update.value_bias", ("E",))
+    e, j = value_bias.shape[0], value_bias.shape[0] if before is None else rank(2, value_bias.shape[0])
+    if e % HEADS:
+        raise ValueError(f"update.value_bias: expected a multiple of {HEADS} channels, got {e}")
     plan.check(keys, "keys", ("P", "T", e))
     plan.check(values, "values", keys.shape)
     plan.check(queries, "queries", (keys.shape[0], "T2", e))
     plan.check_maps(maps, "maps", None)
     plan.check_maps(pe, "pe", None, maps.n)
-    if maps.channels < max(update.squares + 1, update.at + 3 * e + j) or pe.channels < update.pe_at + 2 * e:
-        expected = f"{update.squares + 1} channels of the image and {update.pe_at + 2 * e} of the positional encoding"
+    at, squares = check.whole(update.at, "update.at", 0), check.whole(update.squares, "update.squares", 0)
+    pe_at = check.whole(update.pe_at, "update.pe_at", 0)
+    if maps.channels < max(squares + 1, at + 3 * e + j) or pe.channels < pe_at + 2 * e:
+        expected = f"{max(squares + 1, at + 3 * e + j)} channels of the image and {pe_at + 2 * e} of the positional encoding"
         raise ValueError(f"maps: expected at least {expected}, got {maps.channels} and {pe.channels}")
     if (before is None) != (update.query_rows is None):
-        raise ValueError(f"before: expected an UpdatedImage in the second update and None in the first, got {before!r}")
+        raise ValueError(f"before: expected an UpdatedImage in the second update and None in the first, got {check.shortened(before)}")
+    cdef const float[:, ::1] gram = constant_rows(plan, update.gram, "update.gram", j, j)
+    cdef const float[:, ::1] key_rows = constant_rows(plan, update.key_rows, "update.key_rows", e, j)
+    cdef const float[:, ::1] value_rows = constant_rows(plan, update.value_rows, "update.value_rows", j, e)
+    cdef const float[:, ::1] query_rows, last_basis
+    cdef const float[::1] bias = value_bias
     if before is not None:
         check.instance(before, "before", UpdatedImage)
-        if before.n != maps.n or [part.shape for part in before.values] != [values.shape]:
-            raise ValueError(f"before: expected an image of {maps.n} tokens and one update by {values.shape[1]} tokens, got {before!r}")
+        check.instance(before.values, "before.values", tuple)
+        parts = [plan.check(part, "before.values", part.shape).shape if isinstance(part, Array) else part for part in before.values]
+        if before.n != maps.n or parts != [values.shape]:
+            raise ValueError(f"before: expected an image of {maps.n} tokens and one update by {values.shape[1]} tokens, got {check.shortened(before)}")
+        plan.check(before.data, "before.data", (keys.shape[0], chunks_of(maps.n), rank(2, HEADS * keys.shape[1]) + 1, STRIDE))
     memset(&p, 0, sizeof(p))
     cdef int64_t second = before is not None, r = HEADS * keys.shape[1], k = rank(1 + second, r), i
     prompts, every = keys.shape[0], (values,) if before is None else (*before.values, values)
     p.form.tokens, p.form.e, p.form.updates, p.form.rows = keys.shape[1], e, 1 + second, r
-    p.before, p.eps, p.channels, p.out_rows = r + 1 if second else 0, eps, channels, j
+    p.before, p.eps, p.out_rows = r + 1 if second else 0, check.real(eps, "eps"), j
+    p.channels = check.whole(channels, "channels", 1)
     p.maps_step, p.pe_step, p.image_step = maps.array.shape[1] * IMAGE_CHUNK, pe.array.shape[1] * IMAGE_CHUNK, (rank(2, r) + 1) * STRIDE
     p.gram_rows, p.key_rows, p.value_rows = &gram[0, 0], &key_rows[0, 0], &value_rows[0, 0]
     p.gram_wide, p.key_wide = gram.shape[1], key_rows.shape[1]
@@ -173,12 +187,12 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     data = before.data if second else plan.array(prompts, chunks_of(maps.n), rank(2, r) + 1, STRIDE)
     for i in range(len(every)):
         p.form.values[i] = address(every[i])
-    p.maps, p.squares, p.pe = channel(maps, update.at), channel(maps, update.squares), channel(pe, update.pe_at)
+    p.maps, p.squares, p.pe = channel(maps, at), channel(maps, squares), channel(pe, pe_at)
     p.keys, p.image = address(keys), address(data)
     p.gram, p.query_basis, p.values = address(composed[0]), address(composed[1]), address(composed[2])
     last = None
     if second:
-        query_rows = update.query_rows
+        query_rows = constant_rows(plan, update.query_rows, "update.query_rows", e, e)
         last_basis = check.in_place(update.last_basis, "update.last_basis", (rank(2, e), "OC"))
         if last_basis.shape[1] % PANEL:
             raise ValueError(f"update.last_basis: expected a multiple of {PANEL} columns, got {last_basis.shape[1]}")
@@ -191,6 +205,15 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     record(plan, compose, compose_layout, &p, sizeof(p), PARTS * prompts, composed)
     record_attention(plan, update_chunk, chunk_layout, &p.queries, sizeof(p), [data, *sums], sums, y, out)
     return UpdatedImage(maps.n, k, data, every, last), y
+
+
+cdef constant_rows(plan, constant, name, int64_t rows, int64_t columns):
+    """Check a constant of an update: ``rows`` rows, of ``columns`` numbers and padding up to whole GEMM panels. Returns the constant."""
+    constant = check.in_place(constant, name, (rows, "columns"))
+    cdef int64_t nr = rt.tables[<int>plan.table].nr, wide = constant.shape[1]
+    if wide < columns or wide % nr:
+        raise ValueError(f"{name}: expected a multiple of {nr} columns, at least {columns}, got shape {constant.shape}")
+    return constant
 
 
 cdef update_job prompt_update(const update_job *p, int64_t i) noexcept nogil:

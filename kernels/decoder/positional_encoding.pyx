@@ -42,7 +42,7 @@ def encode_positions(xy, size, gaussian, kinds, embeddings, *, threads=None):
     if not isinstance(kinds, np.ndarray) or kinds.dtype != np.intp or kinds.shape != (n,):
         got = f"{kinds.dtype} of shape {kinds.shape}" if isinstance(kinds, np.ndarray) else type(kinds).__name__
         raise ValueError(f"kinds: expected intp of shape ({n},), got {got}")
-    cdef const Py_ssize_t[::1] kv = np.ascontiguousarray(kinds)
+    cdef const Py_ssize_t[::1] kv = np.array(kinds)  # a copy, because another thread could change the numbers after the check
     for i in range(n):
         if not -1 <= kv[i] < ev.shape[0]:
             raise ValueError(f"kinds: expected -1 to {ev.shape[0] - 1}, got {kv[i]}")

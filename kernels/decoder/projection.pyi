@@ -12,6 +12,7 @@ class PackedRows(NamedTuple):
     isa: int
 
 def pack_rows(rows: F32, *, precision: str = "fp32", isa: str | None = None) -> PackedRows: ...
+def checked_rows(packed: object, name: str) -> PackedRows: ...
 def project(
     plan: Recorder,
     x: Array,

@@ -40,8 +40,8 @@ def pack_rows(rows, *, precision="fp32", isa=None):
     Raises:
         ValueError: ``precision`` is not "fp32" or "bf16", or ``rows`` does not have two axes.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {precision!r}")
+    if not isinstance(precision, str) or precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: expected 'fp32' or 'bf16', got {check.shortened(precision)}")
     table = isas.index(isa, precision)
     rows = np.array(check.array(rows, "rows", ("M", "K")))
     cdef const float[:, ::1] rv = rows
@@ -50,6 +50,25 @@ def pack_rows(rows, *, precision="fp32", isa=None):
     cdef map_rows r = as_map_rows(result)
     pack_map_rows(&r)
     return result
+
+
+def checked_rows(packed, name):
+    """Return ``packed`` if it is PackedRows that micro-kernels can read within bounds, whichever numbers its arrays have.
+
+    Raises:
+        TypeError: ``packed`` is not PackedRows, or its arrays have other dtypes.
+        ValueError: This CPU lacks the ISA that ``packed`` is made for, or the arrays have other shapes.
+    """
+    check.instance(packed, name, PackedRows)
+    isas.check_table(packed.isa, name, "PackedRows", precisions=("fp32", "bf16"))
+    check.in_place(packed.rows, f"{name}.rows", ("M", "K"))
+    operand, (m, k) = packed.packed, packed.rows.shape
+    if type(operand) is not np.ndarray or operand.dtype != np.uint8:
+        raise TypeError(f"{name}.packed: expected a uint8 NumPy array, got {getattr(operand, 'dtype', type(operand).__name__)}")
+    size = max(1, operand_bytes(&rt.tables[<int>packed.isa], m, k))
+    if operand.shape != (size,) or not operand.flags.c_contiguous:
+        raise ValueError(f"{name}.packed: expected a C-contiguous array ({size},), got {operand.shape}: pack the weight again")
+    return packed
 
 
 cdef struct project_job:
@@ -83,8 +102,7 @@ def project(plan, x, rows, added=None, *, shift=None, scale=None):
     """
     cdef project_job p
     memset(&p, 0, sizeof(p))
-    check.instance(rows, "rows", PackedRows)
-    p.rows = as_map_rows(rows)
+    p.rows = as_map_rows(checked_rows(rows, "rows"))
     plan.check(x, "x", (1, "N", p.rows.k))
     p.n, p.c = x.shape[1:]
     zeros = np.zeros(p.c, np.float32)

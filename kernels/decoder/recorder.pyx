@@ -4,6 +4,7 @@ The steps run in the order of recording. Neighbouring steps that do not depend o
 work of a phase, and wait for each other at the end of the phase.
 """
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from mobilesam.kernels.core.threads import requested, resolve
 
 import_runtime()
 
+cdef int64_t MOST_ARRAYS = 1 << 16, MOST_ELEMENTS = 1 << 32  # limits of `address`: 16 bits for an array, 32 bits for an element
 cdef int64_t LINE = 16  # number of floats in a cache line; arrays and jobs start at a cache line
 
 cdef struct step:
@@ -63,9 +65,10 @@ class Maps(NamedTuple):
         Raises:
             ValueError: These Maps do not have all channels from ``first`` to ``first + count - 1``.
         """
-        if not 0 <= first <= first + count <= self.channels:
-            raise ValueError(f"maps: expected a range within {self.channels} channels, got first={first}, count={count}")
-        return self._replace(first=self.first + first, channels=count)
+        whole = all(isinstance(number, (int, np.integer)) for number in (first, count))
+        if not whole or not 0 <= first <= first + count <= self.channels:
+            raise ValueError(f"maps: expected a range within {self.channels} channels, got first={first!r:.50}, count={count!r:.50}")
+        return self._replace(first=self.first + int(first), channels=int(count))
 
 
 cdef class Recorder:
@@ -93,8 +96,8 @@ cdef class Recorder:
     cdef bint _running
 
     def __init__(self, *, isa=None, threads=None):
-        self.isa = isas.current() if isa is None else isa
-        self.table, self.threads = isas.index(self.isa), requested(threads)
+        self.table, self.threads = isas.index(isa), requested(threads)
+        self.isa = isas.name_of(self.table)
         self._shapes, self._steps, self._kept, self._given, self._results = [], [], [], set(), set()
 
     def __reduce__(self):
@@ -108,11 +111,16 @@ cdef class Recorder:
 
         Raises:
             RuntimeError: The plan is already compiled.
-            ValueError: The length of an axis is not a whole number of at least 1.
+            ValueError: The length of an axis is not a whole number of at least 1, or the plan or the Array is too large.
         """
         if self._compiled is not None:
             raise RuntimeError("the plan is compiled: no step can be added")
-        self._shapes.append(tuple(check.whole(length, "shape", 1) for length in shape))
+        lengths = tuple(check.whole(length, "shape", 1) for length in shape)
+        if math.prod(lengths) > MOST_ELEMENTS:
+            raise ValueError(f"shape: expected at most {MOST_ELEMENTS} elements, got {lengths}")
+        if len(self._shapes) == MOST_ARRAYS:
+            raise ValueError(f"shape: expected at most {MOST_ARRAYS} arrays in a plan")
+        self._shapes.append(lengths)
         return Array(len(self._shapes) - 1, self._shapes[len(self._shapes) - 1])
 
     def given(self, *shape):
@@ -123,6 +131,7 @@ cdef class Recorder:
 
     def given_maps(self, channels, n):
         """Return new Maps of an image with ``n`` tokens. The caller of `run` passes a NumPy array for ``array`` of the Maps."""
+        n = check.whole(n, "n", 1)
         return Maps(self.given((n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, channels, IMAGE_CHUNK), n, 0, channels)
 
     def check(self, x, name, *shapes):
@@ -133,8 +142,10 @@ cdef class Recorder:
             ValueError: ``x`` has none of the shapes, or is not an Array of this plan. The error message starts with ``name``.
         """
         check.instance(x, name, Array)
-        if not 0 <= x.number < len(self._shapes) or x.shape != self._shapes[x.number]:
-            raise ValueError(f"{name}: expected an Array of this plan, got {x}")
+        number, axes = x
+        if type(number) is not int or not 0 <= number < len(self._shapes) or type(axes) is not tuple or axes != self._shapes[number] \
+                or not all(type(length) is int for length in axes):
+            raise ValueError(f"{name}: expected an Array of this plan, got {check.shortened(x)}")
         check.shape(x.shape, name, *shapes)
         return x
 
@@ -148,7 +159,10 @@ cdef class Recorder:
             ValueError: ``x`` has wrong numbers of channels or tokens, or is not of this plan. The error message starts with ``name``.
         """
         check.instance(x, name, Maps)
-        self.check(x.array, name, x.array.shape)
+        axes = self.check(x.array, name, ("chunks", "channels", IMAGE_CHUNK)).shape
+        if any(type(number) is not int or number < 1 for number in (x.n, x.channels)) or type(x.first) is not int \
+                or not 0 <= x.first <= axes[1] - x.channels or axes[0] != (x.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK:
+            raise ValueError(f"{name}: expected Maps of this plan, got {check.shortened(x)}")
         check.shape((x.channels, x.n), f"{name}, channels and tokens", (channels or "M", n or "N"))
 
     def keep(self, *objects):
@@ -163,7 +177,7 @@ cdef class Recorder:
         """
         if self._compiled is not None:
             raise RuntimeError("the plan is compiled: no result can be added")
-        self._results.add(array.number)
+        self._results.add(self.check(array, "array", (None,)).number)
         return array
 
     def record(self, run, layout, job, units, writes):
@@ -258,16 +272,17 @@ cdef class Recorder:
             RuntimeError: The plan is not compiled, or another thread is running the plan.
             MemoryError: There is no memory for scratch buffers.
         """
-        cdef int overruns, nthreads = resolve(self.threads)
         if self._compiled is None:
             raise RuntimeError("the plan is not compiled")
+        check.instance(given, "given", Mapping)
+        cdef int overruns, nthreads = resolve(self.threads)
         cdef uint8_t[::1] compiled = self._compiled
         cdef const int64_t[::1] first = self._first, units = self._units
         if given.keys() != self._given:
-            raise ValueError(f"given: expected {sorted(self._given)}, got {list(given)}")
+            raise ValueError(f"given: expected {sorted(self._given)}, got {check.shortened(list(given))}")
         starts = {}
-        for array, value in given.items():
-            value = check.in_place(value, f"given[{array.number}]", array.shape)
+        for array in self._given:
+            value = check.in_place(given[array], f"given[{array.number}]", array.shape)
             if array.number in self._written and not value.flags.writeable:
                 raise ValueError(f"given[{array.number}]: expected a writeable array, because a step writes it")
             starts[array.number] = value.ctypes.data
@@ -293,8 +308,9 @@ cdef class Recorder:
         Raises:
             ValueError: The array was not passed to `result`.
         """
-        if array.number not in self._results:
-            raise ValueError(f"array: expected an array that was passed to `result`, got {array}")
+        self.check(array, "array", (None,))
+        if self._compiled is None or array.number not in self._results or array.number not in self._places:
+            raise ValueError(f"array: expected an array that was passed to `result` and that a step writes, got {array}")
         place = self._places[array.number]
         return self._arena[place : place + math.prod(array.shape)].reshape(array.shape)
 

@@ -41,7 +41,7 @@ def linear(plan, x, weight, bias=None, *, activation=None, residual=None, scale=
     bias = check.optional(bias, "bias", (weight.n,))
     if residual is not None:
         plan.check(residual, "residual", (*x.shape[:-1], weight.n))
-    if in_place and (residual is None or x.shape[-1] > 256):
+    if check.flag(in_place, "in_place") and (residual is None or x.shape[-1] > 256):
         raise ValueError(f"in_place: expected a residual and at most 256 channels of x, got {residual!r} and {x.shape[-1]}")
     memset(&p, 0, sizeof(p))
     cdef const float[::1] bv = bias
@@ -174,7 +174,7 @@ def layer_norm(plan, x, weight, bias, *, eps=1e-5, in_place=False):
     cdef const float[::1] wv = weight, bv = bias
     cdef rows_job p = new_rows(plan, x)
     p.weight, p.bias, p.eps = &wv[0], &bv[0], check.real(eps, "eps")
-    y = x if in_place else plan.array(*x.shape)
+    y = x if check.flag(in_place, "in_place") else plan.array(*x.shape)
     p.x, p.y = address(x), address(y)
     plan.keep(weight, bias)
     record(plan, norm_block, no_buffers, &p, sizeof(p), (p.m + ROWS - 1) // ROWS, [y])
@@ -238,9 +238,10 @@ def take(plan, x, numbers):
     """
     cdef take_job p
     plan.check(x, "x", ("P", "T", "C"))
+    check.instance(numbers, "numbers", tuple, list, range, np.ndarray)
     chosen = np.array([check.whole(number, "numbers", 0) for number in numbers], np.int64)
     if not len(chosen) or chosen.max() >= x.shape[1]:
-        raise ValueError(f"numbers: expected one or more from 0 to {x.shape[1] - 1}, got {list(numbers)}")
+        raise ValueError(f"numbers: expected one or more from 0 to {x.shape[1] - 1}, got {check.shortened(list(numbers))}")
     cdef const int64_t[::1] nv = chosen
     p.numbers, p.tokens, p.c, p.count = &nv[0], x.shape[1], x.shape[2], len(chosen)
     y = plan.array(x.shape[0], p.count, p.c)

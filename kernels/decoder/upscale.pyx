@@ -2,8 +2,8 @@
 from decoder.record cimport *
 
 from mobilesam.kernels.core import check
-from mobilesam.kernels.decoder.projection import PackedRows
-from mobilesam.kernels.decoder.recorder import Maps
+from mobilesam.kernels.core import isa as isas
+from mobilesam.kernels.decoder.projection import checked_rows
 
 import_runtime()
 
@@ -68,15 +68,17 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
     """
     cdef upscale_job p
     memset(&p, 0, sizeof(p))
-    check.instance(w2, "w2", PackedRows)
-    p.w2, p.eps, (p.height, p.width), p.c2 = as_map_rows(w2), eps, size, len(b2)
-    n, c1 = p.height * p.width, p.w2.k
-    check.instance(x, "x", Maps)
+    p.w2, p.eps, (p.height, p.width) = as_map_rows(checked_rows(w2, "w2")), check.real(eps, "eps"), check.pair(size, "size", 1)
+    b2 = check.array(b2, "b2", ("C2",))
+    n, c1, p.c2 = p.height * p.width, p.w2.k, b2.shape[0]
+    plan.check_maps(x, "x", None)
     p.pixels1, p.pixels2 = 1 if x.channels == c1 else 4, 1 if p.w2.m == p.c2 else 4
     p.side = (1 if p.pixels1 == 1 else 2) * (1 if p.pixels2 == 1 else 2)
     check.array(w2.rows, "w2", (p.pixels2 * p.c2, "C1"))
+    if isas.name_of(w2.isa) != plan.isa:
+        raise ValueError(f"w2: expected PackedRows packed for {plan.isa}, got {isas.name_of(w2.isa)}")
     norm_weight, norm_bias = check.array(norm_weight, "norm_weight", (c1,)), check.array(norm_bias, "norm_bias", (c1,))
-    b2, shift = check.array(b2, "b2", (p.c2,)), check.array(shift, "shift", (p.pixels1 * c1,))
+    shift = check.array(shift, "shift", (p.pixels1 * c1,))
     plan.check_maps(x, "x", p.pixels1 * c1)
     if n > x.n:
         raise ValueError(f"size: expected at most {x.n} image tokens, got {p.height}x{p.width}")
@@ -85,6 +87,8 @@ def upscale_masks(plan, x, size, norm_weight, norm_bias, w2, b2, hyper, shift, *
     p.norm_weight, p.norm_bias, p.b2, p.shift, p.masks = &nw[0], &nb[0], &bv[0], &shift_[0], hyper.shape[0]
     p.maps, p.maps_step, p.last.u = channel(x), x.array.shape[1] * IMAGE_CHUNK, &rt.tables[<int>plan.table]
     if update is not None:
+        if not isinstance(update, (tuple, list)) or len(update) != 3:
+            raise TypeError(f"update: expected None or three Arrays, got {check.shortened(update)}")
         data, last, packed = update
         plan.check(data, "update", (chunks_of(x.n), "rows", STRIDE))
         plan.check(last, "update", (4 * c1, "rank"))

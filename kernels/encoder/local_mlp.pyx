@@ -68,7 +68,7 @@ def local_mlp(x, conv_weight, conv_bias, norm_weight, norm_bias, fc1_weight, fc1
     check_same_isa(&p.fc2, &p.fc1, "fc2_weight")
     if p.c < u.vl:
         raise ValueError(f"x: expected at least {u.vl} channels, got {p.c}")
-    p.hidden_channels, p.eps = fc1.n, eps
+    p.hidden_channels, p.eps = fc1.n, check.real(eps, "eps")
     cdef const float[::1] xv = x.reshape(-1), cw = check.array(conv_weight, "conv_weight", (3, 3, p.c)).reshape(-1)
     cdef const float[::1] cb = check.array(conv_bias, "conv_bias", (p.c,))
     cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (p.c,)), nb = check.array(norm_bias, "norm_bias", (p.c,))

@@ -59,7 +59,7 @@ def mbconv(x, w1, b1, w2, b2, w3, b3, *, stride=1, residual=False, out=None, thr
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
     expand = as_panels(w1, "w1", ("E", p.c), threads=threads)
-    p.e, p.residual = expand.n, residual
+    p.e, p.residual = expand.n, check.flag(residual, "residual")
     project = as_panels(w3, "w3", ("OC", p.e), threads=threads)
     p.oc = project.n
     p.w1, p.w3 = as_matrix(expand), as_matrix(project)

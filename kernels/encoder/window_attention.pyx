@@ -40,7 +40,7 @@ def pack_attention_bias(table, index):
         raise ValueError(f"index: expected shape (N, N), got {index.shape}")
     if not 0 <= index.min() <= index.max() < offsets:
         raise ValueError(f"index: expected numbers from 0 to {offsets - 1}, got {index.min()} to {index.max()}")
-    index = np.ascontiguousarray(index, np.int64)
+    index = np.array(index, np.int64, order="C")
     n = index.shape[0]
     columns = round_up(n, isa.panel_width())
     packed = memory.lasting((heads, n, columns))
@@ -117,7 +117,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     cdef int nthreads = resolve(threads)
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
-    p.window = check.whole(window, "window", 1)
+    p.window = check.whole(window, "window", 1, 1 << 12)
     p.n = p.window * p.window
     qkv = as_panels(qkv_weight, "qkv_weight", (3 * p.c, p.c), threads=threads)
     proj = as_panels(proj_weight, "proj_weight", (p.c, p.c), threads=threads)
@@ -132,7 +132,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
         bias = np.pad(bias, [(0, 0), (0, 0), (0, p.columns - bias.shape[2])], constant_values=-np.inf)
     p.heads = bias.shape[0]
     p.d = p.c // p.heads
-    p.eps, p.scale = eps, 1 / sqrt(p.d)
+    p.eps, p.scale = check.real(eps, "eps"), 1 / sqrt(p.d)
     cdef const float[::1] nw = check.array(norm_weight, "norm_weight", (p.c,)), nb = check.array(norm_bias, "norm_bias", (p.c,))
     cdef const float[::1] qb = check.array(qkv_bias, "qkv_bias", (3 * p.c,)), pb = check.array(proj_bias, "proj_bias", (p.c,))
     cdef const float[::1] pad_qkv = linear(np.asarray(nb), qkv, np.asarray(qb), threads=1)

@@ -6,7 +6,7 @@ from libc.string cimport memset
 from core.common cimport *
 from core.launch cimport *
 
-from mobilesam.kernels.core import check, memory
+from mobilesam.kernels.core import check
 from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
@@ -40,7 +40,7 @@ def normalize(image, mean, std, *, size, threads=None):
     channels = (image.shape[2],)
     cdef const float[::1] m = np.tile(check.array(mean, "mean", channels), image.shape[1])
     cdef const float[::1] s = np.tile(check.array(std, "std", channels), image.shape[1])
-    y = memory.empty((*full, image.shape[2]))
+    y = check.new((*full, image.shape[2]), "size")
     cdef const uint8_t[::1] xv = np.ascontiguousarray(image).reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     cdef normalize_job p

@@ -12,6 +12,10 @@ from mobilesam.kernels.core.threads import resolve
 
 import_runtime()
 
+cdef int64_t MOST_CANVAS = 1 << 14  # largest side of the canvas
+cdef int64_t MOST_SIDE = 1 << 24  # largest side of the photo
+cdef int64_t MOST_PIXELS = (1 << 32) - 1  # most pixels of the photo: run lengths are unsigned 32-bit numbers
+
 cdef struct axis_map:  # linear interpolation along an axis: y[j] = x[index[j]]*(1 - t[j]) + x[index[j] + 1]*t[j]
     const int32_t *index
     const float *t
@@ -128,7 +132,8 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
     x = check.array(x, "x", ("C", "H", "W"))
     axes = prepare(&p, x.shape[:0:-1], [pair[::-1] for pair in _pairs(padded, crop, size)])
     p.threshold = number(threshold, "threshold")
-    p.above, p.below = p.threshold + number(offset, "offset"), p.threshold - number(offset, "offset")
+    cdef float distance = number(offset, "offset")
+    p.above, p.below = p.threshold + distance, p.threshold - distance
     divide(&p, nthreads)
     cdef int64_t planes = x.shape[0], bands = p.bands, unit, plane
     cdef const float[:, :, ::1] xv = x
@@ -160,10 +165,14 @@ def mask_runs(x, *, padded=(1024, 1024), crop, size, threshold=0.0, offset=1.0, 
     return [np.concatenate(parts) if parts else np.empty((0, 3), np.int32) for parts in runs], counts
 
 
-cdef float number(value, name) except? -1:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name}: expected a number, got {value!r}")
-    return value
+cdef double number(value, name) except? -1:
+    """Return a number, which may be infinite or NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {check.shortened(value)}")
+    try:
+        return value
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number that a float can hold, got {check.shortened(value)}") from None
 
 
 cdef list prepare(resize_job *p, source, pairs):
@@ -176,9 +185,11 @@ cdef list prepare(resize_job *p, source, pairs):
 
 
 def _pairs(padded, crop, size):
-    pairs = [check.pair(value, name, 1) for value, name in ((padded, "padded"), (crop, "crop"), (size, "size"))]
+    pairs = [check.pair(padded, "padded", 1, MOST_CANVAS), check.pair(crop, "crop", 1, MOST_CANVAS), check.pair(size, "size", 1, MOST_SIDE)]
     if pairs[1][0] > pairs[0][0] or pairs[1][1] > pairs[0][1]:
         raise ValueError(f"crop: expected at most {pairs[0]}, got {crop}")
+    if pairs[2][0] * pairs[2][1] > MOST_PIXELS:
+        raise ValueError(f"size: expected at most {MOST_PIXELS} pixels, got {size}")
     return pairs
 
 

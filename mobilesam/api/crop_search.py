@@ -58,7 +58,7 @@ class Thresholds:
 class FoundMask:
     """A mask before it becomes a record. `counts` are COCO run lengths, and coordinates are pixels of the image."""
 
-    counts: NDArray[np.uint32]
+    counts: NDArray[np.uint32] | rle.Counts
     box: Box
     predicted_iou: float
     stability_score: float

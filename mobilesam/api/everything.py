@@ -25,6 +25,7 @@ from ..images.arrays import ImageLike
 from ..images.geometry import Size
 from ..images.photo import open_rgb
 from ..images.value_range import Bands, ValueRange
+from ..kernels.core.check import shortened
 from ..masks import rle
 from ..masks.objects import Record
 from ..masks.regions import nms, remove_small_regions
@@ -48,6 +49,11 @@ from .tiled_everything import check_halo, everything_tiled
 
 Progress = Callable[[int, int], object]
 Draft = Callable[[Record], object]
+
+MOST_CROP_LAYERS = 8  # layer 8 has 65,536 crops
+MOST_POINTS_PER_SIDE = 1024
+MOST_POINTS_PER_BATCH = 1024  # the decoder's arrays take about 2 MB for each point
+MOST = 2**31 - 1  # largest whole number of any other parameter
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 
@@ -78,17 +84,17 @@ class MaskGenerator:
 
         Args:
             model: A model from `mobilesam.load`.
-            points_per_side: Points on each side of the square grid. None if `point_grids` is given.
-            points_per_batch: Number of points that the decoder processes at a time. The masks do not depend on this
-                number.
+            points_per_side: Points on each side of the square grid, at most 1024. None if `point_grids` is given.
+            points_per_batch: Number of points that the decoder processes at a time, at most 1024. The masks do not
+                depend on this number.
             pred_iou_thresh: A mask is kept if its predicted IoU exceeds this threshold. 0 keeps all masks.
             stability_score_thresh: A mask is kept if its stability score is at least this threshold. 0 keeps all
                 masks.
             stability_score_offset: Stability is the IoU between the masks at the logit thresholds +offset and -offset.
             box_nms_thresh: If the boxes of two masks of one crop have an IoU above this threshold, the mask with the
                 lower predicted IoU is dropped.
-            crop_n_layers: Number of extra layers of crops. Layer i has 4^i crops. Layer 0, the whole image, is always
-                used.
+            crop_n_layers: Number of extra layers of crops, at most 8. Layer i has 4^i crops. Layer 0, the whole image,
+                is always used.
             crop_nms_thresh: If the boxes of two masks of different crops have an IoU above this threshold, the mask of
                 the larger crop is dropped.
             crop_overlap_ratio: Overlap of the crops of layer 1, as a fraction of the image's short side. The overlap
@@ -112,25 +118,26 @@ class MaskGenerator:
         if output_mode not in OUTPUT_MODES:
             raise ValueError(f"output_mode must be one of {', '.join(OUTPUT_MODES)}, got {output_mode!r}")
         self.model = model
-        self.points_per_batch = _whole("points_per_batch", points_per_batch, 1)
-        self.pred_iou_thresh = _number("pred_iou_thresh", pred_iou_thresh)
-        self.stability_score_thresh = _number("stability_score_thresh", stability_score_thresh)
-        self.stability_score_offset = _number("stability_score_offset", stability_score_offset)
-        self.box_nms_thresh = _number("box_nms_thresh", box_nms_thresh)
-        self.crop_n_layers = _whole("crop_n_layers", crop_n_layers, 0)
-        self.crop_nms_thresh = _number("crop_nms_thresh", crop_nms_thresh)
-        self.crop_overlap_ratio = _number("crop_overlap_ratio", crop_overlap_ratio, 1)
-        self.crop_n_points_downscale_factor = _whole(
+        self.points_per_batch = checked_whole("points_per_batch", points_per_batch, 1, MOST_POINTS_PER_BATCH)
+        self.pred_iou_thresh = checked_number("pred_iou_thresh", pred_iou_thresh)
+        self.stability_score_thresh = checked_number("stability_score_thresh", stability_score_thresh)
+        self.stability_score_offset = checked_number("stability_score_offset", stability_score_offset)
+        self.box_nms_thresh = checked_number("box_nms_thresh", box_nms_thresh)
+        self.crop_n_layers = checked_whole("crop_n_layers", crop_n_layers, 0, MOST_CROP_LAYERS)
+        self.crop_nms_thresh = checked_number("crop_nms_thresh", crop_nms_thresh)
+        self.crop_overlap_ratio = checked_number("crop_overlap_ratio", crop_overlap_ratio, 1)
+        self.crop_n_points_downscale_factor = checked_whole(
             "crop_n_points_downscale_factor", crop_n_points_downscale_factor, 1
         )
-        self.min_mask_region_area = _number("min_mask_region_area", min_mask_region_area)
+        self.min_mask_region_area = checked_number("min_mask_region_area", min_mask_region_area)
         self.output_mode, self.adaptive = output_mode, bool(adaptive)
         layers = self.crop_n_layers + 1
         if point_grids is not None:
             self.point_grids = _checked_grids(point_grids, layers)
             self._sides: list[int | None] = [None] * layers  # points on each side, for each layer
         else:
-            side, factor = _whole("points_per_side", points_per_side, 1), self.crop_n_points_downscale_factor
+            side = checked_whole("points_per_side", points_per_side, 1, MOST_POINTS_PER_SIDE)
+            factor = self.crop_n_points_downscale_factor
             if side < factor**self.crop_n_layers:
                 raise ValueError(
                     f"points_per_side must leave a point per side in each layer: at least {factor**self.crop_n_layers} "
@@ -317,9 +324,7 @@ class HierarchicalMaskGenerator(MaskGenerator):
             min_mask_region_area,
             output_mode,
         )
-        if isinstance(high_score_thresh, bool) or not isinstance(high_score_thresh, (int, float, np.number)):
-            raise ValueError(f"high_score_thresh must be a number, got {high_score_thresh!r}")
-        self.high_score_thresh = float(high_score_thresh)
+        self.high_score_thresh = checked_number("high_score_thresh", high_score_thresh, least=-math.inf)
 
     def hierarchical_generate(
         self, image: ImageLike, *, value_range: ValueRange | None = None, bands: Bands | None = None
@@ -409,8 +414,14 @@ def _box_xywh(box: Box) -> list[int]:
 
 
 def generate_crop_boxes(size: Size, n_layers: int, overlap_ratio: float) -> list[tuple[Box, int]]:
-    """The box and the layer of each crop. Empty crops are left out, so a small image has fewer crops."""
-    height, width = size
+    """The box and the layer of each crop. Empty crops are left out, so a small image has fewer crops.
+
+    Raises:
+        ValueError: An argument is invalid. The message names the argument.
+    """
+    height, width = size = checked_whole("height", size[0], 1), checked_whole("width", size[1], 1)
+    n_layers = checked_whole("n_layers", n_layers, 0, MOST_CROP_LAYERS)
+    overlap_ratio = checked_number("overlap_ratio", overlap_ratio, 1)
     crops: list[tuple[Box, int]] = [((0, 0, width, height), 0)]
     for layer in range(1, n_layers + 1):
         n = 2**layer
@@ -430,26 +441,41 @@ def _ranked(crops: list[tuple[Box, int]]) -> list[tuple[Box, int, np.float32]]:
     return [(*crops[i], ranks[i]) for i in np.argsort(-ranks, kind="stable").tolist()]
 
 
-def _whole(name: str, value: object, least: int) -> int:
+def checked_whole(name: str, value: object, least: int, most: int = MOST) -> int:
+    """Return `value` as an int. Raises ValueError, which names the parameter, unless it is from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {shortened(value)}")
+    if value > most:
+        raise ValueError(f"{name} must be a whole number of at most {most}, got {shortened(value)}")
     return int(value)
 
 
-def _number(name: str, value: object, most: float = math.inf) -> float:
+def checked_number(name: str, value: object, most: float = math.inf, *, least: float = 0) -> float:
+    """Return `value` as a float. Raises ValueError unless it is a finite number from `least` to `most`."""
     numeric = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not numeric or not 0 <= value <= most or math.isinf(value):  # type: ignore[operator, arg-type]
-        span = "of at least 0" if math.isinf(most) else f"from 0 to {most:g}"
-        raise ValueError(f"{name} must be a number {span}, got {value!r}")
-    return float(value)  # type: ignore[arg-type]
+    try:
+        number = float(value) if numeric else math.nan  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond the largest float
+        number = math.inf
+    if not math.isfinite(number) or not least <= number <= most:
+        finite = "finite number" if math.isinf(least) else "number of at least 0"
+        expected = finite if math.isinf(most) else f"number from 0 to {most:g}"
+        raise ValueError(f"{name} must be a {expected}, got {shortened(value)}")
+    return number
 
 
 def _checked_grids(point_grids: Sequence[ArrayLike], layers: int) -> list[NDArray[np.float64]]:
     if isinstance(point_grids, np.ndarray) and point_grids.ndim != 3:
         raise ValueError(f"point_grids must be a list with one (N, 2) array per layer, got shape {point_grids.shape}")
+    if not isinstance(point_grids, (Sequence, np.ndarray)) or isinstance(point_grids, (str, bytes)):
+        kind = type(point_grids).__name__
+        raise ValueError(f"point_grids must be a list with one (N, 2) array per layer, got {kind}")
     grids = []
     for grid in point_grids:
-        points = np.asarray(grid, np.float64)
+        try:
+            points = np.asarray(grid, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"point_grids must hold arrays (N, 2) of numbers, got {shortened(grid)}") from None
         if points.ndim != 2 or points.shape[1] != 2 or not len(points):
             raise ValueError(f"point_grids must hold arrays (N, 2) of at least one point, got shape {points.shape}")
         outside = points[~((points >= 0) & (points <= 1)).all(axis=1)]

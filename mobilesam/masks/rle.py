@@ -41,6 +41,7 @@ RLE: TypeAlias = Mapping[str, Any]
 BLOCK = 64  # columns of a mask that are transposed at once: one cache line per row of the mask
 FIRST_CHARACTER = ord("0")
 LONGEST = 12  # most characters per number; a longer number would not fit into 64 bits
+MOST_PIXELS = 2**59 - 1  # most pixels of a mask, so that any difference of two counts takes at most LONGEST characters
 # A number from −2^(5k − 1) to 2^(5k − 1) − 1 takes k characters of 5 bits.
 LIMITS = np.left_shift(1, 5 * np.arange(1, LONGEST) - 1, dtype=np.int64)
 
@@ -83,10 +84,17 @@ def encode(mask: NDArray[np.bool_]) -> UncompressedRLE:
 
 
 def decode(rle: RLE) -> NDArray[np.bool_]:
-    """Decode an RLE to a mask (H, W) bool. See `decompress` for the errors."""
+    """Decode an RLE to a mask (H, W) bool. See `decompress` for the errors.
+
+    Raises:
+        MemoryError: There is no memory for a mask of this size.
+    """
     (height, width), counts = checked(rle)
-    pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height)
-    mask = np.empty((height, width), np.bool_)
+    try:
+        pixels = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, height)
+        mask = np.empty((height, width), np.bool_)
+    except MemoryError:
+        raise MemoryError(f"an RLE of size [{height}, {width}]: no memory for the mask") from None
     for left in range(0, width, BLOCK):
         mask[:, left : left + BLOCK] = pixels[left : left + BLOCK].T
     return mask
@@ -181,13 +189,20 @@ def to_runs(rle: RLE) -> Runs:
     """The mask's runs, split at column borders, as (R, 3) int64: column, first row, end row (exclusive).
 
     See `decompress` for the errors.
+
+    Raises:
+        MemoryError: There is no memory for the runs.
     """
-    (height, _), counts = checked(rle)
+    (height, width), counts = checked(rle)
     first, end = _inside(counts)
     left, right = first // height, (end - 1) // height
     columns = right - left + 1
     last = np.cumsum(columns) - 1
-    runs = np.empty((columns.sum(), 3), np.int64)
+    try:
+        runs = np.empty((columns.sum(), 3), np.int64)
+    except (MemoryError, ValueError):  # ValueError: the number of bytes exceeds 64 bits
+        message = f"an RLE of size [{height}, {width}]: no memory for {columns.sum()} runs"
+        raise MemoryError(message) from None
     runs[:, 0] = np.arange(len(runs)) + np.repeat(left - (last + 1 - columns), columns)
     runs[:, 1], runs[:, 2] = 0, height
     runs[last + 1 - columns, 1] = first - left * height
@@ -195,7 +210,7 @@ def to_runs(rle: RLE) -> Runs:
     return runs
 
 
-def from_runs(runs: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.uint32]:
+def from_runs(runs: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.uint32] | Counts:
     """Convert runs within columns to `counts`, the inverse of `to_runs`.
 
     Args:
@@ -203,14 +218,17 @@ def from_runs(runs: NDArray[np.integer], size: tuple[int, int]) -> NDArray[np.ui
         size: (h, w) of the mask.
 
     Returns:
-        The run lengths `counts`, uint32.
+        The run lengths `counts`, uint32, or int64 if a run is longer than 2³² − 1.
+
+    Raises:
+        ValueError: The size is invalid.
     """
-    height, width = size
+    height, width = _checked_size(size)
     changes = (runs[:, :1].astype(np.int64) * height + runs[:, 1:]).ravel()
     kept = np.ones(len(changes), np.bool_)
     kept[1:-1:2] = kept[2::2] = changes[1:-1:2] != changes[2::2]
     counts = np.diff(changes[kept], prepend=0, append=height * width)
-    return (counts if counts[-1] else counts[:-1]).astype(np.uint32)
+    return (counts if counts[-1] else counts[:-1]).astype(np.uint32 if counts.max() < 2**32 else np.int64)
 
 
 def checked(rle: RLE) -> tuple[tuple[int, int], Counts]:
@@ -222,8 +240,11 @@ def checked(rle: RLE) -> tuple[tuple[int, int], Counts]:
         raise ValueError(f"an RLE must be a dict of size and counts, got a dict without {' and '.join(missing)}")
     height, width = _checked_size(rle["size"])
     counts = _checked_counts(rle["counts"])
-    total = int(counts.sum())
-    if (counts < 0).any() or (counts > height * width).any() or total != height * width:
+    pixels, sums = height * width, np.cumsum(counts)
+    # Sums of 64 bits wrap around. Before a sum of valid counts can wrap, an earlier sum exceeds the number of pixels.
+    valid = len(counts) and counts.min() >= 0 and counts.max() <= pixels and sums.max() <= pixels and sums[-1] == pixels
+    if not valid:
+        total = sum(counts.tolist())
         raise ValueError(f"an RLE's counts must be at least 0 and add up to {height}·{width}, got a sum of {total}")
     return (height, width), counts
 
@@ -236,6 +257,8 @@ def _checked_size(size: object) -> tuple[int, int]:
             raise ValueError
     except (AttributeError, TypeError, ValueError):
         raise ValueError(f"an RLE's size must be [h, w], two whole numbers of at least 1, got {size!r}") from None
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"an RLE's size must be [h, w] of at most {MOST_PIXELS} pixels, got more")
     return height, width
 
 
@@ -256,6 +279,8 @@ def _checked_counts(counts: object) -> Counts:
     if array.dtype.kind not in "iu" or array.ndim != 1:
         kind = f"dtype {array.dtype} of shape {array.shape}"
         raise TypeError(f"an RLE's counts must be whole numbers or COCO's string, got {kind}")
+    if array.dtype.kind == "u" and array.max() > MOST_PIXELS:  # a larger number may not fit into int64
+        raise ValueError(f"an RLE's counts must be at least 0 and at most {MOST_PIXELS}, got {array.max()}")
     return array.astype(np.int64)
 
 

@@ -13,6 +13,8 @@ from PIL import Image
 
 import mobilesam
 from mobilesam import SamAutomaticMaskGenerator, kernels
+from mobilesam.compat import SamHierarchicalMaskGenerator
+from mobilesam.compat.utils import amg
 from mobilesam.images.photo import open_rgb
 from mobilesam.masks import rle
 from mobilesam.masks.objects import Record
@@ -292,6 +294,17 @@ REFUSED = {
     "crop_n_points_downscale_factor 3, got 8": {
         "points_per_side": 8, "crop_n_layers": 2, "crop_n_points_downscale_factor": 3,
     },
+    "crop_n_layers must be a whole number of at most 8, got 9": {"crop_n_layers": 9},
+    "crop_n_layers must be a whole number of at most 8, got 18446744073709551616": {"crop_n_layers": 2**64},
+    "points_per_side must be a whole number of at most 1024, got 1025": {"points_per_side": 1025},
+    "points_per_batch must be a whole number of at most 1024, got 1025": {"points_per_batch": 1025},
+    "crop_n_points_downscale_factor must be a whole number of at most 2147483647, got 2147483648": {
+        "crop_n_points_downscale_factor": 2**31,
+    },
+    "min_mask_region_area must be a number of at least 0, got 1000000000": {"min_mask_region_area": 10**400},
+    "stability_score_offset must be a number of at least 0, got a int": {"stability_score_offset": 10**5000},
+    "point_grids must be a list with one (N, 2) array per layer, got int": {"points_per_side": None, "point_grids": 5},
+    "point_grids must hold arrays (N, 2) of numbers, got 'ab'": {"points_per_side": None, "point_grids": ["ab"]},
     "min_mask_region_area must be a number of at least 0, got -5": {"min_mask_region_area": -5},
     "output_mode must be one of binary_mask, uncompressed_rle, coco_rle, got 'png'": {"output_mode": "png"},
     "point_grids must have a grid for each of the 2 layers, got 1": {
@@ -311,6 +324,34 @@ REFUSED = {
 def test_wrong_parameters_are_refused(model, message):
     with pytest.raises(ValueError) as error:
         SamAutomaticMaskGenerator(model, **REFUSED[message])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, "8", None, True, 10**400])
+def test_a_threshold_of_logits_is_a_finite_number(model, value):
+    with pytest.raises(ValueError, match="high_score_thresh must be a finite number, got "):
+        SamHierarchicalMaskGenerator(model, high_score_thresh=value)
+    assert SamHierarchicalMaskGenerator(model, high_score_thresh=-2).high_score_thresh == -2.0
+
+
+REFUSED_GRIDS = {
+    "n_layers must be a whole number of at most 8, got 9": lambda: amg.generate_crop_boxes((30, 40), 9, 0.3),
+    "n_layers must be a whole number of at least 0, got '1'": lambda: amg.generate_crop_boxes((30, 40), "1", 0.3),
+    "height must be a whole number of at most": lambda: amg.generate_crop_boxes((2**31, 40), 1, 0.3),
+    "overlap_ratio must be a number from 0 to 1, got nan": lambda: amg.generate_crop_boxes((30, 40), 1, np.nan),
+    "n_per_side must be a whole number of at most 1024, got 1025": lambda: amg.build_point_grid(1025),
+    "n_per_side must be a whole number of at least 1, got 0": lambda: amg.build_all_layer_point_grids(0, 0, 1),
+    "n_per_side must leave a point per side in each layer": lambda: amg.build_all_layer_point_grids(4, 3, 2),
+    "n_layers must be a whole number of at most 8": lambda: amg.build_all_layer_point_grids(8, 10**9, 1),
+    "scale_per_layer must be a whole number": lambda: amg.build_all_layer_point_grids(8, 1, 0),
+    "batch_size must be a whole number of at least 1": lambda: next(amg.batch_iterator(0, [1])),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED_GRIDS)
+def test_wrong_arguments_of_grids_and_crops_are_refused(message):
+    with pytest.raises(ValueError) as error:
+        REFUSED_GRIDS[message]()
     assert message in str(error.value)
 
 

@@ -170,6 +170,16 @@ REFUSED = {
     "none": ({"size": [2, 3], "counts": []}, "got a sum of 0"),
     "negative": ({"size": [2, 3], "counts": [-1, 7]}, "at least 0"),
     "huge": ({"size": [2, 3], "counts": [2**63 - 1, 2**63 - 1, 8]}, "add up to"),
+    "a sum that wraps to the size": ({"size": [2, 3], "counts": [2**58] * 64 + [6]}, "add up to"),
+    "a sum that wraps to a large size": ({"size": [2**57, 2], "counts": [2**57] * 130}, "add up to"),
+    "unsigned": (
+        {"size": [2, 3], "counts": np.array([2**64 - 1, 7], np.uint64)},
+        f"at most {2**59 - 1}, got {2**64 - 1}",
+    ),
+    "a size that wraps to 0": ({"size": [2**32, 2**32], "counts": []}, f"at most {2**59 - 1} pixels"),
+    "a size that wraps to 6": ({"size": [2, 2**63 + 3], "counts": [6]}, f"at most {2**59 - 1} pixels"),
+    "an endless size": ({"size": [10**5000, 1], "counts": [6]}, f"at most {2**59 - 1} pixels"),
+    "a string whose sums wrap": ({"size": [2, 3], "counts": "oooooooooo?" * 99 + "6"}, "add up to"),
     "an empty string": ({"size": [2, 3], "counts": ""}, "got a sum of 0"),
     "a wrong string": ({"size": [2, 3], "counts": "6 "}, "characters from '0' to 'o', got b'6 '"),
     "not ASCII": ({"size": [2, 3], "counts": "6é"}, "characters from '0' to 'o', got '6é'"),
@@ -219,3 +229,30 @@ def test_masks_of_two_sizes_have_no_iou():
 def test_a_mask_is_a_bool_array(mask, error):
     with pytest.raises(error, match="a mask must be a bool array"):
         rle.encode(mask)
+
+
+def test_counts_of_the_largest_mask():
+    """Counts and their differences fill the 64 bits and the 12 characters that a number may take."""
+    most = 2**59 - 1
+    cases = {(most,): 0, (0, most): most, (0, 0, 0, most): most, (most - 2, 1, 1): 1, (1, most - 3, 1, 1): most - 1}
+    for counts, height in cases.items():
+        plain = {"size": [most, 1], "counts": list(counts)}
+        assert rle.decompress(rle.compress(plain)) == plain
+        assert rle.area(plain) == sum(counts[1::2])
+        assert rle.bbox(plain)[3] == height
+        assert rle.iou(plain, plain) == [[float(sum(counts[1::2]) > 0)]]
+
+
+def test_no_memory_for_a_mask_names_its_size():
+    wide = {"size": [1, 2**58], "counts": [0, 2**58]}
+    for function in (rle.decode, rle.to_runs):
+        with pytest.raises(MemoryError, match=rf"an RLE of size \[1, {2**58}\]: no memory"):
+            function(wide)
+
+
+def test_a_run_of_more_than_32_bits():
+    size = (2**20, 2**13)
+    counts = rle.from_runs(np.array([[2**12, 5, 9]]), size)
+    assert counts.tolist() == [2**32 + 5, 4, 2**32 - 9]
+    assert rle.to_runs({"size": size, "counts": counts}).tolist() == [[2**12, 5, 9]]
+    assert rle.from_runs(np.array([[0, 0, 4]]), (2**16, 2**16 - 1)).dtype == np.uint32

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...api import crop_search, everything
+from ...api.everything import MOST_CROP_LAYERS, MOST_POINTS_PER_SIDE, checked_whole
 from ...images.geometry import Size
 from ...masks import regions, rle
 from ...masks.rle import CompressedRLE, UncompressedRLE
@@ -89,12 +90,17 @@ def remove_small_regions(mask: NDArray[np.bool_], area_thresh: float, mode: Any)
 
 def build_point_grid(n_per_side: int) -> NDArray[np.float64]:
     """The centres (n², 2) of n×n cells of the unit square."""
-    return crop_search.build_point_grid(n_per_side)
+    return crop_search.build_point_grid(checked_whole("n_per_side", n_per_side, 1, MOST_POINTS_PER_SIDE))
 
 
 def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer: int) -> list[NDArray[np.float64]]:
     """The point grids (N, 2) of the whole image and of each layer of crops. See `build_point_grid`."""
-    return [build_point_grid(int(n_per_side / scale_per_layer**i)) for i in range(n_layers + 1)]
+    side = checked_whole("n_per_side", n_per_side, 1, MOST_POINTS_PER_SIDE)
+    layers = checked_whole("n_layers", n_layers, 0, MOST_CROP_LAYERS)
+    scale = checked_whole("scale_per_layer", scale_per_layer, 1)
+    if side < scale**layers:
+        raise ValueError(f"n_per_side must leave a point per side in each layer, at least {scale**layers}, got {side}")
+    return [build_point_grid(side // scale**i) for i in range(layers + 1)]
 
 
 def generate_crop_boxes(im_size: Size, n_layers: int, overlap_ratio: float) -> tuple[list[list[int]], list[int]]:
@@ -105,6 +111,7 @@ def generate_crop_boxes(im_size: Size, n_layers: int, overlap_ratio: float) -> t
 
 def batch_iterator(batch_size: int, *args: Any) -> Iterator[list[Any]]:
     """Yield slices of `batch_size` elements of all arguments, which have the same length."""
+    checked_whole("batch_size", batch_size, 1)
     if not args or any(len(each) != len(args[0]) for each in args):
         raise AssertionError("Batched iteration must have inputs of all the same size.")
     for first in range(0, len(args[0]), batch_size):
