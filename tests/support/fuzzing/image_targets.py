@@ -1,0 +1,164 @@
+"""Targets that decode pictures and large images."""
+
+import io
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from PIL import Image
+
+from mobilesam.images.photo import open_rgb
+from mobilesam.serve import pictures
+from mobilesam.serve.limits import Refused
+from mobilesam.tiles.opening import open_source
+
+from .mutation import with_png_checksums
+from .target import Target, from_files
+
+FORMATS = {  # Pillow's name -> extension
+    "AVIF": ".avif", "BMP": ".bmp", "DDS": ".dds", "GIF": ".gif", "ICNS": ".icns", "ICO": ".ico", "IM": ".im",
+    "JPEG": ".jpg", "JPEG2000": ".jp2", "MPO": ".mpo", "PCX": ".pcx", "PNG": ".png", "PPM": ".ppm", "QOI": ".qoi",
+    "SGI": ".sgi", "SPIDER": ".spider", "TGA": ".tga", "TIFF": ".tif", "WEBP": ".webp", "XBM": ".xbm",
+}  # fmt: skip
+MODES = ("RGB", "L", "P", "RGBA", "CMYK", "1", "I;16", "F")
+OPTIONS = (
+    {"format": "JPEG", "progressive": True},
+    {"format": "JPEG", "quality": 95, "subsampling": 0},
+    {"format": "PNG", "interlace": 1},
+    {"format": "TIFF", "compression": "tiff_lzw"},
+    {"format": "TIFF", "compression": "tiff_adobe_deflate"},
+    {"format": "TIFF", "compression": "jpeg"},
+    {"format": "TIFF", "compression": "packbits"},
+)
+SIDES = (37, 23)
+
+
+def exif(orientation: int) -> bytes:
+    """An EXIF block with an orientation and an offset to a second directory."""
+    tags = [(0x0112, 3, 1, orientation), (0x011A, 5, 1, 60), (0x8769, 4, 1, 50), (0x010E, 2, 8, 60)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(40)
+
+
+def photos(_: Path) -> list[tuple[str, bytes]]:
+    """A file of every format and mode that this Pillow writes, and TIFF files that only tifffile writes."""
+    return [*_pillow_files(), *_tiff_files()]
+
+
+def _pillow_files() -> Iterator[tuple[str, bytes]]:
+    pixels = np.random.default_rng(0).integers(0, 256, (*SIDES[::-1], 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    written = [(mode, {"format": name}) for name in FORMATS for mode in MODES]
+    for mode, options in [*written, *(("RGB", options) for options in OPTIONS)]:
+        file = io.BytesIO()
+        try:
+            converted = picture.convert("L").convert(mode) if mode in ("I;16", "F") else picture.convert(mode)
+            if options["format"] in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+                options = options | {"exif": exif(6)}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                converted.save(file, **options)
+        except Exception:  # a format that this Pillow does not write, or a mode that the format does not have
+            continue
+        yield FORMATS[str(options["format"])], file.getvalue()
+
+
+def _tiff_files() -> Iterator[tuple[str, bytes]]:
+    try:
+        import tifffile
+    except ModuleNotFoundError:
+        return
+    rng, (width, height) = np.random.default_rng(0), SIDES
+    for shape, dtype, options in (
+        ((height, width), np.float64, {}),
+        ((height, width, 3), np.float32, {"photometric": "rgb"}),
+        ((height, width, 3), np.uint16, {"photometric": "rgb", "tile": (16, 16), "compression": "zlib"}),
+        ((height, width), np.uint32, {"compression": "lzw"}),
+        ((height, width), np.int16, {"bigtiff": True, "rowsperstrip": 5}),
+        ((6, height, width), np.uint16, {"planarconfig": "separate", "photometric": "minisblack"}),
+        ((height, width), bool, {"photometric": "miniswhite"}),
+        ((height, width, 3), np.uint8, {"photometric": "rgb", "tile": (16, 16), "compression": "jpeg"}),
+    ):
+        file = io.BytesIO()
+        try:
+            tifffile.imwrite(file, (rng.random(shape) * 200).astype(dtype), **options)
+        except Exception:  # the compression needs imagecodecs
+            continue
+        yield ".tif", file.getvalue()
+
+
+def finish(data: bytes, rng: Random) -> bytes:
+    return with_png_checksums(data) if data[:4] == b"\x89PNG" and rng.random() < 0.8 else data
+
+
+def check_photo(picture: Image.Image) -> None:
+    assert picture.mode == "RGB" and min(picture.size) > 0
+    picture.resize((8, 8))  # reads every pixel
+
+
+def open_path(path: Path) -> None:
+    check_photo(open_rgb(path))
+
+
+def open_bytes(path: Path) -> None:
+    check_photo(open_rgb(path.read_bytes(), value_range="minmax"))
+
+
+def open_bands(path: Path) -> None:
+    check_photo(open_rgb(path, value_range="minmax-channel", bands=(2, 0, 1)))
+
+
+def open_upload(path: Path) -> None:
+    check_photo(pictures.decode(path.read_bytes(), 64_000_000))
+
+
+def scenes(folder: Path) -> list[tuple[str, bytes]]:
+    """TIFF files, some of them with a georeference, and .npy files."""
+    import rasterio
+    from rasterio.transform import Affine
+
+    files = [file for file in _tiff_files() if file[0] == ".tif"]
+    data, file = np.random.default_rng(0).integers(0, 256, (3, 40, 50), np.uint8), io.BytesIO()
+    np.save(file, data.transpose(1, 2, 0))
+    files.append((".npy", file.getvalue()))
+    for options in (
+        {},
+        {"compress": "deflate", "tiled": True, "blockxsize": 16, "blockysize": 16},
+        {"compress": "lzw"},
+    ):
+        path, place = (
+            folder / "made.tif",
+            {"transform": Affine(0.5, 0, 500_000, 0, -0.5, 5_200_000), "crs": "EPSG:32632"},
+        )
+        shape = {"driver": "GTiff", "width": 50, "height": 40, "count": 3, "dtype": "uint8"}
+        with rasterio.open(path, "w", **shape, **place, **options) as dataset:
+            dataset.write(data)
+        files += [(".tif", path.read_bytes())] * 3
+        path.unlink()
+    return files
+
+
+def read_scene(path: Path) -> None:
+    source = open_source(path)
+    height, width = source.size
+    box = (0, 0, min(width, 64), min(height, 64))
+    source.is_empty(box)
+    assert source.read(box).shape[:2] == (box[3], box[2])
+    source.read((max(0, width - 8), max(0, height - 8), width, height))
+
+
+EXPECTED = (OSError, ValueError, TypeError)
+TARGETS = (
+    Target("photo", 5000, from_files(photos, [open_path, open_path, open_bytes, open_bands], finish=finish), EXPECTED),
+    Target("upload", 1500, from_files(photos, [open_upload], finish=finish), (Refused,)),
+    Target(
+        "scene",
+        1500,
+        from_files(scenes, [read_scene]),
+        (OSError, ValueError, TypeError),
+        ("rasterio", "tifffile", "zarr"),
+    ),
+)
