@@ -24,6 +24,9 @@ def changed(value: Any, rng: Random) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         name = rng.choice([field.name for field in dataclasses.fields(value)])
         return dataclasses.replace(value, **{name: changed(getattr(value, name), rng)})
+    if isinstance(value, dict) and value:  # the arrays of a plan's run, by their Arrays
+        key = rng.choice(list(value))
+        return {**value, key: changed(value[key], rng)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         name = rng.choice(value._fields)
         return value._replace(**{name: changed(getattr(value, name), rng)})
@@ -32,7 +35,7 @@ def changed(value: Any, rng: Random) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
-        return rng.choice((value - 1, value + 1, 2 * value, -value, np.int64(value), *INTEGERS, 1 << 64))
+        return rng.choice((value - 1, value + 1, 2 * value, -value, np.int64(value % (1 << 31)), *INTEGERS, 1 << 64))
     if isinstance(value, float):
         return rng.choice(NUMBERS)
     if isinstance(value, str):

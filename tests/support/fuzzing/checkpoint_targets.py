@@ -253,24 +253,29 @@ def read_as_decoder(path: Path) -> None:
 # embeddings
 
 MAKER = embedding_file.Maker("0" * 64, "fp32", architecture.MOBILE_SAM)
-SOURCE = embedding_file.Source((30, 40), (768, 1024), "cat.jpg", "dtype")
+EMBEDDING = {"features": {"dtype": "F32", "shape": [64, 64, 256], "data_offsets": [0, 4 << 20]}}
+EMBEDDED = {
+    "format": embedding_file.FORMAT, "format_version": "2", "original_size": "30,40", "input_size": "768,1024",
+    "name": "cat.jpg", "value_range": "dtype", "checkpoint_sha256": "0" * 64, "precision": "fp32",
+    "architecture": "mobile_sam",
+}  # fmt: skip
+SIZES = ("0,0", "1,2,3", "-1,5", f"{'9' * 5000},1", "minmax", "nan,1", "1,0", "\u0663,4")
 
 
 def embedding_files(folder: Path) -> list[tuple[str, bytes]]:
-    path = folder / "made.embedding"
-    embedding_file.write(path, embedding_file.Features(np.zeros((64, 64, 256), np.float32), None), SOURCE, MAKER)
-    return [(".embedding", path.read_bytes())]
+    data = with_header({"__metadata__": EMBEDDED, **EMBEDDING}, bytes(4 << 20))
+    valid = folder / "valid"
+    valid.write_bytes(data)
+    read_embedding(valid)
+    return [(".embedding", data)]
 
 
 def damaged_embedding(rng: Random) -> bytes:
     """An embedding whose header has random values."""
-    names = {"format": embedding_file.FORMAT, "format_version": "2", "original_size": "30,40", "input_size": "768,1024"}
-    names |= {"name": "cat", "value_range": "dtype", "checkpoint_sha256": "0" * 64, "precision": "fp32"}
-    features = {"dtype": "F32", "shape": [64, 64, 256], "data_offsets": [0, 4 << 20]}
+    names = dict(EMBEDDED)
     if rng.random() < 0.6:
-        text = rng.choice((*TEXTS, "0,0", "1,2,3", "-1,5", f"{'9' * 5000},1", "minmax", "nan,1", "1,0", "\u0663,4"))
-        names[rng.choice(list(names))] = text
-    header: Any = {"__metadata__": names, "features": features}
+        names[rng.choice(list(names))] = rng.choice((*TEXTS, *SIZES))
+    header: Any = {"__metadata__": names, **EMBEDDING}
     return with_header(replaced(header, rng) if rng.random() < 0.5 else header, bytes(4 << 20))
 
 

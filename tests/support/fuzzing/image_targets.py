@@ -1,6 +1,7 @@
 """Targets that decode pictures and large images."""
 
 import io
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from mobilesam.serve import pictures
 from mobilesam.serve.limits import Refused
 from mobilesam.tiles.opening import open_source
 
-from .mutation import with_png_checksums
+from .mutation import INTEGERS, MOST_BYTES, with_png_checksums
 from .target import Target, from_files
 
 FORMATS = {  # Pillow's name -> extension
@@ -34,13 +35,14 @@ OPTIONS = (
     {"format": "TIFF", "compression": "packbits"},
 )
 SIDES = (37, 23)
+PIXELS = np.random.default_rng(0).integers(0, 256, (*SIDES[::-1], 3), np.uint8)
 
 
 def exif(orientation: int) -> bytes:
     """An EXIF block with an orientation and an offset to a second directory."""
     tags = [(0x0112, 3, 1, orientation), (0x011A, 5, 1, 60), (0x8769, 4, 1, 50), (0x010E, 2, 8, 60)]
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(40)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(tags)) + entries + b"\1\0\0\0" * 10
 
 
 def photos(_: Path) -> list[tuple[str, bytes]]:
@@ -49,14 +51,13 @@ def photos(_: Path) -> list[tuple[str, bytes]]:
 
 
 def _pillow_files() -> Iterator[tuple[str, bytes]]:
-    pixels = np.random.default_rng(0).integers(0, 256, (*SIDES[::-1], 3), np.uint8)
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(PIXELS)
     written = [(mode, {"format": name}) for name in FORMATS for mode in MODES]
     for mode, options in [*written, *(("RGB", options) for options in OPTIONS)]:
         file = io.BytesIO()
         try:
             converted = picture.convert("L").convert(mode) if mode in ("I;16", "F") else picture.convert(mode)
-            if options["format"] in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+            if options["format"] in ("JPEG", "PNG", "WEBP", "AVIF"):
                 options = options | {"exif": exif(6)}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -90,8 +91,38 @@ def _tiff_files() -> Iterator[tuple[str, bytes]]:
         yield ".tif", file.getvalue()
 
 
+def many_scans(rng: Random) -> bytes:
+    """A progressive JPEG file that repeats one of its scans, whose header may give a larger size."""
+    file = io.BytesIO()
+    Image.fromarray(PIXELS).save(file, "JPEG", progressive=True)
+    data = bytearray(file.getvalue())
+    frame, side = data.index(b"\xff\xc2"), rng.choice((23, 500, 4000))
+    data[frame + 5 : frame + 9] = struct.pack(">HH", side, side)
+    starts = [match.start() for match in re.finditer(rb"\xff\xda", data)] + [len(data) - 2]
+    place = rng.randrange(len(starts) - 1)
+    scan = data[starts[place] : starts[place + 1]]
+    data[starts[place] : starts[place]] = scan * min(rng.choice((1, 30, 3000)), MOST_BYTES // len(scan))
+    return bytes(data)
+
+
+def damaged_tags(rng: Random) -> bytes:
+    """A TIFF file of which one to three tags have other numbers, types, counts or values."""
+    damaged = bytearray(rng.choice([data for _, data in TIFF_FILES if data[:4] == b"II*\0"]))
+    directory = struct.unpack_from("<I", damaged, 4)[0]
+    count = struct.unpack_from("<H", damaged, directory)[0]
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        entry = directory + 2 + 12 * rng.randrange(count)
+        place, size = rng.choice(((0, 2), (2, 2), (4, 4), (8, 4), (8, 4), (8, 4)))
+        value = rng.choice((*INTEGERS, *range(16), 322, 323, 20_000, 100_000)) % (1 << 8 * size)
+        damaged[entry + place : entry + place + size] = value.to_bytes(size, "little")
+    return bytes(damaged)
+
+
 def finish(data: bytes, rng: Random) -> bytes:
     return with_png_checksums(data) if data[:4] == b"\x89PNG" and rng.random() < 0.8 else data
+
+
+TIFF_FILES = [file for file in [*_pillow_files(), *_tiff_files()] if file[0] == ".tif"]
 
 
 def check_photo(picture: Image.Image) -> None:
@@ -150,14 +181,15 @@ def read_scene(path: Path) -> None:
     source.read((max(0, width - 8), max(0, height - 8), width, height))
 
 
+MAKERS = (many_scans, damaged_tags, damaged_tags, damaged_tags)
 EXPECTED = (OSError, ValueError, TypeError)
 TARGETS = (
-    Target("photo", 5000, from_files(photos, [open_path, open_path, open_bytes, open_bands], finish=finish), EXPECTED),
-    Target("upload", 1500, from_files(photos, [open_upload], finish=finish), (Refused,)),
+    Target("photo", 4000, from_files(photos, [open_path, open_path, open_bytes, open_bands], MAKERS, finish), EXPECTED),
+    Target("upload", 1500, from_files(photos, [open_upload], MAKERS, finish), (Refused,)),
     Target(
         "scene",
         1500,
-        from_files(scenes, [read_scene]),
+        from_files(scenes, [read_scene], [damaged_tags]),
         (OSError, ValueError, TypeError),
         ("rasterio", "tifffile", "zarr"),
     ),

@@ -1,5 +1,6 @@
 """Targets that call kernels, and record and run plans of the decoder, with damaged arguments."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from mobilesam import kernels
 from mobilesam.kernels import isa
 
 from .arguments import changed, describe
-from .target import Case, Maker, Target
+from .target import CHANGED, Case, Maker, Target
 
 Call = tuple[Callable[..., Any], dict[str, Any]]
 STEPS = ("linear", "attention", "layer_norm", "add", "take", "project", "attend_image", "update_image", "upscale_masks")
@@ -106,7 +107,8 @@ def start_kernels(_: Path) -> Maker:
             with isa.use(name):
                 function(**arguments)
 
-        return Case(run, f"{name} {function.__name__} {describe(arguments)}".encode())
+        text = f"{function.__name__} under {name}: {describe(arguments)}"
+        return Case(run, text.encode(), function.__name__)
 
     return make
 
@@ -125,7 +127,7 @@ class Hostile:
     """A plan that changes an argument of one of its calls."""
 
     def __init__(self, plan: Any, at: int, rng: Random) -> None:
-        self.plan, self.at, self.rng, self.calls = plan, at, rng, list[str]()
+        self.plan, self.at, self.rng, self.calls = plan, at, rng, 0
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.plan, name)
@@ -133,9 +135,10 @@ class Hostile:
             return method
 
         def call(*arguments: Any, **options: Any) -> Any:
-            if len(self.calls) == self.at:
+            if self.calls == self.at:
                 arguments, options = self.damaged(arguments, options)
-            self.calls.append(f"{name} {describe(arguments)} {describe(options)}")
+                print(f"{CHANGED}{name} {describe(arguments)} {describe(options)}"[:1000], file=sys.stderr, flush=True)
+            self.calls += 1
             return method(*arguments, **options)
 
         return call
@@ -148,11 +151,7 @@ class Hostile:
                 options = {**options, name: changed(options[name], self.rng)}
             elif changes:
                 place = self.rng.randrange(len(changes))
-                if isinstance(changes[place], dict):  # the arrays of a run, by their Arrays
-                    key = self.rng.choice(list(changes[place]))
-                    changes[place] = {**changes[place], key: changed(changes[place][key], self.rng)}
-                else:
-                    changes[place] = changed(changes[place], self.rng)
+                changes[place] = changed(changes[place], self.rng)
         return tuple(changes), options
 
 
@@ -169,7 +168,7 @@ def start_plans(_: Path) -> Maker:
             wanted = record(made)
             made.run(*(array for array, _ in wanted))
 
-        return Case(run, f"{name}, changed at call {hostile.at}".encode())
+        return Case(run, f"{name}, changed at call {hostile.at}".encode(), name.split()[0])
 
     return make
 

@@ -1,4 +1,4 @@
-"""All targets."""
+"""All targets, the longest first, so that two jobs end at about the same time."""
 
 from .checkpoint_targets import TARGETS as CHECKPOINTS
 from .http_target import TARGETS as HTTP
@@ -7,4 +7,4 @@ from .kernel_targets import TARGETS as KERNELS
 from .text_targets import TARGETS as TEXTS
 from .volume_targets import TARGETS as VOLUMES
 
-TARGETS = (*KERNELS, *CHECKPOINTS, *IMAGES, *TEXTS, *VOLUMES, *HTTP)
+TARGETS = (*HTTP, *KERNELS, *CHECKPOINTS, *IMAGES, *TEXTS, *VOLUMES)

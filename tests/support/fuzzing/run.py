@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .target import Target
+from .target import CHANGED, Target
 
 SUPPORT = Path(__file__).parents[1]
 MOST_DEATHS = 100  # of the workers of a target, after which the target is given up
@@ -88,20 +88,20 @@ def cases(report: Report, seed: int, numbers: range, until: float | None = None)
     begun, first, deaths = time.monotonic(), numbers.start, 0
     while first < numbers.stop and deaths < MOST_DEATHS and (until is None or time.monotonic() < until):
         with tempfile.TemporaryFile("w+") as errors:
-            ended, index, done = None, first, False
+            ended, index, done, about = None, first, False, ""
             with subprocess.Popen(
                 [sys.executable, "-m", "fuzzing.worker", report.target.name, *map(str, (seed, first, numbers.stop))],
                 cwd=SUPPORT, env=environment(), stdout=subprocess.PIPE, stderr=errors, text=True,
             ) as worker:  # fmt: skip
                 for message in _messages(worker):
-                    index = message.get("case", index)
+                    index, about = message.get("case", index), message.get("about", about)
                     if "finding" in message:
                         report.add(seed, message["index"], message["finding"], base64.b64decode(message["data"]))
                     done = done or "end" in message
                 ended = worker.wait()
             if not done or ended:
                 errors.seek(0)
-                report.add(seed, index, death(ended, errors.read()), b"")
+                report.add(seed, index, death(ended, errors.read(), about), b"")
                 deaths += 1
             report.cases += (numbers.stop if done else index + 1) - first
             first = numbers.stop if done else index + 1
@@ -127,15 +127,16 @@ def input_of(target: Target, seed: int, index: int) -> bytes:
     return done.stdout if done.returncode == 0 else b""
 
 
-def death(code: int, output: str) -> dict[str, str]:
-    """The problem of a worker that ended before its last case."""
+def death(code: int, output: str, about: str = "") -> dict[str, str]:
+    """The problem of a worker that ended before its last case. `about` is the place if the stack names no line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     frames = [line for line in lines if line.startswith("File ")]
     kind = "hang" if any(line.startswith("Timeout (") for line in lines) else f"exit code {code}"
     if code < 0:
         kind = f"signal {signal.Signals(-code).name}"
-    own = next((frame for frame in frames if "mobilesam" in frame and "fuzzing" not in frame), None)
-    place = " > ".join(dict.fromkeys(frame for frame in (own, frames[0] if frames else None) if frame))
+    own = [frame for frame in frames if "mobilesam" in frame and "fuzzing" not in frame]
+    place = own[0] if own else about or "".join(frames[:1])
+    lines = [line for line in lines if line.startswith(CHANGED)][-1:] + lines
     return {"kind": kind, "place": place, "text": " | ".join(lines[:SHOWN])}
 
 

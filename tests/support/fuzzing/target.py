@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from .mutation import mutate
 
+CHANGED = "changed: "  # begins a line on stderr that describes a call which a case changes while it runs
+
 
 class Case(NamedTuple):
     """An input and the call that it is for.
@@ -15,10 +17,12 @@ class Case(NamedTuple):
     Attributes:
         run: Runs the case. It raises AssertionError for a wrong result.
         data: The input, for a report: the bytes of a file, or the text of a call.
+        about: Cases that end the process without a line of the package are grouped by this text.
     """
 
     run: Callable[[], object]
     data: bytes
+    about: str = ""
 
 
 Maker = Callable[[Random], Case]
@@ -60,7 +64,8 @@ def from_files(
     Args:
         corpus: Returns valid files: their extensions and bytes. It may use the folder.
         reads: The functions that read a file. Each case calls one of them.
-        makers: Functions that make a file without the corpus. They make half of the cases, with the first extension.
+        makers: Functions that make a file without the corpus. They make half of the cases. The extension is that of
+            a random valid file, because some readers go by it and others must not.
         finish: Repairs checksums after the mutation.
     """
 
@@ -69,10 +74,10 @@ def from_files(
         contents = [data for _, data in files]
 
         def make(rng: Random) -> Case:
+            suffix, data = rng.choice(files)
             if makers and rng.random() < 0.5:
-                suffix, data = files[0][0], rng.choice(makers)(rng)
+                data = rng.choice(makers)(rng)
             else:
-                suffix, data = rng.choice(files)
                 data = finish(mutate(data, contents, rng), rng)
             read, path = rng.choice(reads), folder / f"input{suffix}"
 

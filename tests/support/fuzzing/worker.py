@@ -14,11 +14,11 @@ import tempfile
 import time
 import traceback
 import warnings
+from importlib import import_module
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from .registry import TARGETS
 from .target import Case, Target
 
 WALL_SECONDS = 20  # for one case; a hang, even on a busy machine
@@ -33,7 +33,7 @@ def main(name: str, seed: int, first: int, end: int) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what other packages print
     faulthandler.enable()
-    target = next(target for target in TARGETS if target.name == name)
+    target = find(name)
     limit_memory(target.memory)
     with tempfile.TemporaryDirectory(prefix="fuzzing-") as folder:
         make = target.start(Path(folder))
@@ -43,6 +43,8 @@ def main(name: str, seed: int, first: int, end: int) -> None:
         for index in range(first, end):
             print(json.dumps({"case": index}), file=answers)
             case = make(random_numbers(target, seed, index))
+            if case.about:
+                print(json.dumps({"about": case.about}), file=answers)
             faulthandler.dump_traceback_later(WALL_SECONDS, exit=True)
             problem = run(case, target)
             faulthandler.cancel_dump_traceback_later()
@@ -61,10 +63,20 @@ def main(name: str, seed: int, first: int, end: int) -> None:
 
 def show_input(name: str, seed: int, index: int) -> None:
     """Write the input of a case to standard output, without running the case."""
-    target = next(target for target in TARGETS if target.name == name)
+    target = find(name)
     with tempfile.TemporaryDirectory(prefix="fuzzing-") as folder:
         data = target.start(Path(folder))(random_numbers(target, seed, index)).data
         sys.stdout.buffer.write(data)
+
+
+def find(name: str) -> Target:
+    """The target of a name. MODULE:NAME is a target outside the list, for tests of the fuzzer."""
+    module, _, attribute = name.rpartition(":")
+    if module:
+        return getattr(import_module(module), attribute)
+    from .registry import TARGETS  # imported here, because it imports all readers
+
+    return next(target for target in TARGETS if target.name == name)
 
 
 def random_numbers(target: Target, seed: int, index: int) -> Random:
