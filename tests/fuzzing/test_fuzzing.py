@@ -85,10 +85,10 @@ def test_a_worker_that_dies_is_replaced_and_every_problem_is_found():
         way = worker.random_numbers(broken.TARGET, 0, index).choice(broken.WAYS)
         if way not in (broken.fine, broken.harmless_warning):
             expected.setdefault(way.__name__, []).append((0, index))
-    assert len(expected) == 6
+    assert len(expected) == 7
     assert {finding.data.decode(): finding.cases for finding in report.findings.values()} == expected
     kinds = {finding.data.decode(): finding.kind for finding in report.findings.values()}
-    assert (kinds["signal_11"], kinds["exits"]) == ("signal SIGSEGV", "exit code 3")
+    assert (kinds["signal_11"], kinds["exits"], kinds["busy"]) == ("signal SIGSEGV", "exit code 3", "hang")
     assert report.cases == broken.TARGET.cases
 
 

@@ -43,7 +43,13 @@ def exits() -> None:
     os._exit(3)
 
 
-WAYS = (fine, signal_11, undocumented, several_lines, overflow, unclosed, harmless_warning, exits)
+def busy() -> None:
+    signal.setitimer(signal.ITIMER_PROF, 0.2)  # the worker's limit is longer
+    while True:
+        pass
+
+
+WAYS = (fine, busy, signal_11, undocumented, several_lines, overflow, unclosed, harmless_warning, exits)
 
 
 def start(_: Path) -> Maker:

@@ -131,8 +131,10 @@ def death(code: int, output: str, about: str = "") -> dict[str, str]:
     """The problem of a worker that ended before its last case. `about` is the place if the stack names no line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     frames = [line for line in lines if line.startswith("File ")]
-    kind = "hang" if any(line.startswith("Timeout (") for line in lines) else f"exit code {code}"
-    if code < 0:
+    kind = f"exit code {code}"
+    if code == -signal.SIGPROF or any(line.startswith("Timeout (") for line in lines):
+        kind = "hang"
+    elif code < 0:
         kind = f"signal {signal.Signals(-code).name}"
     own = [frame for frame in frames if "mobilesam" in frame and "fuzzing" not in frame]
     place = own[0] if own else about or "".join(frames[:1])

@@ -9,6 +9,7 @@ import gc
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -21,8 +22,9 @@ from typing import Any
 
 from .target import Case, Target
 
-WALL_SECONDS = 20  # for one case; a hang, even on a busy machine
-CPU_SECONDS = 5.0
+WALL_SECONDS = 120  # for one case: a process that waits for ever is a hang, and one on a busy machine is not
+MOST_CPU_SECONDS = 15  # for one case, after which the process ends
+CPU_SECONDS = 5.0  # for one case that ends by itself
 LONGEST_MESSAGE = 1500  # characters
 GROWTH = 200 << 20  # bytes that the process may grow in the last three quarters of its cases
 PACKAGE = f"{os.sep}mobilesam{os.sep}"
@@ -33,6 +35,7 @@ def main(name: str, seed: int, first: int, end: int) -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what other packages print
     faulthandler.enable()
+    faulthandler.register(signal.SIGPROF, chain=True)  # then the signal ends the process
     target = find(name)
     limit_memory(target.memory)
     with tempfile.TemporaryDirectory(prefix="fuzzing-") as folder:
@@ -46,7 +49,9 @@ def main(name: str, seed: int, first: int, end: int) -> None:
             if case.about:
                 print(json.dumps({"about": case.about}), file=answers)
             faulthandler.dump_traceback_later(WALL_SECONDS, exit=True)
+            signal.setitimer(signal.ITIMER_PROF, MOST_CPU_SECONDS)
             problem = run(case, target)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
             if problem:
                 data = base64.b64encode(case.data).decode()
