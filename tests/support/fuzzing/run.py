@@ -56,6 +56,7 @@ class Report:
         if group not in self.findings:
             data = data or input_of(self.target, seed, index)  # a process that ended did not send its input
             self.findings[group] = Finding(kind, place, text, data=data)
+            print(f"{repeat(self.target, seed, index)}: {kind}: {place or text[:80]}", flush=True)
         self.findings[group].cases.append((seed, index))
 
 
