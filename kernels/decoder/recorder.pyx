@@ -172,13 +172,25 @@ cdef class Recorder:
     def result(self, array):
         """Keep an array's memory until the end of a run, so that `view` can return the array. Returns the Array ``array``.
 
+        The Array may have another shape of the same size, in which `view` returns the array.
+
         Raises:
             RuntimeError: The plan is already compiled.
+            TypeError, ValueError: ``array`` is not an Array of this plan.
         """
         if self._compiled is not None:
             raise RuntimeError("the plan is compiled: no result can be added")
-        self._results.add(self.check(array, "array", (None,)).number)
+        self._results.add(self._number(array))
         return array
+
+    def _number(self, array):
+        """Return the number of an Array of this plan, whose shape may be another of the same size."""
+        check.instance(array, "array", Array)
+        number, axes = array
+        if type(number) is int and 0 <= number < len(self._shapes) and type(axes) is tuple \
+                and all(type(length) is int and length > 0 for length in axes) and math.prod(axes) == math.prod(self._shapes[number]):
+            return number
+        raise ValueError(f"array: expected an Array of this plan, got {check.shortened(array)}")
 
     def record(self, run, layout, job, units, writes):
         """Add a step. Kernels call this method through `record` in record.pxd. Placeholders in the job stand for pointers to arrays."""
@@ -308,8 +320,7 @@ cdef class Recorder:
         Raises:
             ValueError: The array was not passed to `result`.
         """
-        self.check(array, "array", (None,))
-        if self._compiled is None or array.number not in self._results or array.number not in self._places:
+        if self._compiled is None or self._number(array) not in self._results or array.number not in self._places:
             raise ValueError(f"array: expected an array that was passed to `result` and that a step writes, got {array}")
         place = self._places[array.number]
         return self._arena[place : place + math.prod(array.shape)].reshape(array.shape)
