@@ -215,7 +215,7 @@ def _as_float32(path: Path, tensors: Mapping[str, Array]) -> dict[str, Array]:
     """The tensors in float32. Raises CheckpointError if a tensor is not floating point, or not finite in float32."""
     _check_floating_point(path, tensors)
     with np.errstate(over="ignore"):  # a float64 beyond float32's range becomes infinite, which check_finite rejects
-        converted = {name: np.ascontiguousarray(values, dtype=np.float32) for name, values in tensors.items()}
+        converted = {name: np.require(values, np.float32, ["C", "ALIGNED"]) for name, values in tensors.items()}
     check_finite(path, converted, "fp32")
     return converted
 
