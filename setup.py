@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from pathlib import Path
 
@@ -43,8 +44,38 @@ STUBS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(platform
 if STUBS is None:
     sys.exit(f"mobilesam's kernels are written for x86-64 and AArch64, not for {platform.machine()}")
 
+# MOBILESAM_SANITIZE: "1" builds with ASan and UBSan, "thread" with TSan. UBSan's checks `null` and `object-size` find what ASan finds too,
+# and triple the time of the build.
+SANITIZERS = {
+    "": [],
+    "1": [
+        "-fsanitize=address,undefined,float-cast-overflow",
+        "-fno-sanitize=null,object-size",
+        "-fno-sanitize-recover=all",
+    ],
+    "thread": ["-fsanitize=thread"],
+}
+SANITIZE = os.environ.get("MOBILESAM_SANITIZE", "")
+if SANITIZE not in SANITIZERS:
+    sys.exit(f"MOBILESAM_SANITIZE: expected 1 (ASan and UBSan), thread (TSan) or no value, got {SANITIZE!r}")
+LINK = ["-Wl,--strip-all"] if sys.platform == "linux" else []
+FINAL: list[str] = []  # compiler flags that override flags before them
+QUICK: list[str] = []  # the same, to compile quickly: Cython modules, and ISAs that the CPU of this machine lacks
+if SANITIZE:
+    LINK = SANITIZERS[SANITIZE]
+    FINAL = [*LINK, "-O1", "-g1", "-fno-omit-frame-pointer"]
+    QUICK = ["-O0"]
+
 HEADERS = sorted(map(str, Path(MICRO).glob("*.h")))
 MODULES = sorted(Path("kernels").rglob("*.pyx"))
+
+
+def runs_here(flags: list[str]) -> bool:
+    """Whether the CPU has all instructions of the compiler flags, such as -mavx2. Always True if Linux does not list the CPU's flags."""
+    cpuinfo = Path("/proc/cpuinfo")
+    has = set(cpuinfo.read_text().replace("_", "").split()) if cpuinfo.exists() else set()
+    needs = {flag.removeprefix("-m").replace("-", "") for flag in flags if not flag.startswith(("-march=", "-mprefer"))}
+    return not has or needs <= has
 
 
 def openmp_works(compiler) -> bool:
@@ -65,12 +96,14 @@ def openmp_works(compiler) -> bool:
 
 
 class BuildLibraries(build_clib):
-    """build_clib that rebuilds every micro-kernel library when a header changes."""
+    """build_clib that uses all cores, and rebuilds every micro-kernel library when a header changes."""
 
     def build_libraries(self, libraries) -> None:
         for _, info in libraries:
             info["obj_deps"] = {"": HEADERS}
-        super().build_libraries(libraries)
+        Path(self.build_temp, MICRO).mkdir(parents=True, exist_ok=True)  # setuptools would create it in several threads at once
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(super().build_libraries, [[library] for library in libraries]))
 
 
 class BuildExtensions(build_ext):
@@ -96,8 +129,8 @@ extensions = [
         [str(path)],
         include_dirs=[MICRO],
         depends=HEADERS,
-        extra_compile_args=["-O2", "-std=gnu11", "-Wno-unused-function", "-g0"],
-        extra_link_args=["-Wl,--strip-all"] if sys.platform == "linux" else [],
+        extra_compile_args=["-O2", "-std=gnu11", "-Wno-unused-function", "-g0", *FINAL, *QUICK],
+        extra_link_args=LINK.copy(),
     )
     for path in MODULES
 ]
@@ -123,7 +156,7 @@ setup(
     libraries=[
         (
             f"mobilesam_{name}",
-            {"sources": [f"{MICRO}/{name}.c"], "include_dirs": [MICRO], "cflags": CFLAGS + flags},
+            {"sources": [f"{MICRO}/{name}.c"], "include_dirs": [MICRO], "cflags": CFLAGS + flags + (FINAL if runs_here(flags) else QUICK)},
         )
         for name, flags in STUBS.items()
     ],

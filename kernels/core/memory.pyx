@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t
 cdef extern from "pool.h" nogil:
     void *pool_take(size_t bytes, size_t *got)
     void pool_give(void *memory, size_t bytes)
-    const size_t POOL_LEAST
+    const size_t POOL_LEAST, SHARED_BYTES
 
 
 cdef class Block:
@@ -54,7 +54,6 @@ def empty(shape, dtype=np.float32):
     return np.frombuffer(Block(bytes), dtype, count).reshape(shape)
 
 
-cdef size_t SHARED_BYTES = 8 << 20  # size of a block of memory that several arrays of `lasting` share
 _lock = Lock()
 _shared_block = None
 cdef size_t _used = 0
@@ -80,7 +79,7 @@ def lasting(shape, dtype=np.float32):
     dtype = np.dtype(dtype)
     cdef int64_t count = count_of(shape)
     cdef size_t bytes = (count * dtype.itemsize + 63) // 64 * 64, at
-    if bytes > SHARED_BYTES // 2:
+    if not 0 < bytes <= SHARED_BYTES // 2:
         return empty(shape, dtype)
     with _lock:
         if _shared_block is None or _used + bytes > SHARED_BYTES:

@@ -264,6 +264,16 @@ cdef class Recorder:
         self._arena = memory_of_floats(length)
         if rt.guards:
             self._arena.view(np.uint8)[:] = ARENA_PATTERN
+            self._poison_guards()
+
+    def _poison_guards(self):
+        """Let AddressSanitizer report accesses to the memory between an array's end and the end of its guard."""
+        cdef float[::1] arena = self._arena
+        cdef int64_t count, end
+        for number, place in self._places.items():
+            count = math.prod(self._shapes[number])
+            end = place + round_up(count, LINE) + LINE
+            ASAN_POISON_MEMORY_REGION(&arena[<int64_t>place] + count, (end - place - count) * sizeof(float))
 
     def _overrun(self):
         """Return whether a step has overwritten the guard (a known byte pattern) behind an array."""

@@ -1,13 +1,39 @@
 /* A pool of freed blocks that memory.pyx reuses: at most POOL_SLOTS blocks, which together have at most POOL_LIMIT bytes. Any thread may
  * call the pool's functions. A call that cannot take the lock at once works without the pool, so that it cannot hang in a process that was
- * forked while another thread held the lock. */
+ * forked while another thread held the lock.
+ *
+ * With AddressSanitizer there is no pool: each array has its own block from the heap, freed with the array. Accesses past a block's end
+ * and accesses after the free are then reported. */
 #ifndef MOBILESAM_POOL_H
 #define MOBILESAM_POOL_H
+#include "sanitize.h"
 #include <pthread.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <sys/mman.h>
 
+#if MOBILESAM_ASAN
+
+#define POOL_LEAST ((size_t)1)
+#define SHARED_BYTES ((size_t)0)
+
+static void *pool_take(size_t bytes, size_t *got)
+{
+    void *memory;
+    *got = bytes;
+    return posix_memalign(&memory, 64, bytes) ? NULL : memory;
+}
+
+static void pool_give(void *memory, size_t bytes)
+{
+    (void)bytes;
+    free(memory);
+}
+
+#else
+
 #define POOL_LEAST ((size_t)1 << 18) /* bytes; smaller arrays get their memory from NumPy */
+#define SHARED_BYTES ((size_t)8 << 20) /* size of a block that several arrays of memory.lasting share */
 #define POOL_LIMIT ((size_t)60 << 20)
 enum { POOL_SLOTS = 16 };
 
@@ -66,4 +92,5 @@ static void pool_give(void *memory, size_t bytes)
         munmap(memory, bytes);
 }
 
+#endif
 #endif

@@ -1,6 +1,10 @@
-/* Scratch memory: each thread that calls kernels owns a block, which it reuses from call to call. Included by isa.pyx. */
+/* Scratch memory: each thread that calls kernels owns a block, which it reuses from call to call. Included by isa.pyx.
+ *
+ * With AddressSanitizer, each call allocates a new block of the exact size. Accesses past its end, and accesses to the block of an earlier
+ * call, are then reported. */
 #ifndef MOBILESAM_THREAD_MEMORY_H
 #define MOBILESAM_THREAD_MEMORY_H
+#include "sanitize.h"
 #include <pthread.h>
 #include <stdlib.h>
 
@@ -37,7 +41,7 @@ static void *scratch_get(size_t bytes)
     block *own = own_block();
     if (!own)
         return NULL;
-    if (own->bytes < bytes) {
+    if (own->bytes < bytes || MOBILESAM_ASAN) {
         free(own->memory);
         own->bytes = 0;
         if (posix_memalign(&own->memory, 64, bytes)) {
