@@ -129,8 +129,8 @@ def output(
     Raises:
         MemoryError: There is no memory for a new array.
         TypeError: ``out`` is no NumPy array of ``dtype``.
-        ValueError: The shape of ``out`` is not ``shape``, or ``out`` is not C-contiguous, is not writeable or overlaps
-            an input.
+        ValueError: The shape of ``out`` is not ``shape``, or ``out`` is not C-contiguous, writeable and aligned, or it
+            overlaps an input.
     """
     if out is None:
         return new(shape, "out", dtype)

@@ -12,6 +12,7 @@ from plans import Recording, upscale_arrays
 from tolerances import normal
 
 from mobilesam import kernels
+from mobilesam.kernels.core import check
 
 
 @every_case
@@ -255,3 +256,13 @@ def test_outputs_that_no_computer_holds_are_refused_with_their_size():
         kernels.normalize(np.zeros((2, 2, 3), np.uint8), normal(3), normal(3), size=2**31 - 1)
     with pytest.raises(ValueError, match="size: expected at most 4294967295 pixels"):
         kernels.mask_runs(normal(1, 3, 3), crop=(9, 9), padded=(9, 9), size=(2**24, 2**24))
+
+
+def test_a_misaligned_array_is_copied_and_a_misaligned_out_is_refused():
+    x, weight = np.ones((2, 3), np.float32), np.zeros(3, np.float32)
+    misaligned = np.frombuffer(bytearray(x.nbytes + 1), np.float32, x.size, offset=1).reshape(x.shape)
+    checked = check.array(misaligned, "x", misaligned.shape)
+    assert checked.flags.aligned
+    assert check.array(x, "x", x.shape) is x
+    with pytest.raises(ValueError, match=r"^out: expected .*aligned"):
+        kernels.layer_norm(x, weight, weight, out=misaligned)
