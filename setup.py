@@ -44,8 +44,8 @@ STUBS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(platform
 if STUBS is None:
     sys.exit(f"mobilesam's kernels are written for x86-64 and AArch64, not for {platform.machine()}")
 
-# MOBILESAM_SANITIZE: "1" builds with ASan and UBSan, "thread" with TSan. UBSan's checks `null` and `object-size` find what ASan finds too,
-# and triple the time of the build.
+# MOBILESAM_SANITIZE: "1" builds with ASan and UBSan, "thread" with TSan. UBSan's checks `null` and `object-size` find
+# what ASan finds too, and triple the time of the build.
 SANITIZERS = {
     "": [],
     "1": [
@@ -71,7 +71,7 @@ MODULES = sorted(Path("kernels").rglob("*.pyx"))
 
 
 def runs_here(flags: list[str]) -> bool:
-    """Whether the CPU has all instructions of the compiler flags, such as -mavx2. Always True if Linux does not list the CPU's flags."""
+    """Whether the CPU has all instructions of the compiler flags, such as -mavx2. True if Linux does not list them."""
     cpuinfo = Path("/proc/cpuinfo")
     has = set(cpuinfo.read_text().replace("_", "").split()) if cpuinfo.exists() else set()
     needs = {flag.removeprefix("-m").replace("-", "") for flag in flags if not flag.startswith(("-march=", "-mprefer"))}
@@ -101,7 +101,9 @@ class BuildLibraries(build_clib):
     def build_libraries(self, libraries) -> None:
         for _, info in libraries:
             info["obj_deps"] = {"": HEADERS}
-        Path(self.build_temp, MICRO).mkdir(parents=True, exist_ok=True)  # setuptools would create it in several threads at once
+        Path(self.build_temp, MICRO).mkdir(
+            parents=True, exist_ok=True
+        )  # setuptools would create it in several threads at once
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             list(pool.map(super().build_libraries, [[library] for library in libraries]))
 
@@ -156,7 +158,11 @@ setup(
     libraries=[
         (
             f"mobilesam_{name}",
-            {"sources": [f"{MICRO}/{name}.c"], "include_dirs": [MICRO], "cflags": CFLAGS + flags + (FINAL if runs_here(flags) else QUICK)},
+            {
+                "sources": [f"{MICRO}/{name}.c"],
+                "include_dirs": [MICRO],
+                "cflags": CFLAGS + flags + (FINAL if runs_here(flags) else QUICK),
+            },
         )
         for name, flags in STUBS.items()
     ],

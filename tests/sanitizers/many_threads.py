@@ -15,6 +15,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from golden import PHOTOS
+from kernel_cases import CASES
 
 import mobilesam
 from mobilesam import kernels
@@ -55,6 +56,18 @@ def allocate() -> None:
     at_once(work)
 
 
+def compute() -> None:
+    """All threads call every kernel. Kernels run without the GIL, each with the scratch memory of its own thread."""
+    inputs = {name: case.arrays() for name, case in CASES.items()}
+    expected = {name: case(inputs[name]) for name, case in CASES.items()}
+
+    def work(number: int) -> None:
+        for name, case in CASES.items():
+            np.testing.assert_array_equal(case(inputs[name]), expected[name])
+
+    at_once(work)
+
+
 def load() -> None:
     """Each thread loads a model of its own and clicks at once, while the background threads still load."""
     masks = [np.empty(0)] * THREADS
@@ -86,7 +99,7 @@ def share_a_model() -> None:
             shared.masks.sum()
             count = 1 + (number + i) % 3  # plans for one, two and three points
             embeddings[which].segment(POINTS[:count], mask_input=shared.low_res[0], multimask=False)
-            list(embeddings[which].segment_many(points=POINTS[:count]))
+            list(embeddings[which].segment_many(points=[[point] for point in POINTS[:count]]))
 
     at_once(work)
 
@@ -109,7 +122,7 @@ def change_isa() -> None:
 
 def main() -> None:
     start = perf_counter()
-    for step in (allocate, load, share_a_model, change_isa):
+    for step in (allocate, compute, load, share_a_model, change_isa):
         step()
         print(f"{step.__name__}, after {perf_counter() - start:.0f} s", flush=True)
 

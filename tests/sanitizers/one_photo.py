@@ -28,7 +28,7 @@ def click_in_every_form(embedding: mobilesam.Embedding) -> None:
 def click_many(embedding: mobilesam.Embedding) -> None:
     """Check that a batch of prompts gives the bits of single prompts."""
     points = [(320, 213), (60, 60), (500, 400)]
-    for point, result in zip(points, embedding.segment_many(points=points), strict=True):
+    for point, result in zip(points, embedding.segment_many(points=[[point] for point in points]), strict=True):
         np.testing.assert_array_equal(result.low_res, embedding.segment([point]).low_res)
 
 
