@@ -22,8 +22,3 @@ def hint(path: Path) -> str:
     """Advice to convert the file, with the command that converts it."""
     source = path if path.suffix != ".onnx" else "ENCODER.onnx DECODER.onnx"
     return f"convert it first: mobilesam convert {source} --output FILE.safetensors"
-
-
-def one_line(error: Exception) -> str:
-    """Type and message of another package's error, in one line of at most 200 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import architecture
-from .errors import CheckpointError, one_line
+from ..util.messages import one_line
+from .errors import CheckpointError
 from .tensor_file import Array
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..util.messages import one_line
 from . import pickle_records
-from .errors import CheckpointError, one_line
+from .errors import CheckpointError
 from .fused import LEGACY_START
 from .pickle_records import Name, PersistentId, Record
 from .tensor_file import MOST_AXES, Array, bfloat16_to_float32

@@ -81,7 +81,8 @@ def _to_uint8(values: NDArray[np.generic], name: str) -> NDArray[np.uint8]:
         )
     if not np.isfinite(values).all():
         raise ValueError("a float image must lie in [0, 1], got NaN or infinity")
-    levels = np.rint(values.astype(np.float32) * np.float32(255))
+    with np.errstate(over="ignore"):  # infinity is refused below
+        levels = np.rint(values.astype(np.float32) * np.float32(255))
     if levels.min() < 0 or levels.max() > 255:
         span = f"{float(values.min()):g} to {float(values.max()):g}"
         raise ValueError(f"a float image must lie in [0, 1], got values from {span}; scale them, or pass a value_range")
@@ -99,11 +100,16 @@ def _scaled(values: NDArray[np.generic], value_range: ValueRange) -> NDArray[np.
         low, high = (limit(values, axis=axes).astype(np.float64) for limit in (np.min, np.max))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(_NOT_FINITE)
+    with np.errstate(over="ignore"):
+        span = high - low
+    if not np.isfinite(span).all():
+        raise ValueError(f"an image's values must span a finite float64 range, got {np.min(low):g} to {np.max(high):g}")
     levels = np.empty(values.shape, np.uint8)
-    scale = np.divide(255, high - low, out=np.zeros_like(high - low), where=high > low)
+    scale = np.divide(255, span, out=np.zeros_like(span), where=high > low)
     for first in range(0, len(values), ROWS):
         rows = values[first : first + ROWS].astype(np.float64)
         if not np.isfinite(rows).all():
             raise ValueError(_NOT_FINITE)
-        levels[first : first + ROWS] = np.rint(np.clip((rows - low) * scale, 0, 255))
+        with np.errstate(over="ignore"):  # values far outside the range are clipped
+            levels[first : first + ROWS] = np.rint(np.clip((rows - low) * scale, 0, 255))
     return levels

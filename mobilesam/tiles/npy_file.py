@@ -33,7 +33,9 @@ class NpyFile:
                 read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
                 self.shape, self._fortran, self.dtype = read_header(file)
                 self._path, self._start = path, file.tell()
-        except (EOFError, ValueError):
+        except OSError:
+            raise
+        except Exception:  # a damaged header raises errors of several types
             raise ValueError(f"{path}: not an .npy file with an array of numbers") from None
         if self.dtype.kind not in "biuf":
             raise ValueError(f"{path}: expected an array of numbers, got dtype {self.dtype}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images import limits
+from ..images.errors import TooManyPixels
 from ..images.value_range import Bands, ValueRange
+from ..util.messages import one_line
 from .grid import Box
 from .source import ArraySource
 
@@ -33,11 +36,14 @@ class TiffSource(ArraySource):
                 if page.is_tiled:  # a tile is decoded as a whole
                     limits.check_tiles(str(path), page.tilewidth, page.tilelength, 1, limits.pixel_limit(None))
             store = tifffile.imread(path, aszarr=True, series=0, level=0)
-        except (tifffile.TiffFileError, IndexError) as error:
-            raise ValueError(f"{path}: {error}") from None
+            weakref.finalize(self, store.close)
+            array: Any = zarr.open(store, mode="r")
+        except (MemoryError, OSError, TooManyPixels):
+            raise
+        except Exception as error:  # damaged tags raise errors of many types
+            raise ValueError(f"{path}: a damaged TIFF file: {one_line(error)}") from None
         if axes not in ("YX", "YXS", "SYX", "CYX"):
             raise ValueError(f"{path}: a TIFF image with axes {axes}: expected rows and columns of pixels")
-        array: Any = zarr.open(store, mode="r")
         if len(axes) == 3 and axes != "YXS":
             array = _ChannelsLast(array)
         super().__init__(array, path.name, value_range=value_range, bands=bands)
@@ -47,8 +53,10 @@ class TiffSource(ArraySource):
         with self._lock:
             try:
                 return super().read(box)
-            except (RuntimeError, ValueError) as error:  # imagecodecs raises RuntimeError
-                raise ValueError(f"{self.name}: the file is damaged: {error}") from None
+            except (MemoryError, OSError):
+                raise
+            except Exception as error:  # tifffile, zarr and imagecodecs raise errors of many types
+                raise ValueError(f"{self.name}: the file is damaged: {one_line(error)}") from None
 
 
 class _ChannelsLast:

@@ -8,6 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..images.value_range import Bands, ValueRange
+from ..util.messages import one_line
 from .grid import Box
 from .source import ArraySource
 
@@ -43,8 +44,10 @@ class ZarrSource(ArraySource):
     def read(self, box: Box) -> NDArray[Any]:
         try:
             return super().read(box)
-        except (RuntimeError, ValueError) as error:  # numcodecs raises RuntimeError
-            raise ValueError(f"{self.name}: the file is damaged: {error}") from None
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # zarr and numcodecs raise errors of many types
+            raise ValueError(f"{self.name}: the file is damaged: {one_line(error)}") from None
 
 
 __all__ = ["ZarrSource", "open_array", "zarr"]

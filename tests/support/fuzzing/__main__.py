@@ -23,13 +23,15 @@ def main() -> int:
         metavar="NAME",
         help=f"repeatable; default: all of {', '.join(names)}",
     )
+    add("--skip", action="append", default=[], choices=names, metavar="NAME", help="leave out a target; repeatable")
     add("--seed", type=int, default=0, metavar="N", help="first seed (default: %(default)s, the gate's)")
     add("--case", type=int, metavar="N", help="only this case of each target")
     add("--minutes", type=float, default=0, metavar="N", help="go on with the next seeds until N minutes are over")
     add("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="targets at a time (default: %(default)s)")
     add("--save", type=Path, metavar="FOLDER", help="write the first input of each finding to this folder")
     arguments = parser.parse_args()
-    chosen = [target for target in TARGETS if arguments.target is None or target.name in arguments.target]
+    wanted = set(arguments.target or names) - set(arguments.skip)
+    chosen = [target for target in TARGETS if target.name in wanted]
     targets = [target for target in chosen if not missing(target)]
     for target in chosen:
         if target not in targets:
