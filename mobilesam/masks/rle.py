@@ -256,7 +256,7 @@ def _checked_size(size: object) -> tuple[int, int]:
         if height < 1 or width < 1:
             raise ValueError
     except (AttributeError, TypeError, ValueError):
-        raise ValueError(f"an RLE's size must be [h, w], two whole numbers of at least 1, got {size!r}") from None
+        raise ValueError(f"an RLE's size must be [h, w], two whole numbers of at least 1, got {size!r:.100}") from None
     if height * width > MOST_PIXELS:
         raise ValueError(f"an RLE's size must be [h, w] of at most {MOST_PIXELS} pixels, got more")
     return height, width

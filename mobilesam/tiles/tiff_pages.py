@@ -26,20 +26,26 @@ except ModuleNotFoundError as error:
     ) from error
 
 
+MOST_PAGES = 1000  # a pyramid has one page for each of about ten levels
+
+
 class TiffSource(ArraySource):
     """The first and largest image of a TIFF file. Threads may read from it at once; their reads take turns."""
 
     def __init__(self, path: Path, *, value_range: ValueRange = "dtype", bands: Bands | None = None) -> None:
         try:
-            with tifffile.TiffFile(path) as tiff:
-                axes, page = tiff.series[0].axes, tiff.series[0].keyframe
-                if page.is_tiled:  # a tile is decoded as a whole
-                    limits.check_tiles(str(path), page.tilewidth, page.tilelength, 1, limits.pixel_limit(None))
-            store = tifffile.imread(path, aszarr=True, series=0, level=0)
-            weakref.finalize(self, store.close)
-            array: Any = zarr.open(store, mode="r")
-        except (MemoryError, OSError, TooManyPixels):
+            tiff = tifffile.TiffFile(path)
+            weakref.finalize(self, tiff.close)
+            _check_pages(tiff)
+            series = tiff.series[0]
+            if series.keyframe.is_tiled:  # a tile is decoded as a whole
+                width, height = series.keyframe.tilewidth, series.keyframe.tilelength
+                limits.check_tiles(str(path), width, height, 1, limits.pixel_limit(None))
+            axes, array = series.axes, zarr.open(series.aszarr(level=0), mode="r")
+        except (OSError, TooManyPixels):
             raise
+        except MemoryError:
+            raise MemoryError(f"{path}: no memory to open the file") from None
         except Exception as error:  # damaged tags raise errors of many types
             raise ValueError(f"{path}: a damaged TIFF file: {one_line(error)}") from None
         if axes not in ("YX", "YXS", "SYX", "CYX"):
@@ -53,10 +59,24 @@ class TiffSource(ArraySource):
         with self._lock:
             try:
                 return super().read(box)
-            except (MemoryError, OSError):
+            except OSError:
                 raise
+            except MemoryError:
+                raise MemoryError(f"{self.name}: no memory for a tile or strip of the file") from None
             except Exception as error:  # tifffile, zarr and imagecodecs raise errors of many types
                 raise ValueError(f"{self.name}: the file is damaged: {one_line(error)}") from None
+
+
+def _check_pages(tiff: tifffile.TiffFile) -> None:
+    """Raise ValueError if the file has very many pages or pages below pages, because `series` reads all of them.
+
+    `len` comes first: without it, tifffile reads the pages of a circular chain without end.
+    """
+    count = len(tiff.pages)
+    if count <= MOST_PAGES:
+        count += sum(len(page.subifds or ()) for page in tiff.pages)
+    if count > MOST_PAGES:
+        raise ValueError(f"{count} pages, expected at most {MOST_PAGES}")
 
 
 class _ChannelsLast:

@@ -44,8 +44,10 @@ class ZarrSource(ArraySource):
     def read(self, box: Box) -> NDArray[Any]:
         try:
             return super().read(box)
-        except (MemoryError, OSError):
+        except OSError:
             raise
+        except MemoryError:
+            raise MemoryError(f"{self.name}: no memory for a chunk of the array") from None
         except Exception as error:  # zarr and numcodecs raise errors of many types
             raise ValueError(f"{self.name}: the file is damaged: {one_line(error)}") from None
 

@@ -189,7 +189,7 @@ TARGETS = (
         "scene",
         1500,
         from_files(scenes, [read_scene], [damaged_tags]),
-        (OSError, ValueError, TypeError),
+        (OSError, ValueError, TypeError, MemoryError),
         ("rasterio", "tifffile", "zarr"),
     ),
 )
