@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from ..util.files import whole_file
+from ..util.messages import one_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -77,7 +78,7 @@ class Photos(Sequence[dict[str, Any]]):
             try:
                 paths = parquet.read_table(file, columns=["path"]).column(0).to_pylist()
             except (OSError, ValueError, KeyError) as error:
-                raise ValueError(f"{file}: not a file of mobilesam batch: {error}") from None
+                raise ValueError(f"{file}: not a file of mobilesam batch: {one_line(error)}") from None
             for row, path in enumerate(paths):
                 self._places.setdefault(path, (file, row))
         self._order = list(self._places)
@@ -127,7 +128,10 @@ def read(folder: str | Path) -> Photos:
 def _rows(file: Path) -> list[dict[str, Any]]:
     from pyarrow import parquet
 
-    rows: list[dict[str, Any]] = parquet.read_table(file, schema=schema()).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(file, schema=schema()).to_pylist()
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{file}: a damaged file of mobilesam batch: {one_line(error)}") from None
     return rows
 
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from ..util.messages import plain
 from . import limits
 from .errors import DamagedImage, NotAnImage, TooManyPixels
 from .value_range import FEW_LEVELS, USED_SHARE, Bands, ValueRange
@@ -77,7 +78,7 @@ def decode(
     except Exception as error:  # decoders raise errors of a dozen types for damaged data
         if isinstance(file, str) and isinstance(error, OSError) and error.filename is not None:
             raise  # an error of the operating system, whose message names the file
-        raise DamagedImage(f"cannot decode image {name}: {str(error) or type(error).__name__}") from error
+        raise DamagedImage(f"cannot decode image {name}: {plain(str(error)) or type(error).__name__}") from error
 
 
 def _can_seek(file: IO[bytes]) -> bool:

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 
 import uvicorn
+from h11 import LocalProtocolError
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -46,6 +47,13 @@ class PatientProtocol(H11Protocol):
             self._waiting = None
         elif self._waiting is None and not answering:
             self._waiting = self.loop.call_later(self.header_seconds, self._give_up)
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that is not HTTP. During the response to an earlier request, close the connection."""
+        try:
+            super().send_400_response(msg)
+        except LocalProtocolError:
+            self.transport.close()
 
     def _give_up(self) -> None:
         self._waiting = None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..architecture import EMBED_DIM, EMBED_SIZE
 from ..images.geometry import Size
+from ..util.messages import one_line
 from .grid import Grid
 from .source import Source
 from .zarr_array import zarr
@@ -120,7 +121,7 @@ class SavedTiles:
             root = zarr.open(str(path), mode="r")
             attributes, self._features = dict(root.attrs), root["features"]
         except Exception as error:  # zarr 2 and 3 raise different types
-            raise ValueError(f"{path}: expected a zarr group with embeddings of micro-sam: {error!r}") from None
+            raise ValueError(f"{path}: expected a zarr group with embeddings of micro-sam: {one_line(error)}") from None
         if "input_size" not in attributes:
             raise ValueError(f"{path}: the embeddings are not complete: micro-sam sets the attribute input_size last")
         kind = attributes.get("model_type")
@@ -149,7 +150,10 @@ class SavedTiles:
             ValueError: The features are missing or have another shape.
         """
         array = self._array(number)
-        values = np.asarray(array[0] if z is None else array[z, 0], np.float32)
+        try:
+            values = np.asarray(array[0] if z is None else array[z, 0], np.float32)
+        except Exception as error:  # zarr and numcodecs raise errors of many types
+            raise ValueError(f"{self._path}: the features of tile {number} are damaged: {one_line(error)}") from None
         if not values.any():
             raise ValueError(f"{self._path}: tile {number} has no features")
         features = np.ascontiguousarray(values.transpose(1, 2, 0))

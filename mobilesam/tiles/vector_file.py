@@ -74,7 +74,8 @@ def _is_whole_json(path: Path) -> bool:
     """Whether a GeoJSON file has its end, which GDAL writes on close without reporting errors."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 8))
-        return file.read().split()[-2:] == [b"]", b"}"]
+        end = file.read()
+    return end.split()[-2:] == [b"]", b"}"] and end.endswith(b"\n")
 
 
 def _is_whole_package(path: Path) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..util.console import MOST_NAMES, shortened
+from ..util.messages import plain
 from .case import Case, CaseError, Labels, needed, reading
 from .nifti import SUFFIX, encoded
 from .window import AnyWindow, FileWindow, Window, to_uint8
@@ -156,7 +157,9 @@ def _slices(file: Path, header: Any) -> list[_Slice]:
     """The frames of a file."""
     photometric, samples = header.get("PhotometricInterpretation"), header.get("SamplesPerPixel", 1)
     if photometric not in ("MONOCHROME1", "MONOCHROME2") or samples != 1:
-        raise CaseError(f"{file}: the image has colours ({photometric}); expected MONOCHROME1 or MONOCHROME2")
+        raise CaseError(
+            f"{file}: the image has colours ({plain(str(photometric))}); expected MONOCHROME1 or MONOCHROME2"
+        )
     count = int(header.get("NumberOfFrames") or 1)
     if not 1 <= count <= _MOST_FRAMES:
         raise ValueError(f"NumberOfFrames must be 1 to {_MOST_FRAMES}, got {count}")

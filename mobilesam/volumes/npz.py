@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..util.messages import plain
 from .case import Case, CaseError, Labels, reading
 from .window import Percentiles, Window, to_uint8
 
@@ -33,9 +34,10 @@ def read(path: Path, name: str, window: Window | Percentiles | None) -> Case:
     with reading(path, ARRAYS):
         if not zipfile.is_zipfile(path):
             raise CaseError(f"{path}: not a zip archive, or its end is missing; expected {ARRAYS}")
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             if "imgs" not in file:
-                raise CaseError(f"{path}: has no array imgs, but {', '.join(file) or 'nothing'}; expected {ARRAYS}")
+                others = plain(", ".join(file)) or "nothing"
+                raise CaseError(f"{path}: has no array imgs, but {others}; expected {ARRAYS}")
             arrays = {key: np.asarray(file[key]) for key in ("imgs", "boxes", "spacing") if key in file}
     values, boxes = arrays["imgs"], _boxes(path, arrays.get("boxes"))
     if values.dtype.kind not in "iuf":

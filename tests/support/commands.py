@@ -5,6 +5,7 @@ The checkpoint has LiteMedSAM's architecture and random weights, because its can
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -50,7 +51,15 @@ def write_inputs(folder: Path) -> None:
 
 def files(folder: Path) -> dict[str, bytes]:
     """The content of each file in the folder, by relative path, with hidden files."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): _content(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def _content(path: Path) -> bytes:
+    data = path.read_bytes()
+    if path.suffix == ".safetensors" and len(data) > 8:  # the package safetensors writes metadata in any order
+        length = 8 + int.from_bytes(data[:8], "little")
+        return json.dumps(json.loads(data[8:length]), sort_keys=True, separators=(",", ":")).encode() + data[length:]
+    return data
 
 
 def start(folder: Path, prelude: str, *words: str, **options: object) -> subprocess.Popen[str]:

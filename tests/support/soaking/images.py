@@ -46,5 +46,5 @@ def work(model: mobilesam.MobileSAM, generator: mobilesam.SamAutomaticMaskGenera
     first = embedding.segment([place])
     refined = embedding.segment([place], mask_input=first.low_res[first.best])
     assert refined.mask.shape == (photo.height, photo.width)
-    for record in generator.generate(photo):
+    for record in generator.generate_iter(photo, embedding=embedding):
         assert record["segmentation"]["size"] == [photo.height, photo.width]
