@@ -11,9 +11,10 @@ from multiprocessing import get_context
 import numpy as np
 import pytest
 from golden import PHOTOS
-from processes import run
+from processes import output, run
 
 import mobilesam
+from mobilesam import kernels
 from mobilesam.api.decoding import decoder_image
 from mobilesam.checkpoints.errors import CheckpointError
 from mobilesam.network import low_rank_image
@@ -92,6 +93,7 @@ def test_maps_of_images_are_kept_up_to_a_number_and_made_again():
 FORK_DURING_FIRST_USE = """
 import os, signal, sys, threading
 import mobilesam
+from mobilesam import kernels
 from mobilesam.network import low_rank_image
 
 model = mobilesam.load(threads=1)
@@ -163,3 +165,20 @@ def test_a_model_that_is_nowhere_is_named(embedding, tmp_path, monkeypatch):
     assert said.startswith(CheckpointError.__name__)
     assert "0123456789abcdef" in said
     assert "mobilesam.load(" in said
+
+
+UNPICKLE = """
+import pickle, sys
+from mobilesam import kernels
+from mobilesam.kernels.core import isa
+model = pickle.loads(open({path!r}, "rb").read())
+weight = model.image_encoder.neck.conv1.weight
+print(kernels.isa.current(), isa.name_of(weight.isa))
+"""
+
+
+def test_an_unpickled_model_packs_its_weights_for_the_isa_of_its_process(model, tmp_path):
+    (tmp_path / "model.pickle").write_bytes(pickle.dumps(model))
+    for name in kernels.isa.available():
+        said = output(UNPICKLE.format(path=str(tmp_path / "model.pickle")), MOBILESAM_ISA=name)
+        assert said == f"{name} {name}"
