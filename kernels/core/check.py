@@ -112,6 +112,15 @@ def flag(value: object, name: str) -> bool:
     return bool(value)
 
 
+def record(value: object, name: str, kind: type) -> None:
+    """Raise TypeError unless ``value`` is a ``kind``.
+
+    A subclass is refused, because its attributes could change after a check.
+    """
+    if type(value) is not kind:
+        raise TypeError(f"{name}: expected {kind.__name__}, got {type(value).__name__}")
+
+
 def output(
     out: object, shape: tuple[int, ...], *inputs: object, dtype: type[np.generic] = np.float32
 ) -> NDArray[np.generic]:
@@ -137,6 +146,7 @@ def output(
     if not isinstance(out, np.ndarray) or out.dtype != dtype:
         kind = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
         raise TypeError(f"out: expected a {np.dtype(dtype)} NumPy array, got {kind}")
+    out = np.asarray(out)
     if out.shape != shape:
         raise ValueError(f"out: expected shape {shape}, got {out.shape}")
     if not (out.flags.c_contiguous and out.flags.aligned and out.flags.writeable):
@@ -144,7 +154,7 @@ def output(
     for value in inputs:
         if isinstance(value, np.ndarray) and np.may_share_memory(out, value):
             raise ValueError("out: expected an array that overlaps no input, got one that shares memory with an input")
-    return np.asarray(out)
+    return out
 
 
 def new(shape: tuple[int, ...], name: str, dtype: type[np.generic] = np.float32) -> NDArray[np.generic]:
@@ -211,7 +221,7 @@ def shortened(value: object) -> str:
     """Return the repr of a refused value on one line, of at most 100 characters."""
     try:
         text = " ".join(repr(value).split())
-    except ValueError:  # Python writes no whole number of more than 4300 digits
+    except Exception:  # for example, Python writes no whole number of more than 4300 digits
         text = f"a {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:97]}..."
 

@@ -87,6 +87,7 @@ def as_panels(weight, name, *shapes, isa=None, threads=None):
     """
     if not isinstance(weight, Panels):
         return pack(check.array(weight, name, *shapes), isa=isa, lasting=False, threads=threads)
+    check.record(weight, name, Panels)
     check_panels(weight, name)
     if not any(len(weight.shape) == len(s) and all(not isinstance(w, int) or w == n for n, w in zip(weight.shape, s))
                for s in shapes):
@@ -103,7 +104,7 @@ cdef check_panels(panels, name):
         raise TypeError(f"{name}.words: expected a uint32 NumPy array, got {getattr(words, 'dtype', type(words).__name__)}")
     cdef const micro *u = &rt.tables[<int>panels.isa]
     cdef int64_t nr = u.weight.columns, most = 4 * words.size  # a word holds at most four numbers
-    # A weight that was float16 may have fewer rows.
+    # Panels packed from float16 may have fewer rows: two bf16 pieces instead of three (narrow.h).
     forms = [(round_up(n, nr) // nr, panel_words(u, k, half) // nr, nr) for half in (False, True)] if n * k <= most else []
     if words.shape not in forms or not (words.flags.c_contiguous and words.flags.aligned):
         expected = " or ".join(map(str, dict.fromkeys(forms))) or f"{n * k} numbers"

@@ -96,7 +96,7 @@ def check_table(table, name, kind, *, precisions=_precisions):
     """Raise ValueError unless this CPU runs the micro-kernels of the table with index ``table``.
 
     Args:
-        table: The field ``isa`` of a packed weight. A weight that another CPU has packed, or another build, has another index.
+        table: The field ``isa`` of a packed weight. A weight packed on another CPU or by another build may have an index that this CPU cannot run.
         name: The argument's name in error messages.
         kind: The packed weight's type in error messages.
         precisions: The precisions that the argument may be packed in.

@@ -45,7 +45,7 @@ cdef inline void *own_job(const void *job, size_t job_bytes, layout_function lay
     """Copy the job to ``memory``, which has `scratch_bytes` bytes, and place the copy's buffers behind it. Returns the copy."""
     cdef arena scratch
     (<char *>memory)[0] = 0  # if the memory has been freed, AddressSanitizer must report it before the next line makes it accessible
-    ASAN_UNPOISON_MEMORY_REGION(memory, job_bytes)  # the job before may have had guards here
+    ASAN_UNPOISON_MEMORY_REGION(memory, job_bytes)  # the previous job's layout may have poisoned guards here
     memcpy(memory, job, job_bytes)
     scratch.memory, scratch.used, scratch.use, scratch.guarded = <char *>memory, whole_lines(job_bytes), ARENA_ASSIGN, rt.guards
     layout(memory, &scratch)

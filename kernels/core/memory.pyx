@@ -4,6 +4,7 @@ The operating system clears each page of new memory at first touch, which is slo
 therefore kept in a pool (pool.h), up to a limit, and reused for the next array of about the same size. The memory of small arrays comes
 from NumPy. A model's weights share blocks of large pages.
 """
+import math
 import os
 from threading import Lock
 
@@ -37,10 +38,16 @@ cdef class Block:
         PyBuffer_FillInfo(buffer, self, self.memory, self.bytes, 0, flags)
 
 
+cdef int64_t MOST_ELEMENTS = 1 << 47  # more than the address space of a process holds, in any dtype
+
+
 cdef int64_t count_of(shape) except -1:
-    cdef int64_t count = 1
-    for length in shape:
-        count *= length
+    """Return the number of elements. Raises ValueError for a negative length, and MemoryError for more than MOST_ELEMENTS."""
+    if any(length < 0 for length in shape):
+        raise ValueError(f"shape: expected lengths of at least 0, got {shape!r:.100}")
+    count = math.prod(shape)
+    if count > MOST_ELEMENTS:
+        raise MemoryError(f"shape: no memory for an array {shape!r:.100}")
     return count
 
 

@@ -28,10 +28,11 @@ def layer_norm(x, weight, bias, *, eps=1e-5, activation=None, out=None, threads=
         (..., C) float32.
     """
     cdef int act = check.activation(activation), nthreads = resolve(threads)
+    cdef bint in_place = out is not None and out is x
     x = check.array(x, "x", (None, "C"))
     cdef const float[::1] w = check.array(weight, "weight", (x.shape[-1],)), b = check.array(bias, "bias", (x.shape[-1],))
     eps = check.real(eps, "eps")
-    y = check.output(out, x.shape, *(() if out is x else (x,)), weight, bias)
+    y = check.output(out, x.shape, *(() if in_place else (x,)), weight, bias)
     cdef const float[::1] xv = x.reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     cdef norm_job p

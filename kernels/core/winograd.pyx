@@ -121,6 +121,7 @@ def winograd_conv3x3(x, weight, *, out=None, threads=None):
     p.height, p.width, p.c = x.shape
     if not isinstance(weight, WinogradPanels):
         weight = pack_winograd(check.array(weight, "weight", ("OC", 3, 3, p.c)), threads=threads)
+    check.record(weight, "weight", WinogradPanels)
     check_panels(weight, "weight")
     if weight.shape[3] != p.c:
         raise ValueError(f"weight: expected shape (OC, 3, 3, {p.c}), got WinogradPanels of {weight.shape}")

@@ -144,7 +144,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     Source: ``cross_attn_image_to_token`` and ``cross_attn_token_to_image`` in the reference's modeling/transformer.py.
     """
     cdef update_job p
-    check.instance(update, "update", Update)
+    check.record(update, "update", Update)
     value_bias = check.in_place(update.value_bias, "update.value_bias", ("E",))
     e, j = value_bias.shape[0], value_bias.shape[0] if before is None else rank(2, value_bias.shape[0])
     if e % HEADS:
@@ -167,10 +167,11 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
     cdef const float[:, ::1] query_rows, last_basis
     cdef const float[::1] bias = value_bias
     if before is not None:
-        check.instance(before, "before", UpdatedImage)
-        check.instance(before.values, "before.values", tuple)
-        parts = [plan.check(part, "before.values", part.shape).shape if isinstance(part, Array) else part for part in before.values]
-        if before.n != maps.n or parts != [values.shape]:
+        check.record(before, "before", UpdatedImage)
+        check.record(before.values, "before.values", tuple)
+        for part in before.values:
+            plan.check(part, "before.values", (None,))
+        if before.n != maps.n or [part.shape for part in before.values] != [values.shape]:
             raise ValueError(f"before: expected an image of {maps.n} tokens and one update by {values.shape[1]} tokens, got {check.shortened(before)}")
         plan.check(before.data, "before.data", (keys.shape[0], chunks_of(maps.n), rank(2, HEADS * keys.shape[1]) + 1, STRIDE))
     memset(&p, 0, sizeof(p))
@@ -201,7 +202,7 @@ def update_image(plan, maps, pe, update, keys, values, queries, before=None, *, 
         last = plan.array(prompts, p.oc, k), plan.array(prompts, p.packed_floats)
         composed += [plan.array(prompts, r, p.before), *last]
         p.old_keys, p.last, p.packed_last = address(composed[3]), address(last[0]), address(last[1])
-    plan.keep(update)
+    plan.keep(update, value_bias, update.gram, update.key_rows, update.value_rows, update.query_rows, update.last_basis)
     record(plan, compose, compose_layout, &p, sizeof(p), PARTS * prompts, composed)
     record_attention(plan, update_chunk, chunk_layout, &p.queries, sizeof(p), [data, *sums], sums, y, out)
     return UpdatedImage(maps.n, k, data, every, last), y

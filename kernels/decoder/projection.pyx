@@ -59,7 +59,7 @@ def checked_rows(packed, name):
         TypeError: ``packed`` is not PackedRows, or its arrays have other dtypes.
         ValueError: This CPU lacks the ISA that ``packed`` is made for, or the arrays have other shapes.
     """
-    check.instance(packed, name, PackedRows)
+    check.record(packed, name, PackedRows)
     isas.check_table(packed.isa, name, "PackedRows", precisions=("fp32", "bf16"))
     check.in_place(packed.rows, f"{name}.rows", ("M", "K"))
     operand, (m, k) = packed.packed, packed.rows.shape

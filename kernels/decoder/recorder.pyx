@@ -131,7 +131,7 @@ cdef class Recorder:
 
     def given_maps(self, channels, n):
         """Return new Maps of an image with ``n`` tokens. The caller of `run` passes a NumPy array for ``array`` of the Maps."""
-        n = check.whole(n, "n", 1)
+        channels, n = check.whole(channels, "channels", 1), check.whole(n, "n", 1)
         return Maps(self.given((n + IMAGE_CHUNK - 1) // IMAGE_CHUNK, channels, IMAGE_CHUNK), n, 0, channels)
 
     def check(self, x, name, *shapes):
@@ -141,7 +141,7 @@ cdef class Recorder:
             TypeError: ``x`` is not an Array. The error message starts with ``name``.
             ValueError: ``x`` has none of the shapes, or is not an Array of this plan. The error message starts with ``name``.
         """
-        check.instance(x, name, Array)
+        check.record(x, name, Array)
         number, axes = x
         if type(number) is not int or not 0 <= number < len(self._shapes) or type(axes) is not tuple or axes != self._shapes[number] \
                 or not all(type(length) is int for length in axes):
@@ -158,7 +158,7 @@ cdef class Recorder:
             TypeError: ``x`` is not a Maps object. The error message starts with ``name``.
             ValueError: ``x`` has wrong numbers of channels or tokens, or is not of this plan. The error message starts with ``name``.
         """
-        check.instance(x, name, Maps)
+        check.record(x, name, Maps)
         axes = self.check(x.array, name, ("chunks", "channels", IMAGE_CHUNK)).shape
         if any(type(number) is not int or number < 1 for number in (x.n, x.channels)) or type(x.first) is not int \
                 or not 0 <= x.first <= axes[1] - x.channels or axes[0] != (x.n + IMAGE_CHUNK - 1) // IMAGE_CHUNK:
@@ -172,7 +172,7 @@ cdef class Recorder:
     def result(self, array):
         """Keep an array's memory until the end of a run, so that `view` can return the array. Returns the Array ``array``.
 
-        The Array may have another shape of the same size, in which `view` returns the array.
+        ``array`` may have another shape with as many elements. `view` then returns this shape.
 
         Raises:
             RuntimeError: The plan is already compiled.
@@ -185,7 +185,7 @@ cdef class Recorder:
 
     def _number(self, array):
         """Return the number of an Array of this plan, whose shape may be another of the same size."""
-        check.instance(array, "array", Array)
+        check.record(array, "array", Array)
         number, axes = array
         if type(number) is int and 0 <= number < len(self._shapes) and type(axes) is tuple \
                 and all(type(length) is int and length > 0 for length in axes) and math.prod(axes) == math.prod(self._shapes[number]):
@@ -195,12 +195,20 @@ cdef class Recorder:
     def record(self, run, layout, job, units, writes):
         """Add a step. Kernels call this method through `record` in record.pxd. Placeholders in the job stand for pointers to arrays."""
         PyCapsule_GetPointer(run, "mobilesam.kernels.unit")
+        if self._compiled is not None:
+            raise RuntimeError("the plan is compiled: no step can be added")
         words = enumerate(np.frombuffer(job, np.uint64).tolist())
         pointers = [(8 * i, word >> 32 & 0xFFFF, word & 0xFFFFFFFF) for i, word in words if word >> 48 == PLACEHOLDER]
         self._steps.append((run, layout, job, units, pointers, frozenset(writes)))
 
     def compile(self):
-        """Allocate the memory of all arrays and jobs. After this call, no step can be added. Returns the plan."""
+        """Allocate the memory of all arrays and jobs. After this call, no step can be added. Returns the plan.
+
+        Raises:
+            RuntimeError: The plan is already compiled.
+        """
+        if self._compiled is not None:
+            raise RuntimeError("the plan is already compiled")
         phases = self._phases()
         self._written = {number for step in self._steps for number in step[5]}
         self._place(phases)
@@ -302,12 +310,13 @@ cdef class Recorder:
         cdef const int64_t[::1] first = self._first, units = self._units
         if given.keys() != self._given:
             raise ValueError(f"given: expected {sorted(self._given)}, got {check.shortened(list(given))}")
-        starts = {}
+        starts, held = {}, []  # `held` keeps the arrays alive during the run
         for array in self._given:
             value = check.in_place(given[array], f"given[{array.number}]", array.shape)
             if array.number in self._written and not value.flags.writeable:
                 raise ValueError(f"given[{array.number}]: expected a writeable array, because a step writes it")
             starts[array.number] = value.ctypes.data
+            held.append(value)
         if self._running:
             raise RuntimeError("the plan is being run by another thread")
         self._running = True

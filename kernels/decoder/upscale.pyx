@@ -135,7 +135,7 @@ cdef void upscale_block(void *job, int64_t unit) noexcept nogil:
         if p.pixels1 == 1:  # the packed form of all rows does not begin with that of the first rows on every ISA
             last.operand = p.part
             pack_map_rows(&last)
-        pack_map_columns(u, p.last.k, TOKENS, p.basis + chunk * p.basis_step + at, STRIDE, p.basis_panels)
+        pack_map_columns(last.u, p.last.k, TOKENS, p.basis + chunk * p.basis_step + at, STRIDE, p.basis_panels)
         g = of_maps(&last, p.basis_panels, TOKENS)
         g.residual, g.ldr, g.y, g.ldy = z, IMAGE_CHUNK, p.z, TOKENS
         map_product(&last, &g)

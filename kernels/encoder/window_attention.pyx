@@ -34,6 +34,7 @@ def pack_attention_bias(table, index):
     table = check.array(table, "table", ("heads", "offsets"))
     cdef int64_t heads = table.shape[0], offsets = table.shape[1], n, columns, h, i, j
     check.instance(index, "index", np.ndarray)
+    index = np.array(index, order="C")  # a plain copy, which no other thread can change after the check
     if index.dtype.kind not in "iu":
         raise TypeError(f"index: expected integers, got {index.dtype}")
     if index.ndim != 2 or index.shape[0] != index.shape[1] or index.size == 0:
@@ -115,6 +116,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     """
     cdef window_job p
     cdef int nthreads = resolve(threads)
+    cdef bint in_place = out is not None and out is x
     x = check.array(x, "x", ("H", "W", "C"))
     p.height, p.width, p.c = x.shape
     p.window = check.whole(window, "window", 1, 1 << 12)
@@ -137,7 +139,7 @@ def window_attention(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weigh
     cdef const float[::1] qb = check.array(qkv_bias, "qkv_bias", (3 * p.c,)), pb = check.array(proj_bias, "proj_bias", (p.c,))
     cdef const float[::1] pad_qkv = linear(np.asarray(nb), qkv, np.asarray(qb), threads=1)
     cdef const float[:, :, ::1] bv = bias
-    y = check.output(out, x.shape, *(() if out is x else (x,)), norm_weight, norm_bias, qkv_bias, proj_bias, bias)
+    y = check.output(out, x.shape, *(() if in_place else (x,)), norm_weight, norm_bias, qkv_bias, proj_bias, bias)
     cdef const float[::1] xv = x.reshape(-1)
     cdef float[::1] yv = y.reshape(-1)
     p.x, p.y, p.norm_weight, p.norm_bias, p.pad_qkv = &xv[0], &yv[0], &nw[0], &nb[0], &pad_qkv[0]

@@ -32,6 +32,7 @@ def normalize(image, mean, std, *, size, threads=None):
     cdef int nthreads = resolve(threads)
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         raise TypeError(f"image: expected a uint8 NumPy array, got {getattr(image, 'dtype', type(image).__name__)}")
+    image = np.asarray(image)
     if image.ndim != 3 or image.size == 0:
         raise ValueError(f"image: expected shape (H, W, C), got {image.shape}")
     full = check.pair(size, "size", 1)

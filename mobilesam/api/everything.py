@@ -85,8 +85,8 @@ class MaskGenerator:
         Args:
             model: A model from `mobilesam.load`.
             points_per_side: Points on each side of the square grid, at most 1024. None if `point_grids` is given.
-            points_per_batch: Number of points that the decoder processes at a time, at most 1024. The masks do not
-                depend on this number.
+            points_per_batch: Number of points that the decoder processes at a time, if it is below 1024. The masks do
+                not depend on this number.
             pred_iou_thresh: A mask is kept if its predicted IoU exceeds this threshold. 0 keeps all masks.
             stability_score_thresh: A mask is kept if its stability score is at least this threshold. 0 keeps all
                 masks.
@@ -118,7 +118,7 @@ class MaskGenerator:
         if output_mode not in OUTPUT_MODES:
             raise ValueError(f"output_mode must be one of {', '.join(OUTPUT_MODES)}, got {output_mode!r}")
         self.model = model
-        self.points_per_batch = checked_whole("points_per_batch", points_per_batch, 1, MOST_POINTS_PER_BATCH)
+        self.points_per_batch = checked_whole("points_per_batch", points_per_batch, 1)
         self.pred_iou_thresh = checked_number("pred_iou_thresh", pred_iou_thresh)
         self.stability_score_thresh = checked_number("stability_score_thresh", stability_score_thresh)
         self.stability_score_offset = checked_number("stability_score_offset", stability_score_offset)
@@ -251,7 +251,7 @@ class MaskGenerator:
         thresholds = Thresholds(
             self.pred_iou_thresh, self.stability_score_thresh, self.stability_score_offset, self.box_nms_thresh
         )
-        return Crop(embedding, box, size, thresholds, self.points_per_batch)
+        return Crop(embedding, box, size, thresholds, min(self.points_per_batch, MOST_POINTS_PER_BATCH))
 
     def _masks_of_crop(self, crop: Crop, layer: int) -> Iterator[list[FoundMask]]:
         """For each point of the layer's grid, the masks that pass both score thresholds and no crop edge cuts off."""

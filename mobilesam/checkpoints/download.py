@@ -1,6 +1,7 @@
 """Downloading a published checkpoint: check its SHA-256, convert it, keep it in the user's cache folder."""
 
 import http.client
+import lzma
 import shutil
 import tempfile
 import urllib.error
@@ -87,6 +88,10 @@ def _convert(name: str, path: Path, encoder: Checkpoint | None) -> Checkpoint:
     return convert(encoder.path, cached_path(name), dtype="fp32", model=name, decoder=path)
 
 
+# NotImplementedError is a RuntimeError.
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError)
+
+
 def _member(path: Path, file: str) -> zipfile.ZipInfo | None:
     """The entry, in a zip file, of the file with this name. None if `path` is no zip file, or has no such file."""
     if not zipfile.is_zipfile(path):  # also false if there is no such file
@@ -94,7 +99,7 @@ def _member(path: Path, file: str) -> zipfile.ZipInfo | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return next((entry for entry in archive.infolist() if entry.filename.rpartition("/")[2] == file), None)
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: a damaged zip file: {one_line(error)}") from None
 
 
@@ -106,7 +111,7 @@ def _unpack(path: Path, member: zipfile.ZipInfo, target: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(member) as packed, target.open("wb") as file:
             shutil.copyfileobj(packed, file)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except _DAMAGED as error:
         raise CheckpointError(f"{path}: a damaged zip file: {one_line(error)}") from None
 
 

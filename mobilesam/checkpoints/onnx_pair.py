@@ -60,6 +60,8 @@ def _load_onnx(path: Path) -> onnx.GraphProto:
         return onnx.load(os.fspath(path), load_external_data=False).graph
     except OSError:
         raise
+    except MemoryError:
+        raise MemoryError(f"no memory to read checkpoint {path}") from None
     except Exception as error:  # protobuf's DecodeError
         raise CheckpointError(f"{path}: not a readable ONNX file ({one_line(error)})") from None
 

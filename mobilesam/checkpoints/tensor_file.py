@@ -73,16 +73,16 @@ class TensorFile(Mapping[str, Array]):
             except (RecursionError, TypeError, ValueError) as error:
                 raise CheckpointError(f"{self.path}: not a {what}, or a damaged one: {error}") from None
 
-    def _open(self) -> io.FileIO:
+    def _open(self) -> io.BufferedReader:
         try:
-            return io.FileIO(self.path)
+            return self.path.open("rb")
         except FileNotFoundError:
             raise FileNotFoundError(f"no such checkpoint: {self.path}") from None
         except (OSError, ValueError) as error:  # a name with a null byte raises ValueError
             reason = getattr(error, "strerror", None) or error
             raise CheckpointError(f"{self.path}: not a {self._what}: {reason}") from None
 
-    def _open_again(self) -> io.FileIO:
+    def _open_again(self) -> io.BufferedReader:
         """Open the file, and check that it is still the file whose header was read."""
         file = self._open()
         if _identity(file) != self._opened:
@@ -120,13 +120,13 @@ class TensorFile(Mapping[str, Array]):
         return len(self._tensors)
 
 
-def _identity(file: io.FileIO) -> tuple[int, ...]:
+def _identity(file: io.BufferedReader) -> tuple[int, ...]:
     """Device, inode, size and modification time of an open file, to detect that the file was replaced."""
     status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _read_header(file: io.FileIO) -> tuple[dict[str, str], dict[str, _Tensor]]:
+def _read_header(file: io.BufferedReader) -> tuple[dict[str, str], dict[str, _Tensor]]:
     """The metadata and the tensors of a header. Raises ValueError, TypeError or RecursionError if it is damaged."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")

@@ -93,6 +93,8 @@ def read_torch(path: Path) -> list[TorchTensors]:
         return [TorchTensors(path, tensors, storages) for tensors in _mappings(root.value)]
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+    except MemoryError:
+        raise MemoryError(f"no memory to read checkpoint {path}") from None
     except OSError:
         raise
     except Exception as error:  # damaged zips and pickles raise errors of many types

@@ -105,7 +105,10 @@ def _scaled(values: NDArray[np.generic], value_range: ValueRange) -> NDArray[np.
     if not np.isfinite(span).all():
         raise ValueError(f"an image's values must span a finite float64 range, got {np.min(low):g} to {np.max(high):g}")
     levels = np.empty(values.shape, np.uint8)
-    scale = np.divide(255, span, out=np.zeros_like(span), where=high > low)
+    with np.errstate(over="ignore"):
+        scale = np.divide(255, span, out=np.zeros_like(span), where=high > low)
+    if not np.isfinite(scale).all():
+        raise ValueError(f"an image's values must differ by at least 1e-300, got {np.min(low):g} to {np.max(high):g}")
     for first in range(0, len(values), ROWS):
         rows = values[first : first + ROWS].astype(np.float64)
         if not np.isfinite(rows).all():

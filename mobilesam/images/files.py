@@ -28,6 +28,7 @@ KINDS = {".avif": "AVIF", ".heic": "HEIF", ".heif": "HEIF", ".hif": "HEIF"}  # f
 NEEDED = {"AVIF": "AVIF needs Pillow 11.3 or newer", "HEIF": "HEIC needs pillow-heif: pip install 'mobilesam[heif]'"}
 SAMPLE_FORMAT = 339  # TIFF's tag; 1 means unsigned
 _SIGNATURE = 12  # bytes at the start of a file that tell TIFF and HEIF apart
+_EPS = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _TRANSPOSE = {  # by the EXIF orientation; all other values are taken as upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,8 +71,10 @@ def decode(
         file = io.BytesIO(file.read())
     try:
         return _decode(file, name, value_range, bands, formats, most_pixels)
-    except (MemoryError, NotAnImage, TooManyPixels):
+    except (NotAnImage, TooManyPixels):
         raise
+    except MemoryError:
+        raise MemoryError(f"no memory to decode image {name}") from None
     except Image.DecompressionBombError as error:
         limit = f"to allow it, raise PIL.Image.MAX_IMAGE_PIXELS, or on the command line {MAX_PIXELS_VARIABLE}"
         raise TooManyPixels(f"cannot decode image {name}: {str(error).rstrip('.')}; {limit}") from None
@@ -103,6 +106,8 @@ def _decode(
     formats: Iterable[str] | None,
     most_pixels: int | None,
 ) -> Image.Image | NDArray[np.generic]:
+    if _start(file).startswith(_EPS):
+        raise NotAnImage(f"{name}: EPS is a program for Ghostscript, which is not run; convert the file to PNG")
     try:
         picture = _open(file, None if formats is None else tuple(formats))
     except UnidentifiedImageError:

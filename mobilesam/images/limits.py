@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # libtiff's limit for JPEG data too. Encoders write about 10 scans, and optimizers of scans below 50.
 MOST_SCANS = 100
-# A scan without data takes about 1/40 of the time of a full decode. An image of `most_pixels` may have this many scans.
+# A scan without data takes about 1/40 of the time of a full decode. So an image as large as the limit may have 20
+# scans, and smaller images more, up to MOST_SCANS.
 MOST_SCANS_OF_LARGEST = 20
 MOST_MARKERS = 20_000  # of a JPEG file. A file of 1 GB with an ICC profile and metadata in full segments has 16,000.
 MOST_SEGMENTS = 100_000  # tiles or strips of a TIFF file that tifffile reads: 7 s
@@ -29,12 +30,14 @@ BIG_TIFF = 43
 COMPRESSION, TILE_WIDTH, TILE_LENGTH = 259, 322, 323
 STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES = 273, 279, 324, 325
 _LAYOUT = {256, 257, 258, COMPRESSION, 277, 278, 284, 322, 323, STRIP_OFFSETS, STRIP_BYTES, TILE_OFFSETS, TILE_BYTES}
-# Values of the compression tag for tiles and strips that are pictures with their own size, in formats of Pillow
+# TIFF compressions whose tiles or strips are complete pictures with their own size, and Pillow's formats for them
 JPEG = (6, 7, 33007, 34892)
 _JPEG_2000 = ("JPEG2000",)
 PICTURES = {33003: _JPEG_2000, 33004: _JPEG_2000, 33005: _JPEG_2000, 34712: _JPEG_2000, 34933: ("PNG",)}
 PICTURES |= {34927: ("WEBP",), 50001: ("WEBP",)}
-_NEXT_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")  # without the markers inside scans: 0, TEM, restarts
+_NEXT_MARKER = re.compile(
+    rb"\xff([\x02-\xcf\xd8-\xfe])"
+)  # any marker except those inside a scan: 00, TEM (01), D0 to D7
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
@@ -47,7 +50,7 @@ def pixel_limit(most_pixels: int | None) -> int | None:
 
 
 def check_tiles(name: str, width: int, height: int, count: int, limit: int | None) -> None:
-    """Check the pixels that a decoder allocates for a tile or strip, and decodes for all of them.
+    """Check the pixels of one tile or strip, which the decoder allocates, and of all together, which it decodes.
 
     Tiles extend beyond the image's border, so all tiles together may have up to twice `limit` pixels.
 
@@ -83,17 +86,15 @@ def check_tiff(picture: TiffImageFile, name: str, limit: int | None) -> None:
     file, tags = picture.fp, picture.tag_v2
     assert file is not None
     _check_layout(file)
-    width, height = _number(tags.get(TILE_WIDTH)), _number(tags.get(TILE_LENGTH))
-    if width and height:
+    if TILE_WIDTH in tags or TILE_LENGTH in tags:
+        width, height = tags.get(TILE_WIDTH), tags.get(TILE_LENGTH)
+        if not (isinstance(width, int) and isinstance(height, int) and min(width, height) > 0):
+            raise DamagedImage(f"tiles of {width!a:.20}x{height!a:.20} pixels")
         count = math.ceil(picture.width / width) * math.ceil(picture.height / height)
         check_tiles(name, width, height, count, limit)
     if (compression := tags.get(COMPRESSION)) in JPEG:
         offsets, counts = (TILE_OFFSETS, TILE_BYTES) if TILE_OFFSETS in tags else (STRIP_OFFSETS, STRIP_BYTES)
         check_pictures(file, tags.get(offsets, ()), tags.get(counts, ()), compression, limit)
-
-
-def _number(value: object) -> int:
-    return value if isinstance(value, int) else 0
 
 
 def _check_layout(file: IO[bytes]) -> None:
@@ -124,6 +125,8 @@ def check_segments(file_size: int, byte_counts: Sequence[int]) -> None:
     """
     if len(byte_counts) > MOST_SEGMENTS:
         raise DamagedImage(f"{len(byte_counts)} tiles or strips; at most {MOST_SEGMENTS} are accepted")
+    if min(byte_counts, default=0) < 0:
+        raise DamagedImage("a tile or strip has a negative number of bytes")
     if (total := sum(byte_counts)) > 2 * file_size:
         raise DamagedImage(f"tiles or strips overlap: they have {total} bytes, and the file has {file_size}")
 
@@ -138,8 +141,12 @@ def check_pictures(
         TooManyPixels: The pictures have more than twice `limit` pixels.
     """
     check_segments(file.seek(0, 2), byte_counts)
+    if min(offsets, default=0) < 0:
+        raise DamagedImage("a tile or strip has a negative place in the file")
     pixels = work = 0
     for offset, count in zip(offsets, byte_counts):
+        if not count:  # a tile without data
+            continue
         file.seek(offset)
         data = file.read(count)
         if compression in JPEG:

@@ -195,7 +195,7 @@ def label_map(
     *,
     size: Size | None = None,
     smallest_on_top: bool = False,
-    between: Callable[[], None] | None = None,
+    before_each: Callable[[], None] | None = None,
 ) -> NDArray[np.uint16]:
     """The number of the object at each pixel, from 1 in the order of `objects`, and 0 for no object.
 
@@ -206,7 +206,7 @@ def label_map(
         size: (h, w) of the image. Required only if there are no objects.
         smallest_on_top: If several objects cover a pixel, the pixel shows the object with the smallest area. By default
             it shows the last of these objects.
-        between: Called before each object. An error that it raises ends the export.
+        before_each: Called before each object. An error that it raises ends the export.
 
     Returns:
         (H, W) uint16.
@@ -221,8 +221,8 @@ def label_map(
     order = range(len(objects))
     columns = np.zeros(height * width, np.uint16)
     for i in sorted(order, key=lambda i: -objects[i].area) if smallest_on_top else order:
-        if between is not None:
-            between()
+        if before_each is not None:
+            before_each()
         for first, end in rle.spans(objects[i].run_lengths()).tolist():
             columns[first:end] = i + 1
     return np.ascontiguousarray(columns.reshape(width, height).T)

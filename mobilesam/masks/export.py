@@ -54,7 +54,7 @@ def coco(
     size: Size | None = None,
     info: Mapping[str, Any] | None = None,
     polygons: bool = False,
-    between: Callable[[], None] | None = None,
+    before_each: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """COCO JSON of one image, as a dict. There is one annotation per object and one category per object name.
 
@@ -69,7 +69,7 @@ def coco(
         polygons: Also write `polygons`, a list of polygons, to each annotation. A polygon is a list of rings of [x, y],
             the outer ring first and then the holes, which COCO's own polygons cannot have. This needs the extra
             [polygons].
-        between: Called before each object. An error that it raises ends the export.
+        before_each: Called before each object. An error that it raises ends the export.
 
     Raises:
         ModuleNotFoundError: `polygons` is true and the extra [polygons] is not installed.
@@ -81,8 +81,8 @@ def coco(
     names = list(dict.fromkeys(item.name for item in objects))
     annotations = []
     for number, item in enumerate(objects, 1):
-        if between is not None:
-            between()
+        if before_each is not None:
+            before_each()
         runs = item.run_lengths()
         annotation: dict[str, Any] = {
             "id": number,
@@ -107,7 +107,7 @@ def coco(
     }
 
 
-def geojson(objects: Sequence[SegmentedObject], *, between: Callable[[], None] | None = None) -> dict[str, Any]:
+def geojson(objects: Sequence[SegmentedObject], *, before_each: Callable[[], None] | None = None) -> dict[str, Any]:
     """A GeoJSON FeatureCollection, as a dict. Each object is a MultiPolygon feature.
 
     A feature's properties are the object's name, its area in pixels, its score if it has one, and its attributes.
@@ -116,7 +116,7 @@ def geojson(objects: Sequence[SegmentedObject], *, between: Callable[[], None] |
 
     Args:
         objects: The objects.
-        between: Called before each object. An error that it raises ends the export.
+        before_each: Called before each object. An error that it raises ends the export.
 
     Raises:
         ModuleNotFoundError: The extra [polygons] is not installed.
@@ -125,8 +125,8 @@ def geojson(objects: Sequence[SegmentedObject], *, between: Callable[[], None] |
     common_size(objects)
     features = []
     for item in objects:
-        if between is not None:
-            between()
+        if before_each is not None:
+            before_each()
         coordinates = [[[*ring.tolist(), ring[0].tolist()] for ring in polygon] for polygon in item.polygons()]
         properties: dict[str, Any] = {"name": item.name, "area": item.area}
         if item.score is not None:
@@ -137,14 +137,14 @@ def geojson(objects: Sequence[SegmentedObject], *, between: Callable[[], None] |
     return {"type": "FeatureCollection", "features": features}
 
 
-def svg(objects: Sequence[SegmentedObject], *, between: Callable[[], None] | None = None) -> str:
+def svg(objects: Sequence[SegmentedObject], *, before_each: Callable[[], None] | None = None) -> str:
     """An SVG picture of the image's size. Each object is a path, with holes, that has the object's name as title.
 
     Later objects are drawn on top of earlier objects.
 
     Args:
         objects: The objects.
-        between: Called before each object. An error that it raises ends the export.
+        before_each: Called before each object. An error that it raises ends the export.
 
     Raises:
         ModuleNotFoundError: The extra [polygons] is not installed.
@@ -157,8 +157,8 @@ def svg(objects: Sequence[SegmentedObject], *, between: Callable[[], None] | Non
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
     ]
     for item, colour in zip(objects, own_colours(objects)):
-        if between is not None:
-            between()
+        if before_each is not None:
+            before_each()
         paint = "#{:02x}{:02x}{:02x}".format(*colour)
         title = escape(_NOT_IN_XML.sub("\ufffd", item.name), quote=False)
         path = "".join(_path(ring) for polygon in item.polygons() for ring in polygon)

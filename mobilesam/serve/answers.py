@@ -13,6 +13,8 @@ from mobilesam.api.embedding import Embedding, ScoredRLE
 from mobilesam.images.geometry import Size
 from mobilesam.images.pictures import mask_image
 from mobilesam.masks import rle
+from mobilesam.masks.export import TooManyRuns, check_outlines
+from mobilesam.masks.objects import SegmentedObject
 from mobilesam.masks.polygons import outlines
 
 from .limits import Refused
@@ -68,6 +70,10 @@ def _mask(found: ScoredRLE, form: str) -> Mask:
     if form == "rle":
         answer.rle = run_lengths(found.rle)
     elif form == "polygons":
+        try:
+            check_outlines([SegmentedObject(found.rle)])
+        except TooManyRuns as error:
+            raise Refused(413, str(error)) from None
         rings = outlines(rle.decode(found.rle))
         answer.polygons = [[list(map(tuple, ring.tolist())) for ring in polygon] for polygon in rings]
     else:

@@ -71,7 +71,7 @@ class Service:
         self.model, self.limits, self.opening = model, limits, opening
         self.photos = PhotoStore(limits.images, limits.idle_seconds)
         self.decoders = Decoders(limits, opening)
-        # Each worker decodes and then encodes, so that at most `decoders` decoded pictures are in memory.
+        # Each worker decodes and then encodes, so that at most `decoders` decoded uploads are in memory.
         self.encoding = Lane("encode", workers=limits.decoders, places=limits.places, share=limits.places)
         self._encoder = threading.Lock()
         self.segmenting = Lane("segment", workers=2, places=limits.places, share=limits.image_places)

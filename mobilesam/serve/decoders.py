@@ -9,17 +9,20 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
 from .decoding import ANSWER, JPEG, REQUEST, RGB, Opening
 from .lanes import Task
-from .limits import Limits, Refused
+from .limits import Limits, Overloaded, Refused
 
 logger = logging.getLogger("mobilesam.serve")
 
-_ENDED = "the image is damaged: its decoder ended"
+_ENDED = "the image cannot be decoded: the process that decodes it ended"
+# Each thread of a decoder takes address space, which is limited.
+_FEW_THREADS = {"OPENBLAS_NUM_THREADS": "1", "TIFFFILE_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 _PROGRAM = "from mobilesam.serve.decoding import main; main()"
 
 
@@ -89,7 +92,11 @@ class Decoders:
                 if child.is_alive():
                     return child
                 child.end()
-        return _Child(self._options)
+        try:
+            return _Child(self._options)
+        except OSError as error:  # no memory, processes or file descriptors
+            logger.warning("no process to decode an upload: %s", error)
+            raise Overloaded("the server cannot start a process to decode the image", seconds=5) from None
 
     def _ask(self, form: bytes, data: bytes, task: Task) -> Answer:
         with self._places:
@@ -108,7 +115,7 @@ class Decoders:
             finally:
                 timer.cancel()
                 timer.join()
-                # A child process that was refused memory may keep much of the memory that it has.
+                # A process that ran out of memory may not return its memory, so it is replaced.
                 if late.is_set() or task.stopped or answer is None or answer.fields.get("status") == 413:
                     code = child.end()
                 else:
@@ -131,13 +138,13 @@ class _Child:
 
     def __init__(self, options: str) -> None:
         # The child finds the package where this process found it. Its working folder must not hide the package.
-        found = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OPENBLAS_NUM_THREADS": "1"}
+        environment = {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path), **_FEW_THREADS}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=os.sep,
-            env={**os.environ, **found},
+            env={**os.environ, **environment},
             start_new_session=True,  # Ctrl-C in a terminal ends the server, which then closes the input
         )
 

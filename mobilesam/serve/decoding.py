@@ -17,7 +17,7 @@ import struct
 import sys
 import warnings
 from contextlib import suppress
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from PIL import Image
 
@@ -84,21 +84,24 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     opening = Opening(*(tuple(value) if isinstance(value, list) else value for value in options["opening"]))
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not become a part of an answer
+    with suppress(OSError):  # standard error is closed
+        os.dup2(2, 1)  # what a library prints must not become a part of an answer
     ignore_warnings()
     Image.MAX_IMAGE_PIXELS = options["pixels"]  # Pillow's own limit could be lower
     _limit_memory(options["bytes"])
     while head := requests.read(REQUEST.size):
         form, length = REQUEST.unpack(head)
-        data = requests.read(length)
         _end_after(options["seconds"] + GRACE_SECONDS)
-        fields, body = _answer(form, data, options["pixels"], options["bytes"], opening)
+        _send(answers, *_answer(form, requests.read(length), options["pixels"], options["bytes"], opening))
         _end_after(0)
-        text = json.dumps(fields).encode()
-        with suppress(BrokenPipeError):  # the server is gone
-            answers.write(ANSWER.pack(len(text), len(body)) + text)
-            answers.write(body)
-            answers.flush()
+
+
+def _send(answers: IO[bytes], fields: dict[str, object], body: bytes) -> None:
+    text = json.dumps(fields).encode()
+    with suppress(BrokenPipeError):  # the server is gone
+        answers.write(ANSWER.pack(len(text), len(body)) + text)
+        answers.write(body)
+        answers.flush()
 
 
 def _answer(form: bytes, data: bytes, pixels: int, memory: int, opening: Opening) -> tuple[dict[str, object], bytes]:

@@ -24,6 +24,7 @@ from .store import StoredPhoto
 FORMS = ("image/png", "application/zip", "application/json", "application/geo+json", "image/svg+xml")
 IN_MEMORY = 8 << 20  # bytes: a larger temporary file is written to disk
 CHUNK = 1 << 16
+MOST_CUTOUT_PIXELS = 4_000_000_000  # of all cut-outs in one file: a minute or two
 
 
 @dataclass(frozen=True)
@@ -80,17 +81,21 @@ def _write(
         except text.TooManyRuns as error:
             raise Refused(413, str(error)) from None
     if request.format == "labels":
-        Image.fromarray(draw.label_map(objects, between=task.check)).save(file, "PNG")
+        Image.fromarray(draw.label_map(objects, before_each=task.check)).save(file, "PNG")
         return "image/png", "labels.png"
     if request.format == "coco":
-        file.write(text.to_json(text.coco(objects, file_name=request.file_name, between=task.check)).encode())
+        file.write(text.to_json(text.coco(objects, file_name=request.file_name, before_each=task.check)).encode())
         return "application/json", "coco.json"
     if request.format == "geojson":
-        file.write(text.to_json(text.geojson(objects, between=task.check)).encode())
+        file.write(text.to_json(text.geojson(objects, before_each=task.check)).encode())
         return "application/geo+json", "objects.geojson"
     if request.format == "svg":
-        file.write(text.svg(objects, between=task.check).encode())
+        file.write(text.svg(objects, before_each=task.check).encode())
         return "image/svg+xml", "objects.svg"
+    pixels = sum(_cutout_pixels(item, request.crop) for item in objects)
+    if pixels > MOST_CUTOUT_PIXELS:
+        most = f"{MOST_CUTOUT_PIXELS / 1e6:g} megapixels"
+        raise Refused(413, f"the cut-outs have {pixels / 1e6:.0f} megapixels; at most {most} are written at once")
     picture = open_picture()
     if len(objects) == 1:
         _cutout(file, picture, objects[0], request.crop)
@@ -101,6 +106,12 @@ def _write(
             with archive.open(f"{number:03} {_plain(item.name)}.png", "w") as member:
                 _cutout(member, picture, item, request.crop)
     return "application/zip", "cutouts.zip"
+
+
+def _cutout_pixels(item: SegmentedObject, crop: bool) -> int:
+    runs = item.run_lengths()
+    height, width = rle.bbox(runs)[2:] if crop else runs["size"]
+    return int(height) * int(width)
 
 
 def _cutout(file: IO[bytes], picture: Image.Image, item: SegmentedObject, crop: bool) -> None:

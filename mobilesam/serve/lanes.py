@@ -107,7 +107,7 @@ class Lane:
     async def run(self, request: Request, owner: str, work: Callable[[Task], T]) -> T:
         """Queue work, wait for it, and return its result.
 
-        If the client disconnects first, work that has not started is dropped, and the task of other work is stopped.
+        If the client disconnects first, work that has not started is dropped. Work that has started is told to stop.
 
         Raises:
             ClientGone: the client has disconnected.

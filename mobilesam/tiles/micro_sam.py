@@ -24,6 +24,7 @@ from ..util.messages import one_line
 from .grid import Grid
 from .source import Source
 from .zarr_array import zarr
+from .zarr_metadata import check_metadata
 
 ROWS = 1024  # rows of the image that are read at a time for the signature
 # micro-sam's names and checksums of the files of published models.
@@ -117,6 +118,7 @@ class SavedTiles:
         if not path.exists():
             raise FileNotFoundError(2, "No such file or directory", str(path))
         self._path = path
+        check_metadata(path, path / "features")
         try:
             root = zarr.open(str(path), mode="r")
             attributes, self._features = dict(root.attrs), root["features"]
@@ -163,6 +165,8 @@ class SavedTiles:
     def _array(self, number: int) -> Any:
         if self._tiled and str(number) not in self._features:
             raise ValueError(f"{self._path}: tile {number} has no features")
+        if self._tiled:
+            check_metadata(self._path / "features" / str(number))
         array = self._features[str(number)] if self._tiled else self._features
         if array.shape[-4:] != _FEATURES or array.ndim > 5:
             raise ValueError(f"{self._path}: expected features of shape {_FEATURES}, got {array.shape}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -56,17 +56,20 @@ class NpyFile:
         rows, columns = (range(*part.indices(length)) for part, length in zip(window, self.shape))
         height, width, *channels = self.shape
         if self._fortran:  # the file holds the array's transpose
-            planes = [
-                [self._read((plane * width + column) * height + rows.start, len(rows)) for column in columns]
-                for plane in range(math.prod(channels))
-            ]
+            with self._path.open("rb") as file:
+                planes = [
+                    [self._read(file, (plane * width + column) * height + rows.start, len(rows)) for column in columns]
+                    for plane in range(math.prod(channels))
+                ]
             return np.array(planes).reshape(*reversed(channels), len(columns), len(rows)).T
         deep = math.prod(channels)
-        lines = [self._read((row * width + columns.start) * deep, len(columns) * deep) for row in rows]
+        with self._path.open("rb") as file:
+            lines = [self._read(file, (row * width + columns.start) * deep, len(columns) * deep) for row in rows]
         return np.array(lines).reshape(len(rows), len(columns), *channels)
 
-    def _read(self, first: int, count: int) -> NDArray[Any]:
-        elements = np.fromfile(self._path, self.dtype, count, offset=self._start + first * self.dtype.itemsize)
+    def _read(self, file: IO[bytes], first: int, count: int) -> NDArray[Any]:
+        file.seek(self._start + first * self.dtype.itemsize)
+        elements = np.fromfile(file, self.dtype, count)
         if len(elements) != count:
             raise ValueError(f"{self._path}: truncated while it was read")
         return elements

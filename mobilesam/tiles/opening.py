@@ -49,7 +49,8 @@ def open_source(image: Any, *, value_range: ValueRange = "dtype", bands: Bands |
         if suffix in GDAL_SUFFIXES or (suffix in TIFF_SUFFIXES and _is_gdals(path)):
             from .raster import RasterSource
 
-            return RasterSource(path, **options)
+            _check_content(path, suffix)
+            return RasterSource(path, "GTiff" if suffix in TIFF_SUFFIXES else None, **options)
         if suffix in TIFF_SUFFIXES:
             from .tiff_pages import TiffSource
 
@@ -57,6 +58,14 @@ def open_source(image: Any, *, value_range: ValueRange = "dtype", bands: Bands |
     elif not isinstance(image, Image.Image) and hasattr(image, "shape") and hasattr(image, "__getitem__"):
         return ArraySource(image, **options)
     return PhotoSource(image, **options)
+
+
+def _check_content(path: Path, suffix: str) -> None:
+    """Refuse a text in a file whose name says otherwise. GDAL recognises texts that let it open other files."""
+    with path.open("rb") as file:
+        start = file.read(64)
+    if suffix != ".vrt" and start.lstrip().startswith((b"<", b"{")):
+        raise ValueError(f"{path}: expected the format {suffix}, got a text that may name other files")
 
 
 def _is_gdals(path: Path) -> bool:

@@ -52,11 +52,14 @@ class RasterSource:
         georeference: Where the image lies.
     """
 
-    def __init__(self, path: Path, *, value_range: ValueRange = "dtype", bands: Bands | None = None) -> None:
+    def __init__(
+        self, path: Path, driver: str | None = None, *, value_range: ValueRange = "dtype", bands: Bands | None = None
+    ) -> None:
         """Open the file.
 
         Args:
             path: The file.
+            driver: GDAL's name of the format. None lets GDAL recognise the format.
             value_range: See `open_source`.
             bands: Three numbers, from 0, of the bands that are red, green and blue. None for the only band, or for the
                 first three of three or four bands.
@@ -65,7 +68,7 @@ class RasterSource:
             ValueError: The file is damaged, has no such band, or `bands` must be given.
         """
         try:
-            self._file = rasterio.open(path)
+            self._file = rasterio.open(path, driver=driver)
         except RasterioError as error:
             raise ValueError(f"{path}: {error}") from None
         self.name, self.value_range, self._lock = path.name, value_range, threading.Lock()

@@ -26,7 +26,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-MOST_PAGES = 1000  # a pyramid has one page for each of about ten levels
+MOST_PAGES = 10_000  # a slide may have 120 channels, each with ten levels
 
 
 class TiffSource(ArraySource):
@@ -68,7 +68,7 @@ class TiffSource(ArraySource):
 
 
 def _check_pages(tiff: tifffile.TiffFile) -> None:
-    """Raise ValueError if the file has very many pages or pages below pages, because `series` reads all of them.
+    """Raise ValueError if the file has more than MOST_PAGES pages, including SubIFDs, because `series` reads all.
 
     `len` comes first: without it, tifffile reads the pages of a circular chain without end.
     """

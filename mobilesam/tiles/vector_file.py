@@ -80,9 +80,12 @@ def _is_whole_json(path: Path) -> bool:
 
 def _is_whole_package(path: Path) -> bool:
     """Whether a GeoPackage has its spatial index, which GDAL makes on close without reporting errors."""
-    with closing(sqlite3.connect(path)) as database:
-        index = database.execute("SELECT name FROM sqlite_master WHERE name LIKE 'rtree%'").fetchall()
-        return bool(index) and database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            index = database.execute("SELECT name FROM sqlite_master WHERE name LIKE 'rtree%'").fetchall()
+            return bool(index) and database.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+    except sqlite3.Error:
+        return False
 
 
 _WKB = {"ARROW:extension:name": "geoarrow.wkb"}

@@ -11,6 +11,7 @@ from ..images.value_range import Bands, ValueRange
 from ..util.messages import one_line
 from .grid import Box
 from .source import ArraySource
+from .zarr_metadata import check_metadata
 
 try:
     import zarr
@@ -24,6 +25,7 @@ def open_array(path: Path) -> Any:
     Raises:
         ValueError: The folder holds no zarr array.
     """
+    check_metadata(path, path / "0")
     try:
         node = zarr.open(str(path), mode="r")
     except Exception as error:  # zarr 2 and 3 raise different types

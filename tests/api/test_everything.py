@@ -297,7 +297,7 @@ REFUSED = {
     "crop_n_layers must be a whole number of at most 8, got 9": {"crop_n_layers": 9},
     "crop_n_layers must be a whole number of at most 8, got 18446744073709551616": {"crop_n_layers": 2**64},
     "points_per_side must be a whole number of at most 1024, got 1025": {"points_per_side": 1025},
-    "points_per_batch must be a whole number of at most 1024, got 1025": {"points_per_batch": 1025},
+    "points_per_batch must be a whole number of at most 2147483647, got 2147483648": {"points_per_batch": 2**31},
     "crop_n_points_downscale_factor must be a whole number of at most 2147483647, got 2147483648": {
         "crop_n_points_downscale_factor": 2**31,
     },

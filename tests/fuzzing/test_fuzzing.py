@@ -1,5 +1,6 @@
 """The fuzzer itself: mutations, checksums, the findings of a worker, and repeatable cases."""
 
+import gc
 import io
 import json
 import subprocess
@@ -46,7 +47,7 @@ def test_png_checksums_are_repaired():
         picture.load()
     with Image.open(io.BytesIO(mutation.with_png_checksums(bytes(data)))) as picture:
         assert picture.size == (451, 300)
-    assert mutation.with_png_checksums(data[:50]) == data[:50] or len(data[:50]) == 50
+    assert mutation.with_png_checksums(bytes(data[:50])) == data[:50]  # a file without a whole block of pixels
 
 
 def test_zip_checksums_are_repaired():
@@ -73,6 +74,7 @@ def test_zip_checksums_are_repaired():
     ],
 )
 def test_problems_of_a_case(way, kind):
+    gc.collect()  # garbage of other tests could warn during the case
     problem = worker.run(Case(way, b""), broken.TARGET)
     assert (problem and problem["kind"]) == kind
 

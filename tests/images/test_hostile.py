@@ -9,7 +9,7 @@ import pytest
 from noise import noise
 from PIL import Image
 
-from mobilesam.images.errors import DamagedImage, TooManyPixels
+from mobilesam.images.errors import DamagedImage, NotAnImage, TooManyPixels
 from mobilesam.images.limits import MOST_MARKERS, MOST_SCANS, MOST_SEGMENTS, check_jpeg
 from mobilesam.images.photo import open_rgb
 
@@ -206,3 +206,52 @@ def test_without_a_limit_on_pixels(monkeypatch):
         assert open_rgb(tiff((1, 1), [zeros(side * side * bits // 8)], (side, side), bits=bits)).size == (1, 1)
     with pytest.raises(DamagedImage, match="scans"):
         open_rgb(with_scans(MOST_SCANS))
+
+
+def with_tag(data: bytes, tag: int, kind: int, value: bytes) -> bytes:
+    """The TIFF file with another type and value of a tag that has one value."""
+    directory = struct.unpack_from("<I", data, 4)[0]
+    for i in range(struct.unpack_from("<H", data, directory)[0]):
+        entry = directory + 2 + 12 * i
+        if struct.unpack_from("<H", data, entry)[0] == tag:
+            return data[: entry + 2] + struct.pack("<HI", kind, 1) + value.ljust(4, b"\0") + data[entry + 12 :]
+    raise AssertionError(tag)
+
+
+def test_a_side_of_a_tile_in_bytes_is_refused():
+    """Pillow reads a tag of the type BYTE as bytes, and libtiff as a number."""
+    data = with_tag(tiff((1, 1), [zeros(256)], (16, 16)), 322, 1, b"\x10")
+    with pytest.raises(DamagedImage, match="tiles of "):
+        open_rgb(data)
+
+
+@pytest.mark.parametrize("tag", [324, 325])
+def test_negative_places_and_sizes_of_tiles_are_refused(tag):
+    file = jpeg(progressive=False)
+    data = with_tag(tiff((32, 32), [file], (32, 32), compression=JPEG), tag, 9, struct.pack("<i", -1))
+    with pytest.raises(ValueError, match="negative"):
+        open_rgb(data)
+
+
+@pytest.mark.parametrize(
+    "start", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\xc5\xd0\xd3\xc6" + bytes(26)]
+)
+def test_eps_is_refused_because_ghostscript_would_run_it(start, tmp_path, monkeypatch):
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("a program was started"))
+    (tmp_path / "photo.png").write_bytes(start)
+    for file in (tmp_path / "photo.png", start, io.BytesIO(start)):
+        with pytest.raises(NotAnImage, match="EPS is a program"):
+            open_rgb(file)
+
+
+@pytest.mark.parametrize("high", [1e-310, 1e-307])
+def test_values_that_hardly_differ_are_refused(high):
+    with pytest.raises(ValueError, match="must differ by at least"):
+        open_rgb(np.array([[0.0, high]]), value_range="minmax")
+
+
+def test_values_that_span_more_than_float64_are_refused():
+    with pytest.raises(ValueError, match="must span a finite float64 range"):
+        open_rgb(np.array([[-1.7e308, 1.7e308]]), value_range="minmax")
+    with pytest.raises(ValueError, match=r"must lie in \[0, 1\]"):
+        open_rgb(np.array([[0, 1e300]]))

@@ -27,10 +27,10 @@ def test_an_object_with_a_usual_outline_is_accepted():
 
 
 @pytest.mark.parametrize("write", FORMATS)
-def test_between_is_called_before_each_object(write):
+def test_before_each_is_called_before_each_object(write):
     objects = [SegmentedObject(BOARD)] * 3
     calls: list[int] = []
-    np.testing.assert_equal(write(objects, between=lambda: calls.append(1)), write(objects))
+    np.testing.assert_equal(write(objects, before_each=lambda: calls.append(1)), write(objects))
     assert len(calls) == 3
 
     class Cancelled(Exception):
@@ -42,5 +42,5 @@ def test_between_is_called_before_each_object(write):
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        write(objects, between=cancel)
+        write(objects, before_each=cancel)
     assert len(calls) == 5

@@ -12,9 +12,12 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 RANDOM_MOMENTS = """
 import hashlib, os, random, signal, threading, time
 import mobilesam
+from PIL import Image
 from mobilesam.cli import segment
 from mobilesam.api import loading, model
 from mobilesam.network import image_encoder, mask_decoder, prompt_encoder
+
+Image.preinit()  # imports Pillow's plugins
 
 def answer():
     model = mobilesam.load("lite.safetensors", threads=2)
@@ -59,7 +62,9 @@ if __name__ == "__main__":
     answers, context = [], multiprocessing.get_context(sys.argv[1])
     if sys.argv[1] == "forkserver":
         context.set_forkserver_preload(["mobilesam", "mobilesam.api.model"])
-    import mobilesam.api.model, mobilesam.network.mask_decoder
+    from PIL import Image
+    import mobilesam.api.loading, mobilesam.api.model, mobilesam.network.mask_decoder, mobilesam.network.prompt_encoder
+    Image.preinit()  # a fork during an import could hang the child
     first = threading.Thread(target=lambda: answers.append(answer()))
     first.start()
     with context.Pool(2) as pool:

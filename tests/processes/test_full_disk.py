@@ -46,6 +46,7 @@ for limit in (0, max(sizes.values()) // 2, max(sizes.values()) - 1):
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
 def test_commands(folder: Path, name: str) -> None:
+    commands.need_packages(name)
     code, out, err = commands.finish(commands.python(folder, LIMITED, name))
     assert code == 0, err
     rows = [json.loads(line) for line in out.splitlines()]

@@ -51,7 +51,9 @@ def whole(folder: Path) -> dict[str, bytes]:
 def wait_for(path: Path, process) -> None:
     limit = time.monotonic() + 120
     while not path.exists():
-        assert process.poll() is None and time.monotonic() < limit, process.communicate()
+        if process.poll() is not None or time.monotonic() > limit:
+            process.kill()
+            pytest.fail(f"{process.communicate()}")
         time.sleep(0.005)
 
 
@@ -83,6 +85,7 @@ CASES += [(name, signal.SIGTERM) for name in ("one photo", "photos")]  # Python 
 
 @pytest.mark.parametrize(("name", "number"), CASES, ids=lambda value: getattr(value, "name", value))
 def test_a_signal_while_a_file_is_written(folder: Path, finished, name: str, number: signal.Signals) -> None:
+    commands.need_packages(name)
     expected = finished(name)
     # SIGINT waits for files that other threads write, so the pause is short. The other signals end it.
     seconds = 1 if (name, number) == ("photos", signal.SIGINT) else 100

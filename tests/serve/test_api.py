@@ -20,6 +20,7 @@ from mobilesam import kernels, results
 from mobilesam.architecture import HQ_SAM, LITE_MEDSAM
 from mobilesam.compat.automatic_mask_generator import SamAutomaticMaskGenerator
 from mobilesam.masks import rle
+from mobilesam.masks.export import check_outlines
 from mobilesam.masks.objects import SegmentedObject
 
 pytest.importorskip("fastapi", reason="the extra serve is not installed")
@@ -465,6 +466,23 @@ def test_outlines_that_are_too_long_are_refused(client, chelsea, form):
     assert answer.status_code == 413
     assert "runs of pixels; outlines are made of at most 300000 runs" in said(answer)
     assert client.post(f"{chelsea}/export", json={**request, "format": "coco"}).status_code == 200
+
+
+def test_cut_outs_of_too_many_pixels_are_refused(client, chelsea, monkeypatch):
+    monkeypatch.setattr("mobilesam.serve.export.MOST_CUTOUT_PIXELS", 2 * 451 * 300)
+    request = {"format": "cutout", "objects": [OBJECTS[0]] * 3}
+    answer = client.post(f"{chelsea}/export", json=request)
+    assert answer.status_code == 413
+    assert "the cut-outs have 0 megapixels; at most 0.2706 megapixels" in said(answer)
+    for less in ({**request, "objects": [OBJECTS[0]] * 2}, {**request, "crop": True}):
+        assert client.post(f"{chelsea}/export", json=less).status_code == 200
+
+
+def test_polygons_that_are_too_long_are_refused(client, chelsea, monkeypatch):
+    monkeypatch.setattr(check_outlines, "__defaults__", (100,))
+    answer = client.post(f"{chelsea}/masks", json={"points": [[220, 140]], "format": "polygons"})
+    assert answer.status_code == 413
+    assert "outlines are made of at most 100 runs" in said(answer)
 
 
 @pytest.mark.parametrize("form", ["cutout", "labels", "coco", "geojson", "svg"])

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import related_models
 from PIL import Image
 
@@ -35,6 +36,12 @@ COMMANDS = {
     "convert": ["convert", WEIGHTS, "--output", "out/converted.safetensors"],
     "onnx": ["onnx", "out", "--weights", WEIGHTS],
 }  # fmt: skip
+
+
+def need_packages(name: str) -> None:
+    """Skip the test if a package that the command needs is missing. The extra `test-all` has all packages."""
+    if name == "onnx":
+        pytest.importorskip("onnx", reason="the extra onnx is not installed")
 
 
 def write_inputs(folder: Path) -> None:
@@ -83,7 +90,8 @@ def python(folder: Path, program: str, *words: str, **options: object) -> subpro
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MOBILESAM_")}
     path = os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")]))
     defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": folder}
-    environment = {name: value for name, value in kept.items() if name != "PYTHONUNBUFFERED"} | {"PYTHONPATH": path}
+    environment = {name: value for name, value in kept.items() if name != "PYTHONUNBUFFERED"}
+    environment |= {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}  # a test may limit the size of files
     return subprocess.Popen(
         [sys.executable, "-c", program, *words],
         **{**defaults, "env": environment, **options},  # type: ignore[call-overload]

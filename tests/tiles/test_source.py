@@ -1,6 +1,8 @@
 """Images that are read by windows: each kind of file against the array it holds, and errors in one line."""
 
+import json
 import os
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -320,6 +322,62 @@ def test_an_npy_file_that_is_truncated_while_it_is_read_gives_an_error(tmp_path:
     assert source.read((0, 0, 83, 1)).shape == (1, 83, 3)
     with pytest.raises(ValueError, match=r"a\.npy: truncated while it was read"):
         source.read((0, 0, 83, 61))
+
+
+CODECS = [
+    {"compressor": {"id": "pickle"}},
+    {"filters": [{"id": "shuffle"}, {"id": "pickle"}]},
+    {"compressor": {"id": "pickle", "protocol": 5}, "dtype": "|O"},
+    {"dtype": "|O"},
+    {"dtype": [["a", "|O"]]},
+]
+
+
+@pytest.mark.parametrize("changes", CODECS, ids=str)
+@pytest.mark.parametrize("where", [".zarray", ".zmetadata"])
+def test_a_zarr_array_cannot_execute(tmp_path: Path, where: str, changes: dict[str, Any]) -> None:
+    """numcodecs has a codec `pickle`, which executes what a chunk holds."""
+    array = {"zarr_format": 2, "shape": [4, 4], "chunks": [4, 4], "dtype": "|u1", "compressor": None, "filters": None}
+    array |= {"fill_value": 0, "order": "C", **changes}
+    content = {"metadata": {"0/.zarray": array}, "zarr_consolidated_format": 1} if where == ".zmetadata" else array
+    (tmp_path / where).write_text(json.dumps(content))
+    (tmp_path / ".zgroup").write_text('{"zarr_format": 2}')
+    (tmp_path / "0.0").write_bytes(pickle.dumps(Executes(str(tmp_path / "executed"))))
+    with pytest.raises(ValueError, match=r"expected a codec for numbers, got 'pickle'|expected an array of numbers"):
+        open_source(tmp_path).read((0, 0, 4, 4))
+    assert not (tmp_path / "executed").exists()
+
+
+class Executes:
+    """An object whose pickle creates a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path(self.path),)
+
+
+def test_metadata_of_zarr_3_are_checked(tmp_path: Path) -> None:
+    array = {"zarr_format": 3, "node_type": "array", "data_type": "uint8", "codecs": [{"name": "numcodecs.pickle"}]}
+    (tmp_path / "zarr.json").write_text(json.dumps(array))
+    with pytest.raises(ValueError, match=r"expected a codec for numbers, got 'numcodecs\.pickle'"):
+        open_source(tmp_path)
+    (tmp_path / "zarr.json").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="damaged metadata"):
+        open_source(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["scene.tif", "scene.img", "scene.jp2"])
+def test_a_virtual_raster_under_another_name_is_refused(tmp_path: Path, name: str) -> None:
+    secret = as_geotiff(tmp_path, RGB)
+    text = '<VRTDataset rasterXSize="83" rasterYSize="61"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+    text += f"<SourceFilename>{secret}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="got a text that may name other files"):
+        open_source(tmp_path / name)
+    (tmp_path / "scene.vrt").write_text(text)
+    assert open_source(tmp_path / "scene.vrt").size == (61, 83)
 
 
 def test_what_is_no_image_at_all_is_refused() -> None:

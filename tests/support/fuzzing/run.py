@@ -18,7 +18,7 @@ from typing import Any
 from .target import CHANGED, Target
 
 SUPPORT = Path(__file__).parents[1]
-MOST_DEATHS = 100  # of the workers of a target, after which the target is given up
+MOST_DEATHS = 100  # dead workers after which a target is given up
 SHOWN = 12  # lines of a dead worker's output
 
 
@@ -149,7 +149,8 @@ def environment() -> dict[str, str]:
     kept["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SUPPORT), os.environ.get("PYTHONPATH")]))
     kept["MOBILESAM_GUARDS"] = "1"
     kept.setdefault("MOBILESAM_NUM_THREADS", os.environ.get("MOBILESAM_NUM_THREADS", "2"))
-    kept.setdefault("ASAN_OPTIONS", "allocator_may_return_null=1:detect_leaks=0:hard_rss_limit_mb=6000")
+    options = "allocator_may_return_null=1:detect_leaks=0:hard_rss_limit_mb=6000"
+    kept["ASAN_OPTIONS"] = ":".join(filter(None, [kept.get("ASAN_OPTIONS"), options]))
     kept.setdefault("UBSAN_OPTIONS", "halt_on_error=1:print_stacktrace=1")
     return kept
 

@@ -151,8 +151,9 @@ def _short(path: str) -> str:
 def limit_memory(gigabytes: int) -> None:
     """Limit the address space. A build with AddressSanitizer reserves more than any limit, so it gets none."""
     with Path("/proc/self/maps").open() as file:
-        if "libasan" in file.read():
-            return
+        text = file.read()
+    if "libasan" in text or "clang_rt.asan" in text:
+        return
     limit = gigabytes << 30
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
