@@ -47,7 +47,8 @@ def test_png_checksums_are_repaired():
         picture.load()
     with Image.open(io.BytesIO(mutation.with_png_checksums(bytes(data)))) as picture:
         assert picture.size == (451, 300)
-    assert mutation.with_png_checksums(bytes(data[:50])) == data[:50]  # a file without a whole block of pixels
+    repaired = mutation.with_png_checksums(bytes(data))
+    assert mutation.with_png_checksums(bytes(data[:50])) == repaired[:33] + data[33:50]  # cut off after the header
 
 
 def test_zip_checksums_are_repaired():
