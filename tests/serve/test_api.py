@@ -474,7 +474,7 @@ def test_cut_outs_of_too_many_pixels_are_refused(client, chelsea, monkeypatch):
     answer = client.post(f"{chelsea}/export", json=request)
     assert answer.status_code == 413
     assert "the cut-outs have 0 megapixels; at most 0.2706 megapixels" in said(answer)
-    for less in ({**request, "objects": [OBJECTS[0]] * 2}, {**request, "crop": True}):
+    for less in ({**request, "objects": [OBJECTS[0]] * 2}, {**request, "objects": [OBJECTS[1]] * 3, "crop": True}):
         assert client.post(f"{chelsea}/export", json=less).status_code == 200
 
 

@@ -86,7 +86,7 @@ def test_a_decoder_that_takes_too_long_is_replaced(pool, faulty):
 
 
 def test_a_decoder_that_crashes_is_replaced(pool, faulty):
-    with pytest.raises(Refused, match="its decoder ended") as refused:
+    with pytest.raises(Refused, match="the process that decodes it ended") as refused:
         pool.picture(b"crash", Task())
     assert refused.value.status_code == 422
     assert works(pool)
