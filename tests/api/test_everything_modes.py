@@ -79,7 +79,7 @@ def test_hierarchical_crops(model) -> None:
 
 @pytest.mark.parametrize("value", ["8", None, True])
 def test_a_wrong_high_score_is_refused(model, value: object) -> None:
-    with pytest.raises(ValueError, match="high_score_thresh must be a number"):
+    with pytest.raises(ValueError, match="high_score_thresh must be a finite number"):
         SamHierarchicalMaskGenerator(model, high_score_thresh=value)
 
 
