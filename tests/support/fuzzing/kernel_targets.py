@@ -176,6 +176,6 @@ def start_plans(_: Path) -> Maker:
 # RuntimeError: the host lacks an ISA or a precision.
 EXPECTED = (TypeError, ValueError, MemoryError, RuntimeError)
 TARGETS = (
-    Target("kernels", 9000, start_kernels, EXPECTED, memory=8),
-    Target("plans", 6000, start_plans, EXPECTED, memory=8),
+    Target("kernels", 4500, start_kernels, EXPECTED, memory=8),
+    Target("plans", 2500, start_plans, EXPECTED, memory=8),
 )
