@@ -6,6 +6,7 @@ from golden import PHOTOS
 from PIL import Image
 
 CHELSEA = PHOTOS["chelsea"].read_bytes()  # 451x300
+LOCAL = "http://127.0.0.1:8642"
 JSON = {"Content-Type": "application/json"}
 
 
@@ -22,3 +23,12 @@ def said(answer) -> str:
     assert answer.headers["content-type"] == "application/json"
     assert list(answer.json()) == ["error"]
     return answer.json()["error"]
+
+
+def connect(model, limits=None, **options):
+    """Return an HTTP client that is connected to a new server in this process."""
+    from fastapi.testclient import TestClient
+
+    from mobilesam.serve.app import create_app
+
+    return TestClient(create_app(model, limits, **options), base_url=LOCAL, raise_server_exceptions=False)
