@@ -44,7 +44,7 @@ cdef inline size_t scratch_bytes(void *job, size_t job_bytes, layout_function la
 cdef inline void *own_job(const void *job, size_t job_bytes, layout_function layout, void *memory) noexcept nogil:
     """Copy the job to ``memory``, which has `scratch_bytes` bytes, and place the copy's buffers behind it. Returns the copy."""
     cdef arena scratch
-    (<char *>memory)[0] = 0  # if the memory has been freed, AddressSanitizer must report it before the next line makes it accessible
+    (<char *>memory)[0] = 0  # a write, by which AddressSanitizer reports freed memory; the next line would hide the fault
     ASAN_UNPOISON_MEMORY_REGION(memory, job_bytes)  # the previous job's layout may have poisoned guards here
     memcpy(memory, job, job_bytes)
     scratch.memory, scratch.used, scratch.use, scratch.guarded = <char *>memory, whole_lines(job_bytes), ARENA_ASSIGN, rt.guards

@@ -38,7 +38,7 @@ cdef class Block:
         PyBuffer_FillInfo(buffer, self, self.memory, self.bytes, 0, flags)
 
 
-cdef int64_t MOST_ELEMENTS = 1 << 47  # more than the address space of a process holds, in any dtype
+cdef int64_t MOST_ELEMENTS = 1 << 47  # largest number of elements of an array; 2^47 bytes are the address space of a process
 
 
 cdef int64_t count_of(shape) except -1:

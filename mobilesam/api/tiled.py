@@ -36,7 +36,7 @@ class Encoder(Model, Protocol):
     """A model that encodes images: a `MobileSAM`."""
 
     def encode(self, image: Any, *, value_range: ValueRange | None = None) -> Embedding:
-        """Encodes one tile, as `MobileSAM.encode` encodes a photo."""
+        """Encode an image. See `MobileSAM.encode`."""
 
 
 @dataclass(frozen=True, eq=False)

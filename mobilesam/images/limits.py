@@ -24,7 +24,7 @@ MOST_SCANS = 100
 # scans, and smaller images more, up to MOST_SCANS.
 MOST_SCANS_OF_LARGEST = 20
 MOST_MARKERS = 20_000  # of a JPEG file. A file of 1 GB with an ICC profile and metadata in full segments has 16,000.
-MOST_SEGMENTS = 100_000  # tiles or strips of a TIFF file that tifffile reads: 7 s
+MOST_SEGMENTS = 100_000  # tiles or strips of a TIFF file; tifffile takes 7 s to read this many
 BIG_TIFF = 43
 # TIFF's tags
 COMPRESSION, TILE_WIDTH, TILE_LENGTH = 259, 322, 323

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..images.errors import TooManyPixels
 from ..images.geometry import Size
 from ..images.photo import file_name, open_rgb
 from ..images.value_range import Bands, ValueRange
+from ..util.messages import one_line
 from .grid import Box
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Name the file in the errors of other packages, which have many types for damaged files.
+
+    Raises:
+        MemoryError: There is no memory for the file or for a part of it.
+        OSError: The file cannot be read.
+        ValueError: The file is damaged.
+    """
+    try:
+        yield
+    except (OSError, TooManyPixels):
+        raise
+    except MemoryError:
+        raise MemoryError(f"{name}: no memory to read the file") from None
+    except Exception as error:
+        raise ValueError(f"{name}: the file is damaged: {one_line(error)}") from None
 
 
 class Source(Protocol):

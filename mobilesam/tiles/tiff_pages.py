@@ -11,11 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images import limits
-from ..images.errors import TooManyPixels
 from ..images.value_range import Bands, ValueRange
-from ..util.messages import one_line
 from .grid import Box
-from .source import ArraySource
+from .source import ArraySource, reading
 
 try:
     import tifffile
@@ -33,7 +31,7 @@ class TiffSource(ArraySource):
     """The first and largest image of a TIFF file. Threads may read from it at once; their reads take turns."""
 
     def __init__(self, path: Path, *, value_range: ValueRange = "dtype", bands: Bands | None = None) -> None:
-        try:
+        with reading(str(path)):
             tiff = tifffile.TiffFile(path)
             weakref.finalize(self, tiff.close)
             _check_pages(tiff)
@@ -42,12 +40,6 @@ class TiffSource(ArraySource):
                 width, height = series.keyframe.tilewidth, series.keyframe.tilelength
                 limits.check_tiles(str(path), width, height, 1, limits.pixel_limit(None))
             axes, array = series.axes, zarr.open(series.aszarr(level=0), mode="r")
-        except (OSError, TooManyPixels):
-            raise
-        except MemoryError:
-            raise MemoryError(f"{path}: no memory to open the file") from None
-        except Exception as error:  # damaged tags raise errors of many types
-            raise ValueError(f"{path}: a damaged TIFF file: {one_line(error)}") from None
         if axes not in ("YX", "YXS", "SYX", "CYX"):
             raise ValueError(f"{path}: a TIFF image with axes {axes}: expected rows and columns of pixels")
         if len(axes) == 3 and axes != "YXS":
@@ -56,15 +48,8 @@ class TiffSource(ArraySource):
         self._lock = threading.Lock()
 
     def read(self, box: Box) -> NDArray[Any]:
-        with self._lock:
-            try:
-                return super().read(box)
-            except OSError:
-                raise
-            except MemoryError:
-                raise MemoryError(f"{self.name}: no memory for a tile or strip of the file") from None
-            except Exception as error:  # tifffile, zarr and imagecodecs raise errors of many types
-                raise ValueError(f"{self.name}: the file is damaged: {one_line(error)}") from None
+        with self._lock, reading(self.name):
+            return super().read(box)
 
 
 def _check_pages(tiff: tifffile.TiffFile) -> None:

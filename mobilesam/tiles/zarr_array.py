@@ -8,9 +8,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from ..images.value_range import Bands, ValueRange
-from ..util.messages import one_line
 from .grid import Box
-from .source import ArraySource
+from .source import ArraySource, reading
 from .zarr_metadata import check_metadata
 
 try:
@@ -44,14 +43,8 @@ class ZarrSource(ArraySource):
         super().__init__(open_array(path), path.name, value_range=value_range, bands=bands)
 
     def read(self, box: Box) -> NDArray[Any]:
-        try:
+        with reading(self.name):
             return super().read(box)
-        except OSError:
-            raise
-        except MemoryError:
-            raise MemoryError(f"{self.name}: no memory for a chunk of the array") from None
-        except Exception as error:  # zarr and numcodecs raise errors of many types
-            raise ValueError(f"{self.name}: the file is damaged: {one_line(error)}") from None
 
 
 __all__ = ["ZarrSource", "open_array", "zarr"]

@@ -71,7 +71,7 @@ def _cycle(_: Random) -> bytes:
 
 
 def _long_integer(rng: Random) -> bytes:
-    size = rng.choice((9, 200, 3000, 60_000))  # Python refuses to print integers of more than 4,300 digits
+    size = rng.choice((9, 200, 3000, 60_000))  # 60,000: Python does not print integers of more than 4,300 digits
     return b"\x8b" + struct.pack("<i", size) + b"\x7f" * size
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from .target import Case, Target
 
 WALL_SECONDS = 120  # for one case: a process that waits for ever is a hang, and one on a busy machine is not
-MOST_CPU_SECONDS = 15  # for one case, after which the process ends
+MOST_CPU_SECONDS = 15  # CPU time of a case; the operating system ends a worker that takes longer
 CPU_SECONDS = 5.0  # for one case that ends by itself
 LONGEST_MESSAGE = 1500  # characters
 GROWTH = 200 << 20  # bytes that the process may grow in the last three quarters of its cases
