@@ -187,7 +187,7 @@ cdef void one_window(void *job, int64_t unit) noexcept nogil:
         u.layer_norm(&norm)
     g = of_rows(&p.qkv, m, tokens, c)
     g.bias, g.y, g.ldy = p.qkv_bias, qkv, 3 * c
-    product(u, &g, p.operand)
+    product(p.qkv.u, &g, p.operand)
     if p.narrow:
         attend_narrow(p, rows, cols)
     for h in range(0 if p.narrow else p.heads):
@@ -209,7 +209,7 @@ cdef void one_window(void *job, int64_t unit) noexcept nogil:
             u.gemm(&g)
     g = of_rows(&p.proj, m, attended, c)
     g.bias, g.y, g.ldy = p.proj_bias, tokens, c
-    product(u, &g, p.operand)
+    product(p.proj.u, &g, p.operand)
     for r in range(rows):
         i = ((top + r) * p.width + left) * c
         u.add(p.y + i, p.x + i, tokens + r * cols * c, cols * c)
