@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+import subprocess
 import sys
+import sysconfig
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
@@ -30,7 +33,7 @@ AVX512 = [*(f"-mavx512{part}" for part in ("f", "dq", "bw", "vl")), "-mfma", "-m
 X86 = {
     "avx512": AVX512,
     "avx2": AVX2,
-    "x86_64_v2": ["-march=x86-64-v2"],
+    "x86_64_v2": ["-msse4.2", "-mpopcnt"],
     "zen4": AVX512,
     "amx_fp32": [*AVX512, "-mamx-tile", "-mamx-bf16"],
     "amx_bf16": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
@@ -40,9 +43,15 @@ X86 = {
     "avx2_int8": [*AVX2, "-mavxvnni"],
 }
 ARM = {"neon": []}
-STUBS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(platform.machine().lower())
+# _PYTHON_HOST_PLATFORM, such as linux-aarch64, names the target of a cross-compiler (docs/install.md).
+MACHINE = platform.machine().lower()
+if "_PYTHON_HOST_PLATFORM" in os.environ:
+    MACHINE = sysconfig.get_platform().rpartition("-")[2]
+STUBS = {"x86_64": X86, "amd64": X86, "aarch64": ARM, "arm64": ARM}.get(MACHINE)
 if STUBS is None:
-    sys.exit(f"mobilesam's kernels are written for x86-64 and AArch64, not for {platform.machine()}")
+    sys.exit(f"mobilesam's kernels are written for x86-64 and AArch64, not for {MACHINE}")
+if sys.platform == "darwin":  # a universal Python would compile for both CPUs at once
+    os.environ.setdefault("ARCHFLAGS", f"-arch {MACHINE}")
 
 # MOBILESAM_SANITIZE: "1" builds with ASan and UBSan, "thread" with TSan. UBSan's checks `null` and `object-size` find
 # what ASan finds too, and triple the time of the build.
@@ -58,7 +67,7 @@ SANITIZERS = {
 SANITIZE = os.environ.get("MOBILESAM_SANITIZE", "")
 if SANITIZE not in SANITIZERS:
     sys.exit(f"MOBILESAM_SANITIZE: expected 1 (ASan and UBSan), thread (TSan) or no value, got {SANITIZE!r}")
-LINK = ["-Wl,--strip-all"] if sys.platform == "linux" else []
+LINK = [] if sys.platform == "darwin" else ["-Wl,--strip-all"]
 # Compiler flags that override flags before them: for Cython modules, and for micro-kernels of ISAs that this CPU has
 # or lacks.
 MODULE_FLAGS: list[str] = []
@@ -80,7 +89,7 @@ def runs_here(flags: list[str]) -> bool:
     """Whether the CPU has all instructions of the compiler flags, such as -mavx2. True if Linux does not list them."""
     cpuinfo = Path("/proc/cpuinfo")
     has = set(cpuinfo.read_text().replace("_", "").split()) if cpuinfo.exists() else set()
-    needs = {flag.removeprefix("-m").replace("-", "") for flag in flags if not flag.startswith(("-march=", "-mprefer"))}
+    needs = {re.sub("[-.]", "", flag.removeprefix("-m")) for flag in flags if not flag.startswith("-mprefer")}
     return not has or needs <= has
 
 
@@ -101,10 +110,43 @@ def openmp_works(compiler) -> bool:
     return True
 
 
+# The oldest major version of each compiler that was measured to be about as fast as GCC 12 (docs/performance.md).
+OLDEST_FAST = {"clang": 18, "gcc": 12}
+
+
+def warn_of_slow_compiler(compiler) -> None:
+    """Warn if the compiler is older than the oldest version in OLDEST_FAST. A compiler without a version is accepted."""
+    command = [*compiler.compiler, "-dM", "-E", "-x", "c", os.devnull]
+    text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    versions = {name: int(number) for name, number in re.findall(r"#define __(clang_major|GNUC)__ (\d+)", text)}
+    name = "clang" if "clang_major" in versions else "gcc"  # Clang defines __GNUC__ too
+    version = versions.get("clang_major", versions.get("GNUC", OLDEST_FAST[name]))
+    if version < OLDEST_FAST[name]:
+        fast = " and ".join(f"{known} {oldest}" for known, oldest in OLDEST_FAST.items())
+        print(f"mobilesam: warning: {name} {version} makes slow kernels: use {fast}, or newer", file=sys.stderr)
+
+
+def chosen_compiler(name: str | None) -> str | None:
+    """Return the class of compilers for setuptools. On Windows, the class is for GCC and Clang; CC names the command."""
+    if sys.platform != "win32":
+        return name
+    if name not in (None, "mingw32"):
+        sys.exit(
+            f"mobilesam's kernels use GCC's vector extensions, which {name} lacks. Expected no --compiler option, and "
+            "the environment variable CC=clang or CC=gcc, of MSYS2 or llvm-mingw"
+        )
+    return "mingw32"
+
+
 class BuildLibraries(build_clib):
     """build_clib that uses all cores, and rebuilds every micro-kernel library when a header changes."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.compiler = chosen_compiler(self.compiler)
+
     def build_libraries(self, libraries) -> None:
+        warn_of_slow_compiler(self.compiler)
         for _, info in libraries:
             info["obj_deps"] = {"": HEADERS}
         Path(self.build_temp, MICRO).mkdir(
@@ -120,8 +162,11 @@ class BuildExtensions(build_ext):
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or os.cpu_count()
+        self.compiler = chosen_compiler(self.compiler)
 
     def build_extensions(self) -> None:
+        if sys.platform == "win32":
+            self.compiler.dll_libraries = []  # setuptools would link the library of MSVC's runtime
         if openmp_works(self.compiler):
             for extension in self.extensions:
                 extension.extra_compile_args.append("-fopenmp")
@@ -137,6 +182,8 @@ extensions = [
         [str(path)],
         include_dirs=[MICRO],
         depends=HEADERS,
+        # Only MSVC lets Python's headers for Windows find out that pointers have 64 bits.
+        define_macros=[("MS_WIN64", "1")] if sys.platform == "win32" else [],
         extra_compile_args=["-O2", "-std=gnu11", "-Wno-unused-function", "-g0", *MODULE_FLAGS],
         extra_link_args=LINK.copy(),
     )

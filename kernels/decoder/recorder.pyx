@@ -21,6 +21,12 @@ from mobilesam.kernels.core.threads import requested, resolve
 
 import_runtime()
 
+cdef extern from "<stdatomic.h>" nogil:
+    ctypedef struct atomic_flag:
+        pass
+    bint atomic_flag_test_and_set(atomic_flag *flag)
+    void atomic_flag_clear(atomic_flag *flag)
+
 cdef int64_t MOST_ARRAYS = 1 << 16, MOST_ELEMENTS = 1 << 32  # limits of `address`: 16 bits for an array, 32 bits for an element
 cdef int64_t LINE = 16  # number of floats in a cache line; arrays and jobs start at a cache line
 
@@ -93,7 +99,7 @@ cdef class Recorder:
     cdef list _bindings  # for each pointer in a job to a given array: the pointer's address, the array's number, the element's index
     cdef object _arena, _jobs, _compiled, _first, _units  # first step of each phase, and number of units of work of each phase
     cdef size_t _scratch  # bytes of scratch memory for each thread
-    cdef bint _running
+    cdef atomic_flag _running  # set while a thread runs the plan; atomic, because free-threaded Python has no lock around this code
 
     def __init__(self, *, isa=None, threads=None):
         self.table, self.threads = isas.index(isa), requested(threads)
@@ -317,12 +323,11 @@ cdef class Recorder:
                 raise ValueError(f"given[{array.number}]: expected a writeable array, because a step writes it")
             starts[array.number] = value.ctypes.data
             held.append(value)
-        if self._running:
+        if atomic_flag_test_and_set(&self._running):
             raise RuntimeError("the plan is being run by another thread")
-        self._running = True
-        for field, number, at in self._bindings:
-            (<float **><uintptr_t>field)[0] = <float *><uintptr_t>(starts[number] + 4 * at)
         try:
+            for field, number, at in self._bindings:
+                (<float **><uintptr_t>field)[0] = <float *><uintptr_t>(starts[number] + 4 * at)
             memory = <char *>rt.scratch(nthreads * self._scratch)
             if memory == NULL:
                 raise MemoryError(f"plan: no memory for {nthreads * self._scratch} bytes of scratch")
@@ -331,7 +336,7 @@ cdef class Recorder:
             if overruns or (rt.guards and self._overrun()):
                 raise RuntimeError("plan: a step wrote past the end of an array")
         finally:
-            self._running = False
+            atomic_flag_clear(&self._running)
 
     def view(self, array):
         """Return a result of the last run as a NumPy view of the arena. The next run overwrites the view.

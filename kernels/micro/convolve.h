@@ -1,15 +1,15 @@
 /* Depthwise convolution, and Winograd's transforms. micro.h has the equations. Included by generic.h. */
 
 /* Computes VL channels of px neighbouring output pixels. Each input vector is loaded once and used for all output pixels that need it. */
-INLINE void depthwise3x3_step(const int px, const int stride, const depthwise3x3_args *g, int64_t w, int64_t c)
+INLINE void depthwise3x3_step(const int px, const int stride, const depthwise3x3_args *g, int64_t channels, int64_t w, int64_t c)
 {
-    const int64_t channels = g->channels;
     vf acc[TAPW];
     UNROLL for (int o = 0; o < px; o++) acc[o] = g->bias ? load(g->bias + c) : splat(0.f);
+    const float *weight = g->weight + c;
     UNROLL for (int i = 0; i < 3; i++) {
-        const float *x = g->x[i] + w * stride * channels + c, *weight = g->weight + 3 * i * channels + c;
+        const float *x = g->x[i] + w * stride * channels + c;
         vf tap[3];
-        UNROLL for (int j = 0; j < 3; j++) tap[j] = load(weight + j * channels);
+        UNROLL for (int j = 0; j < 3; j++, weight += channels) tap[j] = load(weight);
         UNROLL for (int col = 0; col <= (px - 1) * stride + 2; col++) {
             vf xv = load(x + col * channels);
             UNROLL for (int j = 0; j < 3; j++)
@@ -17,15 +17,17 @@ INLINE void depthwise3x3_step(const int px, const int stride, const depthwise3x3
                     acc[(col - j) / stride] += xv * tap[j];
         }
     }
-    UNROLL for (int o = 0; o < px; o++) store(g->y + (w + o) * channels + c, acc[o]);
+    float *y = g->y + w * channels + c;
+    UNROLL for (int o = 0; o < px; o++, y += channels) store(y, acc[o]);
 }
 
 INLINE void depthwise3x3_pixels(const int px, const int stride, const depthwise3x3_args *g, int64_t w)
 {
-    for (int64_t c = 0; c + VL <= g->channels; c += VL)
-        depthwise3x3_step(px, stride, g, w, c);
-    if (g->channels % VL) /* the last vector overlaps the one before it, and the overlap is computed twice */
-        depthwise3x3_step(px, stride, g, w, g->channels - VL);
+    const int64_t channels = g->channels;
+    for (int64_t c = 0; c + VL <= channels; c += VL)
+        depthwise3x3_step(px, stride, g, channels, w, c);
+    if (channels % VL) /* the last vector overlaps the one before it, and the overlap is computed twice */
+        depthwise3x3_step(px, stride, g, channels, w, channels - VL);
     if (g->act)
         activate(g->y + w * g->channels, g->y + w * g->channels, px * g->channels, g->act);
 }

@@ -1,6 +1,7 @@
 /* The tables of micro-kernels of this build, and the features that the CPU and the OS support. Included by isa.pyx. */
 #ifndef MOBILESAM_DISPATCH_H
 #define MOBILESAM_DISPATCH_H
+#include "platform.h"
 #include "runtime.h"
 #include <stddef.h>
 
@@ -17,10 +18,8 @@ typedef struct {
     int needs[PRECISIONS];
 } isa_entry;
 
-#if defined(__x86_64__) || defined(_M_X64)
+#ifdef __x86_64__
 #include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 static const isa_entry isas[] = {
     {"amx", &micro_avx512, {&packed_amx_fp32, &packed_amx_bf16, &packed_amx_int8},
@@ -31,14 +30,6 @@ static const isa_entry isas[] = {
     {"avx2", &micro_avx2, {NULL, NULL, &packed_avx2_int8}, {CPU_AVX2_FMA, 0, CPU_AVX_VNNI}},
     {"x86-64-v2", &micro_x86_64_v2, {NULL}, {CPU_SSE42}},
 };
-
-/* Requests AMX tiles for this process, which Linux requires (Documentation/arch/x86/xstate.rst). Returns whether the process
- * may use tiles. */
-static int may_use_tiles(unsigned long long saved)
-{
-    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    return (saved & 0x60000) == 0x60000 && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
-}
 
 /* Returns whether the CPU is of AMD's family 0x19, which is Zen 4 if it has AVX-512. As measured, Zen 4 executes a vector addition with
  * a broadcast from memory and an FMA in each cycle. Later families have not been measured. */
@@ -51,12 +42,11 @@ static int adds_beside(void)
     return (a >> 8 & 15) + (a >> 20 & 255) == 0x19;
 }
 
-/* Returns the supported CPU_ flags. An instruction set is supported only if the OS saves its registers: XCR0 bits 1-2 for AVX, 5-7 for
- * AVX-512 (Intel SDM vol. 1, 13.3). */
+/* Returns the supported CPU_ flags. An instruction set is supported only if the OS saves its registers. */
 static int cpu_supports(void)
 {
     unsigned a, b, c, d, found = 0;
-    unsigned long long saved = 0;
+    unsigned long long saved = 0; /* XCR0: the registers that the OS saves */
     if (!__get_cpuid(1, &a, &b, &c, &d))
         return 0;
     if ((c & bit_SSE4_2) && (c & bit_POPCNT) && (c & bit_SSSE3))
@@ -70,14 +60,14 @@ static int cpu_supports(void)
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
         return found;
     const int has_subleaf_1 = a >= 1, has_tiles = d >> 24 & 1, tile_bf16 = d >> 22 & 1, tile_int8 = d >> 25 & 1;
-    if ((saved & 0x6) == 0x6 && (b & bit_AVX2) && fma) {
+    if ((saved & SAVES_AVX) == SAVES_AVX && (b & bit_AVX2) && fma) {
         found |= CPU_AVX2_FMA | (adds_beside() ? CPU_ADDS_BESIDE : 0);
         const unsigned all = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
-        if ((saved & 0xe6) == 0xe6 && (b & all) == all) {
+        if (saves_avx512(saved) && (b & all) == all) {
             found |= CPU_AVX512;
             if (c & bit_AVX512VNNI)
                 found |= CPU_AVX512_VNNI;
-            if (has_tiles && (tile_bf16 || tile_int8) && may_use_tiles(saved))
+            if (has_tiles && (tile_bf16 || tile_int8) && saves_tiles(saved))
                 found |= (tile_bf16 ? CPU_AMX_BF16 : 0) | (tile_int8 ? CPU_AMX_INT8 : 0);
         }
         if (has_subleaf_1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
@@ -103,8 +93,8 @@ static micro tables[isa_count * PRECISIONS]; /* one table of micro-kernels for e
 /* Returns whether a CPU with these features runs ISA i in this precision. */
 static int isa_has(int i, int precision, int features)
 {
-    const int needs = isas[i].needs[FP32] | isas[i].needs[precision];
-    return (precision == FP32 || isas[i].packed[precision]) && (needs & features) == needs;
+    const int needs = isas[i].needs[IN_FP32] | isas[i].needs[precision];
+    return (precision == IN_FP32 || isas[i].packed[precision]) && (needs & features) == needs;
 }
 
 /* Fills `tables`, on a CPU with these features. */
@@ -123,8 +113,8 @@ static void make_tables(int features)
                 table->pack = packed->pack;
                 table->pack_columns = packed->pack_columns;
                 table->attend = packed->attend; /* an int8 table takes the `attend` of bf16, if the CPU has bf16 */
-                if (p == INT8 && isa_has(i, BF16, features))
-                    table->attend = isas[i].packed[BF16]->attend;
+                if (p == IN_INT8 && isa_has(i, IN_BF16, features))
+                    table->attend = isas[i].packed[IN_BF16]->attend;
             }
         }
 }

@@ -52,23 +52,33 @@ static void draw_columns(const draw_args *g)
 #undef DOT_SOME
 }
 
-/* Computes the dot products of m rows of a, from row i0 on, with n rows of b, from row j0 on. The m*n sums stay in registers. */
+/* Adds `count` <= VL terms to the m*n sums. */
+INLINE void dot_step(const int m, const int n, vf sums[][4], const float *a, int64_t lda, const float *b, int64_t ldb, int64_t count,
+                     lookahead *next)
+{
+    for (int64_t line = 0; line < next->paced; line++)
+        fetch_line(next);
+    vf bv[4];
+    UNROLL for (int j = 0; j < n; j++) bv[j] = count < VL ? load_part(b + j * ldb, count, 0.f) : load(b + j * ldb);
+    UNROLL for (int i = 0; i < m; i++) {
+        const vf av = count < VL ? load_part(a + i * lda, count, 0.f) : load(a + i * lda);
+        UNROLL for (int j = 0; j < n; j++) sums[i][j] += av * bv[j];
+    }
+}
+
+/* Computes the dot products of m rows of a, from row i0 on, with n rows of b, from row j0 on. The m*n sums stay in registers. The last
+ * count < VL terms are outside the loop, because load_part calls memcpy, and a call in the loop would keep the sums in memory. */
 INLINE void dot_tile(const int m, const int n, const dot_rows_args *g, int64_t i0, int64_t j0, lookahead *next)
 {
     const float *a = g->a + i0 * g->lda, *b = g->b + j0 * g->ldb;
     const int64_t lda = g->lda, ldb = g->ldb, k = g->k;
     float *y = g->y + i0 * g->ldy + j0;
     vf sums[4][4] = {0};
-    for (int64_t p = 0; p < k; p += VL) {
-        for (int64_t line = 0; line < next->paced; line++)
-            fetch_line(next);
-        vf bv[4];
-        UNROLL for (int j = 0; j < n; j++) bv[j] = k - p < VL ? load_part(b + j * ldb + p, k - p, 0.f) : load(b + j * ldb + p);
-        UNROLL for (int i = 0; i < m; i++) {
-            const vf av = k - p < VL ? load_part(a + i * lda + p, k - p, 0.f) : load(a + i * lda + p);
-            UNROLL for (int j = 0; j < n; j++) sums[i][j] += av * bv[j];
-        }
-    }
+    int64_t p = 0;
+    for (; p + VL <= k; p += VL)
+        dot_step(m, n, sums, a + p, lda, b + p, ldb, VL, next);
+    if (p < k)
+        dot_step(m, n, sums, a + p, lda, b + p, ldb, k - p, next);
     UNROLL for (int i = 0; i < m; i++)
         UNROLL for (int j = 0; j < n; j++) y[i * g->ldy + j] = sum_lanes(sums[i][j]);
 }

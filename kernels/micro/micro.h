@@ -11,7 +11,7 @@
 #define MOBILESAM_MICRO_H
 #include <stdint.h>
 
-enum { FP32 = 0, BF16 = 1, INT8 = 2, PRECISIONS = 3 };
+enum { IN_FP32 = 0, IN_BF16 = 1, IN_INT8 = 2, PRECISIONS = 3 };
 
 enum { ACT_NONE = 0, ACT_GELU = 1, ACT_RELU = 2 };
 

@@ -37,9 +37,10 @@ INLINE void layer_norm_rows(const int rows, const norm_args *g, int64_t i)
     row_moments(rows, 2, scale, x, ldx, n, mean);
     UNROLL for (int r = 0; r < rows; r++) scale[r] = 1.f / sqrtf(scale[r] / n + g->eps);
     int64_t c = 0;
-    for (; c + VL <= n; c += VL)
-        UNROLL for (int r = 0; r < rows; r++)
-            store(y + r * ldy + c, (load(x + r * ldx + c) - mean[r]) * scale[r] * load(weight + c) + load(bias + c));
+    for (; c + VL <= n; c += VL) {
+        const vf wv = load(weight + c), bv = load(bias + c);
+        UNROLL for (int r = 0; r < rows; r++) store(y + r * ldy + c, (load(x + r * ldx + c) - mean[r]) * scale[r] * wv + bv);
+    }
     for (; c < n; c++)
         UNROLL for (int r = 0; r < rows; r++)
             y[r * ldy + c] = (x[r * ldx + c] - mean[r]) * scale[r] * weight[c] + bias[c];

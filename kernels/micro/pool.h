@@ -6,11 +6,9 @@
  * and accesses after the free are then reported. */
 #ifndef MOBILESAM_POOL_H
 #define MOBILESAM_POOL_H
+#include "platform.h"
 #include "sanitize.h"
-#include <pthread.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <sys/mman.h>
+#include <stdatomic.h>
 
 #if MOBILESAM_ASAN
 
@@ -19,15 +17,14 @@
 
 static void *pool_take(size_t bytes, size_t *got)
 {
-    void *memory;
     *got = bytes;
-    return posix_memalign(&memory, 64, bytes) ? NULL : memory;
+    return lines_take(bytes);
 }
 
 static void pool_give(void *memory, size_t bytes)
 {
     (void)bytes;
-    free(memory);
+    lines_give(memory);
 }
 
 #else
@@ -38,20 +35,20 @@ static void pool_give(void *memory, size_t bytes)
 enum { POOL_SLOTS = 16 };
 
 static struct {
-    pthread_mutex_t lock;
+    atomic_flag locked;
     size_t held;
     struct {
         void *memory;
         size_t bytes;
     } slots[POOL_SLOTS];
-} pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} pool = {.locked = ATOMIC_FLAG_INIT};
 
 /* Returns a block of at least `bytes` bytes and stores its size in `*got`. Returns NULL if there is no memory. */
 static void *pool_take(size_t bytes, size_t *got)
 {
     void *memory = NULL;
     int best = -1;
-    if (!pthread_mutex_trylock(&pool.lock)) {
+    if (!atomic_flag_test_and_set_explicit(&pool.locked, memory_order_acquire)) {
         for (int i = 0; i < POOL_SLOTS; i++)
             if (pool.slots[i].bytes >= bytes && pool.slots[i].bytes / 2 <= bytes &&
                 (best < 0 || pool.slots[i].bytes < pool.slots[best].bytes))
@@ -63,14 +60,11 @@ static void *pool_take(size_t bytes, size_t *got)
             pool.slots[best].memory = NULL;
             pool.slots[best].bytes = 0;
         }
-        pthread_mutex_unlock(&pool.lock);
+        atomic_flag_clear_explicit(&pool.locked, memory_order_release);
     }
-    if (!memory) { /* mmap, because malloc would keep memory that another thread has freed */
+    if (!memory) { /* whole pages, because malloc would keep memory that another thread has freed */
         *got = bytes;
-        memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (memory == MAP_FAILED)
-            return NULL;
-        madvise(memory, bytes, MADV_HUGEPAGE);
+        memory = pages_take(bytes);
     }
     return memory;
 }
@@ -78,7 +72,7 @@ static void *pool_take(size_t bytes, size_t *got)
 /* Keeps a block in the pool, or returns it to the operating system if the pool is full. */
 static void pool_give(void *memory, size_t bytes)
 {
-    if (!pthread_mutex_trylock(&pool.lock)) {
+    if (!atomic_flag_test_and_set_explicit(&pool.locked, memory_order_acquire)) {
         for (int i = 0; i < POOL_SLOTS && memory && pool.held + bytes <= POOL_LIMIT; i++)
             if (!pool.slots[i].memory) {
                 pool.slots[i].memory = memory;
@@ -86,10 +80,10 @@ static void pool_give(void *memory, size_t bytes)
                 pool.held += bytes;
                 memory = NULL;
             }
-        pthread_mutex_unlock(&pool.lock);
+        atomic_flag_clear_explicit(&pool.locked, memory_order_release);
     }
     if (memory)
-        munmap(memory, bytes);
+        pages_give(memory, bytes);
 }
 
 #endif

@@ -4,8 +4,7 @@
  * find out how many threads can exist. */
 #ifndef MOBILESAM_TEAM_H
 #define MOBILESAM_TEAM_H
-#include <pthread.h>
-#include <stdlib.h>
+#include "platform.h"
 #ifdef _OPENMP
 #include <omp.h>
 enum { has_openmp = 1 };
@@ -22,51 +21,6 @@ static _Thread_local int team_lost = 0; /* whether the team has lost its threads
 
 enum { CALLS_TO_WAIT = 100 }; /* calls without a new try after a refusal, because a try takes up to a millisecond */
 static _Thread_local int calls_to_wait = 0;
-
-/* The threads of one try: each reports its start, and waits for the end of the try. */
-struct attempt {
-    pthread_mutex_t mutex;
-    pthread_cond_t started, end;
-    int running, ended;
-};
-
-static void *wait_for_end(void *argument)
-{
-    struct attempt *attempt = argument;
-    void *volatile memory = malloc(1); /* an OpenMP thread allocates too, and glibc reserves 64 MB of addresses for its first block */
-    free(memory);
-    pthread_mutex_lock(&attempt->mutex);
-    attempt->running++;
-    pthread_cond_signal(&attempt->started);
-    while (!attempt->ended)
-        pthread_cond_wait(&attempt->end, &attempt->mutex);
-    pthread_mutex_unlock(&attempt->mutex);
-    return NULL;
-}
-
-/* Returns how many of `count` further threads can exist at once. Starts the threads one after the other to find out, and waits until they
- * have ended. */
-static int startable_threads(int count)
-{
-    struct attempt attempt = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0};
-    pthread_t *threads = malloc(count * sizeof *threads);
-    int started = 0;
-    if (!threads)
-        return 0;
-    pthread_mutex_lock(&attempt.mutex);
-    while (started < count && !pthread_create(&threads[started], NULL, wait_for_end, &attempt)) {
-        started++;
-        while (attempt.running < started)
-            pthread_cond_wait(&attempt.started, &attempt.mutex);
-    }
-    attempt.ended = 1;
-    pthread_cond_broadcast(&attempt.end);
-    pthread_mutex_unlock(&attempt.mutex);
-    for (int i = 0; i < started; i++)
-        pthread_join(threads[i], NULL);
-    free(threads);
-    return started;
-}
 
 /* Returns the number of threads, at most `wanted`, that a kernel call of this thread can run on. Twice as many threads must be startable,
  * because the kernel's scratch memory and other threads need the same resources before the team starts. */

@@ -4,31 +4,30 @@
  * call, are then reported. */
 #ifndef MOBILESAM_THREAD_MEMORY_H
 #define MOBILESAM_THREAD_MEMORY_H
+#include "platform.h"
 #include "sanitize.h"
-#include <pthread.h>
-#include <stdlib.h>
 
 typedef struct {
     size_t bytes;
     void *memory;
 } block;
 
-static pthread_key_t memory_key;
+static thread_slot memory_slot;
 
 static void memory_free(void *p)
 {
     block *own = p;
-    free(own->memory);
+    lines_give(own->memory);
     free(own);
 }
 
-static int memory_init(void) { return pthread_key_create(&memory_key, memory_free); }
+static int memory_init(void) { return slot_new(&memory_slot, memory_free); }
 
 /* Returns the calling thread's block, or NULL if there is no memory. */
 static block *own_block(void)
 {
-    block *own = pthread_getspecific(memory_key);
-    if (!own && (own = calloc(1, sizeof *own)) && pthread_setspecific(memory_key, own)) {
+    block *own = slot_get(memory_slot);
+    if (!own && (own = calloc(1, sizeof *own)) && slot_set(memory_slot, own)) {
         free(own);
         own = NULL;
     }
@@ -42,13 +41,9 @@ static void *scratch_get(size_t bytes)
     if (!own)
         return NULL;
     if (own->bytes < bytes || MOBILESAM_ASAN) {
-        free(own->memory);
-        own->bytes = 0;
-        if (posix_memalign(&own->memory, 64, bytes)) {
-            own->memory = NULL;
-            return NULL;
-        }
-        own->bytes = bytes;
+        lines_give(own->memory);
+        own->memory = lines_take(bytes);
+        own->bytes = own->memory ? bytes : 0;
     }
     return own->memory;
 }

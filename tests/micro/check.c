@@ -184,25 +184,25 @@ static void elementwise(void)
         CASE("add, blend, resample, normalize, greater_than, count_greater n %d", n);
         float *x0 = numbers(n + 1, 1), *x1 = numbers(n, 1), *t = numbers(n, 1);
         float *added = blank(n), *blended = blank(n), *sampled = blank(n), *normal = blank(n);
-        int32_t *index = array(n, sizeof *index), *far = array(n, sizeof *far);
+        int32_t *index = array(n, sizeof *index), *distant = array(n, sizeof *distant);
         float *wide = numbers(3 * n + 2, 1), *spaced = blank(n);
         uint8_t *bits = array(n, 1), *levels = array(n, 1);
         for (int j = 0; j < n; j++) {
             t[j] = fabsf(t[j]) + 0.01f;
             levels[j] = j * 37;
             index[j] = j * 2 / 3;
-            far[j] = j * 3; /* the indices of a vector of outputs span more than two vectors of inputs */
+            distant[j] = j * 3; /* the indices of a vector of outputs span more than two vectors of inputs */
             x1[j] = j % 3 ? x1[j] : odd[j / 3 % ODD];
         }
         u->add(added, x0, x0 + 1, n);
         u->blend(blended, x0, x0 + 1, t[0], n);
         u->resample(sampled, x0, index, t, n);
-        u->resample(spaced, wide, far, t, n);
+        u->resample(spaced, wide, distant, t, n);
         u->normalize(normal, levels, x0, t, n);
         u->greater_than(bits, x1, 0.f, n);
         int count = 0;
         for (int j = 0; j < n; j++) {
-            const float *at = x0 + index[j], *further = wide + far[j];
+            const float *at = x0 + index[j], *further = wide + distant[j];
             sum space = {0};
             include(&space, further[0] * (1. - t[j])), include(&space, (double)further[1] * t[j]);
             expect(j, spaced[j], space.value, roundings(3) * space.size);
@@ -271,14 +271,14 @@ static void pack_columns(void)
 
 int main(void)
 {
-    arrays = mmap(NULL, ARRAYS * sizeof *arrays, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    arrays = pages_take(ARRAYS * sizeof *arrays);
     for (int i = 0; i < ARRAYS; i++)
-        if (arrays == MAP_FAILED || mprotect(arrays[i] + ROOM, PAGE, PROT_NONE))
+        if (!arrays || pages_forbid(arrays[i] + ROOM, PAGE))
             abort();
     signal(SIGSEGV, crashed);
     gemm(), depthwise(), winograd(), layer_norm(), softmaxes(), scales(), norm_columns(), draw_columns(), dot_rows(), spreads(), activations(), elementwise();
     sincos_2pi(), fma_probe(), pack(), pack_columns();
     failed += wrong > 0;
-    printf(TEXT(TABLE) ": %d passed, %d failed\n", cases - failed, failed);
+    printf(QUOTED(TABLE) ": %d passed, %d failed\n", cases - failed, failed);
     return failed > 0;
 }

@@ -1,13 +1,12 @@
 /* Helpers of check.c: arrays that end at an inaccessible page, and comparisons with an error bound. */
 #define _GNU_SOURCE
 #include "micro.h"
+#include "platform.h"
 #include <float.h>
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #define LIST(...) (const int[]){__VA_ARGS__}
 #define LENGTH(...) (int)(sizeof LIST(__VA_ARGS__) / sizeof(int))
@@ -19,8 +18,8 @@ enum { ARRAYS = 64, ROOM = 1 << 20, PAGE = 1 << 16 /* PAGE is the largest page s
 
 static const micro *const u = &TABLE;
 static const float untouched = -12345.f; /* `untouched` is the value of output elements before a micro-kernel runs */
-#define TEXT_(name) #name
-#define TEXT(name) TEXT_(name)
+#define QUOTED_(name) #name
+#define QUOTED(name) QUOTED_(name)
 
 static const float odd[] = {0, -0.f, 1e-45f, -1e-45f, FLT_MIN, 1, -1, FLT_MAX, -FLT_MAX, INFINITY, -INFINITY, NAN};
 enum { ODD = sizeof odd / sizeof *odd };

@@ -58,7 +58,7 @@ def write_inputs(folder: Path) -> None:
 
 def files(folder: Path) -> dict[str, bytes]:
     """The content of each file in the folder, by relative path, with hidden files."""
-    return {str(path.relative_to(folder)): _content(path) for path in folder.rglob("*") if path.is_file()}
+    return {path.relative_to(folder).as_posix(): _content(path) for path in folder.rglob("*") if path.is_file()}
 
 
 def _content(path: Path) -> bytes:

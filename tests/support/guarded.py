@@ -2,13 +2,15 @@
 
 import ctypes
 import mmap
+import sys
 
 import numpy as np
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
-_mprotect = ctypes.CDLL(None, use_errno=True).mprotect
-_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+if sys.platform != "win32":
+    _mprotect = ctypes.CDLL(None, use_errno=True).mprotect
+    _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
 def guarded(array: np.ndarray, *, at_end: bool) -> np.ndarray:
