@@ -115,7 +115,7 @@ OLDEST_FAST = {"clang": 18, "gcc": 12}
 
 
 def warn_of_slow_compiler(compiler) -> None:
-    """Warn if the compiler is older than the oldest version in OLDEST_FAST. A compiler without a version is accepted."""
+    """Warn if the compiler is older than the oldest version in OLDEST_FAST. An unknown version is accepted."""
     command = [*compiler.compiler, "-dM", "-E", "-x", "c", os.devnull]
     text = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     versions = {name: int(number) for name, number in re.findall(r"#define __(clang_major|GNUC)__ (\d+)", text)}
@@ -127,7 +127,7 @@ def warn_of_slow_compiler(compiler) -> None:
 
 
 def chosen_compiler(name: str | None) -> str | None:
-    """Return the class of compilers for setuptools. On Windows, the class is for GCC and Clang; CC names the command."""
+    """Return setuptools' name for the kind of compiler. On Windows, only GCC and Clang are accepted."""
     if sys.platform != "win32":
         return name
     if name not in (None, "mingw32"):

@@ -1,4 +1,4 @@
-"""The compiler flags of the micro-kernels, from setup.py. As a program, prints the flags of an ISA's file, such as avx2."""
+"""The compiler flags of the micro-kernels, from setup.py. As a program, prints the flags of one file, such as avx2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LISTS = ("CFLAGS", "AVX2", "AVX512", "X86", "ARM")
 
 
 def build_flags(name: str) -> list[str]:
-    """Return the flags that compile ``kernels/micro/{name}.c``. Only the assignments of LISTS in setup.py are executed."""
+    """Return the flags that compile ``kernels/micro/{name}.c``. Executes only the assignments to LISTS in setup.py."""
     found: dict[str, object] = {}
     for node in ast.parse(SETUP.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in LISTS:
