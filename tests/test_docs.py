@@ -24,6 +24,7 @@ from mobilesam.bench.page import run_server
 from mobilesam.checkpoints.reader import read
 from mobilesam.cli import main as cli
 
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the pages' commands are for sh")
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from ..util.system import usable_cpus
 from . import table
 from .workers import Columns, Everything, Segment
 
@@ -114,7 +115,7 @@ def run(
         ray = _ray()
         if address is not None:
             _check_address(address)
-        local: dict[str, Any] = {} if address else {"num_cpus": _cpus(), "include_dashboard": False}
+        local: dict[str, Any] = {} if address else {"num_cpus": usable_cpus(), "include_dashboard": False}
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **local)
         except (ConnectionError, RuntimeError) as error:
@@ -192,11 +193,6 @@ def _check_address(address: str) -> None:
             raise ConnectionError(f"cannot reach a Ray cluster at {address}: {error}") from None
 
 
-def _cpus() -> int:
-    """The CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _cause(error: BaseException) -> str:
     """The first error in a message of Ray, which is that of the worker."""
     lines = re.findall(r"^[\w.]*(?:Error|Exception)\b: .*", str(error), re.M)
@@ -206,7 +202,7 @@ def _cause(error: BaseException) -> str:
 @contextmanager
 def _quiet(log: Path) -> Iterator[TextIO]:
     """Send what Ray and its processes print to a file. They write to the file descriptor 2 and to sys.stdout."""
-    with log.open("a", buffering=1) as file:
+    with log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as file:
         sys.stderr.flush()
         stderr, stdout = os.dup(2), sys.stdout
         os.dup2(file.fileno(), 2)

@@ -20,7 +20,7 @@ from ..api.crop_search import Crop, Thresholds, build_point_grid
 from ..api.everything import MaskGenerator
 from ..masks.objects import Record
 from ..util.console import show
-from .harness import Options, Row, Table, child, interleave
+from .harness import MEASURES_MEMORY, Options, Row, Table, child, interleave
 from .layers import LayersBench
 
 GRIDS = (8, 16, 32, 64)  # values of points_per_side
@@ -54,7 +54,7 @@ class EverythingBench(LayersBench):
             *times,
             self._parts(),
             Table("the command, from start to its files", "ms", milliseconds),
-            Table("peak memory of the command", "MB", megabytes),
+            *([Table("peak memory of the command", "MB", megabytes)] if MEASURES_MEMORY else []),
         ]
 
     def _records(self, photo: Image.Image, grids: Sequence[int]) -> Table:

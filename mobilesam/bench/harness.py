@@ -20,14 +20,20 @@ if TYPE_CHECKING:
 
     Answer: TypeAlias = NDArray[Any]
 
+MEASURES_MEMORY = sys.platform != "win32"  # Windows has no getrusage
 PAUSE = 0.03  # seconds between calls: OpenMP's workers spin for 10 ms after a call and would slow down the next engine
 # A bare interpreter starts the command, because a child's peak memory includes its parent's memory at the fork.
 LAUNCHER = """
-import json, resource, subprocess, sys, time
+import json, subprocess, sys, time
 start = time.perf_counter()
 child = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
 seconds = time.perf_counter() - start
-print(json.dumps([seconds * 1e3, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024]))
+megabytes = float("nan")
+if sys.platform != "win32":
+    import resource
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+print(json.dumps([seconds * 1e3, megabytes]))
 sys.exit(child.returncode)
 """
 
@@ -158,11 +164,14 @@ def interleave(cases: dict[str, Callable[[], Any]], runs: int, title: str) -> di
 
 
 def child(command: Sequence[str], folder: Path) -> tuple[float, float]:
-    """Run a command in a folder, and return its time in milliseconds and its peak memory in megabytes."""
+    """Run a command in a folder, and return its time in milliseconds and its peak memory in megabytes.
+
+    The memory is NaN without MEASURES_MEMORY.
+    """
     import subprocess
 
     launch = [sys.executable, "-c", LAUNCHER, *command]
-    process = subprocess.run(launch, cwd=folder, capture_output=True, text=True)
+    process = subprocess.run(launch, cwd=folder, capture_output=True, text=True, errors="replace")
     if process.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {process.stderr.strip().splitlines()[-1:]}")
     milliseconds, megabytes = json.loads(process.stdout)

@@ -46,7 +46,7 @@ from ..images.photo import open_rgb
 from ..kernels.core.check import F32
 from ..network.image_encoder import ImageEncoder, TinyViTBlock
 from ..util.console import show, without_home
-from ..util.host import cpu_name
+from ..util.system import cpu_name
 from ..version import __version__
 from .harness import PAUSE, Options, Printable
 

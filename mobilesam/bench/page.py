@@ -76,7 +76,8 @@ def run_server(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         The server's address, and its process.
 
     Raises:
-        RuntimeError: the server does not start, does not end when it is interrupted, or writes to stderr.
+        RuntimeError: the server does not start, does not end when it is interrupted, or writes to stderr. On Windows,
+            where no process can interrupt another one, the server is killed.
     """
     command = [sys.executable, "-m", "mobilesam", "serve", "--port", "0", *options]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -89,10 +90,12 @@ def run_server(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             if address is None:
                 raise RuntimeError(f"mobilesam serve did not start: {process.communicate(timeout=60)[1].strip()}")
             yield address[0].rstrip("/"), process
-            if process.poll() is None:
+            if sys.platform == "win32":
+                process.terminate()
+            elif process.poll() is None:
                 process.send_signal(signal.SIGINT)
             _, complaints = process.communicate(timeout=60)
-            if process.returncode or complaints:
+            if (process.returncode and sys.platform != "win32") or complaints:
                 raise RuntimeError(f"mobilesam serve ended with exit code {process.returncode}: {complaints}")
         finally:
             process.kill()
@@ -191,7 +194,7 @@ def _size(text: str) -> Viewport:
 def _run(image: Path, sizes: Sequence[Viewport], moves: int, threads: int | None) -> None:
     from .. import kernels
     from ..images.photo import open_rgb
-    from ..util.host import cpu_name
+    from ..util.system import cpu_name
 
     picture = open_rgb(image)
     threads = threads or kernels.threads.default_threads()

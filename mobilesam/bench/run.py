@@ -80,11 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     import tempfile
 
-    with tempfile.TemporaryDirectory(prefix="mobilesam-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mobilesam-", ignore_cleanup_errors=True) as folder:
         record = _measure(arguments, Path(folder))
     if arguments.json:
         with whole_file(arguments.json) as partial:
-            partial.write_text(json.dumps(record, indent=1) + "\n")
+            partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -29,7 +29,7 @@ from ..network.decoder_image import DecoderImage
 from ..onnx.export import DECODER, ENCODER
 from ..util.console import show
 from ..util.deferred import lazy
-from .harness import Case, Options, Row, Table, child, interleave
+from .harness import MEASURES_MEMORY, Case, Options, Row, Table, child, interleave
 from .layers import LayersBench
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ class Bench(LayersBench):
         return [Table("cold start of the command, file to mask", "ms", self._children[0])]
 
     def memory(self) -> list[Table]:
-        """The section `memory`: peak resident set of the processes of `cold_start`."""
-        return [Table("peak memory of the command", "MB", self._children[1])]
+        """The section `memory`: peak resident set of the processes of `cold_start`. Empty without MEASURES_MEMORY."""
+        return [Table("peak memory of the command", "MB", self._children[1])] if MEASURES_MEMORY else []
 
     def depthwise(self) -> list[Table]:
         """The section `depthwise`: the depthwise convolution alone, with a preallocated output."""

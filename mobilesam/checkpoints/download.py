@@ -13,6 +13,7 @@ from pathlib import Path
 from ..util.console import Progress
 from ..util.files import sha256
 from ..util.messages import one_line
+from ..util.system import remove
 from .errors import CheckpointError
 from .fused import Checkpoint, open_checkpoint
 from .published import ENCODERS, PUBLISHED, cached_path, published_model, unfinished_path
@@ -65,7 +66,7 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
         path = Path(url)
         member = _member(path, published.file)
         if member is not None:
-            with tempfile.TemporaryDirectory(dir=unfinished.parent) as folder:
+            with tempfile.TemporaryDirectory(dir=unfinished.parent, ignore_cleanup_errors=True) as folder:
                 unpacked = Path(folder, published.file)
                 _unpack(path, member, unpacked)
                 return _convert(name, unpacked, encoder)
@@ -75,9 +76,9 @@ def download(name: str = "mobile_sam", source: str | None = None) -> Checkpoint:
     try:
         checkpoint = _convert(name, unfinished, encoder)
     except CheckpointError:
-        unfinished.unlink(missing_ok=True)  # a wrong file, which must not be continued
+        remove(unfinished)  # a wrong file, which must not be continued
         raise
-    unfinished.unlink(missing_ok=True)
+    remove(unfinished)
     return checkpoint
 
 

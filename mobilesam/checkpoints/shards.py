@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 
-from ..util.files import LONGEST_NAME
+from ..util.system import LONGEST_NAME, is_reserved
 from .errors import CheckpointError
 from .tensor_file import Array, TensorFile
 
@@ -60,4 +60,4 @@ def open_shards(index: Path) -> Shards:
 
 def _is_odd(name: str) -> bool:
     """Whether no file can have this name, or a message with the name would not be one line."""
-    return len(name) > LONGEST_NAME or not name.isprintable()
+    return len(name) > LONGEST_NAME or not name.isprintable() or is_reserved(name)

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     from .. import kernels
     from ..checkpoints.reader import open_source
     from ..network.precision import fastest
-    from ..util.host import cpu_name
+    from ..util.system import cpu_name
 
     checkpoint = open_source(arguments.weights)
     model = choose_model(None, checkpoint.architecture, checkpoint.metadata, None, checkpoint.path)

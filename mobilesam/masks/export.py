@@ -247,4 +247,4 @@ def save(
         case _:
             text = svg(objects)
     with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="\n")

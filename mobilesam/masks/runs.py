@@ -17,7 +17,7 @@ Box: TypeAlias = tuple[int, int, int, int]  # x0, y0, x1, y1, x1 and y1 exclusiv
 
 def area(runs: Runs) -> int:
     """Number of pixels."""
-    return int((runs[:, 2] - runs[:, 1]).sum())
+    return int((runs[:, 2] - runs[:, 1]).sum(dtype=np.int64))  # on Windows, NumPy 1 adds int32 in 32 bits
 
 
 def box(runs: Runs) -> Box:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import mimetypes
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -38,6 +39,7 @@ from .store import PhotoStore, StoredPhoto
 T = TypeVar("T")
 
 PAGE = Path(__file__).parent / "page"
+PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 SEARCHES = 4  # searches for all masks at once: one runs, at most three wait
 EXPIRY_SECONDS = 30.0
 NDJSON = "application/x-ndjson"
@@ -165,6 +167,8 @@ def create_app(
     )
     _add_error_handlers(app)
     _add_routes(app, service)
+    for extension, media_type in PAGE_TYPES.items():  # other programs may have changed these types in Windows' registry
+        mimetypes.add_type(media_type, extension)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")
     return Guard(app, limits, hosts, root_path)
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from mobilesam.util.system import without_interrupts
+
 from .decoding import ANSWER, JPEG, REQUEST, RGB, Opening
 from .lanes import Task
 from .limits import Limits, Overloaded, Refused
@@ -145,7 +147,7 @@ class _Child:
             stdout=subprocess.PIPE,
             cwd=os.sep,
             env={**os.environ, **environment},
-            start_new_session=True,  # Ctrl-C in a terminal ends the server, which then closes the input
+            **without_interrupts(),  # Ctrl-C in a terminal ends the server, which then closes the input
         )
 
     def ask(self, form: bytes, data: bytes, most_bytes: int) -> Answer | None:

@@ -9,10 +9,10 @@ and the bytes of a picture.
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import json
 import os
-import signal
 import struct
 import sys
 import warnings
@@ -26,6 +26,7 @@ from mobilesam.images.files import decode as decode_file
 from mobilesam.images.files import ignore_logged_errors, register_heif
 from mobilesam.images.photo import to_rgb
 from mobilesam.images.value_range import Bands, ValueRange
+from mobilesam.util.system import limit_memory
 
 # The formats are usual for photos. EPS, for example, is not accepted, because Pillow starts Ghostscript to decode EPS.
 Image.init()
@@ -88,17 +89,19 @@ def main() -> None:
         os.dup2(2, 1)  # what a library prints must not become a part of an answer
     ignore_warnings()
     Image.MAX_IMAGE_PIXELS = options["pixels"]  # Pillow's own limit could be lower
-    _limit_memory(options["bytes"])
+    limit_memory(options["bytes"])
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     while head := requests.read(REQUEST.size):
         form, length = REQUEST.unpack(head)
-        _end_after(options["seconds"] + GRACE_SECONDS)
+        # If the server is gone, this ends the process, also while a decoder holds the GIL.
+        faulthandler.dump_traceback_later(options["seconds"] + GRACE_SECONDS, exit=True, file=nowhere)
         _send(answers, *_answer(form, requests.read(length), options["pixels"], options["bytes"], opening))
-        _end_after(0)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _send(answers: IO[bytes], fields: dict[str, object], body: bytes) -> None:
     text = json.dumps(fields).encode()
-    with suppress(BrokenPipeError):  # the server is gone
+    with suppress(OSError):  # the server is gone
         answers.write(ANSWER.pack(len(text), len(body)) + text)
         answers.write(body)
         answers.flush()
@@ -124,19 +127,3 @@ def _answer(form: bytes, data: bytes, pixels: int, memory: int, opening: Opening
 
 def _refusal(status: int, sentence: str) -> dict[str, object]:
     return {"status": status, "error": " ".join(sentence.split())}
-
-
-def _end_after(seconds: float) -> None:
-    """End this process after a time, or never for 0. The server ends the process earlier, unless the server is gone."""
-    if hasattr(signal, "setitimer"):  # not on Windows
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-
-
-def _limit_memory(size: int) -> None:
-    """Limit the address space of this process in bytes. Windows and macOS have no such limit."""
-    try:
-        import resource
-    except ModuleNotFoundError:
-        return
-    with suppress(OSError, ValueError):  # a lower limit is in force already
-        resource.setrlimit(resource.RLIMIT_AS, (size, size))

@@ -12,6 +12,8 @@ from h11 import LocalProtocolError
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from mobilesam.util.system import claim_port
+
 BACKLOG = 128
 KEEP_ALIVE_SECONDS = 5
 
@@ -94,7 +96,7 @@ def listen(host: str, port: int | None, default: int) -> socket.socket:
     try:
         return _listen(host, default if port is None else port)
     except OSError as error:
-        if port is None and error.errno == errno.EADDRINUSE:
+        if port is None and error.errno in (errno.EADDRINUSE, errno.EACCES):  # Windows reserves some ports
             return _listen(host, 0)
         reason = error.strerror or str(error)
         raise OSError(f"cannot listen on {host}, port {default if port is None else port}: {reason}") from None
@@ -104,7 +106,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        claim_port(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
     except BaseException:

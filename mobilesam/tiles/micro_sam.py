@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ..architecture import EMBED_DIM, EMBED_SIZE
 from ..images.geometry import Size
 from ..util.messages import one_line
+from ..util.system import replace
 from .grid import Grid
 from .source import Source
 from .zarr_array import zarr
@@ -63,7 +64,7 @@ def save(
             array[:] = features.transpose(2, 0, 1)[None]
             array.attrs.update({"original_size": list(size), "input_size": list(input_size)})
         root.attrs.update(_attributes(source, grid, model))  # the last step, because micro-sam takes them for complete
-        partial.rename(path)
+        replace(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

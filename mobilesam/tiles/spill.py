@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from ..masks import runs as runs_of
 from ..masks.runs import Runs
 from ..util.files import whole_file
+from ..util.system import remove_folder
 from .grid import Box, Grid
 from .join import TileMask, cut_sides
 
@@ -47,17 +47,17 @@ class TileFiles:
         """
         said = self.folder / "settings.json"
         if resume and said.is_file():
-            if said.read_text() != self._settings:
+            if said.read_text(encoding="utf-8") != self._settings:
                 raise ValueError(
                     f"{self.folder}: the finished tiles were made with other options or from another image: repeat the "
                     "command with the options in settings.json, or leave out --resume"
                 )
             return {int(file.stem) for file in self.folder.glob("[0-9]*.npz")}
         if self.folder.exists():
-            shutil.rmtree(self.folder)
+            remove_folder(self.folder)
         self.folder.mkdir(parents=True)
         with whole_file(said) as partial:
-            partial.write_text(self._settings)
+            partial.write_text(self._settings, encoding="utf-8")
         return set()
 
     def write(self, number: int, masks: Sequence[TileMask]) -> None:
@@ -87,7 +87,7 @@ class TileFiles:
 
     def remove(self) -> None:
         """Remove the folder, when the results are written."""
-        shutil.rmtree(self.folder)
+        remove_folder(self.folder)
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06}.npz"

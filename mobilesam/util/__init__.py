@@ -1,4 +1,4 @@
-"""Helpers for the library and the commands: atomic file writes, console output, options, background work, host facts.
+"""Helpers for the library and the commands: files, console output, options, background work, operating systems.
 
 Imports no other package of `mobilesam`.
 """

@@ -13,6 +13,7 @@ MOST_NAMES = 10  # file names in one message
 MOST_CHARACTERS = 400  # of an error message; a longer message is cut
 INTERVAL = 0.1  # seconds between updates of a progress line
 BAR = 24  # characters
+COLUMNS = 80  # of a terminal that does not tell its width
 
 
 def describe(error: BaseException) -> str:
@@ -33,7 +34,7 @@ def print_any_text() -> None:
     """Let `print` write characters that the terminal's encoding lacks as escapes, such as \\xe9, instead of failing."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the caller has closed the stream
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 (open until the process ends)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 (kept open)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -106,10 +107,18 @@ def show_warnings_in_one_line() -> None:
 def show(text: str) -> None:
     """Replace the progress line on stderr by `text`. Does nothing if stderr is not a terminal."""
     if sys.stderr.isatty():
-        from shutil import get_terminal_size  # imported here, because shutil loads many modules for archives
+        encoding, width = sys.stderr.encoding or "utf-8", _columns() - 1
+        shown = text.encode(encoding, "backslashreplace").decode(encoding)[:width]  # an escape takes several columns
+        # Blanks, because old consoles of Windows print the escape sequence that clears a line.
+        print(f"\r{'':{width}}\r{shown}", end="", file=sys.stderr, flush=True)
 
-        columns = get_terminal_size().columns
-        print(f"\r\033[K{text[: columns - 1]}", end="", file=sys.stderr, flush=True)
+
+def _columns() -> int:
+    """The width of the terminal that shows stderr. stdout may be a file."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or COLUMNS
+    except OSError:
+        return COLUMNS
 
 
 class Progress:
@@ -125,7 +134,7 @@ class Progress:
         self.total = total
         self.unit = unit
         self.done = self._before = done
-        self._started = time.monotonic()
+        self._started = time.perf_counter()  # time.monotonic can stand still for 16 ms on Windows
         self._shown = 0.0
 
     def __enter__(self) -> "Progress":
@@ -138,12 +147,12 @@ class Progress:
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
-        return time.monotonic() - self._started
+        return time.perf_counter() - self._started
 
     def update(self, done: float, note: str = "") -> None:
         """Set the amount done and update the line. `note` is shown at the end of the line."""
         self.done = done
-        now = time.monotonic()
+        now = time.perf_counter()
         if now - self._shown >= INTERVAL:
             self._shown = now
             show(self.line(now - self._started) + (f", {note}" if note else ""))

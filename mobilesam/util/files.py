@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes, the limits of most operating systems
+from . import system
+
 _PARTIAL = re.compile(r"\.[0-9a-f]{8}-[0-9a-f]{8}\.partial\.?[^.]*")
 
 
@@ -43,7 +44,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) if error.errno else OSError(message) from None
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        system.remove(partial)
 
 
 def _temporary_folder() -> Path:
@@ -63,7 +64,7 @@ def _copy(source: Path, target: Path) -> None:
 def is_replaceable(path: Path) -> bool:
     """Whether `whole_file` can replace the file. A bind-mounted file looks replaceable, although it is not."""
     target = _target(path)
-    return not target.exists() or (target.is_file() and _can_change(target.parent))
+    return not target.exists() or (target.is_file() and system.can_change(target.parent))
 
 
 def _target(path: Path) -> Path:
@@ -71,14 +72,10 @@ def _target(path: Path) -> Path:
     return path if path.exists() and not path.is_file() else Path(os.path.realpath(path))
 
 
-def _can_change(folder: Path) -> bool:
-    return os.access(folder, os.W_OK | os.X_OK)
-
-
 def _replaced(target: Path, partial: Path) -> bool:
     """Replace the target. Returns False if the target is a mount point, which cannot be replaced."""
     try:
-        partial.replace(target)
+        system.replace(partial, target)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
@@ -94,14 +91,14 @@ def remove_leftovers(paths: Iterable[Path]) -> None:
     for folder, known in checksums.items():
         for file in folder.glob(".*.partial*"):
             if _PARTIAL.fullmatch(file.name) and file.name[1:9] in known:
-                file.unlink(missing_ok=True)
+                system.remove(file)
 
 
 def remove_all_leftovers(folder: Path, suffix: str) -> None:
     """Remove temporary files with this extension that killed processes left in a folder, whatever they were for."""
     for file in folder.glob(f".*.partial{suffix}"):
         if _PARTIAL.fullmatch(file.name):
-            file.unlink(missing_ok=True)
+            system.remove(file)
 
 
 def _checksum(path: Path) -> str:
@@ -110,14 +107,14 @@ def _checksum(path: Path) -> str:
 
 def image_path(path: str | os.PathLike[str]) -> Path:
     """The path of an image. A URL, and a text that is too long for a path, such as base64, raise ValueError."""
-    text = os.fspath(path)
+    text = os.fsdecode(path)
     for start, what in (("http://", "a URL"), ("https://", "a URL"), ("data:", "a data URL")):
-        if isinstance(text, str) and text[:8].lower().startswith(start):
+        if text[:8].lower().startswith(start):
             raise ValueError(f"expected the path of an image, got {what}: {text[:60]}; download it, and pass its bytes")
-    parts = os.fsencode(text).split(os.fsencode(os.sep))
-    if max(map(len, parts)) > LONGEST_NAME or len(text) > LONGEST_PATH:
+    file = Path(text)
+    if max(map(len, file.parts), default=0) > system.LONGEST_NAME or len(text) > system.LONGEST_PATH:
         raise ValueError(f"expected the path of an image, got a text of {len(text)} characters: {text[:30]!r}...")
-    return Path(text)
+    return file
 
 
 def sha256(path: Path) -> str:
@@ -131,31 +128,45 @@ def check_folder(path: Path) -> None:
     """Check that a file can be written to the path, without creating it.
 
     Raises:
-        OSError: The folder does not exist or is not writable, or the path itself is a folder.
+        OSError: The folder does not exist or is not writable, the path is a folder, or Windows reserves the name.
     """
+    if system.is_reserved(path.name):
+        raise OSError(errno.EINVAL, "Windows does not allow this file name", str(path))
     target = _target(path)
     folder = target.parent if path.is_symlink() else path.parent  # as the user wrote it
     if not folder.is_dir():
         raise FileNotFoundError(f"no such folder to write into: {folder}")
     if target.is_dir():
         raise IsADirectoryError(f"cannot write a file over a folder: {path}")
-    if not _can_change(folder) and not (target.exists() and os.access(target, os.W_OK)):
+    if not system.can_change(folder) and not (target.exists() and os.access(target, os.W_OK)):
         raise PermissionError(f"no permission to write into folder: {folder}")
 
 
 def check_folder_to_be(path: Path) -> None:
     """Check that files can be written to this folder, which need not exist yet. Raises OSError if not."""
-    folder = next(parent for parent in (path, *path.parents) if parent.exists())
+    folder = nearest(path)
     if not folder.is_dir():
         raise NotADirectoryError(f"expected a folder to write into, got a file: {folder}")
     check_folder(folder / "any")
+
+
+def nearest(path: Path) -> Path:
+    """The path, or the nearest of its folders that exists.
+
+    Raises:
+        FileNotFoundError: The path is on a drive that Windows does not have.
+    """
+    for parent in (path, *path.parents):
+        if parent.exists():
+            return parent
+    raise FileNotFoundError(f"no such drive: {path.anchor}")
 
 
 def check_distinct(paths: Iterable[Path]) -> None:
     """Check that the input and output paths of a command are all different files. Raises ValueError if not."""
     seen: set[str] = set()
     for path in paths:
-        real = os.path.realpath(path)
+        real = system.real_path(path)
         if real in seen:
             raise ValueError(f"this command would overwrite its own input or output file: {path}")
         seen.add(real)

@@ -78,6 +78,7 @@ def two_nodes():
     cluster.shutdown()
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds the workers in /proc")
 def test_a_killed_worker_and_a_killed_node_lose_no_photo(two_nodes, tmp_path: Path) -> None:
     cluster, node = two_nodes
     paths, output = photos(tmp_path / "photos", PHOTOS_OF_THE_TEST), tmp_path / "out"

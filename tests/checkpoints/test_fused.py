@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -86,7 +87,9 @@ def test_bfloat16_is_read_exactly(tmp_path: Path, fused: Tensors) -> None:
         reader.read(path)
 
 
-def test_names_with_a_prefix_and_shards_are_read(tmp_path: Path, fused: Tensors) -> None:
+def test_names_with_a_prefix_and_shards_are_read(
+    tmp_path: Path, fused: Tensors, monkeypatch: pytest.MonkeyPatch
+) -> None:
     named = {f"module.{name}": values for name, values in fused.items()}
     assert_same(reader.read(write_fused(tmp_path / "a.safetensors", named)), fused)
     files = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
@@ -104,6 +107,11 @@ def test_names_with_a_prefix_and_shards_are_read(tmp_path: Path, fused: Tensors)
     ):
         index.write_text(damaged)
         with pytest.raises(CheckpointError, match=message):
+            reader.read(index)
+    with monkeypatch.context() as on_windows:
+        on_windows.setattr(sys, "platform", "win32")
+        index.write_text('{"weight_map": {"x": "CON.safetensors"}}')  # reading the console would wait for the user
+        with pytest.raises(CheckpointError, match="expected files in the folder of the index"):
             reader.read(index)
     index.write_text('{"weight_map": {"x": "gone.safetensors"}}')
     with pytest.raises(FileNotFoundError, match="gone"):

@@ -10,6 +10,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
+
+pytest.importorskip("resource", reason="the fuzzer's workers need the limits of POSIX")
+
 from fuzzing import broken, mutation, run, worker
 from fuzzing.registry import TARGETS
 from fuzzing.target import Case

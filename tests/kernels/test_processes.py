@@ -38,6 +38,7 @@ for case in [*CASES.values(), *small]:
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
 @pytest.mark.parametrize("name", isa.available())
 def test_nothing_outside_an_array_is_touched(name):
     done = run(STAYS_INSIDE, MOBILESAM_ISA=name)
@@ -60,6 +61,7 @@ for name, record in cases():
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
 @pytest.mark.parametrize("name", isa.available())
 @pytest.mark.parametrize("guards", [{}, {"MOBILESAM_GUARDS": "1"}], ids=["bare", "guards"])
 def test_plans_touch_nothing_outside_what_they_are_given(name, guards):

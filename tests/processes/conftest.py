@@ -19,6 +19,6 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, a copy of the inputs. The checkpoint is a link."""
     shutil.copytree(inputs, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(commands.WEIGHTS))
-    (tmp_path / commands.WEIGHTS).symlink_to(inputs / commands.WEIGHTS)
+    (tmp_path / commands.WEIGHTS).hardlink_to(inputs / commands.WEIGHTS)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -1,4 +1,4 @@
-"""Forks while another thread uses the library for the first time: the child computes the same bits, without a hang."""
+"""New processes while another thread uses the library for the first time compute the same bits, without a hang."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import commands
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 # A fork during an import is not tested: Python's lock of the module stays locked in the child.
 RANDOM_MOMENTS = """
@@ -44,6 +44,7 @@ print(len(answers), len(set(answers)))
 """
 
 
+@needs_fork
 def test_at_random_moments(folder: Path) -> None:
     code, out, err = commands.finish(commands.python(folder, RANDOM_MOMENTS), 600)
     assert code == 0, err
@@ -74,10 +75,12 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("fork", marks=needs_fork), pytest.param("forkserver", marks=needs_fork), "spawn"]
+)
 def test_multiprocessing(folder: Path, method: str) -> None:
     (folder / "program.py").write_text(MULTIPROCESSING)
-    # forkserver's processes import the main module by its path.
+    # The processes of forkserver and spawn import the main module by its path.
     program = "import subprocess, sys; sys.exit(subprocess.call([sys.executable, 'program.py', sys.argv[1]]))"
     code, out, err = commands.finish(commands.python(folder, program, method))
     assert code == 0, err

@@ -13,7 +13,8 @@ import pytest
 from mobilesam.cli.main import main
 from mobilesam.onnx import export
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+if sys.platform == "win32":
+    pytest.skip("signals of POSIX", allow_module_level=True)
 
 # Pauses before the first file is replaced. The temporary file is half as long as it should be. SIGINT raises
 # KeyboardInterrupt even if the tests run as a shell's background job, which ignores SIGINT.

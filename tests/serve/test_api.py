@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import mimetypes
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
@@ -292,6 +293,16 @@ def test_every_answer_says_what_a_page_may_load(client, chelsea):
         assert "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_the_types_of_the_pages_files_do_not_depend_on_the_system(model):
+    """On Windows the types come from the registry, and browsers run no script that is served as text/plain."""
+    for extension in (".html", ".css", ".js", ".svg"):
+        mimetypes.add_type("text/plain", extension)
+    client = connect(model)
+    for path, kind in (("/", "html"), ("/style.css", "css"), ("/main.js", "javascript")):
+        assert client.get(path).headers["content-type"] == f"text/{kind}; charset=utf-8"
+    assert client.get("/icon.svg").headers["content-type"] == "image/svg+xml"
 
 
 def test_the_page_loads_nothing_from_elsewhere(client):

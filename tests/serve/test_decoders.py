@@ -1,5 +1,6 @@
 """The processes that decode uploads: their limits, their end, and what clients are told."""
 
+import json
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ decode = decoding.decode
 def faulty(data, *rest):
     if data == b"hang":
         time.sleep(1000)
+    if data == b"busy":
+        sum(range(1 << 60))  # holds the GIL
     if data == b"crash":
         os.abort()
     if data == b"print":
@@ -179,6 +182,18 @@ os.kill(os.getpid(), 9)
         time.sleep(0.05)
     os.kill(int(done.stdout), signal.SIGKILL)
     pytest.fail("the decoder is still there")
+
+
+@pytest.mark.parametrize("data", [b"hang", b"busy"])
+def test_a_decoder_that_takes_too_long_ends_without_the_server(faulty, monkeypatch, data):
+    monkeypatch.setattr(
+        decoders, "_PROGRAM", FAULTY.replace("decoding.main()", "decoding.GRACE_SECONDS = 0\ndecoding.main()")
+    )
+    options = {"pixels": 1000, "bytes": 2048 * MIB, "seconds": 1, "opening": Opening()}
+    child = decoders._Child(json.dumps(options))
+    assert child.ask(decoders.RGB, data, 1000) is None  # no other process ends the child
+    assert child._process.wait(20) != 0
+    child.end()
 
 
 def test_ctrl_c_does_not_end_a_decoder(pool):

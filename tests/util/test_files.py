@@ -4,7 +4,6 @@ import errno
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -16,12 +15,12 @@ from mobilesam.util.deferred import in_background
 from mobilesam.util.files import check_folder, remove_leftovers, whole_file
 
 KILLED = """
-import os, signal, sys
+import os, sys
 from pathlib import Path
 from mobilesam.util.files import whole_file
 with whole_file(Path(sys.argv[1])) as partial:
     partial.write_text("half")
-    os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(9)
 """
 
 
@@ -29,6 +28,7 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="most Windows systems limit a whole path to 260 characters")
 def test_the_file_appears_at_the_end_under_its_own_name(tmp_path):
     target = tmp_path / f"{'n' * 251}.png"  # the name has 255 bytes, the maximum of most file systems
     target.write_text("old")
@@ -57,7 +57,7 @@ def test_only_files_left_by_killed_processes_are_removed(tmp_path):
         (tmp_path / name).touch()
     for name in ("mask.png", "no-suffix", "other.png"):
         killed = subprocess.run([sys.executable, "-c", KILLED, os.fspath(tmp_path / name)], check=False)
-        assert killed.returncode == -signal.SIGKILL
+        assert killed.returncode == 9
     assert len(names(tmp_path)) == len(kept) + 3
     remove_leftovers([tmp_path / "mask.png", tmp_path / "no-suffix", tmp_path / "absent" / "mask.png"])
     left = set(names(tmp_path)) - set(kept)
@@ -66,6 +66,7 @@ def test_only_files_left_by_killed_processes_are_removed(tmp_path):
     assert names(tmp_path) == sorted(kept)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a permission on Windows")
 def test_a_symbolic_link_stays_and_its_target_is_written(tmp_path):
     (tmp_path / "far").mkdir()
     for name in ("near.png", "dangling.png"):
@@ -110,7 +111,7 @@ def test_an_error_without_a_file_name_gets_the_name(tmp_path):
     """Pillow raises such errors: with a number if the disk is full, and with a text alone from its encoders."""
     path = tmp_path / "mask.png"
     for error, message in (
-        (OSError(errno.ENOSPC, "No space left on device"), f"No space left on device: '{path}'"),
+        (OSError(errno.ENOSPC, "No space left on device"), f"No space left on device: {str(path)!r}"),
         (OSError("encoder error -2"), f"cannot write {path}: encoder error -2"),
     ):
         with pytest.raises(OSError, match=re.escape(message)), whole_file(path):

@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 from ...util.console import say_skipped
 from ...util.files import image_path
 from ...util.rows import SUFFIXES
+from ...util.system import is_reserved
 from ..written_prompt import WrittenPrompt, read_prompts
 
 _MAGIC = re.compile(r"[*?[]")
@@ -190,7 +191,8 @@ def _of_prompts(source: str, default: WrittenPrompt | None, output_of: OutputOf)
             output = output_of(_relative(image, path.parent))
         else:
             output = PurePath(row.output)
-            if output.is_absolute() or ".." in output.parts or not output.suffix:
+            # On Windows, / and C: start a path outside the output folder, and yet such a path is not absolute.
+            if output.anchor or ".." in output.parts or not output.suffix or any(map(is_reserved, output.parts)):
                 expected = "a file in the output folder, with an extension"
                 raise ValueError(f"{path}, line {row.line}: output: expected {expected}, got {row.output!r}")
         yield Task(image, prompt, output)

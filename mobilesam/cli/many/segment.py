@@ -12,7 +12,7 @@ from ...api.embedding import Segmentation
 from ...api.loading import load
 from ...images.photo import allow_large_photos, read_photo
 from ...util.console import Progress, say_failed
-from ...util.files import check_distinct, remove_leftovers
+from ...util.files import check_distinct, nearest, remove_leftovers
 from ..many import outputs, pipeline
 from ..written_prompt import WrittenPrompt
 from .batch import Task, by_image, find_tasks
@@ -118,7 +118,7 @@ def _check(tasks: Sequence[Task], plan: _Plan) -> None:
     checked = set()
     files = [file for task in tasks for file in plan.files(task)]
     for kind, path in files:
-        folder = next(parent for parent in path.parents if parent.exists())
+        folder = nearest(path.parent)
         if (kind, folder, path.suffix) not in checked:
             if not folder.is_dir():
                 raise NotADirectoryError(f"for many images, expected a folder to write into, got a file: {folder}")

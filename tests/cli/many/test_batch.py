@@ -1,7 +1,12 @@
 """Which images and output files the command uses for folders, glob patterns and prompt files."""
 
+import json
+import sys
+from pathlib import PureWindowsPath
+
 import pytest
 
+from mobilesam.cli.many import batch
 from mobilesam.cli.many.batch import by_image, find_tasks, is_many
 from mobilesam.cli.written_prompt import WrittenPrompt, coordinates
 
@@ -102,6 +107,21 @@ def test_wrong_sources_are_refused(photos, sources, message):
     with pytest.raises(ValueError) as error:
         find_tasks(sources, CENTRE, ".png")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "output", ["/a.png", "\\a.png", "C:a.png", "C:/a.png", "//host/share/a.png", "..\\a.png", "b/NUL.png"]
+)
+def test_an_output_outside_the_folder_is_refused_on_windows(photos, monkeypatch, output):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(batch, "PurePath", PureWindowsPath)
+    for name in (output, "b\\c/d.png"):
+        (photos / "p.jsonl").write_text(json.dumps({"image": "a.png", "output": name}))
+        if name == output:
+            with pytest.raises(ValueError, match="output: expected a file in the output folder"):
+                find_tasks(["photos/p.jsonl"], CENTRE, ".png")
+        else:
+            assert find_tasks(["photos/p.jsonl"], CENTRE, ".png")[0].output == PureWindowsPath("b/c/d.png")
 
 
 @pytest.mark.parametrize("source", ["photos", "photos/p.csv"])

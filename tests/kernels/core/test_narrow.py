@@ -1,6 +1,7 @@
 """Matrix products in bf16 and int8 on every ISA of the host, compared with `kernels.reference`."""
 
 import itertools
+import sys
 
 import grids
 import numpy as np
@@ -333,6 +334,7 @@ for case in cases:
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs mprotect")
 def test_nothing_outside_an_array_is_touched(every_narrow):  # noqa: F811
     done = run(f"import sys; sys.argv[1:] = [{every_narrow!r}]\n{STAYS_INSIDE}", MOBILESAM_ISA=isa.current())
     last = done.stdout.strip().rpartition("\n")[2]
