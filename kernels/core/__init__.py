@@ -3,6 +3,6 @@
 This package uses the C code in `micro/` and imports no other folder of the kernels.
 """
 
-from mobilesam.kernels.core.openmp import load_with_bounded_waiting
+from mobilesam.kernels.core.openmp import load_runtime
 
-load_with_bounded_waiting()  # here, because every import of a compiled kernel first imports this package
+load_runtime()  # here, because every import of a compiled kernel first imports this package

@@ -2,7 +2,7 @@
 import os
 
 cdef extern from "team.h" nogil:
-    const int has_openmp
+    const int has_openmp, llvm_runtime
     void start_openmp()
     int usable_threads(int wanted)
     int prepare_team(int wanted)
@@ -15,6 +15,11 @@ start_openmp()
 def openmp() -> bool:
     """Return whether this build has OpenMP. Without OpenMP, kernels run on one thread."""
     return bool(has_openmp)
+
+
+def has_llvm_runtime() -> bool:
+    """Return whether the OpenMP runtime is LLVM's (libomp), which Clang links."""
+    return bool(llvm_runtime)
 
 
 def usable(int wanted):

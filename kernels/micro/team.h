@@ -8,10 +8,15 @@
 #ifdef _OPENMP
 #include <omp.h>
 enum { has_openmp = 1 };
+#ifdef __clang__
+enum { llvm_runtime = 1 };
+#else
+enum { llvm_runtime = 0 };
+#endif
 static void start_openmp(void) { omp_get_max_threads(); } /* the runtime reads its environment variables by now */
 static int end_openmp_team(void) { return !omp_in_parallel() && !omp_pause_resource_all(omp_pause_soft); }
 #else
-enum { has_openmp = 0 };
+enum { has_openmp = 0, llvm_runtime = 0 };
 static void start_openmp(void) {}
 static int end_openmp_team(void) { return 1; }
 #endif
