@@ -148,7 +148,7 @@ def test_update_image():
 def test_project_image():
     x, shift, scale, rows, added = normal(5, 8), normal(8), normal(1, 8)[0], normal(3, 8), normal(2, 5)
     y = reference.project(x, shift, scale, rows, added)
-    moved = np.float64(x) + shift
+    moved = np.asarray(x, np.float64) + shift
     np.testing.assert_allclose(y[:2], rows[:2] @ moved.T + added, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(y[2], rows[2] @ moved.T, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(y[3], 8 * moved.var(axis=1), rtol=1e-12)

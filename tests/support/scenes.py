@@ -98,7 +98,7 @@ def scene(n: int, tokens: int, query_count: int, sharper: float = 1) -> Scene:
         return rng.standard_normal(shape, np.float32)
 
     def affine(weight: F32, bias: F32) -> Affine:
-        return Affine(np.float64(weight), np.float64(bias))
+        return Affine(np.asarray(weight, np.float64), np.asarray(bias, np.float64))
 
     def linear(rows: int, columns: int) -> Affine:
         return affine(random(rows, columns) / np.float32(columns**0.5), random(rows) * np.float32(0.3))
@@ -113,7 +113,7 @@ def scene(n: int, tokens: int, query_count: int, sharper: float = 1) -> Scene:
         for count in (tokens, query_count)
     )
     attention = [((k.weight, k.bias), (v.weight, v.bias)) for k, v in zip(keys, values, strict=True)]
-    y, condition = np.float64(x), 1.0
+    y, condition = np.asarray(x, np.float64), 1.0
     attended_before, attended, updated = reference.attend_image(prompt[0][2], y, pe, *attention[0]), [], []
     for i, (k, v, q) in enumerate(prompt):
         weights = [(part.weight, part.bias) for part in (queries[i], outs[i], norms[i])]

@@ -52,8 +52,8 @@ def paired_bound(x: np.ndarray, weight: np.ndarray, *added: np.ndarray | None) -
         *added: Bias and residual, or None.
     """
     depth = x.shape[-1]
-    norms = [np.linalg.norm(np.float64(array), axis=-1) for array in (x, weight)]
-    others = sum(abs(np.float64(array)) for array in added if array is not None)
+    norms = [np.linalg.norm(np.asarray(array, np.float64), axis=-1) for array in (x, weight)]
+    others = sum(abs(np.asarray(array, np.float64)) for array in added if array is not None)
     rounded = (depth + 8) * U
     return rounded / (1 - rounded) * (3.75 * norms[0][..., None] * norms[1] + others)
 
@@ -95,7 +95,7 @@ def layer_norm_bound(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, eps
     the computed mean is σ² + δ², plus the rounding errors of the sum of squares. The square root, the division, the
     product with the weight and the addition of the bias are rounded as well.
     """
-    x, weight, bias = np.float64(x), np.float64(weight), np.float64(bias)
+    x, weight, bias = np.asarray(x, np.float64), np.asarray(weight, np.float64), np.asarray(bias, np.float64)
     channels = x.shape[-1]
     shift = (channels + 1) * U * abs(x).mean(axis=-1, keepdims=True)
     deviation = abs(x - x.mean(axis=-1, keepdims=True))
@@ -112,7 +112,7 @@ def softmax_bound(x: np.ndarray) -> np.ndarray:
     The relative errors of a softmax weight add up: U·|x − max| from the exponent, 2 ulps from exp, 2 roundings from
     the division, and the errors of the N positive terms and of the additions in the sum. A subnormal result may be 0.
     """
-    x = np.float64(x)
+    x = np.asarray(x, np.float64)
     y = reference.softmax(x)
     with np.errstate(invalid="ignore"):
         distance = np.where(y > 0, abs(x - x.max(axis=-1, keepdims=True)), 0)
@@ -195,7 +195,7 @@ def narrow_sum_bound(precision: str, x: np.ndarray, weight: np.ndarray, *added: 
         *added: Bias and residual, or None.
     """
     x, weight = reference.narrow(x, precision), reference.narrow(weight, precision)
-    others = sum(abs(np.float64(array)) for array in added if array is not None)
+    others = sum(abs(np.asarray(array, np.float64)) for array in added if array is not None)
     if precision == "int8":
         return 5 * U / (1 - 5 * U) * (abs(x @ weight.T) + others) + 5 * TINY
     depth = x.shape[-1]

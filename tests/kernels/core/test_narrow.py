@@ -122,7 +122,11 @@ def test_every_edge_of_the_tiles_is_exact(every_narrow):  # noqa: F811
         for m in rows:
             x, residual = whole_numbers(every_narrow, m, k), whole_numbers(every_narrow, m, n)
             y = kernels.linear(x, panels, bias, residual=residual)
-            assert np.array_equal(y, np.float64(x) @ np.float64(weight).T + bias + residual), (m, n, k)
+            assert np.array_equal(y, np.asarray(x, np.float64) @ np.asarray(weight, np.float64).T + bias + residual), (
+                m,
+                n,
+                k,
+            )
 
 
 @pytest.mark.parametrize(("n", "k"), grids.some(NETWORK_LAYERS, [(384, 128), (160, 640), (32, 256), (4, 256)]))

@@ -70,7 +70,7 @@ def test_below_the_normal_numbers():
     The error bound grows by the ratio of 2⁻¹²⁶ and the scale that the row would need.
     """
     x, weight = normal(5, 64) * np.float32(1e-41), normal(33, 64) * np.float32(1e30)
-    lacks = 2.0**-126 / np.linalg.norm(np.float64(x) / 8, axis=1, keepdims=True)
+    lacks = 2.0**-126 / np.linalg.norm(np.asarray(x, np.float64) / 8, axis=1, keepdims=True)
     assert_within(kernels.linear(x, weight), reference.linear(x, weight), lacks * paired_bound(x, weight))
 
 

@@ -121,4 +121,4 @@ def test_the_plain_form_and_the_low_rank_form_agree(sizes):
     depths = (CHANNELS, INNER // 8, 16 * tokens + 1, CHANNELS)
     for i, (one, other) in enumerate(zip(plain, low_rank, strict=True)):
         bound = (i + 1) * case.condition * pass_bound(*depths, *depths, n, n)  # see check_updates in test_updates.py
-        assert_relative_l2(one, np.float64(other), bound + plain_bound(case, n, tokens, i + 1))
+        assert_relative_l2(one, np.asarray(other, np.float64), bound + plain_bound(case, n, tokens, i + 1))

@@ -178,7 +178,7 @@ REFUSED: dict[str, Callable[[Array, Array], dict]] = {
         x: X, other: normal(5, 3),
     },
     r"ValueError: given\[0\]: expected shape \(3, 5\), got \(15,\)": lambda x, other: {x: X.ravel(), other: X},
-    r"TypeError: given\[1\]: expected float32, got float64": lambda x, other: {x: X, other: np.float64(X)},
+    r"TypeError: given\[1\]: expected float32, got float64": lambda x, other: {x: X, other: np.asarray(X, np.float64)},
     r"TypeError: given\[0\]: expected a float32 NumPy array, got list": lambda x, other: {x: X.tolist(), other: X},
     r"TypeError: given\[0\]: expected a float32 NumPy array, got NoneType": lambda x, other: {x: None, other: X},
     r"ValueError: given\[0\]: .*contiguous": lambda x, other: {x: np.asfortranarray(X), other: X},

@@ -28,7 +28,7 @@ def check(xy, size, gaussian, *embedded, **options) -> None:
     """
     got = kernels.encode_positions(xy, size, gaussian, *embedded, **options)
     expected = reference.encode_positions(xy, size, gaussian, *embedded)
-    terms = (abs(2 * (np.float64(xy) + 0.5) / size - 1) + 1) @ abs(np.float64(gaussian))
+    terms = (abs(2 * (np.asarray(xy, np.float64) + 0.5) / size - 1) + 1) @ abs(np.asarray(gaussian, np.float64))
     bound = 2e-7 + 2 * np.pi * 3 * U * np.tile(terms, 2) + 2 * U * abs(expected)
     assert_within(got, expected, bound)
 
@@ -52,7 +52,7 @@ def test_positions_at_quarter_turns_and_far_beyond():
     turns = np.float32([0, 0.25, 0.5, 0.75, 1, -0.25, 0.125, -0.125, 0.375, 1e-6, -1e-30, 4095.25, -9999.5])
     xy, gaussian = np.float32([[1.5, 0.5]]), np.stack([turns, np.zeros_like(turns)])  # normalized x and y are 1 and 0
     y = alone(xy, 2, gaussian)
-    exact = 2 * np.pi * np.float64(turns)
+    exact = 2 * np.pi * np.asarray(turns, np.float64)
     assert_within(y[0], np.concatenate([np.sin(exact), np.cos(exact)]), 2e-7)
 
 

@@ -101,7 +101,7 @@ def test_attention_to_an_image_of_any_queries(sizes):
     (got,) = made.run(
         made.plan.attend_image(made.give(queries[None] * np.float32(0.5)), given_keys, given_values, bias)
     )
-    expected = reference.cross_attention(queries, keys, values + np.float64(bias), heads=8)
+    expected = reference.cross_attention(queries, keys, values + np.asarray(bias, np.float64), heads=8)
     assert_relative_l2(got[0], expected, pass_bound(4, n, n))
 
 
