@@ -110,8 +110,8 @@ def openmp_works(compiler) -> bool:
     return True
 
 
-# The oldest major version of each compiler that was measured to be about as fast as GCC 12 (docs/performance.md).
-OLDEST_FAST = {"clang": 18, "gcc": 12}
+# The oldest major versions of compilers that were measured and make fast kernels (docs/performance.md).
+OLDEST_FAST = {"clang": 17, "gcc": 11}
 
 
 def warn_of_slow_compiler(compiler) -> None:
