@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         "isa": f"{kernels.isa.current()} (available: {', '.join(kernels.isa.available())})",
         "precisions": f"{', '.join(kernels.isa.precisions())} (auto: {fastest()})",
         "openmp": "yes" if kernels.threads.openmp() else "no: single-threaded",
-        "threads": f"{kernels.threads.default_threads()} of {os.cpu_count() or "unknown"} CPUs",
+        "threads": f"{kernels.threads.default_threads()} of {os.cpu_count() or 'unknown'} CPUs",
         **{name: value for name, value in sorted(os.environ.items()) if name.startswith("MOBILESAM_")},
         "downloaded": ", ".join(name for name in PUBLISHED if is_downloaded(name)) or "none",
         "checkpoint": without_home(checkpoint.path),
