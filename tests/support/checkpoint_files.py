@@ -116,10 +116,10 @@ def rebuild(storage: Any, offset: Any, size: Any, stride: Any) -> Call:
 
 def write_zip(path: Path, data_pkl: bytes, storages: Mapping[str, bytes], compression: int = 0) -> Path:
     with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", data_pkl)
-        archive.writestr("archive/byteorder", "little")
-        for key, data in storages.items():
-            archive.writestr(f"archive/data/{key}", data)
+        members = {"data.pkl": data_pkl, "byteorder": b"little"} | {f"data/{key}": storages[key] for key in storages}
+        for name, data in members.items():
+            # A ZipInfo has a constant date, so the same members give the same bytes.
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data, compression)
     return path
 
 
