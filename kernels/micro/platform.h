@@ -78,7 +78,7 @@ static inline int slot_new(thread_slot *slot, void (*at_end)(void *)) { return p
 static inline void *slot_get(thread_slot slot) { return pthread_getspecific(slot); }
 static inline int slot_set(thread_slot slot, void *value) { return pthread_setspecific(slot, value); }
 
-/* The threads of one try: each reports its start, and waits for the end of the try. */
+/* What the threads that startable_threads starts share. Each thread counts itself in `running`, and waits until `ended` is set. */
 struct attempt {
     pthread_mutex_t mutex;
     pthread_cond_t started, end;

@@ -170,7 +170,7 @@ class Bench(LayersBench):
         return [Table("cold start of the command, file to mask", "ms", self._children[0])]
 
     def memory(self) -> list[Table]:
-        """The section `memory`: peak resident set of the processes of `cold_start`. Empty without MEASURES_MEMORY."""
+        """The section `memory`: peak resident set of the processes of `cold_start`. No table on Windows."""
         return [Table("peak memory of the command", "MB", self._children[1])] if MEASURES_MEMORY else []
 
     def depthwise(self) -> list[Table]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import socket
 
-LONGEST_NAME = 255  # of a file, in characters on macOS and Windows and in bytes on Linux
+LONGEST_NAME = 255  # characters of a file's name; Linux counts bytes, and refuses longer names itself
 LONGEST_PATH = 1024 if sys.platform == "darwin" else 4096  # without an opt-in, Windows accepts 260 characters
 PATIENCE = (0.01, 0.03, 0.1, 0.3, 1.0)  # seconds between the attempts to change a file that a program has open
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE | re.DOTALL)

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 _CONDITIONAL = re.compile(r"b\.?(eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)|cbn?z|tbn?z")
-_FRAME = "sp", "x29"  # registers that point to the function's part of the stack
+_FRAME = "sp", "x29"  # the stack pointer and the frame pointer
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Loop:
 
 
 class Function:
-    """A function, as basic blocks and the blocks that can follow each of them."""
+    """A function's control flow graph: basic blocks, and for each block the blocks that can run next."""
 
     def __init__(self, lines: list[str]) -> None:
         self._blocks: list[list[Instruction]] = [[]]

@@ -10,7 +10,7 @@ from mobilesam.util import console
 
 
 class Terminal(io.TextIOWrapper):
-    """A terminal that keeps what it shows."""
+    """A text stream in memory that claims to be a terminal, file descriptor 99."""
 
     def __init__(self, encoding: str) -> None:
         super().__init__(io.BytesIO(), encoding, write_through=True, newline="\n")

@@ -207,7 +207,7 @@ def test_an_image_path_is_split_as_on_windows(monkeypatch):
     monkeypatch.setattr(files, "Path", PureWindowsPath)
     long = "\\".join(["folder" * 20] * 3) + "/" + "b" * 200 + ".jpg"
     assert image_path(long).name == "b" * 200 + ".jpg"
-    assert image_path("日" * 200 + ".jpg").suffix == ".jpg"  # more than 255 bytes, but not characters
+    assert image_path("日" * 200 + ".jpg").suffix == ".jpg"  # 204 characters, but 604 bytes
     with pytest.raises(ValueError, match="got a text of 300 characters"):
         image_path("A" * 300)
 
