@@ -42,6 +42,11 @@ def checked(threads: object, name: str = "threads") -> int:
     return count
 
 
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may use. On macOS and Windows, all CPUs of the machine count."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_threads() -> int:
     """Return the environment variable MOBILESAM_NUM_THREADS if it is set.
 
@@ -54,8 +59,7 @@ def default_threads() -> int:
             return checked(int(wanted))
         except ValueError:
             raise ValueError(f"{VARIABLE}: {EXPECTED}, got {wanted!r}") from None
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(usable, _cgroup_quota())))
+    return max(1, math.ceil(min(usable_cpus(), _cgroup_quota())))
 
 
 def requested(threads: int | None) -> int:

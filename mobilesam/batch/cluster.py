@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from ..util.system import usable_cpus
+from .. import kernels
 from . import table
 from .workers import Columns, Everything, Segment
 
@@ -115,7 +115,7 @@ def run(
         ray = _ray()
         if address is not None:
             _check_address(address)
-        local: dict[str, Any] = {} if address else {"num_cpus": usable_cpus(), "include_dashboard": False}
+        local: dict[str, Any] = {} if address else {"num_cpus": kernels.threads.usable_cpus(), "include_dashboard": False}
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **local)
         except (ConnectionError, RuntimeError) as error:

@@ -49,11 +49,6 @@ def _cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def usable_cpus() -> int:
-    """The number of CPUs that this process may use. macOS and Windows tell only the number of the machine's CPUs."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def replace(source: Path, target: Path) -> None:
     """Rename a file or folder. A file with the name `target` is replaced.
 

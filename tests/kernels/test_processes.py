@@ -348,6 +348,13 @@ def test_affinity_bounds_the_threads():
     assert output(f"import os; os.sched_setaffinity(0, [{one}]); {DEFAULT}") == "1"
 
 
+@pytest.mark.parametrize("affinity", [True, False])
+def test_usable_cpus(monkeypatch, affinity):
+    if not affinity:
+        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert 1 <= threads.usable_cpus() <= os.cpu_count()
+
+
 def test_default_threads_are_usable():
     assert 1 <= threads.default_threads() <= (os.cpu_count() or 1) or "MOBILESAM_NUM_THREADS" in os.environ
 

@@ -59,7 +59,7 @@ TILES = {
     "fma_probe": Tile(("fma_probe",), MR * NV, (0,)),
     # A vector of each of two rows of a (DOT_ROWS in dot.h) and of each of four rows of b.
     "dot_rows": Tile(("dot_rows",), 2 * 4, (2 + 4,)),
-    # Two terms (two rows of a, two rows of b) of the dot products of four vectors of columns.
+    # A step reads two rows of a and two rows of b, four vectors of each.
     "dot_columns": Tile(("dot_columns",), 2 * 4, (2 * 2 * 4,)),
     # TAPW pixels: the bias, nine weights, and three rows of input pixels. Stride 1 and stride 2.
     "depthwise3x3": Tile(

@@ -261,13 +261,6 @@ def test_the_name_of_the_cpu_in_the_registry(on, monkeypatch):
     assert system.cpu_name() == (system.platform.processor() or system.platform.machine())
 
 
-@pytest.mark.parametrize("affinity", [True, False])
-def test_usable_cpus(monkeypatch, affinity):
-    if not affinity:
-        monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert 1 <= system.usable_cpus() <= os.cpu_count()
-
-
 def test_a_child_process_without_interrupts(on, monkeypatch):
     options = system.without_interrupts()
     assert subprocess.run([sys.executable, "-c", ""], check=False, **options).returncode == 0
