@@ -115,7 +115,8 @@ def run(
         ray = _ray()
         if address is not None:
             _check_address(address)
-        local: dict[str, Any] = {} if address else {"num_cpus": kernels.threads.usable_cpus(), "include_dashboard": False}
+        own = {"num_cpus": kernels.threads.usable_cpus(), "include_dashboard": False}
+        local: dict[str, Any] = {} if address else own
         try:
             ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **local)
         except (ConnectionError, RuntimeError) as error:
